@@ -1,0 +1,53 @@
+"""`thetahat generate`."""
+
+import sys
+
+import typer
+
+from thetahat.cli.words import Json, Quiet, emit, emit_json, escape, listen_to_library, say, split_words
+
+
+def generate(
+    words: list[str] = typer.Argument(metavar="MODEL [KEY=VALUE]..."),
+    prompt: str = typer.Option("", help="The text to continue; - reads standard input."),
+    max_tokens: int = typer.Option(256, help="Stop after so many tokens."),
+    temperature: float = typer.Option(1.0, help="0: always the most likely token."),
+    top_k: int = typer.Option(0, help="Choose among so many of the most likely; 0: all."),
+    top_p: float = typer.Option(1.0, help="Choose among the fewest that hold so much probability."),
+    seed: int = typer.Option(0, help="Another seed, another text; the same seed, the same."),
+    quiet: bool = Quiet,
+    json: bool = Json,
+) -> None:
+    """Continue a text."""
+    listen_to_library(quiet=quiet)
+    from thetahat.core.config import from_plain
+    from thetahat.core.errors import ConfigError
+    from thetahat.evaluation.generate import Sampling
+    from thetahat.verbs.generate import generate as continue_text
+    from thetahat.verbs.load import load
+
+    names, pairs = split_words(words)
+    if len(names) != 1:
+        raise ConfigError(f"{len(names)} models came", allowed="one", cure="thetahat generate runs/NAME --prompt TEXT")
+    chosen = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    sampling = from_plain(chosen, Sampling)
+    text = sys.stdin.read() if prompt == "-" else prompt
+    loaded = load(names[0], tuple(pairs))
+    pieces: list[str] = []
+    if not json:
+        emit(_shown(text), end="")
+    for piece in continue_text(loaded, text, sampling):
+        pieces.append(piece)
+        if not json:
+            emit(_shown(piece), end="")
+    if json:
+        emit_json({"prompt": text, "continuation": "".join(pieces)})
+        return
+    emit("")
+    if not quiet:
+        say(f"\nNext: thetahat score {names[0]} YOUR.txt")
+
+
+def _shown(text: str) -> str:
+    """Raw to a file or a pipe; on a terminal without its control characters."""
+    return escape(text) if sys.stdout.isatty() else text

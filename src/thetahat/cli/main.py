@@ -1,0 +1,61 @@
+"""The command line: `thetahat` and `python -m thetahat`."""
+
+import sys
+import traceback
+
+import typer
+
+from thetahat.cli import generate, recipes, score, tokenizer, train, verify
+from thetahat.cli.words import fail, say
+from thetahat.core.errors import DiskFullError, OutOfMemoryError, ThetahatError
+
+app = typer.Typer(
+    name="thetahat",
+    help="Trains Transformer language models by maximum likelihood: argmax_θ Σ log Pr_θ(x).",
+    epilog="KEY=VALUE sets anything of the config: batch_size=8, data.train=my.txt, device=cuda, seed=1, ...",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (train.train, recipes.recipes, score.score, generate.generate, verify.verify):
+    app.command()(command)
+app.add_typer(tokenizer.app, name="tokenizer")
+
+
+@app.callback(invoke_without_command=True)
+def root(version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True)) -> None:  # noqa: D103 - the help is the app's
+    if version:
+        from thetahat import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Runs a command and turns what went wrong into a message and an exit code."""
+    try:
+        app()  # says usage errors itself and ends with 2
+    except ThetahatError as error:
+        fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+    except MemoryError:
+        fail(str(OutOfMemoryError("the host's memory is full", cure="a smaller micro_batch_size or batch_size")), 9)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except Exception as error:  # noqa: BLE001 - the last place that can speak
+        _unexpected(error)
+
+
+def _unexpected(error: Exception) -> None:
+    """Full disks and full devices are the machine's; everything else is our bug."""
+    if isinstance(error, OSError) and error.errno in {28, 122, 27}:
+        fail(str(DiskFullError(f"no space left: {error}", cure="free some space and start the same command again")), 8)
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        cure = "a smaller micro_batch_size, or objective.chunk_size=4096"
+        fail(str(OutOfMemoryError(f"the device's memory is full: {str(error).splitlines()[0]}", cure=cure)), 9)
+    say(traceback.format_exc().rstrip())
+    fail("this is a bug of thetahat: please report it with the lines above", 1)

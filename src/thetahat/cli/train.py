@@ -1,0 +1,48 @@
+"""`thetahat train`."""
+
+from pathlib import Path
+
+import typer
+
+from thetahat.cli.words import Json, Quiet, Words, emit_json, find_config, is_first_rank, listen_to_library
+
+
+def train(
+    words: list[str] = Words,
+    out: Path = typer.Option(None, help="The run folder; default runs/RECIPE-DIGEST.", show_default=False),
+    fresh: bool = typer.Option(False, "--fresh", help="Start anew in NAME-2, NAME-3, ..."),
+    max_steps: int = typer.Option(None, help="End the schedule and the run after so many updates.", show_default=False),
+    max_tokens: int = typer.Option(None, help="End when so many targets have been learned from.", show_default=False),
+    max_minutes: float = typer.Option(None, help="Save and pause after so many minutes.", show_default=False),
+    quiet: bool = Quiet,
+    json: bool = Json,
+) -> None:
+    """Train a model; started again, go on where it stopped.
+
+    Without arguments: the quickstart, on bundled text, on the CPU.
+    """
+    config = find_config([*(words or []), *_limits(max_steps, max_tokens)])
+    listen_to_library(quiet=quiet)
+    from thetahat.cli.show import announce, conclude, progress
+    from thetahat.run.folder import choose_folder
+    from thetahat.run.train import result, train as run_train
+
+    folder = choose_folder(config, out, fresh=fresh)
+    speaks = is_first_rank() and not quiet
+    if speaks:
+        announce(config, folder)
+    with progress(config, shown=speaks) as show:
+        for report in run_train(config, folder, max_minutes=max_minutes):
+            show(report)
+    if not is_first_rank():
+        return
+    outcome = result(folder, config)
+    if speaks:
+        conclude(outcome, config, folder)
+    if json:
+        emit_json(outcome)
+
+
+def _limits(max_steps: int | None, max_tokens: int | None) -> list[str]:
+    given = {"max_steps": max_steps, "max_tokens": max_tokens}
+    return [f"{key}={value}" for key, value in given.items() if value is not None]

@@ -1,0 +1,94 @@
+"""Words to stderr, data to stdout, errors with a code."""
+
+import json
+import logging
+import os
+import sys
+from typing import Any, NoReturn
+
+import typer
+
+Words = typer.Argument(None, metavar="[RECIPE|CONFIG.toml] [KEY=VALUE]...", show_default=False)
+Json = typer.Option(False, "--json", help="One JSON object as the last line of stdout.")
+Quiet = typer.Option(False, "--quiet", "-q", help="No progress, no advice; errors only.")
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the one that speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def say(text: str) -> None:
+    """A line for a person."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def emit(text: str, *, end: str = "\n") -> None:
+    """Data."""
+    sys.stdout.write(f"{text}{end}")
+    sys.stdout.flush()
+
+
+def emit_json(value: Any) -> None:
+    """One JSON object on one line; numbers are finite, others are strings already."""
+    emit(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Says what went wrong and ends the process."""
+    say(f"thetahat: {escape(message)}")
+    sys.exit(code)
+
+
+def escape(text: str) -> str:
+    """The text with control characters shown instead of obeyed: what is printed may come from data."""
+    return "".join(
+        character if character in "\n\t" or character.isprintable() else f"\\x{ord(character):02x}"
+        for character in text
+    )
+
+
+def listen_to_library(*, quiet: bool) -> None:
+    """Lets the library's log lines reach stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("thetahat")
+    logger.handlers = [handler]
+    logger.setLevel(logging.WARNING if quiet or not is_first_rank() else logging.INFO)
+
+
+def split_words(words: list[str] | None) -> tuple[list[str], list[str]]:
+    """Names, and KEY=VALUE pairs: a word with = whose left side looks like a key."""
+    names = [word for word in words or [] if not _is_pair(word)]
+    return names, [word for word in words or [] if _is_pair(word)]
+
+
+def _is_pair(word: str) -> bool:
+    key, equals, _ = word.partition("=")
+    return bool(equals) and key.replace(".", "").replace("_", "").isalnum()
+
+
+def find_config(words: list[str] | None) -> Any:
+    """The RunConfig that [RECIPE | CONFIG.toml] [KEY=VALUE ...] means; without a name, the quickstart."""
+    from pathlib import Path
+
+    from thetahat.core.config import from_toml, override
+    from thetahat.core.errors import ConfigError
+    from thetahat.recipes.catalogue import find_recipe
+    from thetahat.run.config import RunConfig
+
+    names, pairs = split_words(words)
+    if len(names) > 1:
+        raise ConfigError(
+            f"{len(names)} names came: {', '.join(names)}", allowed="one recipe or config file, then KEY=VALUE"
+        )
+    name = names[0] if names else "quickstart"
+    if name.endswith(".toml") or Path(name).is_file():
+        try:
+            config = from_toml(Path(name).read_text(encoding="utf-8"), RunConfig, name=name)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{name} cannot be read: {error}", cure="thetahat recipes shows what there is") from error
+    else:
+        config = find_recipe(name)
+    return override(config, pairs)

@@ -1,0 +1,228 @@
+"""Configs are values: frozen, written as TOML, changed by dotted overrides, compared by digest."""
+
+import difflib
+import hashlib
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, TypeVar, cast, dataclass_transform
+
+import msgspec
+import tomli_w
+
+from thetahat.core.errors import ConfigError
+from thetahat.core.schema import allowed, alternatives, fields, hint_at, items, known_keys, tag, variants
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The base of every config: immutable, and an unknown key is an error. Variants are tagged with `kind`.
+
+    A value that may be None is None by default, since TOML has no null: what is left out is None.
+    """
+
+
+Some = TypeVar("Some", bound=Config)
+Plain = dict[str, Any]
+
+
+def to_plain(config: Config) -> Plain:
+    """The config as nested dictionaries, without what is None."""
+    return _without_none(msgspec.to_builtins(config))
+
+
+def to_toml(config: Config) -> str:
+    """The config as it is written beside a run."""
+    return tomli_w.dumps(to_plain(config))
+
+
+def from_toml(text: str, kind: type[Some], *, name: str = "the config") -> Some:
+    """Reads what `to_toml` wrote, or what a person did."""
+    try:
+        plain = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name} is not TOML: {error}") from error
+    return from_plain(plain, kind)
+
+
+def from_plain(plain: Plain, kind: type[Some]) -> Some:
+    """Checks every key and value; the error shows the value, what is allowed and the nearest known key."""
+    for path in _paths(plain):
+        _check_key(path, kind)
+    try:
+        return msgspec.convert(plain, kind)
+    except msgspec.ValidationError as error:
+        _complain(error, plain, kind)
+
+
+def override(config: Some, pairs: Sequence[str]) -> Some:
+    """The config with each `a.b.c=VALUE` applied, in order but for `kind`, which comes before the keys of its variant.
+
+    Values are TOML, or text where they are not; `none` unsets.
+    """
+    plain, kind = to_plain(config), type(config)
+    for path, text in sorted(map(_split, pairs), key=lambda pair: pair[0][-1] != "kind"):
+        _check_key(path, kind)
+        _assign(plain, path, _value(text, hint_at(kind, path)))
+    return from_plain(plain, kind)
+
+
+def digest(config: Config) -> str:
+    """A short name for exactly these values."""
+    return hashlib.sha256(msgspec.json.encode(to_plain(config), order="deterministic")).hexdigest()[:12]
+
+
+def differences(ours: Config, theirs: Config) -> list[str]:
+    """One line for each value that differs, `key: theirs -> ours`."""
+    new, old = dict(_leaves(to_plain(ours))), dict(_leaves(to_plain(theirs)))
+    changed = [key for key in [*old, *(key for key in new if key not in old)] if old.get(key) != new.get(key)]
+    return [f"{key}: {old.get(key, '(unset)')} -> {new.get(key, '(unset)')}" for key in changed]
+
+
+def _split(pair: str) -> tuple[list[str], str]:
+    key, equals, text = pair.partition("=")
+    path = key.strip().split(".")
+    if not equals or not all(path):
+        raise ConfigError(f"{pair!r} is not KEY=VALUE", cure="for example batch_size=16 or data.train=my.txt")
+    return path, text.strip()
+
+
+def _check_key(path: Sequence[str], root: Any) -> None:
+    hint: Any = root
+    for depth, name in enumerate(path):
+        known = fields(hint)
+        if name not in known and items(hint) is None:
+            raise _unknown(path, depth, sorted(known), known_keys(root))
+        hint = known.get(name, items(hint))
+
+
+def _unknown(path: Sequence[str], depth: int, siblings: Sequence[str], everything: Sequence[str]) -> ConfigError:
+    above = _dotted(path[:depth])
+    known = ", ".join(siblings) if siblings else "nothing: it is a plain value"
+    near = max(everything, key=lambda key: _likeness(path, key.split(".")))
+    return ConfigError(
+        f"unknown config key {_dotted(path)!r}",
+        allowed=f"below {above!r}: {known}" if above else known,
+        cure=f"{near}=..." if _likeness(path, near.split(".")) > 0.6 else "",
+    )
+
+
+def _likeness(ours: Sequence[str], theirs: Sequence[str]) -> float:
+    """Of two keys, in 0 to 1: of their last names or of the whole, whichever is more alike."""
+    pairs = (ours[-1], theirs[-1]), (_dotted(ours), _dotted(theirs))
+    return max(difflib.SequenceMatcher(None, a, b).ratio() for a, b in pairs)
+
+
+def _complain(error: msgspec.ValidationError, plain: Plain, root: Any) -> NoReturn:
+    """Says what msgspec found in our words: where, the value, what is allowed, what to type."""
+    what, _, where = str(error).partition(" - at `$")
+    path = re.findall(r"[^.\[\]]+|(?<=\[)\.\.\.", where.strip("`"))
+    value, hint = _value_at(plain, path), hint_at(root, path)
+    path = [name for name in path if name != "..."]  # msgspec does not say which name of a table of free names
+    if match := re.fullmatch(r"Object (?:missing required|contains unknown) field `(.*)`", what):
+        raise (_missing if "missing" in what else _of_another_variant)(path, match[1], value, hint) from error
+    if isinstance(error.__cause__, ValueError):  # raised by a config itself, about its own values
+        raise ConfigError(_placed(str(error.__cause__), path, hint)) from error
+    raise ConfigError(
+        f"{_dotted(path)}={_shown(value)} does not fit", allowed=allowed(hint), cure=_near_value(path, value, hint)
+    ) from error
+
+
+def _missing(path: list[str], name: str, value: Any, hint: Any) -> ConfigError:
+    key, choices = _dotted([*path, name]), allowed(fields(hint).get(name, str))
+    return ConfigError(f"{key} is missing", allowed=choices, cure=f"{key}=...")
+
+
+def _of_another_variant(path: list[str], name: str, value: Any, hint: Any) -> ConfigError:
+    chosen = str(value.get("kind", ""))
+    owners = [tag(variant) for variant in variants(hint) if name in fields(variant)]
+    known = [key for variant in variants(hint) if tag(variant) == chosen for key in fields(variant)]
+    under = f" where {_dotted([*path, 'kind'])}={chosen}" if chosen else ""
+    return ConfigError(
+        f"unknown config key {_dotted([*path, name])!r}{under}",
+        allowed=", ".join(dict.fromkeys(known)),
+        cure=" or ".join(f"{_dotted([*path, 'kind'])}={owner}, which has it" for owner in owners if owner),
+    )
+
+
+def _placed(complaint: str, path: list[str], hint: Any) -> str:
+    """The complaint of a config below the root, with its place in front unless it says so itself."""
+    subject = re.split(r"[^\w]", complaint, maxsplit=1)[0]
+    if not path or subject in path:
+        return complaint
+    return f"{_dotted(path)}{'.' if subject in fields(hint) else ': '}{complaint}"
+
+
+def _near_value(path: list[str], value: Any, hint: Any) -> str:
+    if not isinstance(value, str):
+        return ""
+    if value in map(tag, variants(hint)):
+        return f"{_dotted(path)}.kind={value}"
+    near = difflib.get_close_matches(value, re.split(r", | or ", allowed(hint)), n=1)
+    return f"{_dotted(path)}={near[0]}" if near else ""
+
+
+def _dotted(path: Sequence[str]) -> str:
+    return ".".join(path)
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _value_at(plain: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        if isinstance(plain, dict) and name in plain:
+            plain = cast(Plain, plain)[name]
+        elif isinstance(plain, list) and name.isdigit():
+            plain = cast("list[Any]", plain)[int(name)]
+    return plain
+
+
+def _assign(plain: Plain, path: Sequence[str], value: Any) -> None:
+    *above, leaf = path
+    for name in above:
+        below = plain.setdefault(name, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"{_dotted(path)!r} goes below {name!r}, which is the plain value {below!r}")
+        plain = cast(Plain, below)
+    if leaf == "kind" and plain.get("kind") != value:
+        plain.clear()  # another variant: its own defaults, not the last one's values
+    plain[leaf] = value
+
+
+def _value(text: str, hint: Any) -> Any:
+    kinds = alternatives(hint)
+    if text == "none" and type(None) in kinds:
+        return None
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    if isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
+        return int(value)  # max_tokens=1e6
+    is_text = str in kinds and not isinstance(value, str | list | dict) and type(value) not in kinds
+    return text if is_text else value  # data.train=2024 names a file
+
+
+def _paths(plain: Plain, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, value in plain.items():
+        yield (*above, name)
+        if isinstance(value, dict):
+            yield from _paths(cast(Plain, value), (*above, name))
+
+
+def _leaves(plain: Plain, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in plain.items():
+        if isinstance(value, dict):
+            yield from _leaves(cast(Plain, value), f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_none(item) for name, item in cast(Plain, value).items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_without_none(item) for item in cast("list[Any]", value)]
+    return value

@@ -1,0 +1,97 @@
+"""Errors that speak to the one who can act: what came, what is allowed, what to type.
+
+Each class carries the exit code with which the command line ends.
+"""
+
+import errno
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+
+class ThetahatError(ValueError):
+    """Something that the user can mend."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, allowed: str = "", cure: str = "") -> None:
+        lines = [what]
+        if allowed:
+            lines.append(f"  allowed: {allowed}")
+        if cure:
+            lines.append(f"  try: {cure}")
+        super().__init__("\n".join(lines))
+
+
+class ConfigError(ThetahatError):
+    """A command, recipe, key or value that does not exist or does not fit."""
+
+    exit_code = 2
+
+
+class DataError(ThetahatError):
+    """Text that cannot be read, or that leaves nothing to predict."""
+
+    exit_code = 3
+
+
+class ModelError(ThetahatError):
+    """A model or checkpoint that is missing, damaged or of another shape."""
+
+    exit_code = 4
+
+
+class NonFiniteError(ThetahatError):
+    """A NaN or an infinity where a number belongs; nothing was updated with it."""
+
+    exit_code = 5
+
+
+class VerificationError(ThetahatError):
+    """An equivalence that does not hold."""
+
+    exit_code = 6
+
+
+class FolderError(ThetahatError):
+    """A folder that another process holds, or that belongs to another config."""
+
+    exit_code = 7
+
+
+class DiskFullError(ThetahatError):
+    """No room to write; what was published before is untouched."""
+
+    exit_code = 8
+
+
+class OutOfMemoryError(ThetahatError):
+    """No memory left, on the host or on the device."""
+
+    exit_code = 9
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Generator[None]:
+    """Turns "no space left", "quota exceeded" and "file too large" into one named error about `path`."""
+    try:
+        yield
+    except Exception as error:  # not only OSError: safetensors and tokenizers raise classes of their own
+        if isinstance(error, ThetahatError) or not _says_full(error):
+            raise
+        raise DiskFullError(
+            f"no space left while writing {path}",
+            cure="free some space, or write elsewhere with --out DIR, and start the same command again",
+        ) from error
+
+
+def _says_full(error: Exception) -> bool:
+    """By its number, or by the number in the words of a library that is not written in Python."""
+    number = error.errno if isinstance(error, OSError) else None
+    said = re.search(r"(?:os error|errno:?) (\d+)", str(error), re.IGNORECASE)
+    return (int(said[1]) if number is None and said else number) in _FULL

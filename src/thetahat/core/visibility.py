@@ -1,0 +1,49 @@
+"""Who may see whom, as data that a batch carries and an attention backend compiles once."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Visibility:
+    r"""Position i may see position j of its row when j's piece is i's piece or an ancestor of it, and j <= i if causal.
+
+    A piece is a contiguous span of one sequence. Without ancestors each piece sees itself alone, which is how packed
+    documents stay apart; with them, branches share a prefix that is computed once. Padding is piece -1: it sees
+    padding, nothing sees it.
+    """
+
+    piece: Int[Tensor, "B T"]
+    ancestors: Bool[Tensor, "P P"] | None = None  # [i, j]: piece i may see piece j; None: i == j
+    is_causal: bool = True
+    is_plain: bool = False  # each row is one piece, padded at its end at most: a causal kernel needs no mask
+
+    def mask(self) -> Bool[Tensor, "B T T"]:
+        """The relation, written out."""
+        query, key = self.piece[:, :, None], self.piece[:, None, :]
+        visible = query == key
+        if self.ancestors is not None:
+            visible |= self.ancestors[query.clamp(min=0), key.clamp(min=0)] & (query >= 0) & (key >= 0)
+        if self.is_causal:
+            num_positions = self.piece.shape[1]
+            visible &= torch.ones(num_positions, num_positions, dtype=torch.bool, device=self.piece.device).tril()
+        return visible
+
+    def to(self, device: torch.device | str) -> "Visibility":
+        """The same relation on another device."""
+        ancestors = None if self.ancestors is None else self.ancestors.to(device)
+        return replace(self, piece=self.piece.to(device), ancestors=ancestors)
+
+
+def ancestors_of(parent: Int[Tensor, " P"]) -> Bool[Tensor, "P P"] | None:
+    """The reflexive closure of `parent` (-1: none), or None where no piece has a parent."""
+    if bool((parent < 0).all()):
+        return None
+    closure = torch.eye(len(parent), dtype=torch.bool)
+    for child, above in enumerate(parent.tolist()):
+        if above >= 0:  # a parent stands before its children, so its own row is complete
+            closure[child] |= closure[above]
+    return closure

@@ -1,0 +1,56 @@
+"""What to train on, what to hold out, and how documents are laid into the model's context."""
+
+from fractions import Fraction
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from thetahat.core.config import Config
+from thetahat.core.errors import ConfigError
+
+OverLong = Literal["error", "split", "truncate-left", "truncate-right", "drop"]
+Packing = Literal["best-fit", "none"]
+
+_FORMS = "hash:F (whole documents, by digest), tail:F (the end of the data), PATH, none; F between 0 and 1"
+
+
+class DataConfig(Config, frozen=True, kw_only=True):
+    """The dataset, its division in two, and the policies that turn documents into rows."""
+
+    train: str = "bundled:tinyshakespeare"  # a file, a folder, a glob, - or bundled:NAME
+    held_out: str = "hash:0.1"  # hash:F, tail:F, none, or other files
+    split_on: str | None = None  # what stands between the documents of a .txt; it belongs to neither
+    context: Annotated[int, Meta(ge=2)] = 1024  # positions that the model reads at once
+    over_long: OverLong = "error"  # what becomes of a document that has more targets than that
+    packing: Packing = "best-fit"
+    shifts_splits: bool = False  # whether each epoch splits over-long documents at other places
+    vocab_size: Annotated[int, Meta(ge=257)] = 4096
+    tokenizer: str | None = None  # the path of a tokenizer.json to use as it is
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise ConfigError("data.train is empty", allowed="a file, a folder, a glob, - or bundled:tinyshakespeare")
+        if self.split_on == "":
+            raise ConfigError("data.split_on is empty", cure="data.split_on=none, or the text between documents")
+        rule, fraction = self.division
+        if rule in {"hash", "tail"} and not 0 < fraction < 1:
+            raise ConfigError(f"data.held_out={self.held_out!r} leaves one part empty", allowed=_FORMS)
+
+    @property
+    def division(self) -> tuple[Literal["hash", "tail", "none", "path"], Fraction]:
+        """The rule by which documents are held out, and its fraction (0 where it has none)."""
+        if not self.held_out:
+            raise ConfigError("data.held_out is empty", allowed=_FORMS)
+        if self.held_out == "none":
+            return "none", Fraction(0)
+        rule, colon, number = self.held_out.partition(":")
+        if colon and (rule == "hash" or rule == "tail"):
+            return rule, _fraction(number, self.held_out)
+        return "path", Fraction(0)
+
+
+def _fraction(number: str, value: str) -> Fraction:
+    try:
+        return Fraction(number)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ConfigError(f"data.held_out={value!r} has no number behind its colon", allowed=_FORMS) from error

@@ -1,0 +1,133 @@
+"""Text to token ids and back: byte-level BPE, with the number of bytes that stand behind each id."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import tokenizers
+import torch
+from jaxtyping import Int
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+from thetahat.core.errors import DataError, ModelError
+
+END_OF_TEXT = "<|endoftext|>"
+_ENDS = (END_OF_TEXT, "<|end_of_text|>")
+_ALPHABET = frozenset(pre_tokenizers.ByteLevel.alphabet())
+_PROBE = (
+    "".join(map(chr, range(1, 0x250)))
+    + "  \r\n\t é e\u0301 \u200d \u4e2d\u6587 \U0001f600\ufeff <|endoftext|> don't 1234567 "
+)
+
+
+@final
+class Tokenizer:
+    """A lossless map between Unicode text and ids; no text maps to `end_of_text`, not even its name."""
+
+    def __init__(self, inner: tokenizers.Tokenizer) -> None:
+        inner.encode_special_tokens = True  # a literal <|endoftext|> in a text is text
+        inner.no_truncation()
+        inner.no_padding()
+        vocabulary = inner.get_vocab(with_added_tokens=True)
+        self._inner = inner
+        special = {token.content: id for id, token in inner.get_added_tokens_decoder().items() if token.special}
+        self.end_of_text: int = next(special[name] for name in _ENDS if name in special)
+        self.vocab_size: int = max(vocabulary.values()) + 1
+        self.num_bytes: Int[Tensor, " V"] = _num_bytes(inner, self.vocab_size)
+        self.digest: str = hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of each text, without anything in front or behind."""
+        return [encoding.ids for encoding in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text behind ids, decoded all at once, since a character may span several; special tokens have none."""
+        return self._inner.decode(list(ids), skip_special_tokens=True)
+
+    def to_json(self) -> str:
+        """What `load_tokenizer` and the `tokenizers` library read."""
+        return self._inner.to_str(pretty=True)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE of at most `vocab_size` pieces; a text too small for that gives fewer.
+
+    The same texts give the same tokenizer, byte for byte, on any number of threads. Sennrich et al. 2016 (BPE), Radford
+    et al. 2019 (bytes, and the pattern that keeps merges inside words).
+    """
+    inner = tokenizers.Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(_ALPHABET),
+        show_progress=False,
+    )
+    inner.train_from_iterator(_some(texts), trainer)
+    return Tokenizer(inner)
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer that a tokenizer.json describes, if it is lossless byte-level BPE with an end-of-text token."""
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        inner = tokenizers.Tokenizer.from_file(str(path))
+    except FileNotFoundError as error:
+        raise ModelError(f"no such tokenizer: {path}", allowed="the path of a tokenizer.json") from error
+    except Exception as error:  # the library raises bare Exception
+        raise ModelError(f"{path} is not a tokenizer.json: {error}") from error
+    _check_kind(description, path)
+    tokenizer = Tokenizer(inner)
+    _check_lossless(tokenizer, path)
+    return tokenizer
+
+
+def _some(texts: Iterable[str]) -> Iterable[str]:
+    is_empty = True
+    for text in texts:
+        is_empty = False
+        yield text
+    if is_empty:
+        raise DataError("no text to train a tokenizer on")
+
+
+def _num_bytes(inner: tokenizers.Tokenizer, vocab_size: int) -> Int[Tensor, " V"]:
+    """Bytes of text behind each id: characters of its byte-alphabet string, none where the id is special."""
+    lengths = torch.zeros(vocab_size, dtype=torch.int64)
+    for piece, id in inner.get_vocab(with_added_tokens=False).items():
+        lengths[id] = len(piece)
+    for id, token in inner.get_added_tokens_decoder().items():
+        lengths[id] = 0 if token.special else len(token.content.encode())
+    return lengths
+
+
+def _check_kind(description: Mapping[str, Any], path: Path) -> None:
+    model = description.get("model") or {}
+    vocabulary = model.get("vocab") or {}
+    if model.get("type") != "BPE" or not isinstance(vocabulary, dict) or not vocabulary.keys() >= _ALPHABET:
+        raise _refused(path, f"its model is {model.get('type')}, or lacks some of the 256 bytes")
+    if any(model.get(key) for key in ("dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")):
+        raise _refused(path, "its BPE has dropout, byte fallback, prefixes or suffixes")
+    if description.get("normalizer") is not None:
+        raise _refused(path, f"its normalizer, {description['normalizer'].get('type')}, changes the text")
+    special = {token["content"] for token in description.get("added_tokens", []) if token.get("special")}
+    if not special & set(_ENDS):
+        raise _refused(path, f"it has no end-of-text token; its special tokens: {', '.join(sorted(special)) or 'none'}")
+
+
+def _check_lossless(tokenizer: Tokenizer, path: Path) -> None:
+    (ids,) = tokenizer.encode([_PROBE])
+    if tokenizer.decode(ids) != _PROBE or int(tokenizer.num_bytes[ids].sum()) != len(_PROBE.encode()):
+        raise _refused(path, "a text that is encoded and decoded does not come back as it was")
+
+
+def _refused(path: Path, why: str) -> ModelError:
+    return ModelError(
+        f"{path} is not a tokenizer to train with: {why}",
+        allowed=f"byte-level BPE without normalizer, with a special token {' or '.join(_ENDS)}",
+        cure="data.tokenizer=none trains one",
+    )

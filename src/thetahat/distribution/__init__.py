@@ -1,0 +1,1 @@
+"""Ranks and meshes: knows tensors, not models."""

@@ -1,0 +1,110 @@
+"""The processes that train together; one process alone is the identity element."""
+
+import os
+from collections.abc import Callable, Iterable
+from typing import TypeVar, final
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from thetahat.core.errors import ConfigError, ThetahatError
+
+T = TypeVar("T")
+
+
+@final
+class World:
+    """Sums over ranks. It never averages: a mean needs the global weight, and that is the objective's business."""
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank = rank
+        self.size = size
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over ranks, on every rank."""
+        if self.size == 1:
+            return value
+        total = value.clone()
+        dist.all_reduce(total)
+        return total
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replaces each gradient by its sum over ranks; a rank without targets contributes zeros."""
+        if self.size == 1:
+            return
+        gradients: list[Tensor] = []
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        for bucket in _buckets(gradients):
+            flat = torch.cat([gradient.flatten() for gradient in bucket])
+            dist.all_reduce(flat)
+            parts = flat.split([gradient.numel() for gradient in bucket])
+            for gradient, part in zip(bucket, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says yes; every rank gets the same answer, so all act alike."""
+        return bool(self.sum(torch.tensor(int(flag))).item()) if self.size > 1 else flag
+
+    def first_does(self, action: Callable[[], T]) -> T | None:
+        """Runs `action` on the first rank while the others wait; if it fails there, everyone stops."""
+        result, error = None, None
+        if self.is_first:
+            try:
+                result = action()
+            except Exception as raised:  # noqa: BLE001 - raised again below, when all ranks know
+                error = raised
+        if self.any(error is not None):
+            raise error or ThetahatError("the first rank stopped; its message says why")
+        return result
+
+    def barrier(self) -> None:
+        """Waits for everyone."""
+        if self.size > 1:
+            dist.barrier()
+
+    def leave(self) -> None:
+        """Ends the group, after everyone has arrived."""
+        if self.size > 1 and dist.is_initialized():
+            dist.barrier()
+            dist.destroy_process_group()
+
+
+def _buckets(tensors: list[Tensor], num_bytes: int = 64 * 2**20) -> Iterable[list[Tensor]]:
+    """Runs of tensors of one dtype and at most about 64 MiB."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and (size + tensor.nbytes > num_bytes or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.nbytes
+    if bucket:
+        yield bucket
+
+
+def join_world(device: str) -> World:
+    """The world that `torchrun` describes in the environment: gloo on CPUs, nccl on GPUs; alone without it."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return World()
+    if device == "cuda":
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        if local >= torch.cuda.device_count():
+            raise ConfigError(
+                f"rank {local} of this machine has no GPU: it has {torch.cuda.device_count()}",
+                cure=f"torchrun --nproc-per-node {max(torch.cuda.device_count(), 1)}, or device=cpu",
+            )
+        torch.cuda.set_device(local)
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+    return World(dist.get_rank(), size)

@@ -1,0 +1,1 @@
+"""How likely: of a loaded model or a ledger."""

@@ -1,0 +1,120 @@
+"""Intervals for ratios of sums, clustered by document: what honest error bars on a likelihood are made of."""
+
+import math
+from collections.abc import Iterable, Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from thetahat.core.errors import ConfigError
+
+MIN_DOCUMENTS = 30  # below, documents are too few for an interval: blocks of one document stand in
+BLOCK_TOKENS = 1024
+
+
+class Interval(NamedTuple):
+    """An estimate and the ends of its interval, which are NaN where there is too little to say."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def ratio_interval(numerator: ArrayLike, denominator: ArrayLike, confidence: float = 0.95) -> Interval:
+    r"""The ratio of two sums over independent units, with a t-interval.
+
+    $m = \sum_i d_i / \sum_i t_i$ with $d$ = `numerator`, $t$ = `denominator`, one entry a unit (a document), and
+    $\mathrm{SE}^2 = \frac{n}{n-1} \sum_i (d_i - m t_i)^2 / (\sum_i t_i)^2$, with the t-quantile of n - 1 degrees of
+    freedom. Sums are exact, so the order of the units changes no bit. With fewer than two units there is no interval.
+
+    Cochran, Sampling Techniques, 1977, ch. 6; Miller, Adding Error Bars to Evals, 2024, arXiv 2411.00640.
+    """
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence={confidence} does not fit", allowed="between 0 and 1, for example 0.95")
+    d, t = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
+    if d.ndim != 1 or d.shape != t.shape:
+        raise ConfigError(f"numerator {list(d.shape)} and denominator {list(t.shape)} need one entry for each unit")
+    total = exact_sum(t)
+    if total == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    estimate = exact_sum(d) / total
+    if len(d) < 2:
+        return Interval(estimate, math.nan, math.nan)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite comes out as NaN or infinite ends
+        squares = (d - estimate * t) ** 2
+    variance = len(d) / (len(d) - 1) * exact_sum(squares) / total**2
+    half_width = t_quantile((1 + confidence) / 2, len(d) - 1) * math.sqrt(variance)
+    return Interval(estimate, estimate - half_width, estimate + half_width)
+
+
+def bits_per_byte_interval(log_prob: ArrayLike, num_bytes: ArrayLike, confidence: float = 0.95) -> Interval:
+    r"""$-\sum_i \log \Pr_i / (\ln 2 \sum_i \text{bytes}_i)$ from nats and bytes of each unit."""
+    bits = -np.asarray(log_prob, dtype=np.float64) / math.log(2)
+    return ratio_interval(bits, num_bytes, confidence)
+
+
+def sum_by(clusters: Sequence[str], values: ArrayLike) -> NDArray[np.float64]:
+    """The exact sum of the values of each cluster, clusters in the order in which they first come."""
+    members: dict[str, list[float]] = {}
+    for cluster, value in zip(clusters, np.asarray(values, dtype=np.float64).tolist(), strict=True):
+        members.setdefault(cluster, []).append(value)
+    return np.array([exact_sum(cluster) for cluster in members.values()], dtype=np.float64)
+
+
+def exact_sum(values: Iterable[float]) -> float:
+    """The sum as if no addition had rounded, whatever the order; NaN and infinities come through."""
+    listed = values.tolist() if isinstance(values, np.ndarray) else list(values)
+    try:
+        return math.fsum(listed)
+    except (OverflowError, ValueError):  # beyond float64, or +inf and -inf
+        return float(np.sum(np.array(listed, dtype=np.float64)))
+
+
+def t_quantile(probability: float, degrees: int) -> float:
+    r"""The x with $\Pr(T \le x)$ = `probability` for Student's T with so many degrees of freedom, to about 1e-10.
+
+    Newton's method on the exact distribution function, from the normal quantile: it lies below the root and the tail is
+    convex, so no step overshoots. From 1,000 degrees on, the Cornish-Fisher series.
+
+    Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, 26.7.3 to 26.7.5.
+    """
+    if probability < 0.5:
+        return -t_quantile(1 - probability, degrees)
+    z = NormalDist().inv_cdf(probability)
+    if degrees >= 1000:
+        return _cornish_fisher(z, degrees)
+    x = z
+    for _ in range(100):
+        change = (probability - t_distribution(x, degrees)) / _t_density(x, degrees)
+        x += change
+        if abs(change) <= 1e-13 * x:
+            break
+    return x
+
+
+def t_distribution(x: float, degrees: int) -> float:
+    r"""$\Pr(T \le x)$ for Student's T, a finite sum in $\theta = \arctan(x / \sqrt{\nu})$ of $\nu / 2$ terms."""
+    angle = math.atan2(x, math.sqrt(degrees))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    first = 2 if degrees % 2 else 1
+    ratios = np.arange(first, degrees - 1, 2) / np.arange(first + 1, degrees, 2) * cosine**2
+    series = 1.0 + float(np.cumprod(ratios).sum())
+    if degrees % 2 == 0:
+        within = sine * series
+    else:
+        within = 2 / math.pi * (angle + (sine * cosine * series if degrees > 1 else 0.0))
+    return 0.5 + within / 2
+
+
+def _t_density(x: float, degrees: int) -> float:
+    log_constant = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2) - 0.5 * math.log(degrees * math.pi)
+    return math.exp(log_constant - (degrees + 1) / 2 * math.log1p(x * x / degrees))
+
+
+def _cornish_fisher(z: float, degrees: int) -> float:
+    first = (z**3 + z) / 4
+    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / degrees + second / degrees**2 + third / degrees**3

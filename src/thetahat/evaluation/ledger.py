@@ -1,0 +1,233 @@
+"""The ledger: a row for every scored sequence, from which every number about likelihood is summed."""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
+
+from thetahat.core.errors import DataError, naming_full_disk
+from thetahat.core.store import flush_folder
+from thetahat.evaluation.interval import BLOCK_TOKENS, MIN_DOCUMENTS, bits_per_byte_interval, exact_sum, sum_by
+
+# pyright: reportUnknownParameterType=false, reportPrivateUsage=false
+
+VERSION = 1
+_CURE = "thetahat score MODEL DATA --out ledger.parquet"
+
+
+class Block(NamedTuple):
+    """Contiguous scored tokens of one row, BLOCK_TOKENS of them or the rest."""
+
+    num_tokens: int
+    num_bytes: int
+    log_prob: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerRow:
+    """The likelihood of one document, or of the part of it that was asked for."""
+
+    id: str
+    document: str  # the cluster for intervals
+    source: str = ""
+    part: str = "document"
+    role: str = ""
+    num_tokens: int  # scored
+    num_bytes: int  # of the scored tokens
+    context_length: int  # the most tokens that any scored one could see
+    tokens_cut: int = 0  # asked for and not scored
+    log_prob: float  # nats, before any weight
+    weight: float = 1.0
+    step: int | None = None  # of training, in a run's own ledger
+    blocks: tuple[Block, ...] = ()
+
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("document", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("role", pa.string(), nullable=False),
+        pa.field("num_tokens", pa.int64(), nullable=False),
+        pa.field("num_bytes", pa.int64(), nullable=False),
+        pa.field("context_length", pa.int64(), nullable=False),
+        pa.field("tokens_cut", pa.int64(), nullable=False),
+        pa.field("log_prob", pa.float64(), nullable=False),
+        pa.field("weight", pa.float64(), nullable=False),
+        pa.field("step", pa.int64()),
+        pa.field(
+            "blocks",
+            pa.list_(pa.struct([("num_tokens", pa.int64()), ("num_bytes", pa.int64()), ("log_prob", pa.float64())])),
+            nullable=False,
+        ),
+    ]
+)
+
+
+def blocks_of(log_prob: ArrayLike, num_bytes: ArrayLike) -> tuple[Block, ...]:
+    """The blocks of one row, from the log-probability and the bytes of each of its scored tokens, in order."""
+    nats, size = np.asarray(log_prob, dtype=np.float64), np.asarray(num_bytes, dtype=np.int64)
+    starts = range(0, len(nats), BLOCK_TOKENS)
+    return tuple(
+        Block(
+            len(nats[start : start + BLOCK_TOKENS]),
+            int(size[start : start + BLOCK_TOKENS].sum()),
+            exact_sum(nats[start : start + BLOCK_TOKENS]),
+        )
+        for start in starts
+    )
+
+
+def write_ledger(path: Path, rows: Iterable[LedgerRow], metadata: Mapping[str, str]) -> None:
+    """Writes a Parquet file that appears whole or not at all; `metadata` says what was scored with what, and how."""
+    table = pa.Table.from_pylist([_plain(row) for row in rows], schema=SCHEMA)
+    words = json.dumps({**metadata, "ledger": VERSION}, ensure_ascii=False, sort_keys=True)
+    table = table.replace_schema_metadata({"thetahat": words, "sha256": _digest(words, table.to_pydict())})
+    temporary = path.with_name(f".{path.name}.partial")
+    with naming_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        flush_folder(path.parent)
+
+
+def read_ledger(path: Path) -> tuple[list[LedgerRow], dict[str, str]]:
+    """The rows and the metadata of a ledger; raises DataError when they are not, to the last bit, what was written."""
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+        columns, notes = table.to_pydict(), table.schema.metadata or {}
+        words, digest = notes.get(b"thetahat", b"").decode(), notes.get(b"sha256", b"").decode()
+        metadata = json.loads(words or "{}")
+    except FileNotFoundError as error:
+        raise DataError(f"{path} does not exist", cure=_CURE) from error
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{path} is damaged, or is not a Parquet file: {error}", cure=_CURE) from error
+    if "ledger" not in metadata:
+        raise DataError(f"{path} is a Parquet file, but not a ledger", cure=_CURE)
+    if (version := metadata.pop("ledger")) != VERSION:
+        raise DataError(f"{path} is a ledger of version {version}", allowed=f"version {VERSION}", cure=_CURE)
+    if not table.schema.equals(SCHEMA) or digest != _digest(words, columns):
+        raise DataError(f"{path} is damaged: its rows are not those that were written", cure=_CURE)
+    return [_row(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)], metadata
+
+
+def _digest(words: str, columns: Mapping[str, Any]) -> str:
+    """Of what the file says, not of how it is encoded: Parquet's own checksums leave the names and counts uncovered."""
+    return hashlib.sha256((words + json.dumps(columns)).encode()).hexdigest()
+
+
+def _plain(row: LedgerRow) -> dict[str, Any]:
+    plain = {name: getattr(row, name) for name in SCHEMA.names}
+    return plain | {"blocks": [block._asdict() for block in row.blocks]}
+
+
+def _row(plain: dict[str, Any]) -> LedgerRow:
+    plain["blocks"] = tuple(Block(**block) for block in plain["blocks"])
+    return LedgerRow(**plain)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """How likely a set of documents is, and how sure that is."""
+
+    num_documents: int
+    num_tokens: int
+    num_bytes: int
+    log_likelihood: float  # nats, <= 0
+    nats_per_token: float
+    bits_per_byte: float
+    perplexity: float
+    bits_per_byte_ci95: tuple[float, float] | None
+    interval_unit: str  # "documents" or "blocks of 1,024 tokens"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints: a number that is not finite is a string, an interval that is not there is null."""
+        ends = self.bits_per_byte_ci95
+        plain = {name: _finite_or_text(value) for name, value in asdict(self).items() if name != "interval_unit"}
+        return plain | {"bits_per_byte_ci95": None if ends is None else [_finite_or_text(end) for end in ends]}
+
+
+def summarize(rows: Sequence[LedgerRow]) -> Summary:
+    r"""The likelihood of all rows together: exact sums, each divided once.
+
+    $\log L = \sum_i \log \Pr_i$, nats per token $-\log L / \sum_i \text{tokens}_i$, perplexity its exponential, and
+    bits per byte $-\log L / (\ln 2 \sum_i \text{bytes}_i)$, with a 95% interval over `interval_units`.
+    """
+    num_tokens, num_bytes = sum(row.num_tokens for row in rows), sum(row.num_bytes for row in rows)
+    if num_tokens == 0:
+        raise DataError("nothing was scored: no row has a token", cure="thetahat explain DATA")
+    log_likelihood = exact_sum(row.log_prob for row in rows)
+    nats_per_token = -log_likelihood / num_tokens
+    unit, units = interval_units(rows)
+    interval = bits_per_byte_interval([block.log_prob for block in units], [block.num_bytes for block in units])
+    return Summary(
+        num_documents=len({row.document for row in rows}),
+        num_tokens=num_tokens,
+        num_bytes=num_bytes,
+        log_likelihood=log_likelihood,
+        nats_per_token=nats_per_token,
+        bits_per_byte=-log_likelihood / math.log(2) / num_bytes if num_bytes else math.inf,
+        perplexity=_exp(nats_per_token),
+        bits_per_byte_ci95=None if math.isnan(interval.low) else (interval.low, interval.high),
+        interval_unit=unit,
+    )
+
+
+def interval_units(rows: Sequence[LedgerRow]) -> tuple[str, list[Block]]:
+    """What an interval takes as independent, and its name: documents when there are 30, else blocks of 1,024 tokens."""
+    documents = [row.document for row in rows]
+    if len(set(documents)) >= MIN_DOCUMENTS:
+        sums = [sum_by(documents, [getattr(row, name) for row in rows]).tolist() for name in Block._fields]
+        return "documents", [Block(int(tokens), int(size), nats) for tokens, size, nats in zip(*sums, strict=True)]
+    return f"blocks of {BLOCK_TOKENS:,} tokens", _joined_blocks(rows)
+
+
+def _joined_blocks(rows: Sequence[LedgerRow]) -> list[Block]:
+    """Blocks, with the short ones of one document joined until they hold BLOCK_TOKENS; none if a row lacks its own."""
+    if any(row.num_tokens > BLOCK_TOKENS and not row.blocks for row in rows):
+        return []
+    open_blocks: dict[str, list[Block]] = {}
+    closed: list[list[Block]] = []
+    for row in rows:
+        for block in row.blocks or (Block(row.num_tokens, row.num_bytes, row.log_prob),):
+            gathered = open_blocks.setdefault(row.document, [])
+            gathered.append(block)
+            if sum(part.num_tokens for part in gathered) >= BLOCK_TOKENS:
+                closed.append(open_blocks.pop(row.document))
+    return [_join(blocks) for blocks in [*closed, *open_blocks.values()]]
+
+
+def _join(blocks: Sequence[Block]) -> Block:
+    return Block(
+        sum(block.num_tokens for block in blocks),
+        sum(block.num_bytes for block in blocks),
+        exact_sum(block.log_prob for block in blocks),
+    )
+
+
+def _exp(value: float) -> float:
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
+
+
+def _finite_or_text(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""Inputs to hidden states and logits; knows no targets, weights or ranks."""

@@ -1,0 +1,63 @@
+"""Attention with grouped queries, QK-norm and rotary positions; who sees whom is handed in."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, final
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from thetahat.core.visibility import Visibility
+from thetahat.model.cache import LayerCache
+from thetahat.model.config import DecoderConfig
+from thetahat.model.norm import RMSNorm
+from thetahat.model.rope import Rotation, rotate
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q [B H T K], k [B G S K], v [B G S K] -> [B H T K]
+
+
+def compile_visibility(visibility: Visibility) -> Attend:
+    """Attention under this relation, by the fused kernels of `scaled_dot_product_attention`; made once a batch."""
+    is_plain = visibility.is_plain and visibility.is_causal
+    mask = None if is_plain else visibility.mask()[:, None]
+
+    def attend(
+        q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G S K"], v: Float[Tensor, "B G S K"]
+    ) -> Float[Tensor, "B H T K"]:
+        is_grouped = q.shape[1] != k.shape[1]
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_plain, enable_gqa=is_grouped)
+
+    return attend
+
+
+@final
+class Attention(nn.Module):
+    r"""$\mathrm{softmax}\left(q k^\top / \sqrt{K}\right) v$ for each head, joined and projected.
+
+    Queries and keys are normalised over the head width before the rotation (Qwen3, arXiv 2505.09388).
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.head_width = config.head_width
+        self.query = nn.Linear(config.width, config.num_heads * config.head_width, bias=False)
+        self.key = nn.Linear(config.width, config.num_kv_heads * config.head_width, bias=False)
+        self.value = nn.Linear(config.width, config.num_kv_heads * config.head_width, bias=False)
+        self.output = nn.Linear(config.num_heads * config.head_width, config.width, bias=False)
+        self.query_norm = RMSNorm(config.head_width, config.norm_epsilon)
+        self.key_norm = RMSNorm(config.head_width, config.norm_epsilon)
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], turn: Rotation, attend: Attend, cache: LayerCache | None = None
+    ) -> Float[Tensor, "B T D"]:
+        heads = (-1, self.head_width)
+        q_BTHK = rotate(self.query_norm(self.query(x).unflatten(-1, heads)), turn)
+        k_BTGK = rotate(self.key_norm(self.key(x).unflatten(-1, heads)), turn)
+        v_BTGK = self.value(x).unflatten(-1, heads)
+        q, k, v = (projected.transpose(1, 2) for projected in (q_BTHK, k_BTGK, v_BTGK))
+        if cache is not None:
+            k, v = cache.append(k, v)
+        return self.output(attend(q, k, v).transpose(1, 2).flatten(2))
+
+    if TYPE_CHECKING:
+        __call__ = forward

@@ -1,0 +1,54 @@
+"""A decoder-only Transformer: embedding, blocks, norm, head."""
+
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from thetahat.core.batch import Inputs
+from thetahat.model.attention import compile_visibility
+from thetahat.model.block import Block
+from thetahat.model.cache import Cache
+from thetahat.model.config import DecoderConfig
+from thetahat.model.norm import RMSNorm
+from thetahat.model.rope import rotation
+
+
+@final
+class Decoder(nn.Module):
+    """Reads tokens, returns hidden states; `logits` turns hidden states into logits over the vocabulary.
+
+    The two are apart because the objective decides for which positions, and in which portions, logits exist at all.
+    """
+
+    def __init__(self, config: DecoderConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = vocab_size
+        self.embedding = nn.Embedding(vocab_size, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.width, config.norm_epsilon)
+        self.head = nn.Linear(config.width, vocab_size, bias=False)
+        if config.ties_embeddings:
+            self.head.weight = self.embedding.weight
+
+    def hidden(self, inputs: Inputs, cache: Cache | None = None) -> Float[Tensor, "B T D"]:
+        """The normalised residual stream after the last block, one state a position."""
+        x = self.dropout(self.embedding(inputs.tokens))
+        turn = rotation(inputs.position, self.config.head_width, self.config.rope_base, x.dtype)
+        attend = compile_visibility(inputs.visibility)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, turn, attend, None if cache is None else cache.layers[layer])
+        return self.norm(x)
+
+    def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
+        """Unnormalised log-probabilities of every token of the vocabulary."""
+        return linear(hidden, self.head.weight)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.embedding.weight.device

@@ -1,0 +1,28 @@
+"""Root-mean-square normalisation."""
+
+from typing import TYPE_CHECKING, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@final
+class RMSNorm(nn.Module):
+    r"""$y = g \odot x \,/\, \sqrt{\tfrac{1}{D}\sum_d x_d^2 + \epsilon}$, in at least float32; float64 stays float64.
+
+    Zhang & Sennrich, Root Mean Square Layer Normalization, 2019 (arXiv 1910.07467).
+    """
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+        self.epsilon = epsilon
+
+    def forward(self, x: Float[Tensor, "*axes D"]) -> Float[Tensor, "*axes D"]:
+        precise = x.to(torch.promote_types(x.dtype, torch.float32))
+        return functional.rms_norm(precise, self.gain.shape, self.gain, self.epsilon).to(x.dtype)
+
+    if TYPE_CHECKING:
+        __call__ = forward

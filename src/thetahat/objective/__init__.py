@@ -1,0 +1,1 @@
+"""log Pr and Σ; knows no model class, file or rank."""

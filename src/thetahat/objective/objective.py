@@ -1,0 +1,48 @@
+"""L and Σ: the weighted log-likelihood of a batch under a model."""
+
+from typing import Annotated, Protocol
+
+import torch
+from jaxtyping import Float
+from msgspec import Meta
+from torch import Tensor
+
+from thetahat.core.batch import Batch, Inputs
+from thetahat.core.config import Config
+from thetahat.core.total import Total
+from thetahat.objective.factorization import Normalization
+from thetahat.objective.log_prob import chunked_token_log_probs, token_log_probs
+
+
+class ObjectiveConfig(Config, kw_only=True):
+    """What is maximised, and in which portions it is computed."""
+
+    normalization: Normalization = "token"
+    chunk_size: Annotated[int, Meta(ge=0)] = 0  # tokens whose logits exist at once; 0: all of a micro-batch
+
+
+class Model(Protocol):
+    """What the objective needs of a model; anything that has these two can be trained."""
+
+    def hidden(self, inputs: Inputs) -> Float[Tensor, "B T D"]:
+        """One state a position."""
+        ...
+
+    def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
+        """Unnormalised log-probabilities of the next token."""
+        ...
+
+
+def log_likelihood(model: Model, batch: Batch, chunk_size: int = 0) -> Total:
+    r"""$\sum_i w_i \log \Pr_\theta(t_i \mid \mathrm{visible}_i)$ and $\sum_i w_i$ over the batch, in float64.
+
+    Divide by the weight of the *global* batch, not by this one's: then the value and the gradient do not depend on how
+    the global batch was cut.
+    """
+    hidden_ND = model.hidden(batch.inputs).flatten(0, 1)
+    targets_N = batch.targets.flatten()
+    if chunk_size:
+        log_probs_N = chunked_token_log_probs(hidden_ND, model.logits, targets_N, chunk_size)
+    else:
+        log_probs_N = token_log_probs(hidden_ND, model.logits, targets_N)
+    return Total((batch.weights.flatten() * log_probs_N.to(torch.float64)).sum(), batch.weight())

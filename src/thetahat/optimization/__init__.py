@@ -1,0 +1,1 @@
+"""Gradient to parameters: argmax, one step at a time."""

@@ -1,0 +1,36 @@
+"""AdamW, as torch has it, with its slots there from the start."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from thetahat.optimization.config import AdamW
+
+
+def build_adamw(parameters: Iterable[nn.Parameter], config: AdamW) -> torch.optim.AdamW:
+    r"""The torch optimizer of AdamW, with its slots in place.
+
+    $\theta \leftarrow (1 - \eta\lambda)\,\theta - \eta\, \hat m / (\sqrt{\hat v} + \epsilon)$, where $\hat m$ and
+    $\hat v$ are the running means of the gradient (`beta1`) and of its square (`beta2`), freed of their start at zero.
+    Fused: one kernel for all tensors, on the CPU and on CUDA. The slots are made now, not at the first update, so that
+    step 0 is saved like any other.
+
+    Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019, arXiv 1711.05101.
+    """
+    parameters = list(parameters)
+    optimizer = torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    for parameter in parameters:
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter, requires_grad=False),
+            "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
+        }
+    return optimizer

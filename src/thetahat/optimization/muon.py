@@ -1,0 +1,120 @@
+"""Muon: momentum whose singular values are all brought to about 1, for a whole stack of matrices at once."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from thetahat.optimization.config import Muon as MuonConfig
+from thetahat.optimization.foreach import lerp, lerp_, multiply_
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_SMALLEST_NORM = 1e-12  # shorter matrices are not stretched to full length; zero stays zero
+
+
+@torch.no_grad()
+def orthogonalize(matrices: Float[Tensor, "M R C"], num_iterations: int = 5) -> Float[Tensor, "M R C"]:
+    r"""About $U V^\top$ of each matrix $U \Sigma V^\top$, by Newton-Schulz iteration on the stack.
+
+    $X \leftarrow a X + (b A + c A^2) X$ with $A = X X^\top$ and $X_0 = G / \lVert G \rVert_F$. The coefficients lift
+    small singular values fast, at the price that they end in about [0.7, 1.2] rather than at 1. Wide matrices are
+    cheaper, so tall ones are transposed on the way. In bfloat16 on CUDA, in float32 on the CPU; float64 stays float64.
+
+    Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
+    """
+    is_tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if is_tall else matrices
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=_SMALLEST_NORM)
+    if x.is_cuda and x.dtype == torch.float32:
+        x = x.bfloat16()
+    a, b, c = COEFFICIENTS
+    for _ in range(num_iterations):
+        gram = x @ x.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
+    x = x.to(matrices.dtype)
+    return x.mT if is_tall else x
+
+
+def step_scale(rule: Literal["shape", "rms"], num_rows: int, num_columns: int) -> float:
+    r"""What an orthogonal step is multiplied by, beside the learning rate.
+
+    "shape": $\sqrt{\max(1, \text{rows}/\text{columns})}$ (Jordan et al., 2024). "rms": $0.2\sqrt{\max(\text{rows},
+    \text{columns})}$, so that an entry moves by about 0.2 η, as under AdamW (Liu et al., Muon is scalable for LLM
+    training, 2025, arXiv 2502.16982).
+    """
+    if rule == "shape":
+        return math.sqrt(max(1.0, num_rows / num_columns))
+    return 0.2 * math.sqrt(max(num_rows, num_columns))
+
+
+@final
+class Muon(torch.optim.Optimizer):
+    r"""Nesterov momentum, orthogonalized, with decoupled weight decay.
+
+    $m \leftarrow \mu m + (1 - \mu) g$, then $\theta \leftarrow (1 - \eta\lambda)\,\theta - \eta s\, O$, where $O$ is
+    (1 - μ) g + μ m `orthogonalize`d and s is `step_scale`. Parameters of one shape, transposed or not, go through it
+    together; parameters with more than two dimensions are stacks of matrices.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], config: MuonConfig) -> None:
+        self.config = config
+        super().__init__(parameters, {"lr": config.learning_rate})
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter, requires_grad=False)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Moves every parameter that has a gradient."""
+        if closure is not None:
+            raise TypeError("Muon takes no closure: the gradient is there before the step")
+        for group in self.param_groups:
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if moved:
+                self._update(moved, group["lr"])
+
+    def _update(self, parameters: list[nn.Parameter], learning_rate: float) -> None:
+        config = self.config
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+        lerp_(momenta, gradients, 1 - config.momentum)
+        directions = lerp(gradients, momenta, config.momentum)
+        if config.weight_decay:
+            multiply_(parameters, 1 - learning_rate * config.weight_decay)
+        for indices in _by_shape(parameters):
+            steps = _orthogonalize_together([directions[i] for i in indices], config.num_iterations)
+            for i, step in zip(indices, steps, strict=True):
+                scale = step_scale(config.scale, *parameters[i].shape[-2:])
+                parameters[i].add_(step, alpha=-learning_rate * scale)
+
+
+def _by_shape(tensors: list[nn.Parameter]) -> list[list[int]]:
+    """The places of the tensors whose matrices agree in size when laid on their side."""
+    places: dict[tuple[Any, ...], list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        key = (tensor.device, tensor.dtype, *sorted(tensor.shape[-2:]))
+        places.setdefault(key, []).append(i)
+    return list(places.values())
+
+
+def _orthogonalize_together(tensors: list[Tensor], num_iterations: int) -> list[Tensor]:
+    stacks = [_on_its_side(tensor).reshape(-1, *_on_its_side(tensor).shape[-2:]) for tensor in tensors]
+    together = orthogonalize(torch.cat(stacks), num_iterations)
+    parts = together.split([len(stack) for stack in stacks])
+    return [
+        part.reshape(_on_its_side(tensor).shape).mT if _is_tall(tensor) else part.reshape(tensor.shape)
+        for part, tensor in zip(parts, tensors, strict=True)
+    ]
+
+
+def _is_tall(tensor: Tensor) -> bool:
+    return tensor.shape[-2] > tensor.shape[-1]
+
+
+def _on_its_side(tensor: Tensor) -> Tensor:
+    return tensor.mT if _is_tall(tensor) else tensor

@@ -1,0 +1,97 @@
+"""The update of a whole model: three rules, one learning-rate factor, one flat state."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from thetahat.core.errors import ModelError
+from thetahat.optimization.adamw import build_adamw
+from thetahat.optimization.config import AdamW, Muon as MuonConfig, OptimizationConfig
+from thetahat.optimization.groups import Group, check_groups, group_parameters
+from thetahat.optimization.muon import Muon
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A group, the torch optimizer that updates it, and its learning rate at the peak of the schedule."""
+
+    group: Group
+    optimizer: torch.optim.Optimizer
+    learning_rate: float
+
+
+@final
+class Optimizer:
+    """Updates every trainable parameter of a model, each by the rule of its group."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self.rules = tuple(rules)
+
+    def step(self, factor: float) -> None:
+        """Updates with each group's own learning rate times `factor`, which comes from the schedule."""
+        for rule in self.rules:
+            for group in rule.optimizer.param_groups:
+                group["lr"] = rule.learning_rate * factor
+            rule.optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Forgets the gradients."""
+        for rule in self.rules:
+            rule.optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every slot as `<parameter name>/<slot>`; the live tensors, so clone what must outlast the next step."""
+        return {name: slot.contiguous() for name, slot in self._slots().items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes exactly what `state` gave; raises ModelError, and changes nothing, when it is not that."""
+        slots = self._slots()
+        _check_state(slots, state)
+        for name, slot in slots.items():
+            slot.copy_(state[name])
+
+    def _slots(self) -> dict[str, Tensor]:
+        return {
+            f"{name}/{slot}": tensor
+            for rule in self.rules
+            for name, parameter in rule.group.parameters.items()
+            for slot, tensor in rule.optimizer.state[parameter].items()
+        }
+
+
+def build_optimizer(model: nn.Module, config: OptimizationConfig) -> Optimizer:
+    """The optimizer of a model's trainable parameters."""
+    groups = group_parameters(model)
+    check_groups(model, groups)
+    rules = {"matrices": config.matrices, "embeddings": config.embeddings, "vectors": config.vectors}
+    return Optimizer([_build_rule(group, rules[group.name]) for group in groups if group.parameters])
+
+
+def _build_rule(group: Group, config: MuonConfig | AdamW) -> Rule:
+    match config:
+        case MuonConfig():
+            return Rule(group, Muon(group.parameters.values(), config), config.learning_rate)
+        case AdamW():
+            return Rule(group, build_adamw(group.parameters.values(), config), config.learning_rate)
+
+
+def _check_state(slots: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    if missing := [name for name in slots if name not in state]:
+        raise ModelError(f"the optimizer's state lacks {_first(missing)}")
+    if unexpected := [name for name in state if name not in slots]:
+        raise ModelError(f"the optimizer's state has {_first(unexpected)}, which this model and config do not have")
+    for name, slot in slots.items():
+        came, wanted = _form(state[name]), _form(slot)
+        if came != wanted:
+            raise ModelError(f"the optimizer's state {name} is {came} where {wanted} is needed")
+
+
+def _first(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"

@@ -1,0 +1,1 @@
+"""Full configs to start from, as deltas from a base."""

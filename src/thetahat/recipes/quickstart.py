@@ -1,0 +1,36 @@
+"""A decoder of about a million parameters on Shakespeare, for two CPU cores and three minutes."""
+
+from thetahat.data.config import DataConfig
+from thetahat.evaluation.likelihood import EvaluationConfig
+from thetahat.model.config import DecoderConfig
+from thetahat.optimization.config import WSD, AdamW, Muon, OptimizationConfig
+from thetahat.run.config import CheckpointConfig, RunConfig
+
+
+def quickstart() -> RunConfig:
+    """Learns to write Shakespeare on a laptop's CPU in under three minutes."""
+    return RunConfig(
+        recipe="quickstart",
+        device="cpu",
+        data=DataConfig(
+            train="bundled:tinyshakespeare",
+            held_out="tail:0.1",
+            context=256,
+            over_long="split",
+            shifts_splits=True,
+            vocab_size=1024,
+        ),
+        model=DecoderConfig(num_layers=4, width=160, num_heads=5, num_kv_heads=5, head_width=32, inner_width=448),
+        optimization=OptimizationConfig(
+            matrices=Muon(learning_rate=0.02, weight_decay=0.1),
+            embeddings=AdamW(learning_rate=0.005),
+            vectors=AdamW(learning_rate=0.005),
+            schedule=WSD(warmup_steps=20, decay=0.5),
+            clip=1.0,
+        ),
+        batch_size=16,
+        max_steps=600,
+        evaluation=EvaluationConfig(every=100),
+        checkpoint=CheckpointConfig(every=100),
+        prompt="ROMEO:",
+    )

@@ -1,0 +1,1 @@
+"""Training: the config, the state, the step, the loop."""

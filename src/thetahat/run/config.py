@@ -1,0 +1,82 @@
+"""The root of a run's config: everything that the result depends on."""
+
+import os
+from typing import Annotated, Literal
+
+import torch
+from msgspec import Meta
+from msgspec.structs import replace
+
+from thetahat.core.config import Config
+from thetahat.core.errors import ConfigError
+from thetahat.data.config import DataConfig
+from thetahat.evaluation.likelihood import EvaluationConfig, Policy
+from thetahat.model.config import DecoderConfig
+from thetahat.model.precision import Dtype
+from thetahat.objective.objective import ObjectiveConfig
+from thetahat.optimization.config import OptimizationConfig
+
+Count = Annotated[int, Meta(ge=1)]
+
+
+class CheckpointConfig(Config, kw_only=True):
+    """When to save, and how many to keep; step 0, the last and the best are always there."""
+
+    every: Annotated[int, Meta(ge=0)] = 0  # steps; 0: only at the start and the end
+    keep: Count = 2
+
+
+class RunConfig(Config, kw_only=True):
+    """A whole training run."""
+
+    recipe: str
+    seed: Annotated[int, Meta(ge=0)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Dtype = "float32"
+    threads: Annotated[int, Meta(ge=0)] = (
+        0  # of the CPU; 0: all. Backward passes depend on it, so it is resolved and kept
+    )
+    deterministic: bool = False
+    compile: bool = False  # torch.compile, block by block
+    data: DataConfig
+    model: DecoderConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimization: OptimizationConfig
+    batch_size: Count  # rows of data.context positions in one step, over all ranks
+    micro_batch_size: Count | None = None  # rows that one rank reads at once; None: all of its own
+    max_steps: Count
+    max_tokens: Count | None = None  # stop at the first step that reaches so many targets, if that is earlier
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    prompt: str = ""  # continued when training ends
+
+    def policy(self) -> Policy:
+        """How this run scores text."""
+        context = self.data.context
+        return Policy(
+            context=context,
+            stride=min(self.evaluation.stride or max(context // 2, 1), context),
+            batch_size=self.evaluation.batch_size,
+            dtype=self.dtype,
+            deterministic=self.deterministic,
+        )
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """The config with `auto` and 0 replaced by what this machine has, so that it says what will run."""
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device=cuda, but torch sees no GPU here", allowed="cpu", cure="device=cpu")
+    return replace(config, device=device, threads=config.threads or len(os.sched_getaffinity(0)))
+
+
+def set_up(config: RunConfig) -> torch.device:
+    """Sets threads and determinism for this process, and returns where the run happens."""
+    torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(config.deterministic)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    index = torch.cuda.current_device() if config.device == "cuda" else None
+    return torch.device(config.device, index) if index is not None else torch.device(config.device)

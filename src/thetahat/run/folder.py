@@ -1,0 +1,76 @@
+"""The run folder: its name, its config, the record of where it ran."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from thetahat.core import store
+from thetahat.core.config import differences, digest, to_toml
+from thetahat.core.errors import FolderError
+from thetahat.run.checkpoint import CONFIG, read_config
+from thetahat.run.config import RunConfig
+
+ENVIRONMENT = "environment.json"
+
+
+def choose_folder(config: RunConfig, out: Path | None, *, fresh: bool) -> Path:
+    """`out`, or runs/RECIPE-DIGEST; with `fresh` the first of NAME, NAME-2, NAME-3, ... that is not there."""
+    folder = out or Path("runs") / f"{config.recipe}-{digest(config)}"
+    number, candidate = 2, folder
+    while fresh and candidate.exists():
+        candidate = folder.with_name(f"{folder.name}-{number}")
+        number += 1
+    return candidate
+
+
+def enter(folder: Path, config: RunConfig) -> None:
+    """Writes the config into a new folder, or refuses one that belongs to another config."""
+    store.remove_partial(folder)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    store.remove_partial(folder / "checkpoints")
+    if (folder / CONFIG).exists():
+        if changed := differences(config, read_config(folder)):
+            shown = "\n".join(f"    {line}" for line in changed)
+            raise FolderError(
+                f"{folder} belongs to another config; it would change\n{shown}",
+                cure="--fresh for a new folder beside it, --out DIR for another, or the same settings to go on",
+            )
+        return
+    store.write_json(folder / ENVIRONMENT, environment())
+    store.write_text(folder / CONFIG, to_toml(config))
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and commit: an allow-list, so no secret of the environment gets in."""
+    packages = ("thetahat", "torch", "tokenizers", "safetensors", "numpy", "pyarrow", "msgspec")
+    return {
+        "packages": {name: _version(name) for name in packages},
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "git_commit": _git_commit(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,38 @@
+"""metrics.jsonl: one line a report, cut back to the checkpoint's offset on resume, so each step stands there once."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+from thetahat.core.errors import naming_full_disk
+
+
+@final
+class MetricsLog:
+    """An append-only file of JSON lines."""
+
+    def __init__(self, path: Path, num_bytes: int) -> None:
+        self.path = path
+        with path.open("ab") as file:
+            file.truncate(num_bytes)
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Adds a line and hands it to the operating system."""
+        with naming_full_disk(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def settle(self) -> int:
+        """Makes what was written durable, and returns its length in bytes."""
+        with naming_full_disk(self.path), self.path.open("rb") as file:
+            os.fsync(file.fileno())
+            return os.fstat(file.fileno()).st_size
+
+
+def read_last(path: Path, key: str) -> Any:
+    """The newest value of a key in a metrics file, or None."""
+    if not path.exists():
+        return None
+    values = [line[key] for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if key in line]
+    return values[-1] if values else None

@@ -1,0 +1,94 @@
+"""From a config to what the loop needs: tokenizer, training order, held-out corpus, and the first state."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+
+from thetahat.core import store
+from thetahat.core.batch import Batch
+from thetahat.data.cache import default_cache
+from thetahat.data.config import DataConfig
+from thetahat.data.corpus import Corpus, build_corpus
+from thetahat.data.source import Record, divide
+from thetahat.data.stream import TrainingOrder
+from thetahat.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from thetahat.distribution.world import World
+from thetahat.objective.factorization import causal
+from thetahat.run.checkpoint import TOKENIZER
+from thetahat.run.config import RunConfig
+
+logger = getLogger("thetahat")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that stays the same while a run runs."""
+
+    config: RunConfig
+    tokenizer: Tokenizer
+    train: Corpus
+    order: TrainingOrder
+    held_out: Corpus | None
+    num_steps: int
+
+    def batches(self, step: int, world: World) -> list[Batch]:
+        """The micro-batches of one rank for the update after `step` updates."""
+        rows = self.config.micro_batch_size or self.config.batch_size
+        width = self.config.data.context if self.config.compile else None  # one shape, compiled once
+        packed = self.order.packed(step, world.rank, world.size, rows)
+        return [causal(pack, self.config.objective.normalization, width) for pack in packed]
+
+
+def prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:
+    """Trains or reads the tokenizer, tokenises both parts of the data, plans the order.
+
+    The first rank does the work and leaves it in the cache; the others read it there.
+    """
+    if not world.is_first:
+        world.first_does(lambda: None)
+    else:
+        world.first_does(lambda: _tokenizer_and_corpora(config, folder))
+    tokenizer, train, held_out = _tokenizer_and_corpora(config, folder)
+    order = TrainingOrder(train, config.data, config.seed, config.batch_size)
+    if world.is_first:
+        logger.info("%s", order.cut)
+    return Prepared(config, tokenizer, train, order, held_out, _num_steps(config, order))
+
+
+def _tokenizer_and_corpora(config: RunConfig, folder: Path | None) -> tuple[Tokenizer, Corpus, Corpus | None]:
+    train_records, held_out_records = divide(config.data)
+    tokenizer = _tokenizer(config.data, folder, train_records)
+    cache = default_cache() / "corpora"
+    train = build_corpus(train_records, tokenizer, {"part": "train"}, cache)
+    held_out = None
+    if held_out_records is not None:
+        held_out = build_corpus(held_out_records, tokenizer, {"part": "held-out"}, cache)
+    return tokenizer, train, held_out
+
+
+def _tokenizer(config: DataConfig, folder: Path | None, records: Iterable[Record]) -> Tokenizer:
+    """The run's own tokenizer where it is there already, else the named one, else one trained on the training part."""
+    kept = folder / TOKENIZER if folder else None
+    if kept and kept.is_file():
+        return load_tokenizer(kept)
+    if config.tokenizer:
+        tokenizer = load_tokenizer(Path(config.tokenizer))
+    else:
+        tokenizer = train_tokenizer((record.text for record in records), config.vocab_size)
+    if kept:
+        store.write_text(kept, tokenizer.to_json())
+    return tokenizer
+
+
+def _num_steps(config: RunConfig, order: TrainingOrder) -> int:
+    """max_steps, or fewer where max_tokens targets are reached before."""
+    if config.max_tokens is None:
+        return config.max_steps
+    num_tokens = 0
+    for step in range(config.max_steps):
+        plan, index = order.batch(step)
+        num_tokens += int(plan.targets[index].sum())
+        if num_tokens >= config.max_tokens:
+            return step + 1
+    return config.max_steps

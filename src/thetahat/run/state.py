@@ -1,0 +1,42 @@
+"""What changes while a run runs."""
+
+from dataclasses import dataclass
+
+import torch
+
+from thetahat.model.decoder import Decoder
+from thetahat.model.init import initialize
+from thetahat.model.precision import parameter_dtype
+from thetahat.optimization.optimizer import Optimizer, build_optimizer
+from thetahat.run.config import RunConfig
+
+
+@dataclass
+class State:
+    """The model, its optimizer and how far they are; everything random is a function of the step."""
+
+    config: RunConfig
+    device: torch.device
+    model: Decoder
+    optimizer: Optimizer
+    num_steps: int  # where the schedule ends
+    step: int = 0  # updates made
+    tokens: int = 0  # targets learned from
+    seconds: float = 0.0  # of training, evaluations included
+    best_bits_per_byte: float | None = None
+
+
+def build_model(config: RunConfig, vocab_size: int, device: torch.device) -> Decoder:
+    """A model with its parameters at their beginning."""
+    model = Decoder(config.model, vocab_size)
+    initialize(model, config.seed, config.model.num_layers)
+    return model.to(device=device, dtype=parameter_dtype(config.dtype))
+
+
+def first_state(config: RunConfig, vocab_size: int, num_steps: int, device: torch.device) -> State:
+    """Step 0."""
+    model = build_model(config, vocab_size, device)
+    if config.compile:
+        for block in model.blocks:
+            block.compile()
+    return State(config, device, model, build_optimizer(model, config.optimization), num_steps)

@@ -1,0 +1,86 @@
+"""The training step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thetahat.core.batch import Batch
+from thetahat.core.errors import DataError
+from thetahat.core.random import derived_seed
+from thetahat.core.total import Total
+from thetahat.distribution.world import World
+from thetahat.model.precision import computing_in
+from thetahat.objective.objective import log_likelihood
+from thetahat.optimization.clip import clip_gradients
+from thetahat.optimization.schedule import learning_rate_factor
+from thetahat.run.blame import non_finite_error
+from thetahat.run.state import State
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What a step did; tensors stay on the device until somebody reads them."""
+
+    step: int  # updates made, this one included
+    total: Total  # over the global batch, at the parameters before the update
+    num_tokens: int  # targets of the global batch
+    gradient_norm: Float[Tensor, ""]  # before clipping
+    learning_rate_factor: float
+
+
+def step(state: State, batches: Sequence[Batch], world: World) -> StepReport:
+    r"""Moves θ uphill on $\frac{1}{Z} \sum_{x \in \text{batch}} \sum_i w_i \log \Pr_\theta(t_i \mid \cdot)$, once.
+
+    The five things that a training iteration does, in order. Z is the weight of the whole global batch, over all
+    micro-batches and ranks, so the result does not depend on how the batch was cut.
+    """
+    config, parameters = state.config, list(state.model.parameters())
+
+    # 1. weigh the global batch, before any gradient exists
+    weight, num_tokens = weigh(batches, world)
+    divisor = 1.0 if config.objective.normalization == "sum" else weight
+
+    # 2. log-probabilities and their gradient, a micro-batch at a time
+    total = Total.zero(state.device)
+    state.optimizer.zero_grad()
+    for index, batch in enumerate(batches):
+        torch.manual_seed(derived_seed(config.seed, "dropout", state.step, world.rank, index))
+        with computing_in(config.dtype, state.device):
+            part = log_likelihood(state.model, batch.to(state.device), config.objective.chunk_size)
+        (-part.log_prob / divisor).backward()  # the only minus sign in the package
+        total += part.detach()
+    world.sum_gradients(parameters)
+
+    # 3. the true global norm; what is not finite never reaches the parameters
+    norm = clip_gradients(parameters, config.optimization.clip)
+    if not torch.isfinite(norm):
+        raise non_finite_error(state, batches)
+
+    # 4. the update
+    factor = learning_rate_factor(config.optimization.schedule, state.step, state.num_steps)
+    state.optimizer.step(factor)
+
+    # 5. what happened
+    state.step += 1
+    state.tokens += num_tokens
+    total = Total(*world.sum(torch.stack([total.log_prob, total.weight])).unbind())
+    return StepReport(state.step, total, num_tokens, norm, factor)
+
+
+def weigh(batches: Sequence[Batch], world: World) -> tuple[float, int]:
+    """The weight Z and the number of targets of the global batch, over all micro-batches and ranks.
+
+    A batch that asks nothing is an error: it has no likelihood, and a step on it would be a step on nothing.
+    """
+    mine = [sum(float(batch.weight()) for batch in batches), sum(float((batch.weights > 0).sum()) for batch in batches)]
+    weight, num_tokens = world.sum(torch.tensor(mine, dtype=torch.float64)).tolist()
+    if not weight > 0:
+        names = ", ".join(sorted({part.document for batch in batches for part in batch.parts})[:5]) or "none"
+        raise DataError(
+            f"a batch has no targets: every weight in it is 0 (documents: {names})",
+            cure="remove records of weight 0, or raise batch_size so that each batch has something to predict",
+        )
+    return weight, int(num_tokens)

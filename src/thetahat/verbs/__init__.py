@@ -1,0 +1,1 @@
+"""What joins a run with its neighbours, one file a verb."""

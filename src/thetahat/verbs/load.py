@@ -1,0 +1,80 @@
+"""MODEL: a run folder (its latest checkpoint), RUN@best, RUN@500, or a checkpoint folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from msgspec.structs import replace
+
+from thetahat.core.config import override
+from thetahat.core.errors import ModelError
+from thetahat.data.tokenizer import Tokenizer
+from thetahat.model.decoder import Decoder
+from thetahat.run.checkpoint import CONFIG, MODEL, all_checkpoints, folder_of, load_model, newest_verified, read_config
+from thetahat.run.config import RunConfig, resolve, set_up
+
+_KINDS = "a run folder, RUN@best, RUN@STEP, or a checkpoint folder"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model ready to be asked."""
+
+    model: Decoder
+    tokenizer: Tokenizer
+    config: RunConfig
+    folder: Path
+    device: torch.device
+
+
+def load(name: str, overrides: tuple[str, ...] = ()) -> Loaded:
+    """The model of this name; `overrides` may change how it runs (device, dtype, threads), not what it is."""
+    folder = find_checkpoint(name)
+    saved = read_config(folder)
+    config = override(saved, overrides)
+    if config.model != saved.model:
+        raise ModelError(f"{folder} was made with another model section", cure="leave out the model.* overrides")
+    if (
+        config.device == "cuda"
+        and not torch.cuda.is_available()
+        and not any(o.startswith("device=") for o in overrides)
+    ):
+        config = replace(config, device="cpu")  # trained on a GPU, asked on a machine without
+    config = resolve(config)
+    device = set_up(config)
+    model, tokenizer = load_model(folder, config, device)
+    return Loaded(model, tokenizer, config, folder, device)
+
+
+def find_checkpoint(name: str) -> Path:
+    """The checkpoint folder that a MODEL argument means."""
+    run, at, which = name.rpartition("@")
+    if not at or Path(name).exists():
+        run, which = name, "latest"
+    path = Path(run)
+    if (path / MODEL).exists():
+        return path
+    if not path.is_dir() or not (path / "checkpoints").is_dir():
+        raise ModelError(f"{run} is not a model", allowed=_KINDS, cure="thetahat train makes one, in runs/")
+    if which == "latest":
+        return _newest(path)
+    folder = folder_of(path, int(which)) if which.isdigit() else _pointed(path, which)
+    if not folder.is_dir():
+        there = ", ".join(str(int(each.name.removeprefix("step-"))) for each in all_checkpoints(path))
+        raise ModelError(f"{name}: there is no such checkpoint", allowed=f"{run}@ one of: latest, best, {there}")
+    return folder
+
+
+def _newest(path: Path) -> Path:
+    newest, rejected = newest_verified(path, read_config(path)) if (path / CONFIG).exists() else (None, [])
+    if newest is None:
+        why = "; ".join(f"{one.folder.name}: {one.reason}" for one in rejected) or "none was saved"
+        raise ModelError(f"{path} has no checkpoint that can be used ({why})", allowed=_KINDS)
+    return newest
+
+
+def _pointed(path: Path, which: str) -> Path:
+    pointer = path / "checkpoints" / which
+    if not pointer.is_file():
+        raise ModelError(f"{path}@{which}: there is no such checkpoint", allowed=_KINDS)
+    return pointer.parent / pointer.read_text(encoding="utf-8").strip()

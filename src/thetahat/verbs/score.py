@@ -1,0 +1,65 @@
+"""How likely a text is under a model."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from thetahat.core import store
+from thetahat.data.cache import default_cache
+from thetahat.data.config import DataConfig
+from thetahat.data.corpus import Corpus, build_corpus
+from thetahat.data.source import Record, divide, read_records
+from thetahat.distribution.world import World, join_world
+from thetahat.evaluation.ledger import LedgerRow, Summary, summarize, write_ledger
+from thetahat.evaluation.likelihood import Policy, ledger_rows, score_corpus
+from thetahat.verbs.load import Loaded, load
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The totals, and the rows they are sums of."""
+
+    summary: Summary
+    rows: list[LedgerRow]
+
+
+def score(model: Loaded | str, data: Sequence[str] = (), *, out: Path | None = None) -> Score:
+    """The log-likelihood of every document of `data`; without data, of what the run held out.
+
+    Policy, dtype and text division are those of the run, so on its held-out part this is the number of its log.
+    """
+    loaded = load(model) if isinstance(model, str) else model
+    world = join_world(loaded.config.device)
+    corpus = _corpus(loaded, data, world)
+    policy = loaded.config.policy()
+    likelihoods = score_corpus(loaded.model, corpus, policy, world, loaded.device)
+    rows = ledger_rows(likelihoods, corpus, policy)
+    if out and world.is_first:
+        write_ledger(out, rows, _metadata(loaded, corpus, policy))
+    return Score(summarize(rows), rows)
+
+
+def _corpus(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
+    def build() -> Corpus:
+        return build_corpus(_records(loaded.config.data, data), loaded.tokenizer, {}, default_cache() / "corpora")
+
+    first = world.first_does(build)
+    return first or build()
+
+
+def _records(config: DataConfig, data: Sequence[str]) -> Iterator[Record] | list[Record]:
+    if data:
+        return [record for spec in data for record in read_records(spec, config.split_on)]
+    _, held_out = divide(config)
+    return list(held_out or [])
+
+
+def _metadata(loaded: Loaded, corpus: Corpus, policy: Policy) -> dict[str, str]:
+    return {
+        "model": str(loaded.folder),
+        "model_sha256": store.digest_file(loaded.folder / "model.safetensors"),
+        "tokenizer_sha256": loaded.tokenizer.digest,
+        "data": corpus.fingerprint,
+        "policy": policy.describe(),
+        "unit": "nats",
+    }

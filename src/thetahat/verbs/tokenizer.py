@@ -1,0 +1,19 @@
+"""A tokenizer of one's own."""
+
+from pathlib import Path
+
+from thetahat.core import store
+from thetahat.core.errors import FolderError
+from thetahat.data.source import read_records
+from thetahat.data.tokenizer import Tokenizer, train_tokenizer
+
+
+def train(data: list[str], vocab_size: int, out: Path) -> Tokenizer:
+    """Trains byte-level BPE on every record of `data` and writes it where `data.tokenizer=PATH` can name it."""
+    if out.exists():
+        raise FolderError(f"{out} exists", cure="another --out, or remove it first")
+    texts = (record.text for spec in data for record in read_records(spec))
+    tokenizer = train_tokenizer(texts, vocab_size)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    store.write_text(out, tokenizer.to_json())
+    return tokenizer

@@ -1,0 +1,164 @@
+"""Proves promise 1 on a config and its data: the objective does not depend on how a batch is cut.
+
+Every equivalence runs the trainer's own `step` on the same sequences, cut another way, and compares value and gradient.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from msgspec.structs import replace
+from safetensors.torch import load_file, save_file
+
+from thetahat.core.batch import Batch
+from thetahat.core.config import from_toml, to_toml
+from thetahat.core.errors import DataError
+from thetahat.core.random import generator
+from thetahat.data.pack import Pieces, take
+from thetahat.distribution.launch import launch
+from thetahat.distribution.world import World, join_world
+from thetahat.model.precision import Dtype
+from thetahat.run.config import RunConfig, resolve, set_up
+from thetahat.run.prepare import prepare
+from thetahat.verbs.bench import Bench, Outcome, perturbed
+
+BOUNDS: dict[Dtype, float] = {"float64": 1e-12, "float32": 2e-6, "bfloat16": 3e-2}
+"""The largest relative error that rounding explains; what is wrong is wrong by far more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Equivalence:
+    """One way of computing the same thing, held against the plain way."""
+
+    name: str
+    dtype: str
+    value_error: float  # relative; for perturbations, nats
+    max_relative_gradient_error: float  # over tensors, ‖g - g₀‖ / max(‖g₀‖, 10⁻³‖G₀‖)
+    bound: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether both errors are within what rounding explains; NaN is not."""
+        return self.value_error <= self.bound and self.max_relative_gradient_error <= self.bound
+
+
+def verify(config: RunConfig, *, ranks: Sequence[int] = (2, 3)) -> Iterator[Equivalence]:
+    """Yields each equivalence as it is measured: in float64, and in the config's own dtype."""
+    config = resolve(config)
+    set_up(config)
+    dtypes: list[Dtype] = list(dict.fromkeys(("float64", config.dtype)))
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        prepared = prepare(config, folder, World())
+        for dtype in dtypes:
+            bench = Bench(config, prepared, dtype)
+            yield from _cuttings(bench)
+            if dtype == "float64":  # a definition is held against another one where rounding cannot hide a difference
+                yield _compare("prefix-by-prefix", bench, *bench.prefix_by_prefix(max_positions=24))
+            yield from _perturbations(bench)
+        on_cpu = replace(config, device="cpu")
+        for size in ranks:
+            (folder / "config.toml").write_text(to_toml(on_cpu), encoding="utf-8")
+            launch(_rank, size, name, dtypes)
+            for dtype in dtypes:
+                bench = Bench(on_cpu, prepared, dtype)
+                yield _compare(f"{size}-ranks", bench, _plain(bench), _read(folder / f"{dtype}.safetensors"))
+
+
+def _plain(bench: Bench) -> Outcome:
+    """All sequences in one micro-batch, one a row."""
+    return bench.outcome([bench.batch(bench.rows())])
+
+
+def _cuttings(bench: Bench) -> Iterator[Equivalence]:
+    plain = _plain(bench)
+    count = len(bench.pieces)
+    order = torch.randperm(count, generator=generator(bench.config.seed, "verify order")).numpy()
+    groups = {
+        "one-by-one": [np.array([index]) for index in range(count)],
+        "ragged-accumulation": [group for group in np.split(np.arange(count), [1, 4]) if len(group)],
+        "shuffled": [order],
+    }
+    for name, parts in groups.items():
+        batches = [bench.batch(bench.rows(take(bench.pieces, part))) for part in parts]
+        yield _compare(name, bench, plain, bench.outcome(batches))
+    wide = bench.batch(bench.rows(), width=bench.longest + 17)
+    yield _compare("padded", bench, plain, bench.outcome([wide]))
+    yield _compare("packed", bench, plain, bench.outcome([bench.batch(bench.packed())]))
+    yield _compare("chunked", bench, plain, bench.outcome([bench.batch(bench.rows())], chunk_size=7))
+
+
+def _perturbations(bench: Bench) -> Iterator[Equivalence]:
+    """What must change nothing at all: other documents of the row, and the future."""
+    packed = bench.batch(bench.packed())
+    first = packed.inputs.visibility.piece == 0
+    yield Equivalence("no-leak", bench.config.dtype, _change(bench, packed, first, ~first), 0.0, 0.0)
+    rows = bench.batch(bench.rows())
+    last = (rows.weights > 0).int().flip(1).argmax(1)
+    place, end = torch.arange(rows.targets.shape[1]), rows.targets.shape[1] - 1 - last
+    is_last = place[None] == end[:, None]
+    yield Equivalence("no-look-ahead", bench.config.dtype, _change(bench, rows, is_last, ~is_last), 0.0, 0.0)
+
+
+def _change(bench: Bench, batch: Batch, where: torch.Tensor, watched: torch.Tensor) -> float:
+    """The largest change of a watched target's log-probability, in nats, when other tokens are read at `where`."""
+    before, after = bench.log_probs(batch), bench.log_probs(perturbed(batch, where, bench.vocab_size))
+    counted = ((batch.weights > 0) & watched).to(before.device)
+    return float((after - before)[counted].abs().max()) if bool(counted.any()) else 0.0
+
+
+def _compare(name: str, bench: Bench, plain: Outcome, other: Outcome) -> Equivalence:
+    value_error = abs(other.value - plain.value) / abs(plain.value)
+    gradient_error = gradient_distance(plain.gradients, other.gradients)
+    dtype = bench.config.dtype
+    return Equivalence(name, dtype, value_error, gradient_error, BOUNDS[dtype])
+
+
+def gradient_distance(plain: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    r"""$\max_k \lVert g_k - g_{0,k} \rVert / \max(\lVert g_{0,k} \rVert, 10^{-3} \lVert G_0 \rVert)$ over tensors k.
+
+    $G_0$ is the whole plain gradient; it keeps a tensor whose gradient is all but zero from dividing by nothing.
+    """
+    if set(plain) != set(other):
+        raise DataError(f"gradients of other tensors: {sorted(set(plain) ^ set(other))[:3]}")
+    whole = sum(float(g.double().norm()) ** 2 for g in plain.values()) ** 0.5
+    errors = [
+        float((other[name].double() - g.double()).norm()) / max(float(g.double().norm()), 1e-3 * whole)
+        for name, g in plain.items()
+    ]
+    return max(errors) if all(error == error for error in errors) else float("nan")
+
+
+def _rank(name: str, dtypes: list[Dtype]) -> None:
+    """What each of several ranks does: its share of the sequences, unequal, and none at all for the last of three."""
+    folder = Path(name)
+    config = from_toml((folder / "config.toml").read_text(encoding="utf-8"), RunConfig)
+    set_up(config)
+    world = join_world("cpu")
+    prepared = prepare(config, folder, World())
+    for dtype in dtypes:
+        bench = Bench(config, prepared, dtype)
+        share = _share(bench.pieces, world)
+        outcome = bench.outcome([bench.batch(bench.rows(share))] if len(share) else [], world)
+        if world.is_first:
+            tensors = {f"gradient {key}": value for key, value in outcome.gradients.items()}
+            save_file(
+                tensors | {"value": torch.tensor(outcome.value, dtype=torch.float64)}, folder / f"{dtype}.safetensors"
+            )
+    world.leave()
+
+
+def _share(pieces: Pieces, world: World) -> Pieces:
+    index = np.arange(len(pieces))
+    busy = max(world.size - 1, 1) if world.size > 2 else world.size
+    bounds = {0: index[:1], busy - 1: index[busy - 1 :]} if busy > 1 else {0: index}
+    return take(pieces, bounds.get(world.rank, index[:0]))
+
+
+def _read(path: Path) -> Outcome:
+    tensors = load_file(path)
+    value = float(tensors.pop("value"))
+    return Outcome(value, {name.removeprefix("gradient "): tensor for name, tensor in tensors.items()})
