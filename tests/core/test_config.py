@@ -80,6 +80,10 @@ def test_two_configs_have_one_digest_exactly_when_nothing_differs(ours, theirs):
     assert (digest(ours) == digest(theirs)) == (ours == theirs) == (differences(ours, theirs) == [])
 
 
+def test_the_order_of_a_table_is_not_part_of_its_digest():
+    assert digest(run(mixture={"a": 1.0, "b": 2.0})) == digest(run(mixture={"b": 2.0, "a": 1.0}))
+
+
 @given(RUNS)
 def test_overriding_with_its_own_values_changes_nothing(config):
     assert override(config, [f"batch_size={config.batch_size}", f"device={config.device}"]) == config
@@ -206,6 +210,11 @@ def test_a_refused_override_says_what_came_what_is_allowed_and_what_to_type(pair
 def test_an_unknown_key_is_answered_with_the_nearest(key, nearest):
     with pytest.raises(ConfigError, match=f"try: {nearest}=\\.\\.\\.$"):
         override(run(), [f"{key}=1"])
+
+
+def test_an_unknown_key_in_a_file_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"unknown config key 'schedule.warmpu'(.|\n)*try: schedule.warmup=\.\.\.$"):
+        from_toml("name = 'a'\n[schedule]\nkind = 'cosine'\nwarmpu = 3", Run)
 
 
 @pytest.mark.parametrize("text", ["batch_size = [", "batch_size = 1\nbatch_size = 2", "a = 'b"])

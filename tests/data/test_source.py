@@ -45,6 +45,11 @@ def test_a_text_file_is_split_where_it_is_asked_to(write):
     records = read(path, "<|endoftext|>")
     assert [record.text for record in records] == ["first\nline", "second\n", "third"]
     assert [record.id for record in records] == ["a.txt:1", "a.txt:2", "a.txt:3"]
+    assert [record.id for record in read(write("a.txt", "a\nb\n\nc\n\n\n\nd"), "\n\n")] == [
+        "a.txt:1",
+        "a.txt:4",
+        "a.txt:8",
+    ]
 
 
 @given(
@@ -124,10 +129,12 @@ def test_a_format_that_is_not_trained_yet_says_which_one_is(write):
 
 
 def test_bytes_that_are_not_utf8_are_named_by_line_and_offset(write):
-    lines = write("a.jsonl", GOOD + b'{"text": "caf\xe9"}\n')
-    with pytest.raises(DataError) as error:
-        read(lines)
-    assert str(error.value).startswith(f"{lines}:2: not UTF-8: byte 0xe9 at offset {len(GOOD) + 13} ")
+    for mark in (b"", b"\xef\xbb\xbf"):
+        start = mark + GOOD + b'{"text": "caf'
+        lines = write("a.jsonl", start + b'\xe9"}\n')
+        with pytest.raises(DataError) as error:
+            read(lines)
+        assert str(error.value).startswith(f"{lines}:2: not UTF-8: byte 0xe9 at offset {len(start)} ")
     text = write("b.txt", b"one\ntwo\n|three\n\xff")
     for split_on in (None, "|"):
         with pytest.raises(DataError) as error:

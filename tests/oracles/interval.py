@@ -7,8 +7,10 @@ import mpmath
 
 def t_distribution(x, degrees):
     """Pr(T <= x) for x >= 0, by the incomplete beta function."""
-    tail = mpmath.betainc(mpmath.mpf(degrees) / 2, 0.5, 0, degrees / (degrees + mpmath.mpf(x) ** 2), regularized=True)
-    return float(1 - tail / 2)
+    with mpmath.workdps(40):
+        nu, x = mpmath.mpf(degrees), mpmath.mpf(x)
+        tail = mpmath.betainc(nu / 2, 0.5, 0, nu / (nu + x**2), regularized=True)
+        return float(1 - tail / 2)
 
 
 def ratio(numerator, denominator, quantile):

@@ -8,12 +8,16 @@ from thetahat.cli.words import Json, Quiet, Words, emit_json, find_config, is_fi
 
 
 def train(
-    words: list[str] = Words,
-    out: Path = typer.Option(None, help="The run folder; default runs/RECIPE-DIGEST.", show_default=False),
+    words: list[str] | None = Words,
+    out: Path | None = typer.Option(None, help="The run folder; default runs/RECIPE-DIGEST.", show_default=False),
     fresh: bool = typer.Option(False, "--fresh", help="Start anew in NAME-2, NAME-3, ..."),
-    max_steps: int = typer.Option(None, help="End the schedule and the run after so many updates.", show_default=False),
-    max_tokens: int = typer.Option(None, help="End when so many targets have been learned from.", show_default=False),
-    max_minutes: float = typer.Option(None, help="Save and pause after so many minutes.", show_default=False),
+    max_steps: int | None = typer.Option(
+        None, help="End the schedule and the run after so many updates.", show_default=False
+    ),
+    max_tokens: int | None = typer.Option(
+        None, help="End when so many targets have been learned from.", show_default=False
+    ),
+    max_minutes: float | None = typer.Option(None, help="Save and pause after so many minutes.", show_default=False),
     quiet: bool = Quiet,
     json: bool = Json,
 ) -> None:

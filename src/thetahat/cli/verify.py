@@ -3,7 +3,7 @@
 from thetahat.cli.words import Json, Quiet, Words, emit, emit_json, find_config, listen_to_library, say
 
 
-def verify(words: list[str] = Words, quiet: bool = Quiet, json: bool = Json) -> None:
+def verify(words: list[str] | None = Words, quiet: bool = Quiet, json: bool = Json) -> None:
     """Prove on a config and its data that value and gradient do not depend on how a batch is cut."""
     listen_to_library(quiet=True)
     config = find_config(words)

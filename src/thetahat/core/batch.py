@@ -1,5 +1,6 @@
 """What flows from the data to the objective: Packed has no targets yet, Batch has them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,9 +49,9 @@ class Inputs:
     position: Int[Tensor, "B T"]
     visibility: Visibility
 
-    def to(self, device: torch.device | str) -> "Inputs":
-        """The same on another device."""
-        return Inputs(self.tokens.to(device), self.position.to(device), self.visibility.to(device))
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Inputs":
+        """The same with every tensor changed: moved, pinned."""
+        return Inputs(change(self.tokens), change(self.position), self.visibility.map(change))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,12 @@ class Batch:
         """Σ w in float64."""
         return self.weights.sum(dtype=torch.float64)
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """The same with every tensor changed: moved, pinned."""
+        inputs = self.inputs.map(change)
+        targets, weights, part = change(self.targets), change(self.weights), change(self.part)
+        return replace(self, inputs=inputs, targets=targets, weights=weights, part=part)
+
     def to(self, device: torch.device | str) -> "Batch":
-        """The same on another device."""
-        return replace(
-            self,
-            inputs=self.inputs.to(device),
-            targets=self.targets.to(device),
-            weights=self.weights.to(device),
-            part=self.part.to(device),
-        )
+        """The same on another device; from pinned memory the host does not wait."""
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))

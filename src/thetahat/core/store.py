@@ -108,6 +108,13 @@ def verify(folder: Path, *, deep: bool = True) -> None:
 
     Without `deep` only names and sizes are compared, for caches that are too large to read twice.
     """
+    try:
+        _verify(folder, deep=deep)
+    except OSError as error:  # a bad sector, or a folder that is being deleted
+        raise ModelError(f"{folder} cannot be read: {error}") from error
+
+
+def _verify(folder: Path, *, deep: bool) -> None:
     entries = _entries(folder)
     present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
     for name in sorted(present - set(entries)):

@@ -1,5 +1,6 @@
 """Who may see whom, as data that a batch carries and an attention backend compiles once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,8 +35,12 @@ class Visibility:
 
     def to(self, device: torch.device | str) -> "Visibility":
         """The same relation on another device."""
-        ancestors = None if self.ancestors is None else self.ancestors.to(device)
-        return replace(self, piece=self.piece.to(device), ancestors=ancestors)
+        return self.map(lambda tensor: tensor.to(device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Visibility":
+        """The same with every tensor changed: moved, pinned."""
+        ancestors = None if self.ancestors is None else change(self.ancestors)
+        return replace(self, piece=change(self.piece), ancestors=ancestors)
 
 
 def ancestors_of(parent: Int[Tensor, " P"]) -> Bool[Tensor, "P P"] | None:

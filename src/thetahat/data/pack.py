@@ -74,8 +74,8 @@ def cut(
     r"""The pieces of each document, one a row, and what was left out.
 
     A sequence of `lengths[i]` = $n + 2$ tokens has the targets 1 to $n + 1$, of which `context` fit in a piece. Under
-    "split" target $t$ of document $i$ lies in block $\lfloor (t - 1 + \mathrm{phase}_i) / \mathrm{context} \rfloor$, which
-    reads the token just before it, too; documents that fit stay whole. `name` says whom an error is about.
+    "split" target $t$ of document $i$ lies in block $\lfloor (t - 1 + \mathrm{phase}_i) / \mathrm{context} \rfloor$; a
+    block also reads the token just before it. Documents that fit stay whole. `name` says whom an error is about.
     """
     targets = lengths - 1
     is_long = targets > context

@@ -170,11 +170,11 @@ def _read_lines(path: Path, label: str, split_on: str | None) -> Iterator[Record
     with _opening(path) as file:
         for number, line in enumerate(file, start=1):
             where = f"{path}:{number}"
-            text = line.removeprefix(_ORDER_MARK) if number == 1 else line
-            _decode(text, where, offset)
+            _decode(line, where, offset)
             offset += len(line)
-            if text.strip():
-                yield parse_record(text, where, id=f"{label}:{number}", source=label)
+            data = line.removeprefix(_ORDER_MARK) if number == 1 else line
+            if data.strip():
+                yield parse_record(data, where, id=f"{label}:{number}", source=label)
 
 
 def _read_text(path: Path, label: str, split_on: str | None) -> Iterator[Record]:

@@ -1,5 +1,6 @@
 """How likely a corpus is under a model: every token once, exact sums, the same in training and in `score`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
@@ -24,6 +25,9 @@ from thetahat.objective.log_prob import chunked_token_log_probs
 from thetahat.objective.objective import Model
 
 CHUNK_SIZE = 8192  # tokens whose logits exist at once
+WIDTHS = (
+    16  # rows are as wide as a multiple of it: kernels round the smallest products and the ends of vectors otherwise
+)
 
 
 class EvaluationConfig(Config, kw_only=True):
@@ -58,34 +62,61 @@ class Likelihoods:
     log_prob: NDArray[np.float64]  # [documents], nats
 
 
+class Abandoned(Exception):
+    """Somebody asked to stop while a corpus was being scored, so there is no number."""
+
+
+def _never() -> bool:
+    return False
+
+
 @torch.no_grad()
-def score_corpus(model: Model, corpus: Corpus, policy: Policy, world: World, device: torch.device) -> Likelihoods:
+def score_corpus(
+    model: Model,
+    corpus: Corpus,
+    policy: Policy,
+    world: World,
+    device: torch.device,
+    is_abandoned: Callable[[], bool] = _never,
+) -> Likelihoods:
     r"""$\log \Pr_\theta(x_j \mid \text{context})$ of every token of every document, each exactly once.
 
     A document that fits into the context is read whole; of a longer one, strided windows are read and each token is
     scored in the window that gives it the most context. Sums are exact, so their order does not matter.
-    In deterministic mode each window is read alone, so no product of matrices knows what else is being scored.
+    Windows are padded to a width that depends on their own length alone, and read with others of that width; in
+    deterministic mode each is read alone, so that no product of matrices knows what else is being scored.
+    As soon as `is_abandoned` on one rank, all raise Abandoned.
     """
     pieces = windows(corpus.lengths, policy.context, policy.stride)
     start = np.concatenate([[0], np.cumsum(corpus.lengths - 1)]).astype(np.int64)
     found = np.zeros(int(start[-1]), dtype=np.float64)
-    by_length = np.argsort(pieces.start - pieces.stop, kind="stable")
     size = 1 if policy.deterministic else policy.batch_size
-    groups = [by_length[first : first + size] for first in range(0, len(by_length), size)]
-    for group in groups[world.rank :: world.size]:
-        batch = causal(gather(corpus, pieces, group))
+    for width, group in _groups(pieces, size)[world.rank :: world.size]:
+        if is_abandoned():
+            break
+        batch = causal(gather(corpus, pieces, group), width=width)
         with computing_in(policy.dtype, device):
             log_probs = _log_probs(model, batch.to(device)).cpu().numpy()
         for row, window in zip(log_probs, group, strict=True):
             _place(found, row, pieces, int(window), start)
+    if world.any(is_abandoned()):
+        raise Abandoned
     found = world.sum(torch.from_numpy(found)).numpy()
     sums = [exact_sum(found[first:last]) for first, last in pairwise(start)]
     return Likelihoods(found, start, np.array(sums, dtype=np.float64))
 
 
+def _groups(pieces: Pieces, size: int) -> list[tuple[int, NDArray[np.int64]]]:
+    """Windows of one width, at most `size` together, the widest first."""
+    widths = -(-pieces.positions // WIDTHS) * WIDTHS
+    by_width = np.argsort(-widths, kind="stable")
+    runs = np.split(by_width, np.flatnonzero(np.diff(widths[by_width])) + 1)
+    return [(int(widths[run[0]]), run[first : first + size]) for run in runs for first in range(0, len(run), size)]
+
+
 def _log_probs(model: Model, batch: Batch) -> Float[Tensor, "B T"]:
     hidden_ND = model.hidden(batch.inputs).flatten(0, 1)
-    log_probs_N = chunked_token_log_probs(hidden_ND, model.logits, batch.targets.flatten(), CHUNK_SIZE)
+    log_probs_N = chunked_token_log_probs(hidden_ND, model.logits, batch.targets.flatten(), chunk_size=CHUNK_SIZE)
     return log_probs_N.to(torch.float64).view_as(batch.targets)
 
 

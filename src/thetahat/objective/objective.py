@@ -1,6 +1,6 @@
 """L and Σ: the weighted log-likelihood of a batch under a model."""
 
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from thetahat.core.batch import Batch, Inputs
 from thetahat.core.config import Config
 from thetahat.core.total import Total
 from thetahat.objective.factorization import Normalization
-from thetahat.objective.log_prob import chunked_token_log_probs, token_log_probs
+from thetahat.objective.log_prob import LogProbs, token_log_probs
 
 
 class ObjectiveConfig(Config, kw_only=True):
@@ -21,6 +21,7 @@ class ObjectiveConfig(Config, kw_only=True):
     chunk_size: Annotated[int, Meta(ge=0)] = 0  # tokens whose logits exist at once; 0: all of a micro-batch
 
 
+@runtime_checkable
 class Model(Protocol):
     """What the objective needs of a model; anything that has these two can be trained."""
 
@@ -33,16 +34,12 @@ class Model(Protocol):
         ...
 
 
-def log_likelihood(model: Model, batch: Batch, chunk_size: int = 0) -> Total:
+def log_likelihood(model: Model, batch: Batch, log_probs: LogProbs = token_log_probs) -> Total:
     r"""$\sum_i w_i \log \Pr_\theta(t_i \mid \mathrm{visible}_i)$ and $\sum_i w_i$ over the batch, in float64.
 
     Divide by the weight of the *global* batch, not by this one's: then the value and the gradient do not depend on how
     the global batch was cut.
     """
     hidden_ND = model.hidden(batch.inputs).flatten(0, 1)
-    targets_N = batch.targets.flatten()
-    if chunk_size:
-        log_probs_N = chunked_token_log_probs(hidden_ND, model.logits, targets_N, chunk_size)
-    else:
-        log_probs_N = token_log_probs(hidden_ND, model.logits, targets_N)
+    log_probs_N = log_probs(hidden_ND, model.logits, batch.targets.flatten())
     return Total((batch.weights.flatten() * log_probs_N.to(torch.float64)).sum(), batch.weight())

@@ -19,7 +19,7 @@ def gpt2_124m() -> RunConfig:
         device="cuda",
         dtype="bfloat16",
         compile=True,
-        data=DataConfig(held_out="hash:0.01", context=1024, over_long="split", vocab_size=50257),
+        data=DataConfig(held_out="hash:0.01", context=1024, over_long="split", vocab_size=50304),
         model=DecoderConfig(
             num_layers=12,
             width=768,

@@ -1,7 +1,8 @@
 """Checkpoints: new folders with the digest of every file, published by rename, verified on load; no pickle."""
 
 import json
-import shutil
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,19 @@ def folder_of(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def save(state: State, run: Path, tokenizer: Tokenizer, metrics_bytes: int) -> Path:
-    """Publishes the state as a new folder; an existing one of the same step is replaced only if it is damaged."""
+def step_of(folder: Path) -> int:
+    """The number in a checkpoint's name."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def save(state: State, run: Path, tokenizer: Tokenizer, beside: Mapping[str, Any]) -> Path:
+    """Publishes the state as a new folder; `beside` is what else the loop wants to find again.
+
+    A folder of the same step that is there already was rejected on resume, or the loop would have begun after it.
+    """
     target = folder_of(run, state.step)
     if target.exists():
-        shutil.rmtree(target)
+        store.remove(target)
     with store.publishing(target) as folder:
         save_file(_contiguous(dict(state.model.named_parameters())), folder / MODEL)
         save_file(_contiguous(state.optimizer.state()), folder / OPTIMIZER)
@@ -48,30 +57,52 @@ def save(state: State, run: Path, tokenizer: Tokenizer, metrics_bytes: int) -> P
             "step": state.step,
             "tokens": state.tokens,
             "seconds": state.seconds,
+            "num_steps": state.num_steps,
             "best_bits_per_byte": state.best_bits_per_byte,
-            "metrics_bytes": metrics_bytes,
+            "best_step": state.best_step,
             "config": digest(state.config),
             "torch": torch.__version__,
+            **beside,
         }
         store.write_json(folder / STATE, progress)
         store.write_text(folder / CONFIG, to_toml(state.config))
         store.write_text(folder / TOKENIZER, tokenizer.to_json())
-    store.write_text(run / "checkpoints" / "latest", target.name)
     return target
 
 
-def prune(run: Path, keep: int) -> None:
-    """Deletes all but the last `keep` checkpoints and the best."""
-    pointer = run / "checkpoints" / "best"
-    best = pointer.read_text(encoding="utf-8") if pointer.is_file() else ""
-    for folder in all_checkpoints(run)[:-keep]:
-        if folder.name != best:
+def settle(run: Path, newest: Path, keep: int) -> None:
+    """Brings everything else in line with the newest whole checkpoint: `latest`, `best`, and what may be deleted now.
+
+    Done after each save, and again on resume, since a kill may have come between the two.
+    """
+    progress, tokenizer = read_progress(newest), (newest / TOKENIZER).read_text(encoding="utf-8")
+    best = folder_of(run, progress["best_step"]) if progress["best_step"] is not None else None
+    _write_if_other(run / TOKENIZER, tokenizer)
+    _point(newest.with_name("latest"), newest)
+    _point(newest.with_name("best"), best)
+    # what is newer is damaged, and protects nothing
+    older = [folder for folder in all_checkpoints(run) if step_of(folder) <= step_of(newest)]
+    for folder in older[: -keep - bool(progress["pending"])]:  # what waits for its evaluation is saved once more
+        if folder != best:
             store.remove(folder)
 
 
+def _point(pointer: Path, target: Path | None) -> None:
+    if target is None or not target.is_dir():
+        pointer.unlink(missing_ok=True)
+    else:
+        _write_if_other(pointer, target.name)
+
+
+def _write_if_other(path: Path, text: str) -> None:
+    if not path.is_file() or path.read_bytes() != text.encode():
+        store.write_text(path, text)
+
+
 def all_checkpoints(run: Path) -> list[Path]:
-    """Published checkpoints, oldest first."""
-    return sorted((run / "checkpoints").glob("step-*"))
+    """Published checkpoints, oldest first; a copy under another name is the user's own."""
+    folders = (run / "checkpoints").glob("step-*")
+    return sorted((folder for folder in folders if re.fullmatch(r"step-\d{8,}", folder.name)), key=step_of)
 
 
 def newest_verified(run: Path, config: RunConfig) -> tuple[Path | None, list[Rejected]]:
@@ -80,25 +111,29 @@ def newest_verified(run: Path, config: RunConfig) -> tuple[Path | None, list[Rej
     for folder in reversed(all_checkpoints(run)):
         try:
             store.verify(folder)
-            theirs = read_config(folder)
+            _check_owner(folder, config)
         except (ModelError, ConfigError) as error:
             rejected.append(Rejected(folder, str(error).splitlines()[0]))
-            continue
-        if changed := differences(config, theirs):
-            rejected.append(Rejected(folder, f"belongs to another config ({'; '.join(changed[:3])})"))
             continue
         return folder, rejected
     return None, rejected
 
 
-def restore(state: State, folder: Path) -> int:
-    """Puts a verified checkpoint's bits into a fresh state; returns the length of metrics.jsonl at that time."""
+def _check_owner(folder: Path, config: RunConfig) -> None:
+    """Whole is not enough: it must be what its name says, and of this config."""
+    if changed := differences(config, read_config(folder)):
+        raise ModelError(f"it belongs to another config ({'; '.join(changed[:3])})")
+    if (step := read_progress(folder)["step"]) != step_of(folder):
+        raise ModelError(f"it holds step {step}")
+
+
+def restore(state: State, folder: Path) -> None:
+    """Puts a verified checkpoint's bits into a fresh state."""
     load_parameters(state.model, folder)
     state.optimizer.load_state(_load(folder / OPTIMIZER))
     progress = read_progress(folder)
-    state.step, state.tokens = progress["step"], progress["tokens"]
-    state.seconds, state.best_bits_per_byte = progress["seconds"], progress["best_bits_per_byte"]
-    return progress["metrics_bytes"]
+    state.step, state.tokens, state.seconds = progress["step"], progress["tokens"], progress["seconds"]
+    state.best_bits_per_byte, state.best_step = progress["best_bits_per_byte"], progress["best_step"]
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
@@ -108,12 +143,15 @@ def read_progress(folder: Path) -> dict[str, Any]:
 
 def read_config(folder: Path) -> RunConfig:
     """The config with which a checkpoint or a run was made."""
-    return from_toml((folder / CONFIG).read_text(encoding="utf-8"), RunConfig, name=str(folder / CONFIG))
+    path = folder / CONFIG
+    try:
+        return from_toml(path.read_text(encoding="utf-8"), RunConfig, name=str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
 def load_model(folder: Path, config: RunConfig, device: torch.device) -> tuple[Decoder, Tokenizer]:
     """The model and the tokenizer of a verified checkpoint."""
-    store.verify(folder)
     tokenizer = load_tokenizer(folder / TOKENIZER)
     model = build_model(config, tokenizer.vocab_size, device)
     load_parameters(model, folder)

@@ -12,8 +12,9 @@ import torch
 from thetahat.core import store
 from thetahat.core.config import differences, digest, to_toml
 from thetahat.core.errors import FolderError
+from thetahat.distribution.world import World, join_world
 from thetahat.run.checkpoint import CONFIG, read_config
-from thetahat.run.config import RunConfig
+from thetahat.run.config import RunConfig, resolve
 
 ENVIRONMENT = "environment.json"
 
@@ -21,11 +22,19 @@ ENVIRONMENT = "environment.json"
 def choose_folder(config: RunConfig, out: Path | None, *, fresh: bool) -> Path:
     """`out`, or runs/RECIPE-DIGEST; with `fresh` the first of NAME, NAME-2, NAME-3, ... that is not there."""
     folder = out or Path("runs") / f"{config.recipe}-{digest(config)}"
-    number, candidate = 2, folder
-    while fresh and candidate.exists():
-        candidate = folder.with_name(f"{folder.name}-{number}")
+    return _first_free(folder, join_world(resolve(config).device)) if fresh else folder
+
+
+def _first_free(folder: Path, world: World) -> Path:
+    """What the first rank finds, for every rank: a folder that it has made already is the one, not the next."""
+
+    def named(number: int) -> Path:
+        return folder.with_name(f"{folder.name}-{number}") if number > 1 else folder
+
+    number = 1
+    while world.is_first and named(number).exists():
         number += 1
-    return candidate
+    return named(int(world.sum(torch.tensor(number if world.is_first else 0)).item()))
 
 
 def enter(folder: Path, config: RunConfig) -> None:

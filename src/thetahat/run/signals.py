@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
@@ -24,12 +25,17 @@ class Stop:
     """Whether somebody asked."""
 
     number: int = 0
+    since: float = 0.0
 
     def ask(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler."""
-        if self.number:
+        """The signal handler; a repeat within a second is the same wish, passed on by both terminal and launcher."""
+        if not self.number:
+            self.number, self.since = number, time.monotonic()
+        elif time.monotonic() - self.since > 1:
             os._exit(128 + number)
-        self.number = number
+
+    def __bool__(self) -> bool:
+        return bool(self.number)
 
 
 @contextmanager

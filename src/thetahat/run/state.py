@@ -7,6 +7,7 @@ import torch
 from thetahat.model.decoder import Decoder
 from thetahat.model.init import initialize
 from thetahat.model.precision import parameter_dtype
+from thetahat.objective.log_prob import LogProbs, build_log_probs
 from thetahat.optimization.optimizer import Optimizer, build_optimizer
 from thetahat.run.config import RunConfig
 
@@ -19,11 +20,13 @@ class State:
     device: torch.device
     model: Decoder
     optimizer: Optimizer
+    log_probs: LogProbs  # the reference, or what is faster and gives the same numbers
     num_steps: int  # where the schedule ends
     step: int = 0  # updates made
     tokens: int = 0  # targets learned from
     seconds: float = 0.0  # of training, evaluations included
     best_bits_per_byte: float | None = None
+    best_step: int | None = None
 
 
 def build_model(config: RunConfig, vocab_size: int, device: torch.device) -> Decoder:
@@ -39,4 +42,5 @@ def first_state(config: RunConfig, vocab_size: int, num_steps: int, device: torc
     if config.compile:
         for block in model.blocks:
             block.compile()
-    return State(config, device, model, build_optimizer(model, config.optimization), num_steps)
+    log_probs = build_log_probs(config.objective.chunk_size, compiles=config.compile)
+    return State(config, device, model, build_optimizer(model, config.optimization), log_probs, num_steps)

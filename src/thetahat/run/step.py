@@ -49,15 +49,16 @@ def step(state: State, batches: Sequence[Batch], world: World) -> StepReport:
     for index, batch in enumerate(batches):
         torch.manual_seed(derived_seed(config.seed, "dropout", state.step, world.rank, index))
         with computing_in(config.dtype, state.device):
-            part = log_likelihood(state.model, batch.to(state.device), config.objective.chunk_size)
+            part = log_likelihood(state.model, batch.to(state.device), state.log_probs)
         (-part.log_prob / divisor).backward()  # the only minus sign in the package
         total += part.detach()
     world.sum_gradients(parameters)
+    total = Total(*world.sum(torch.stack([total.log_prob, total.weight])).unbind())
 
     # 3. the true global norm; what is not finite never reaches the parameters
     norm = clip_gradients(parameters, config.optimization.clip)
-    if not torch.isfinite(norm):
-        raise non_finite_error(state, batches)
+    if not torch.isfinite(norm + total.log_prob):
+        raise non_finite_error(state, batches, divisor)
 
     # 4. the update
     factor = learning_rate_factor(config.optimization.schedule, state.step, state.num_steps)
@@ -66,7 +67,6 @@ def step(state: State, batches: Sequence[Batch], world: World) -> StepReport:
     # 5. what happened
     state.step += 1
     state.tokens += num_tokens
-    total = Total(*world.sum(torch.stack([total.log_prob, total.weight])).unbind())
     return StepReport(state.step, total, num_tokens, norm, factor)
 
 

@@ -6,7 +6,7 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from msgspec.structs import replace
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from thetahat.data.pack import Pieces, gather, lay, take
 from thetahat.distribution.world import World
 from thetahat.model.precision import Dtype, computing_in
 from thetahat.objective.factorization import causal
-from thetahat.objective.log_prob import token_log_probs
+from thetahat.objective.log_prob import build_log_probs, token_log_probs
 from thetahat.run.config import RunConfig
 from thetahat.run.prepare import Prepared
 from thetahat.run.state import State, first_state
@@ -66,11 +66,22 @@ class Bench:
         """As many pieces in a row as the longest leaves room for."""
         return lay(self.pieces, self.longest, "best-fit")
 
+    def places(self, pieces: Pieces) -> Int[Tensor, "B T"]:
+        """Which piece of its row lies where, -1 for padding: counted here by hand, not read off a batch."""
+        width = max(int(pieces.positions[pieces.row == row].sum()) for row in range(pieces.num_rows))
+        places = torch.full((pieces.num_rows, width), -1)
+        for row in range(pieces.num_rows):
+            column = 0
+            for number, length in enumerate(pieces.positions[pieces.row == row].tolist()):
+                places[row, column : column + length] = number
+                column += length
+        return places
+
     def outcome(self, batches: Sequence[Batch], world: World | None = None, chunk_size: int | None = None) -> Outcome:
         """Runs the trainer's step from the beginning on these micro-batches; its gradient is left on the parameters."""
         state = self.state()
         if chunk_size is not None:
-            state.config = replace(state.config, objective=replace(state.config.objective, chunk_size=chunk_size))
+            state.log_probs = build_log_probs(chunk_size, compiles=False)
         report = step(state, batches, world or World())
         gradients = {name: p.grad for name, p in state.model.named_parameters() if p.grad is not None}
         divisor = 1.0 if self.config.objective.normalization == "sum" else report.total.weight.item()

@@ -1,11 +1,13 @@
 """MODEL: a run folder (its latest checkpoint), RUN@best, RUN@500, or a checkpoint folder."""
 
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
 
 import torch
 from msgspec.structs import replace
 
+from thetahat.core import store
 from thetahat.core.config import override
 from thetahat.core.errors import ModelError
 from thetahat.data.tokenizer import Tokenizer
@@ -14,6 +16,7 @@ from thetahat.run.checkpoint import CONFIG, MODEL, all_checkpoints, folder_of, l
 from thetahat.run.config import RunConfig, resolve, set_up
 
 _KINDS = "a run folder, RUN@best, RUN@STEP, or a checkpoint folder"
+logger = getLogger("thetahat")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,7 @@ class Loaded:
 def load(name: str, overrides: tuple[str, ...] = ()) -> Loaded:
     """The model of this name; `overrides` may change how it runs (device, dtype, threads), not what it is."""
     folder = find_checkpoint(name)
+    store.verify(folder)
     saved = read_config(folder)
     config = override(saved, overrides)
     if config.model != saved.model:
@@ -52,7 +56,7 @@ def find_checkpoint(name: str) -> Path:
     if not at or Path(name).exists():
         run, which = name, "latest"
     path = Path(run)
-    if (path / MODEL).exists():
+    if (path / MODEL).exists() or (path / store.MANIFEST).exists():
         return path
     if not path.is_dir() or not (path / "checkpoints").is_dir():
         raise ModelError(f"{run} is not a model", allowed=_KINDS, cure="thetahat train makes one, in runs/")
@@ -70,6 +74,8 @@ def _newest(path: Path) -> Path:
     if newest is None:
         why = "; ".join(f"{one.folder.name}: {one.reason}" for one in rejected) or "none was saved"
         raise ModelError(f"{path} has no checkpoint that can be used ({why})", allowed=_KINDS)
+    for one in rejected:
+        logger.warning("checkpoint %s is not used: %s", one.folder.name, one.reason)
     return newest
 
 

@@ -94,8 +94,8 @@ def _cuttings(bench: Bench) -> Iterator[Equivalence]:
 def _perturbations(bench: Bench) -> Iterator[Equivalence]:
     """What must change nothing at all: other documents of the row, and the future."""
     packed = bench.batch(bench.packed())
-    first = packed.inputs.visibility.piece == 0
-    yield Equivalence("no-leak", bench.config.dtype, _change(bench, packed, first, ~first), 0.0, 0.0)
+    places = bench.places(bench.packed())
+    yield Equivalence("no-leak", bench.config.dtype, _change(bench, packed, places == 0, places > 0), 0.0, 0.0)
     rows = bench.batch(bench.rows())
     last = (rows.weights > 0).int().flip(1).argmax(1)
     place, end = torch.arange(rows.targets.shape[1]), rows.targets.shape[1] - 1 - last

@@ -1,0 +1,112 @@
+"""Small things that many tests start from."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from msgspec.structs import replace
+
+from thetahat.core.batch import Packed, Part
+from thetahat.data.config import DataConfig
+from thetahat.data.corpus import Corpus, build_corpus
+from thetahat.data.record import Record
+from thetahat.data.tokenizer import train_tokenizer
+from thetahat.model.config import DecoderConfig
+from thetahat.model.decoder import Decoder
+from thetahat.model.init import initialize
+from thetahat.objective.objective import ObjectiveConfig
+from thetahat.optimization.config import AdamW, Constant, Muon, OptimizationConfig
+from thetahat.run.config import RunConfig
+from thetahat.run.state import State, first_state
+
+TINY = DecoderConfig(num_layers=2, width=6, num_heads=4, num_kv_heads=2, head_width=4, inner_width=5)
+SMALL = DecoderConfig(num_layers=3, width=48, num_heads=4, num_kv_heads=2, head_width=16, inner_width=96)
+
+WORDS = (
+    "the whale, the sea and the captain; a ship that sails at night under cold stars, and no one knows why"
+).split()  # noqa: SIM905
+
+
+def run_config(model: DecoderConfig = TINY, **changes: object) -> RunConfig:
+    """A run with two rules and no clipping, in float64 on the CPU."""
+    config = RunConfig(
+        recipe="test",
+        device="cpu",
+        dtype="float64",
+        threads=1,
+        data=DataConfig(context=32, over_long="split", vocab_size=300, held_out="none"),
+        model=model,
+        optimization=OptimizationConfig(
+            matrices=Muon(learning_rate=0.02),
+            embeddings=AdamW(learning_rate=0.01),
+            vectors=AdamW(learning_rate=0.01),
+            schedule=Constant(),
+        ),
+        batch_size=4,
+        max_steps=4,
+    )
+    return replace(config, **changes)
+
+
+def state_of(config: RunConfig, vocab_size: int) -> State:
+    """Step 0, with parameters large enough that every path through the model matters."""
+    state = first_state(config, vocab_size, config.max_steps, torch.device("cpu"))
+    enliven(state.model)
+    return state
+
+
+@torch.no_grad()
+def enliven(model: Decoder) -> None:
+    """Moves gains off 1 and makes embeddings and head of order one, so that no term is too small to be missed."""
+    draw = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        deviation = 0.5 if name.startswith(("embedding.", "head.")) else 0.1
+        noise = torch.randn(parameter.shape, generator=draw) * deviation
+        parameter.copy_(
+            parameter.float() + noise
+        )  # float32 values in every dtype, so that all compute the same function
+
+
+def decoder(config: DecoderConfig, vocab_size: int, dtype: torch.dtype = torch.float64) -> Decoder:
+    """An enlivened decoder."""
+    model = Decoder(config, vocab_size)
+    initialize(model, 0, config.num_layers)
+    model.to(dtype)
+    enliven(model)
+    return model
+
+
+def packed_of(
+    sequences: Sequence[Sequence[int]], weights: Sequence[Sequence[float]], rows: Sequence[int] | None = None
+) -> Packed:
+    """Sequences laid by hand: weights[s][j] is what predicting sequences[s][j + 1] counts for."""
+    lengths = [len(sequence) for sequence in sequences]
+    each = np.repeat(np.arange(len(sequences)), lengths)
+    return Packed(
+        tokens=torch.tensor([token for sequence in sequences for token in sequence]),
+        weight=torch.tensor([w for row in weights for w in (0.0, *row)], dtype=torch.float32),
+        num_bytes=torch.ones(sum(lengths), dtype=torch.int64),
+        position=torch.tensor([j for length in lengths for j in range(length)]),
+        part=torch.from_numpy(each),
+        piece=torch.from_numpy(each),
+        row=torch.tensor(list(rows) if rows is not None else list(range(len(sequences)))),
+        parent=torch.full((len(sequences),), -1),
+        parts=tuple(
+            Part(id=f"s{i}", document=f"s{i}", source="test", sequence_tokens=max(sum(w > 0 for w in row), 1))
+            for i, row in enumerate(weights)
+        ),
+    )
+
+
+def corpus_of(num_documents: int, seed: int = 0, longest: int = 60, vocab_size: int = 300) -> Corpus:
+    """Documents of unequal lengths in memory."""
+    draw = np.random.default_rng(seed)
+    texts = [" ".join(draw.choice(WORDS, size=draw.integers(1, longest))) for _ in range(num_documents)]
+    tokenizer = train_tokenizer(texts, vocab_size)
+    records = [Record(text=text, id=f"d{i}", document=f"d{i}", source="test") for i, text in enumerate(texts)]
+    return build_corpus(records, tokenizer, {}, None)
+
+
+def with_normalization(config: RunConfig, normalization: str, chunk_size: int = 0) -> RunConfig:
+    """The same run under another objective."""
+    return replace(config, objective=ObjectiveConfig(normalization=normalization, chunk_size=chunk_size))

@@ -1,0 +1,241 @@
+"""A tiny run with everything that makes exact resume hard, and a server to try it, and end it, many times."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from thetahat.core import store
+from thetahat.core.errors import ModelError
+
+SERVER = Path(__file__).with_name("server.py")
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "wizards", "box", "in", "fog"]
+LENGTHS = {"data": [3, 5, 2, 9, 4, 12, 7, 1, 6, 3, 8, 60], "held": [4, 6, 20]}  # words; 60 is longer than the context
+CONFIG = """
+recipe = "tiny"
+seed = 3
+device = "cpu"
+threads = 1
+batch_size = 3
+micro_batch_size = 1
+max_steps = 24
+
+[data]
+train = "data.jsonl"
+held_out = "held.jsonl"
+context = 32
+over_long = "split"
+shifts_splits = true
+vocab_size = 300
+
+[model]
+kind = "decoder"
+num_layers = 1
+width = 16
+num_heads = 2
+num_kv_heads = 1
+head_width = 8
+inner_width = 24
+dropout = 0.1
+
+[optimization]
+clip = 1.0
+matrices = { kind = "muon", learning_rate = 0.02, weight_decay = 0.1 }
+embeddings = { kind = "adamw", learning_rate = 0.005 }
+vectors = { kind = "adamw", learning_rate = 0.005 }
+schedule = { kind = "wsd", warmup_steps = 4, decay = 0.5 }
+
+[evaluation]
+every = 4
+
+[checkpoint]
+every = 3
+keep = 2
+"""
+
+
+class Attempt:
+    """One process, from its start to its end."""
+
+    def __init__(self, server, pid, out, err):
+        self.server, self.pid, self._out, self._err = server, pid, out, err
+
+    def wait(self, seconds=120.0):
+        """The exit code, minus the signal's number where one ended it, None where it still runs."""
+        return self.server.ask(do="wait", pid=self.pid, seconds=seconds)
+
+    def send(self, number):
+        os.kill(self.pid, number)
+
+    def kill(self):
+        self.send(signal.SIGKILL)
+        return self.wait()
+
+    @property
+    def is_started(self):
+        return self._err.exists()
+
+    @property
+    def err(self):
+        return self._err.read_text() if self.is_started else ""
+
+    @property
+    def out(self):
+        return self._out.read_text()
+
+
+class Server:
+    def __init__(self):
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""}
+        self.process = subprocess.Popen(
+            [sys.executable, SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        assert json.loads(self.process.stdout.readline()) == "ready"
+
+    def ask(self, **order):
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+class Bed:
+    """A folder with data, a config, a cache of its own, and runs."""
+
+    def __init__(self, server, folder):
+        self.server, self.folder, self.run = server, folder, folder / "run"
+        self.attempts = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tiny.toml").write_text(CONFIG)
+        chance = random.Random(0)
+        for name, lengths in LENGTHS.items():
+            texts = [" ".join(chance.choice(WORDS) for _ in range(length)) + "." for length in lengths]
+            lines = [json.dumps({"text": text, "id": f"{name[0]}{i}"}) + "\n" for i, text in enumerate(texts)]
+            (folder / f"{name}.jsonl").write_text("".join(lines))
+
+    def start(self, *arguments, trap=None, limits=None, environment=None):
+        self.attempts += 1
+        out, err = (self.folder / f"{self.attempts}.{name}" for name in ("out", "err"))
+        pid = self.server.ask(
+            do="start",
+            folder=str(self.folder),
+            environment={"THETAHAT_CACHE": str(self.folder / "cache"), **(environment or {})},
+            arguments=list(arguments) or self.command(),
+            out=str(out),
+            err=str(err),
+            trap=trap,
+            limits=limits or {},
+        )
+        return Attempt(self.server, pid, out, err)
+
+    def start_ranks(self, size, *arguments):
+        """As torchrun does."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        world = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+        return [self.start(*arguments, environment=world | rank) for rank in ranks]
+
+    def finish_ranks(self, size, *arguments, codes=(0,)):
+        attempts = self.start_ranks(size, *arguments)
+        ended = [attempt.wait() for attempt in attempts]
+        assert set(ended) <= set(codes), "\n".join(attempt.err for attempt in attempts)
+        return attempts
+
+    def command(self, *more, run="run"):
+        return ["train", "tiny.toml", "--out", run, "--json", *more]
+
+    def finish(self, *arguments, code=0, **options):
+        attempt = self.start(*arguments, **options)
+        ended = attempt.wait()
+        assert ended == code, attempt.err
+        return attempt
+
+    def until(self, attempt, holds, seconds=60.0):
+        """Waits for something to be there; False if the process ended, or the time, before that."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if holds():
+                return True
+            if attempt.wait(0.0) is not None:
+                return False
+        return False
+
+    def lines(self, run=None):
+        return num_lines((run or self.run) / "metrics.jsonl")
+
+
+def num_lines(path):
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def outcome(run):
+    """What must be the same, bit for bit: final weights and optimizer, and every line but for its clock."""
+    steps = sorted((run / "checkpoints").glob("step-*"))
+    store.verify(steps[-1])
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    for line in lines:
+        del line["seconds"], line["tokens_per_second"]
+    pointers = {name: (run / "checkpoints" / name).read_text() for name in ("latest", "best")}
+    files = {name: store.digest_file(steps[-1] / name) for name in ("model.safetensors", "optimizer.safetensors")}
+    return {"lines": lines, **pointers, **files}
+
+
+def kept(run):
+    """The checkpoints that are there."""
+    return sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+
+
+def verified(run):
+    """The checkpoints that can be trusted."""
+    found = []
+    for folder in sorted((run / "checkpoints").glob("step-*")):
+        with contextlib.suppress(ModelError):
+            store.verify(folder)
+            found.append(folder.name)
+    return found
+
+
+@pytest.fixture(scope="session")
+def server():
+    server = Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def oracle(server, tmp_path_factory):
+    """The uninterrupted run."""
+    bed = Bed(server, tmp_path_factory.mktemp("oracle"))
+    started = time.monotonic()
+    bed.finish()
+    bed.seconds = time.monotonic() - started
+    bed.outcome, bed.kept = outcome(bed.run), kept(bed.run)
+    return bed
+
+
+@pytest.fixture
+def bed(server, tmp_path):
+    return Bed(server, tmp_path)
+
+
+@pytest.fixture
+def warm(server, oracle, tmp_path):
+    """A bed whose cache is built."""
+    shutil.copytree(oracle.folder / "cache", tmp_path / "cache")
+    return Bed(server, tmp_path)

@@ -1,0 +1,232 @@
+"""Damage to a checkpoint never passes: the one before it is used and the damaged one named, or there is an error."""
+
+import json
+import logging
+import random
+import shutil
+
+import pytest
+
+from tests.faults.conftest import Bed, outcome
+from thetahat.core.config import from_toml
+from thetahat.core.errors import ModelError
+from thetahat.distribution.world import World
+from thetahat.run.checkpoint import read_config
+from thetahat.run.train import find_newest
+from thetahat.verbs.load import load
+
+NEWEST, BEFORE = "step-00000024", "step-00000021"
+
+
+def flip(path, chance, other):
+    data = bytearray(path.read_bytes())
+    bit = chance.randrange(8 * len(data))
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(data)
+
+
+def cut(path, chance, other):
+    data = path.read_bytes()
+    path.write_bytes(data[: chance.randrange(len(data))])
+
+
+def zero(path, chance, other):
+    data = path.read_bytes()
+    first = chance.randrange(len(data))
+    path.write_bytes(data[:first] + bytes(len(data[first : first + 4096])) + data[first + 4096 :])
+    if path.read_bytes() == data:
+        flip(path, chance, other)
+
+
+def lengthen(path, chance, other):
+    with path.open("ab") as file:
+        file.write(chance.randbytes(chance.randrange(1, 100)))
+
+
+def swap(path, chance, other):
+    """The same file of another checkpoint: whole in itself, and of another generation."""
+    data, there = path.read_bytes(), other / path.name
+    if data == there.read_bytes():
+        return lengthen(path, chance, other)
+    path.write_bytes(there.read_bytes())
+
+
+def exchange(path, chance, other):
+    """Two files of one checkpoint under each other's names."""
+    beside = chance.choice([each for each in sorted(path.parent.iterdir()) if each != path])
+    data = path.read_bytes()
+    path.write_bytes(beside.read_bytes())
+    beside.write_bytes(data)
+
+
+def lose(path, chance, other):
+    path.unlink()
+
+
+def add(path, chance, other):
+    path.with_name(f"{path.name}.old").write_bytes(path.read_bytes())
+
+
+def empty(path, chance, other):
+    path.write_bytes(b"")
+
+
+DAMAGES = (flip, flip, flip, cut, zero, lengthen, swap, exchange, lose, add, empty)
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "config.toml", "tokenizer.json", "MANIFEST.json")
+
+
+@pytest.fixture
+def run(oracle, tmp_path):
+    shutil.copytree(oracle.run, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def damaged(run, number, chance):
+    """Damages one file of the newest checkpoint, and says how."""
+    act, name = DAMAGES[number % len(DAMAGES)], FILES[number // len(DAMAGES) % len(FILES)]
+    folder = run / "checkpoints" / NEWEST
+    act(folder / name, chance, folder.with_name(BEFORE))
+    return f"{act.__name__} {name}"
+
+
+def check(run, what, caplog):
+    """The three ways in: `score CHECKPOINT`, `score RUN`, `train`."""
+    with pytest.raises(ModelError) as caught:
+        load(str(run / "checkpoints" / NEWEST))
+    assert caught.value.exit_code == 4, what
+    for enter in (lambda: load(str(run)).folder, lambda: find_newest(run, read_config(run), World())):
+        caplog.clear()
+        assert enter().name == BEFORE, what
+        assert f"checkpoint {NEWEST} is not used: " in caplog.text, what
+
+
+def check_damages(run, numbers, caplog):
+    caplog.set_level(logging.WARNING, "thetahat")
+    whole = run.with_name("whole")
+    shutil.copytree(run, whole)
+    for number in numbers:
+        check(run, damaged(run, number, random.Random(number)), caplog)
+        shutil.rmtree(run)
+        shutil.copytree(whole, run)
+    print(f"{len(numbers)} damages, each found thrice")
+
+
+def test_a_damaged_checkpoint_is_never_used(run, caplog):
+    check_damages(run, range(0, 66, 2), caplog)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_never_used_whatever_the_damage(run, caplog):
+    check_damages(run, range(1000, 1000 + 66 * 4), caplog)
+
+
+def test_a_whole_checkpoint_under_another_name_is_not_used(run, caplog):
+    folder = run / "checkpoints" / NEWEST
+    shutil.rmtree(folder)
+    shutil.copytree(folder.with_name(BEFORE), folder)
+    assert find_newest(run, read_config(run), World()).name == BEFORE
+    assert f"{NEWEST} is not used: it holds step 21" in caplog.text
+
+
+def test_a_whole_checkpoint_of_another_config_is_not_used(run, caplog):
+    other = from_toml((run / "config.toml").read_text().replace("seed = 3", "seed = 4"), type(read_config(run)))
+    with pytest.raises(ModelError, match=r"step-00000024: it belongs to another config \(seed: 3 -> 4\)"):
+        find_newest(run, other, World())
+
+
+def test_a_users_copy_of_a_checkpoint_is_left_alone(run):
+    mine = run / "checkpoints" / "step-00000021-mine"
+    shutil.copytree(run / "checkpoints" / BEFORE, mine)
+    assert find_newest(run, read_config(run), World()).name == NEWEST
+    assert load(f"{run}@21").folder.name == BEFORE
+    assert mine.exists()
+
+
+def use(oracle, bed):
+    shutil.copytree(oracle.run, bed.run)
+
+
+def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(oracle, warm):
+    use(oracle, warm)
+    flip(warm.run / "checkpoints" / NEWEST / "optimizer.safetensors", random.Random(0), None)
+    attempt = warm.finish()
+    assert f"checkpoint {NEWEST} is not used: " in attempt.err
+    assert "optimizer.safetensors is damaged" in attempt.err
+    assert outcome(warm.run) == oracle.outcome
+
+
+def test_where_every_checkpoint_is_damaged_nothing_starts_over(oracle, warm):
+    use(oracle, warm)
+    for name in (NEWEST, BEFORE):
+        cut(warm.run / "checkpoints" / name / "model.safetensors", random.Random(0), None)
+    before = contents(warm.run)
+    for command in (warm.command(), ["score", "run"]):
+        attempt = warm.finish(*command, code=4)
+        assert NEWEST in attempt.err
+        assert BEFORE in attempt.err
+        assert "bytes where" in attempt.err
+    assert contents(warm.run) == before
+    fresh = warm.finish(*warm.command("--fresh"))
+    assert "run-2" in fresh.err
+    assert outcome(warm.folder / "run-2") == oracle.outcome
+
+
+def test_where_every_checkpoint_is_gone_nothing_starts_over(oracle, warm):
+    use(oracle, warm)
+    shutil.rmtree(warm.run / "checkpoints")
+    assert "no checkpoint can be used" in warm.finish(code=4).err
+
+
+def contents(run):
+    """Every byte but for the name of the last holder."""
+    return {path: path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file() and path.name != ".lock"}
+
+
+def stop_at(bed, num_lines):
+    attempt = bed.start()
+    assert bed.until(attempt, lambda: bed.lines() >= num_lines), attempt.err
+    attempt.kill()
+
+
+def test_a_tokenizer_damaged_beside_the_checkpoints_is_put_back(oracle, warm):
+    """Two ids that changed places: it would still load, and would silently be another tokenizer."""
+    stop_at(warm, 8)
+    path = warm.run / "tokenizer.json"
+    text = path.read_text()
+    parts = json.loads(text)
+    ids = parts["model"]["vocab"]
+    ids["e"], ids["o"] = ids["o"], ids["e"]
+    path.write_text(json.dumps(parts))
+    warm.finish()
+    assert path.read_text() == text
+    assert outcome(warm.run) == oracle.outcome
+
+
+def test_text_that_changed_since_is_refused(warm):
+    stop_at(warm, 4)
+    path = warm.folder / "data.jsonl"
+    path.write_text(path.read_text().replace("fox", "cat"))
+    attempt = warm.finish(code=7)
+    assert "other text" in attempt.err
+    assert "--fresh" in attempt.err
+
+
+def test_lost_lines_of_metrics_are_reported_and_never_made_up(oracle, warm):
+    stop_at(warm, 10)
+    path = warm.run / "metrics.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:4])[:-10])
+    attempt = warm.finish()
+    assert "metrics.jsonl has lost" in attempt.err
+    assert [line.startswith('{"step": ') for line in path.read_text().splitlines()] == [True] * warm.lines()
+    assert path.read_text().splitlines()[2].startswith('{"step": 3,')
+
+
+def test_a_checkpoint_that_a_newer_damaged_one_outlives_is_not_deleted_for_it(oracle, server, tmp_path):
+    """After falling back past two damaged ones, `keep` counts the whole ones, so one remains at every moment."""
+    bed = Bed(server, tmp_path)
+    bed.finish(*bed.command("checkpoint.keep=3"))
+    for name in (NEWEST, BEFORE):
+        flip(bed.run / "checkpoints" / name / "model.safetensors", random.Random(0), None)
+    attempt = bed.start(*bed.command("checkpoint.keep=3"), trap=["_save", 0, 10_000])
+    assert attempt.wait() == 0
+    assert outcome(bed.run)["model.safetensors"] == oracle.outcome["model.safetensors"]

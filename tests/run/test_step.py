@@ -1,0 +1,168 @@
+"""Promise 1 against the oracle: the value and the gradient of a step, however the batch is cut."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings as hypothesis_settings, strategies as st
+from msgspec.structs import replace
+
+from tests.examples import TINY, packed_of, run_config, state_of, with_normalization
+from tests.model.test_decoder import arrays_of, settings_of
+from tests.oracles.decoder import step as oracle_step
+from thetahat.core.errors import DataError
+from thetahat.distribution.world import World
+from thetahat.objective.factorization import causal
+from thetahat.run.step import step
+
+VOCABULARY = 11
+SHAPE = replace(TINY, num_layers=1, width=16, head_width=8, inner_width=24)
+SEQUENCES = [[0, 3, 7, 1, 9, 10, 2, 4], [5, 5, 1], [8, 2], [0, 6, 6, 3, 1]]
+WEIGHTS = [[1.0, 1.0, 0.0, 0.5, 1.0, 2.0, 1.0], [1.0, 1.0], [3.0], [0.0, 0.25, 1.0, 1.0]]
+
+# each: micro-batches, and in each the sequences of every row
+CUTTINGS = {
+    "one batch": [[[0], [1], [2], [3]]],
+    "one by one": [[[0]], [[1]], [[2]], [[3]]],
+    "ragged accumulation": [[[0]], [[1], [2], [3]]],
+    "packed": [[[0], [1, 2, 3]]],
+    "packed in one row": [[[0, 1, 2, 3]]],
+    "packed and accumulated": [[[0, 2]], [[1, 3]]],
+    "shuffled": [[[2], [0], [3], [1]]],
+    "shuffled, packed, accumulated": [[[3, 0], [2]], [[1]]],
+}
+
+
+def batches_of(cutting, normalization="token", width=None):
+    batches = []
+    for rows in cutting:
+        order = [index for row in rows for index in row]
+        places = [place for place, row in enumerate(rows) for _ in row]
+        packed = packed_of([SEQUENCES[i] for i in order], [WEIGHTS[i] for i in order], places)
+        batches.append(causal(packed, normalization, width))
+    return batches
+
+
+def outcome(config, batches):
+    state = state_of(config, VOCABULARY)
+    report = step(state, batches, World())
+    return report, {name: p.grad.double().numpy() for name, p in state.model.named_parameters()}
+
+
+def distance(found, expected):
+    whole = np.sqrt(sum((g**2).sum() for g in expected.values()))
+    return max(np.linalg.norm(found[name] - g) / max(np.linalg.norm(g), 1e-3 * whole) for name, g in expected.items())
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """Value and gradient of the whole batch, by token and by sequence; uphill, so of the opposite sign of `.grad`."""
+    model = state_of(run_config(SHAPE), VOCABULARY).model
+    by_sequence = [[w / sum(v > 0 for v in row) for w in row] for row in WEIGHTS]
+    found = {}
+    for normalization, weights in (("token", WEIGHTS), ("sequence", by_sequence)):
+        value, gradient = oracle_step(arrays_of(model), settings_of(SHAPE), SEQUENCES, weights)
+        found[normalization] = value, {name: -g for name, g in gradient.items()}
+    return found
+
+
+@pytest.mark.parametrize("normalization", ["token", "sequence"])
+@pytest.mark.parametrize("cutting", CUTTINGS)
+def test_a_step_is_the_oracle_s_whatever_the_cutting(cutting, normalization, expected):
+    value, gradient = expected[normalization]
+    for dtype, bound in (("float64", 1e-12), ("float32", 2e-6)):
+        config = with_normalization(run_config(SHAPE, dtype=dtype), normalization)
+        report, found = outcome(config, batches_of(CUTTINGS[cutting], normalization))
+        assert report.total.mean().item() == pytest.approx(value, rel=bound)
+        assert distance(found, gradient) <= bound
+
+
+@pytest.mark.parametrize("change", ["padded", "chunked"])
+def test_a_step_does_not_depend_on_padding_or_chunks(change, expected):
+    value, gradient = expected["token"]
+    config = with_normalization(run_config(SHAPE), "token", chunk_size=3 if change == "chunked" else 0)
+    batches = batches_of(CUTTINGS["ragged accumulation"], width=40 if change == "padded" else None)
+    report, found = outcome(config, batches)
+    assert report.total.mean().item() == pytest.approx(value, rel=1e-12)
+    assert distance(found, gradient) <= 1e-12
+
+
+def test_a_sum_is_the_mean_times_its_weight(expected):
+    value, gradient = expected["token"]
+    weight = sum(map(sum, WEIGHTS))
+    config = with_normalization(run_config(SHAPE), "sum")
+    report, found = outcome(config, batches_of(CUTTINGS["packed"]))
+    assert report.total.log_prob.item() == pytest.approx(value * weight, rel=1e-12)
+    assert distance(found, {name: g * weight for name, g in gradient.items()}) <= 1e-12
+
+
+@hypothesis_settings(max_examples=25)
+@given(seed=st.integers(0, 10_000))
+def test_any_two_cuttings_give_the_same_step(seed):
+    draw = np.random.default_rng(seed)
+    order = draw.permutation(len(SEQUENCES)).tolist()
+    cutting = []
+    for index in order:
+        choice = draw.integers(3)
+        if not cutting or choice == 0:
+            cutting.append([[index]])
+        elif choice == 1:
+            cutting[-1].append([index])
+        else:
+            cutting[-1][-1].append(index)
+    plain, gradient = outcome(run_config(SHAPE), batches_of(CUTTINGS["one batch"]))
+    other, found = outcome(run_config(SHAPE), batches_of(cutting))
+    assert other.total.mean().item() == pytest.approx(plain.total.mean().item(), rel=1e-12)
+    assert distance(found, gradient) <= 1e-12
+
+
+def test_an_update_goes_uphill():
+    config = run_config(SHAPE, max_steps=30)
+    state = state_of(config, VOCABULARY)
+    values = [step(state, batches_of(CUTTINGS["packed"]), World()).total.mean().item() for _ in range(30)]
+    assert values[-1] > values[0] + 1
+    assert state.step == 30
+    assert state.tokens == 30 * sum(w > 0 for row in WEIGHTS for w in row)
+
+
+def test_a_batch_that_asks_nothing_is_an_error():
+    packed = packed_of([[1, 2, 3]], [[0.0, 0.0]])
+    with pytest.raises(DataError, match=r"no targets.*s0"):
+        step(state_of(run_config(SHAPE), VOCABULARY), [causal(packed)], World())
+
+
+def test_a_micro_batch_without_targets_among_others_counts_nothing(expected):
+    empty = causal(packed_of([[1, 2, 3]], [[0.0, 0.0]]))
+    _, found = outcome(run_config(SHAPE), [empty, *batches_of(CUTTINGS["one batch"])])
+    assert distance(found, expected["token"][1]) <= 1e-12
+
+
+@pytest.mark.parametrize("mutation", ["mean of means", "unweighted divisor"])
+def test_the_comparison_sees_a_wrong_divisor(mutation, monkeypatch, expected):
+    """What the field got wrong for years is caught by the tests above."""
+    from thetahat.core.total import Total
+    from thetahat.run import step as module
+
+    right = module.log_likelihood
+    batches = batches_of(CUTTINGS["ragged accumulation"])
+
+    def mean_of_means(model, batch, log_probs):
+        total = right(model, batch, log_probs)
+        share = sum(b.weight() for b in batches) / len(batches)
+        return Total(total.log_prob / total.weight * share, total.weight)
+
+    if mutation == "mean of means":
+        monkeypatch.setattr(module, "log_likelihood", mean_of_means)
+    else:
+        counts = sum(float((b.weights > 0).sum()) for b in batches)
+        monkeypatch.setattr(module, "weigh", lambda batches, world: (counts, int(counts)))
+    _, found = outcome(run_config(SHAPE), batches)
+    assert distance(found, expected["token"][1]) > 1e-2
+
+
+def test_dropout_is_a_function_of_seed_and_step():
+    config = run_config(replace(SHAPE, dropout=0.5))
+    first, again = (outcome(config, batches_of(CUTTINGS["packed"]))[1] for _ in range(2))
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    other = outcome(replace(config, seed=1), batches_of(CUTTINGS["packed"]))[1]
+    assert distance(other, first) > 1e-3
+    assert torch.is_grad_enabled()

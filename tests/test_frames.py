@@ -1,0 +1,31 @@
+"""A reader's test: from the command line to log-softmax in six frames of ours."""
+
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+
+import thetahat
+from thetahat.cli.main import main
+from thetahat.objective import log_prob
+
+PACKAGE = Path(thetahat.__file__).parent
+
+
+def test_from_the_command_line_to_log_softmax_in_six_frames(tmp_path, monkeypatch):
+    seen = []
+
+    def stop_here(hidden, head, targets):
+        seen.extend(Path(frame.filename) for frame in traceback.extract_stack()[:-1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("THETAHAT_CACHE", str(tmp_path))
+    monkeypatch.setattr(log_prob, "token_log_probs", stop_here)
+    monkeypatch.setattr(sys, "argv", ["thetahat", "train", "max_steps=1", "--out", str(tmp_path / "run"), "--quiet"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    ours = [path.relative_to(PACKAGE).as_posix() for path in seen if PACKAGE in path.parents]
+    assert ours == ["cli/main.py", "cli/train.py", "run/train.py", "run/step.py", "objective/objective.py"]
+    assert len([*ours, "objective/log_prob.py"]) == 6
