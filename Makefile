@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow lint format clean
+.PHONY: help quickstart test test-slow test-kill lint format clean
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
@@ -23,6 +23,9 @@ test: lint ## what continuous integration runs
 
 test-slow: $(VENV)/.tests ## the long tests: every kill point, whole trainings
 	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+test-kill: $(VENV)/.tests ## kill a run at every operation and at random, damage it, fill its disk; the same bits each time
+	$(BIN)/python -m pytest tests/faults -s $(PYTEST_ARGS)
 
 lint: $(VENV)/.tests ## format, lint, types and layers, changing nothing
 	$(BIN)/ruff format --check .

@@ -1,10 +1,10 @@
 """Tokens per second, utilisation and peak memory of a 124M decoder at 1,024 context in bfloat16 on one GPU.
 
-    python benchmarks/train_124m.py TEXT [--out results.json] [KEY=VALUE ...]
+    python benchmarks/train_124m.py TEXT [KEY=VALUE ...] [--out results.json] [--profile]
 
-The clock is read at every optimizer step, after the device has answered: batches, clipping and the optimizer are inside.
-8 steps of warm-up, 30 measured. FLOPs per token by `thetahat.model.plan.flops_per_token`, utilisation against 801 TFLOP/s
-(a bf16 product of 8192³ on an H100).
+The clock is read at every optimizer step, after the device has answered: batches, clipping and the optimizer are
+inside. 8 steps of warm-up, 30 measured. FLOPs per token by `thetahat.model.plan.flops_per_token`, utilisation against
+801 TFLOP/s (a bf16 product of 8192³ on an H100). `--profile` prints where the device's time of one step goes.
 """
 
 import argparse
@@ -19,20 +19,34 @@ import torch
 from thetahat.core.config import override, to_plain
 from thetahat.model.plan import flops_per_token, num_parameters
 from thetahat.recipes.catalogue import find_recipe
+from thetahat.run.config import RunConfig
 from thetahat.run.train import train
 
 WARM_UP, MEASURED, CEILING = 8, 30, 801e12
 
 
+def configured(text: str, pairs: list[str]) -> RunConfig:
+    """The recipe on this text, without evaluation and saves."""
+    steps = [f"max_steps={WARM_UP + MEASURED}", "optimization.schedule.warmup_steps=8"]
+    text_only = [f"data.train={text}", "data.held_out=none", "checkpoint.every=0"]
+    return override(find_recipe("gpt2-124m"), [*text_only, *steps, *pairs])
+
+
+def profile(text: str, pairs: list[str]) -> None:
+    """Prints the kernels of one step, the longest first."""
+    with tempfile.TemporaryDirectory() as folder:
+        steps = train(configured(text, pairs), Path(folder) / "run")
+        for _ in range(WARM_UP):
+            next(steps)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+            next(steps)
+            torch.cuda.synchronize()
+        print(seen.key_averages().table(sort_by="cuda_time_total", row_limit=45, max_name_column_width=90))
+
+
 def measure(text: str, pairs: list[str]) -> dict[str, object]:
     """One run of the recipe, with its median step and its memory."""
-    shape = [
-        f"data.train={text}",
-        "data.held_out=none",
-        f"max_steps={WARM_UP + MEASURED}",
-        "optimization.schedule.warmup_steps=8",
-    ]
-    config = override(find_recipe("gpt2-124m"), [*shape, "checkpoint.every=0", *pairs])
+    config = configured(text, pairs)
     vocab_size = config.data.vocab_size
     seconds: list[float] = []
     losses: list[float] = []
@@ -72,7 +86,11 @@ if __name__ == "__main__":
     parser.add_argument("text")
     parser.add_argument("pairs", nargs="*")
     parser.add_argument("--out")
-    arguments = parser.parse_args()
+    parser.add_argument("--profile", action="store_true")
+    arguments = parser.parse_intermixed_args()
+    if arguments.profile:
+        profile(arguments.text, arguments.pairs)
+        raise SystemExit
     found = measure(arguments.text, arguments.pairs)
     if arguments.out:
         Path(arguments.out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -201,6 +201,12 @@ def kept(run):
     return sorted(path.name for path in (run / "checkpoints").glob("step-*"))
 
 
+def is_saved_as_reported(run):
+    """Whether the newest checkpoint is of the last line, or one step further, when its evaluation was broken off."""
+    progress = json.loads((run / "checkpoints" / verified(run)[-1] / "state.json").read_text())
+    return num_lines(run / "metrics.jsonl") == progress["step"] - (progress["pending"] is not None)
+
+
 def verified(run):
     """The checkpoints that can be trusted."""
     found = []

@@ -7,11 +7,11 @@ import shutil
 
 import pytest
 
-from tests.faults.conftest import Bed, outcome
+from tests.faults.conftest import kept, outcome
 from thetahat.core.config import from_toml
 from thetahat.core.errors import ModelError
 from thetahat.distribution.world import World
-from thetahat.run.checkpoint import read_config
+from thetahat.run.checkpoint import read_config, settle
 from thetahat.run.train import find_newest
 from thetahat.verbs.load import load
 
@@ -221,12 +221,18 @@ def test_lost_lines_of_metrics_are_reported_and_never_made_up(oracle, warm):
     assert path.read_text().splitlines()[2].startswith('{"step": 3,')
 
 
-def test_a_checkpoint_that_a_newer_damaged_one_outlives_is_not_deleted_for_it(oracle, server, tmp_path):
-    """After falling back past two damaged ones, `keep` counts the whole ones, so one remains at every moment."""
-    bed = Bed(server, tmp_path)
-    bed.finish(*bed.command("checkpoint.keep=3"))
-    for name in (NEWEST, BEFORE):
-        flip(bed.run / "checkpoints" / name / "model.safetensors", random.Random(0), None)
-    attempt = bed.start(*bed.command("checkpoint.keep=3"), trap=["_save", 0, 10_000])
-    assert attempt.wait() == 0
-    assert outcome(bed.run)["model.safetensors"] == oracle.outcome["model.safetensors"]
+def test_a_damaged_newer_checkpoint_is_not_counted_among_those_to_keep(run):
+    """Else a run that fell back to an older one would delete the only one that is whole."""
+    settle(run, run / "checkpoints" / BEFORE, keep=1)
+    assert BEFORE in kept(run)
+    settle(run, run / "checkpoints" / NEWEST, keep=1)
+    assert kept(run) == [NEWEST]
+
+
+def test_a_pointer_names_a_folder_that_is_there(run):
+    """The best may have been deleted before the run fell back to a time when it was the best."""
+    path = run / "checkpoints" / BEFORE / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"best_step": 3}))
+    settle(run, path.parent, keep=2)
+    assert (run / "checkpoints" / "latest").read_text() == BEFORE
+    assert not (run / "checkpoints" / "best").exists()

@@ -17,6 +17,7 @@ SAVES = [0, *range(3, 25, 3)]  # the steps that an uninterrupted run saves
 
 def killed_until_done(bed, chance, longest, most_kills):
     """Starts the same command until it ends by itself, killing it after a random time; gives the number of kills."""
+    was_saved = False
     for kills in itertools.count():
         attempt = bed.start()
         code = attempt.wait(chance.uniform(0, longest) if kills < most_kills else 120)
@@ -26,7 +27,8 @@ def killed_until_done(bed, chance, longest, most_kills):
             assert code == 0, attempt.err
             return kills
         assert "bug" not in attempt.err
-        assert not (bed.run / "metrics.jsonl").exists() or verified(bed.run)
+        assert verified(bed.run) or not was_saved
+        was_saved = bool(verified(bed.run))
 
 
 def check_random_kills(server, folder, oracle, seed, num_kills):
@@ -49,7 +51,7 @@ def test_killed_at_random_a_run_ends_in_the_same_bits(server, tmp_path, oracle):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_killed_at_random_many_times_a_run_ends_in_the_same_bits(server, tmp_path, oracle, seed):
-    check_random_kills(server, tmp_path, oracle, seed=100 + seed, num_kills=12)
+    check_random_kills(server, tmp_path, oracle, seed=100 + seed, num_kills=20)
 
 
 class Chain:
@@ -97,7 +99,7 @@ def chain(server, tmp_path, oracle):
 
 
 def test_killed_within_a_save_a_run_ends_in_the_same_bits(chain):
-    assert all(chain.kill_in_save(operation) for operation in (0, 30, 70, 85, 100, 115))
+    assert all(chain.kill_in_save(operation) for operation in (0, 40, 80, 120, 135, 150, 165))
 
 
 @pytest.mark.slow
@@ -114,13 +116,13 @@ def test_killed_while_it_resumes_a_run_ends_in_the_same_bits(chain):
 
 
 @pytest.mark.slow
-def test_killed_before_every_operation_of_a_resume_a_run_ends_in_the_same_bits(chain):
-    for num_operations in itertools.count():
+def test_killed_before_every_third_operation_of_a_resume_a_run_ends_in_the_same_bits(chain):
+    for num_operations in itertools.count(0, 3):
         assert chain.kill_in_save(num_operations % 100)
         if not chain.kill_in("_start_or_resume", num_operations):
             break
-    print(f"{num_operations} operations of a resume, {chain.num_runs} runs")
-    assert num_operations > 50
+    print(f"killed at every third of {num_operations} operations of a resume, {chain.num_runs} runs")
+    assert num_operations > 300
 
 
 def test_at_every_moment_there_is_a_whole_checkpoint(warm, oracle):

@@ -28,8 +28,15 @@ def killed_at(bed, num_lines):
     attempt.kill()
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
-@pytest.mark.parametrize("num_lines", [0, 7])
+@pytest.mark.parametrize(
+    ("name", "num_lines"),
+    [
+        ("model.safetensors", 0),
+        ("optimizer.safetensors", 7),
+        pytest.param("model.safetensors", 7, marks=pytest.mark.slow),
+        pytest.param("optimizer.safetensors", 0, marks=pytest.mark.slow),
+    ],
+)
 def test_a_full_disk_leaves_the_last_checkpoint_and_the_next_start_goes_on(warm, oracle, name, num_lines):
     """No file may grow to what one of them needs: in the first save, or in a later one."""
     if num_lines:
@@ -80,7 +87,8 @@ def test_a_full_file_system_leaves_the_last_checkpoint_and_the_next_start_goes_o
     words = ["unshare", "-Urm", "sh", "-c", script]
     done = subprocess.run(words, cwd=warm.folder, env=environment, capture_output=True, text=True, check=False)
     assert "codes 8 0" in done.stdout, done.stdout + done.stderr
-    assert verified(warm.folder / "full") == verified(warm.folder / "started") == kept(warm.folder / "full")
+    assert verified(warm.folder / "full") == kept(warm.folder / "full")
+    assert max(verified(warm.folder / "full")) >= max(verified(warm.folder / "started"))
     assert outcome(warm.folder / "done") == oracle.outcome
 
 

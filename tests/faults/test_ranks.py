@@ -1,6 +1,5 @@
 """Two ranks: the same promises, and none is left waiting for one that died."""
 
-import json
 import os
 import random
 import re
@@ -12,7 +11,7 @@ import time
 
 import pytest
 
-from tests.faults.conftest import Bed, outcome, verified
+from tests.faults.conftest import Bed, is_saved_as_reported, outcome, verified
 
 pytestmark = pytest.mark.multi
 
@@ -28,7 +27,7 @@ def pair(server, tmp_path_factory):
 
 def test_two_ranks_killed_end_in_the_same_bits(pair, bed):
     chance, kills = random.Random(3), 0
-    while kills < 3:
+    while kills < 2:
         ranks = bed.start_ranks(2)
         before = bed.lines()
         bed.until(ranks[0], lambda before=before: bed.lines() > before + 3)
@@ -49,14 +48,14 @@ def test_when_one_rank_is_killed_the_others_end_and_the_next_start_goes_on(pair,
     assert outcome(bed.run) == pair.outcome
 
 
-@pytest.mark.parametrize("told", [[0], [1], [0, 1]])
+@pytest.mark.parametrize("told", [[0], [1], pytest.param([0, 1], marks=pytest.mark.slow)])
 def test_a_signal_to_any_rank_saves_and_ends_all(pair, bed, told):
     ranks = bed.start_ranks(2)
     assert bed.until(ranks[0], lambda: bed.lines() >= 4), ranks[0].err
     for rank in told:
         ranks[rank].send(signal.SIGTERM)
     assert [rank.wait(30) for rank in ranks] == [143, 143], ranks[0].err + ranks[1].err
-    assert verified(bed.run)[-1] == f"step-{bed.lines():08d}"
+    assert is_saved_as_reported(bed.run)
     bed.finish_ranks(2)
     assert outcome(bed.run) == pair.outcome
 
@@ -64,7 +63,7 @@ def test_a_signal_to_any_rank_saves_and_ends_all(pair, bed, told):
 STILL = ("model.dropout=0.0",)
 
 
-@pytest.mark.parametrize("sizes", [(2, 1), (1, 2)])
+@pytest.mark.parametrize("sizes", [(2, 1), pytest.param((1, 2), marks=pytest.mark.slow)])
 def test_another_number_of_ranks_sees_the_same_sequences(server, tmp_path, sizes):
     """Up to the order in which floats are added, so without dropout, which each rank draws for itself."""
     beds = {}
@@ -144,6 +143,6 @@ def test_under_torchrun_a_signal_saves(pair, bed, number, to_all):
         err = run.communicate(timeout=60)[1]
     step = int(re.search(r"stopped after step (\d+)", err)[1])
     assert verified(bed.run)[-1] == f"step-{step:08d}", err
-    assert json.loads((bed.run / "checkpoints" / f"step-{step:08d}" / "state.json").read_text())["step"] == bed.lines()
+    assert is_saved_as_reported(bed.run)
     bed.finish_ranks(2)
     assert outcome(bed.run) == pair.outcome

@@ -63,7 +63,8 @@ class _BarShow:
         if report.held_out:
             self.held_out = f"{report.held_out.bits_per_byte:.3f}"
         if self.task is None:
-            self.task = self.bar.add_task("", total=report.num_steps, completed=report.step.step - 1)
+            done = report.step.step - 1
+            self.task = self.bar.add_task("", total=report.num_steps, completed=done, nats=0.0, held_out="-", rate=0.0)
         self.bar.update(
             self.task,
             completed=report.step.step,
@@ -87,7 +88,7 @@ class _LineShow:
         left = (report.num_steps - report.step.step) * self.rate.seconds_a_step
         held_out = f"  held-out {report.held_out.bits_per_byte:.4f} bits/byte" if report.held_out else ""
         say(
-            f"step {report.step.step}/{report.num_steps}  {report.step.total.mean().item():.4f} nats/token"
+            f"step {report.step.step}/{report.num_steps}  log-likelihood {report.step.total.mean().item():.4f}/token"
             f"{held_out}  {rate:,.0f} tokens/s  {left:.0f} s left"
         )
 
@@ -111,7 +112,7 @@ def _bar() -> Progress:
     return Progress(
         TextColumn("step {task.completed}/{task.total}"),
         BarColumn(bar_width=20),
-        TextColumn("{task.fields[nats]:.3f} nats/token"),
+        TextColumn("log-likelihood {task.fields[nats]:.3f}/token"),
         TextColumn("held-out {task.fields[held_out]} bits/byte"),
         TextColumn("{task.fields[rate]:,.0f} tokens/s"),
         TimeElapsedColumn(),

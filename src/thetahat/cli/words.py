@@ -52,10 +52,17 @@ def escape(text: str) -> str:
 def listen_to_library(*, quiet: bool) -> None:
     """Lets the library's log lines reach stderr."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Escaping("%(message)s"))
     logger = logging.getLogger("thetahat")
     logger.handlers = [handler]
     logger.setLevel(logging.WARNING if quiet or not is_first_rank() else logging.INFO)
+
+
+class _Escaping(logging.Formatter):
+    """A line of the library's may quote data."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escape(super().format(record))
 
 
 def split_words(words: list[str] | None) -> tuple[list[str], list[str]]:

@@ -23,7 +23,7 @@ class ObjectiveConfig(Config, kw_only=True):
 
 @runtime_checkable
 class Model(Protocol):
-    """What the objective needs of a model; anything that has these two can be trained."""
+    """What the objective needs of a model: hidden states, and logits from them."""
 
     def hidden(self, inputs: Inputs) -> Float[Tensor, "B T D"]:
         """One state a position."""

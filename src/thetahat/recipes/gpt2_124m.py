@@ -5,7 +5,6 @@ from msgspec.structs import replace
 from thetahat.data.config import DataConfig
 from thetahat.evaluation.likelihood import EvaluationConfig
 from thetahat.model.config import DecoderConfig
-from thetahat.objective.objective import ObjectiveConfig
 from thetahat.optimization.config import WSD, AdamW, Muon, OptimizationConfig
 from thetahat.recipes.quickstart import quickstart
 from thetahat.run.config import CheckpointConfig, RunConfig
@@ -29,7 +28,6 @@ def gpt2_124m() -> RunConfig:
             inner_width=2048,
             ties_embeddings=True,
         ),
-        objective=ObjectiveConfig(chunk_size=16384),
         optimization=OptimizationConfig(
             matrices=Muon(learning_rate=0.02, weight_decay=0.1),
             embeddings=AdamW(learning_rate=0.003),

@@ -20,7 +20,7 @@ Count = Annotated[int, Meta(ge=1)]
 
 
 class CheckpointConfig(Config, kw_only=True):
-    """When to save, and how many to keep; step 0, the last and the best are always there."""
+    """When to save, and how many of the newest to keep; the best is kept besides. Step 0 is saved like any other."""
 
     every: Annotated[int, Meta(ge=0)] = 0  # steps; 0: only at the start and the end
     keep: Count = 2

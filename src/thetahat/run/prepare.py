@@ -7,9 +7,10 @@ from pathlib import Path
 
 from thetahat.core import store
 from thetahat.core.batch import Batch
+from thetahat.core.errors import ConfigError
 from thetahat.data.cache import default_cache
 from thetahat.data.config import DataConfig
-from thetahat.data.corpus import Corpus, build_corpus
+from thetahat.data.corpus import Corpus, build_corpus, shared_documents
 from thetahat.data.source import Record, divide
 from thetahat.data.stream import TrainingOrder
 from thetahat.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -45,6 +46,10 @@ def prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:
 
     The first rank does the work and leaves it in the cache; the others read it there.
     """
+    if config.data.train == "-" and world.size > 1:
+        raise ConfigError(
+            "standard input has one reader, not several ranks", cure="write it to a file: data.train=PATH"
+        )
     if not world.is_first:
         world.first_does(lambda: None)
     else:
@@ -53,7 +58,16 @@ def prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:
     order = TrainingOrder(train, config.data, config.seed, config.batch_size)
     if world.is_first:
         logger.info("%s", order.cut)
+        _warn_of_leaks(train, held_out)
     return Prepared(config, tokenizer, train, order, held_out, _num_steps(config, order))
+
+
+def _warn_of_leaks(train: Corpus, held_out: Corpus | None) -> None:
+    """Counts held-out documents whose very text is trained on, which hash:F rules out and other divisions do not."""
+    leaked = shared_documents(held_out, train) if held_out else []
+    if leaked:
+        shown = ", ".join(leaked[:3])
+        logger.warning("%d held-out documents are in the training part, word for word: %s", len(leaked), shown)
 
 
 def _tokenizer_and_corpora(config: RunConfig, folder: Path | None) -> tuple[Tokenizer, Corpus, Corpus | None]:
