@@ -12,7 +12,7 @@ from thetahat.core.config import from_toml
 from thetahat.core.errors import ModelError
 from thetahat.distribution.world import World
 from thetahat.run.checkpoint import read_config, settle
-from thetahat.run.train import find_newest
+from thetahat.run.start import find_newest
 from thetahat.verbs.load import load
 
 NEWEST, BEFORE = "step-00000024", "step-00000021"

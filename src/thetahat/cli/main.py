@@ -2,12 +2,13 @@
 
 import sys
 import traceback
+from errno import EROFS
 
 import typer
 
 from thetahat.cli import generate, recipes, score, tokenizer, train, verify
 from thetahat.cli.words import fail, say
-from thetahat.core.errors import DiskFullError, OutOfMemoryError, ThetahatError
+from thetahat.core.errors import DiskFullError, FolderError, OutOfMemoryError, ThetahatError, says_full
 
 app = typer.Typer(
     name="thetahat",
@@ -51,11 +52,21 @@ def main() -> None:
 
 
 def _unexpected(error: Exception) -> None:
-    """Full disks and full devices are the machine's; everything else is our bug."""
-    if isinstance(error, OSError) and error.errno in {28, 122, 27}:
+    """Full disks, full devices and closed folders are the machine's; everything else is our bug."""
+    if says_full(error):
         fail(str(DiskFullError(f"no space left: {error}", cure="free some space and start the same command again")), 8)
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         cure = "a smaller micro_batch_size, or objective.chunk_size=4096"
         fail(str(OutOfMemoryError(f"the device's memory is full: {str(error).splitlines()[0]}", cure=cure)), 9)
+    if (
+        isinstance(error, (PermissionError, NotADirectoryError, IsADirectoryError))
+        or getattr(error, "errno", 0) == EROFS
+    ):
+        fail(
+            str(
+                FolderError(f"{error}", cure="a file or folder that you may read and write: --out DIR, data.train=PATH")
+            ),
+            7,
+        )
     say(traceback.format_exc().rstrip())
     fail("this is a bug of thetahat: please report it with the lines above", 1)

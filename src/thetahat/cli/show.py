@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from thetahat.cli.words import emit, escape, say
 from thetahat.evaluation.generate import Sampling
 from thetahat.run.config import RunConfig
-from thetahat.run.train import Report
+from thetahat.run.report import Report
 from thetahat.verbs.generate import generate
 from thetahat.verbs.load import load
 

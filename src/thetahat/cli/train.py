@@ -29,7 +29,8 @@ def train(
     listen_to_library(quiet=quiet)
     from thetahat.cli.show import announce, conclude, progress
     from thetahat.run.folder import choose_folder
-    from thetahat.run.train import result, train as run_train
+    from thetahat.run.start import result
+    from thetahat.run.train import train as run_train
 
     folder = choose_folder(config, out, fresh=fresh)
     speaks = is_first_rank() and not quiet

@@ -82,7 +82,7 @@ def naming_full_disk(path: Path) -> Generator[None]:
     try:
         yield
     except Exception as error:  # not only OSError: safetensors and tokenizers raise classes of their own
-        if isinstance(error, ThetahatError) or not _says_full(error):
+        if isinstance(error, ThetahatError) or not says_full(error):
             raise
         raise DiskFullError(
             f"no space left while writing {path}",
@@ -90,8 +90,8 @@ def naming_full_disk(path: Path) -> Generator[None]:
         ) from error
 
 
-def _says_full(error: Exception) -> bool:
-    """By its number, or by the number in the words of a library that is not written in Python."""
+def says_full(error: Exception) -> bool:
+    """Whether a disk is full: by the error's number, or by the one in the words of a library not written in Python."""
     number = error.errno if isinstance(error, OSError) else None
     said = re.search(r"(?:os error|errno:?) (\d+)", str(error), re.IGNORECASE)
     return (int(said[1]) if number is None and said else number) in _FULL

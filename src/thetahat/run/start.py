@@ -1,0 +1,110 @@
+"""Everything before the loop: a run is entered, found finished, gone on with, or begun."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from thetahat.core.errors import FolderError, ModelError
+from thetahat.distribution.world import World
+from thetahat.run.checkpoint import newest_verified, read_progress, restore, settle
+from thetahat.run.config import RunConfig, resolve
+from thetahat.run.feed import Feed
+from thetahat.run.folder import enter
+from thetahat.run.log import MetricsLog, read_last
+from thetahat.run.prepare import Prepared, prepare
+from thetahat.run.report import from_plain
+from thetahat.run.state import State, first_state
+from thetahat.run.step import StepReport
+
+METRICS = "metrics.jsonl"
+logger = getLogger("thetahat")
+
+
+@dataclass(slots=True)
+class Running:
+    """What the loop holds on to."""
+
+    folder: Path
+    world: World
+    prepared: Prepared
+    state: State
+    feed: Feed
+    log: MetricsLog | None  # on the first rank
+    is_new: bool  # nothing was saved yet
+    pending: StepReport | None = None  # a step whose evaluation was broken off: made, but not yet reported
+
+
+def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world: World) -> Running | None:
+    """The run as it stands at its newest whole checkpoint, or at step 0; None where it is finished."""
+    world.first_does(lambda: enter(folder, config))
+    newest = find_newest(folder, config, world)
+    progress: Mapping[str, Any] = read_progress(newest) if newest else {"metrics_bytes": 0, "pending": None}
+    if newest and progress["step"] == progress["num_steps"] and not progress["pending"]:
+        return None
+    prepared = prepare(config, folder, world)
+    state = first_state(config, prepared.tokenizer.vocab_size, prepared.num_steps, device)
+    if newest:
+        _check_data(prepared, progress["data"], folder)
+        restore(state, newest)
+        if world.is_first:
+            logger.info("going on from %s", newest)
+    log = MetricsLog(folder / METRICS, progress["metrics_bytes"]) if world.is_first else None
+    feed = Feed(prepared, world, ahead=device.type != "cpu")  # a CPU has no time to spare
+    return Running(folder, world, prepared, state, feed, log, newest is None, from_plain(progress["pending"]))
+
+
+def find_newest(folder: Path, config: RunConfig, world: World) -> Path | None:
+    """The newest whole checkpoint, None at the very beginning; says which newer ones are damaged.
+
+    Where all are, nothing is done: to start over would be to lose them without a word.
+    """
+    newest, rejected = newest_verified(folder, config)
+    world.barrier()  # everyone has looked before anything changes
+    if world.is_first:
+        for one in rejected:
+            logger.warning("checkpoint %s is not used: %s", one.folder.name, one.reason)
+    if newest:
+        world.first_does(lambda: settle(folder, newest, config.checkpoint.keep))
+    elif rejected or _has_lines(folder / METRICS):
+        shown = "".join(f"\n    {one.folder.name}: {one.reason}" for one in rejected) or " is there any more"
+        raise ModelError(
+            f"{folder} was trained before, and no checkpoint can be used:{shown}",
+            cure="--fresh to start over in a folder beside it, or put a checkpoint back from a copy",
+        )
+    return newest
+
+
+def _has_lines(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _check_data(prepared: Prepared, then: list[str], folder: Path) -> None:
+    """Exact resume needs the same text, to the byte."""
+    if fingerprints(prepared) != then:
+        raise FolderError(
+            f"{folder} was trained on other text: what its config names has changed since",
+            cure="bring the text back as it was to go on, or --fresh to start with what is there now",
+        )
+
+
+def fingerprints(prepared: Prepared) -> list[str]:
+    """Of the text that is trained on, and of what is held out."""
+    return [corpus.fingerprint for corpus in (prepared.train, prepared.held_out) if corpus]
+
+
+def result(folder: Path, config: RunConfig) -> dict[str, Any]:
+    """What a run has come to: the last line of its metrics and its newest whole checkpoint."""
+    newest, _ = newest_verified(folder, resolve(config))
+    progress = read_progress(newest) if newest else {"step": 0, "tokens": 0, "seconds": 0.0}
+    return {
+        "step": progress["step"],
+        "tokens": progress["tokens"],
+        "log_likelihood_per_token": read_last(folder / METRICS, "log_likelihood_per_token"),
+        "held_out_bits_per_byte": read_last(folder / METRICS, "held_out_bits_per_byte"),
+        "seconds": progress["seconds"],
+        "checkpoint": str(newest) if newest else None,
+    }
