@@ -97,10 +97,15 @@ def packed_of(
     )
 
 
+def texts_of(num_documents: int, seed: int = 0, longest: int = 60) -> list[str]:
+    """What `corpus_of` is made from."""
+    draw = np.random.default_rng(seed)
+    return [" ".join(draw.choice(WORDS, size=draw.integers(1, longest))) for _ in range(num_documents)]
+
+
 def corpus_of(num_documents: int, seed: int = 0, longest: int = 60, vocab_size: int = 300) -> Corpus:
     """Documents of unequal lengths in memory."""
-    draw = np.random.default_rng(seed)
-    texts = [" ".join(draw.choice(WORDS, size=draw.integers(1, longest))) for _ in range(num_documents)]
+    texts = texts_of(num_documents, seed, longest)
     tokenizer = train_tokenizer(texts, vocab_size)
     records = [Record(text=text, id=f"d{i}", document=f"d{i}", source="test") for i, text in enumerate(texts)]
     return build_corpus(records, tokenizer, {}, None)

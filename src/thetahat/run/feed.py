@@ -4,7 +4,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import Tensor
 
 from thetahat.core.batch import Batch
@@ -49,6 +48,6 @@ class Feed:
 
     def _make(self, step: int) -> _Fed:
         batches = self._prepared.batches(step, self._world)
-        if torch.cuda.is_available():
+        if self._thread:  # from pinned memory a copy to the device overlaps with its work
             batches = [batch.map(Tensor.pin_memory) for batch in batches]
         return _Fed(step, batches, self._prepared.order.fingerprint(step) if self._world.is_first else "")

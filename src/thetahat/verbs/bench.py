@@ -24,7 +24,7 @@ from thetahat.run.state import State, first_state
 from thetahat.run.step import step
 
 NUM_SEQUENCES = 8
-MAX_POSITIONS = 256
+MAX_POSITIONS = 128  # of a sequence: the more terms a sum has, the more of its last bits are rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Bench:
     def __init__(self, config: RunConfig, prepared: Prepared, dtype: Dtype) -> None:
         still = replace(config.model, dropout=0.0)
         free = replace(config.optimization, clip=None)
+        self.prepared = prepared
         self.config = replace(config, dtype=dtype, compile=False, model=still, optimization=free)
         self.vocab_size = prepared.tokenizer.vocab_size
         self.device = torch.device(config.device)

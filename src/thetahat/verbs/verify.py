@@ -26,7 +26,10 @@ from thetahat.run.prepare import prepare
 from thetahat.verbs.bench import Bench, Outcome, perturbed
 
 BOUNDS: dict[Dtype, float] = {"float64": 1e-12, "float32": 2e-6, "bfloat16": 3e-2}
-"""The largest relative error that rounding explains; what is wrong is wrong by far more."""
+"""The largest relative error that rounding explains, unless the plain step's own rounding is larger than half of it."""
+
+CEILINGS: dict[Dtype, float] = {"float64": 1e-12, "float32": 1e-4, "bfloat16": 1e-1}
+"""The most rounding that a step may have at all, against float64; what is wrong is wrong by far more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,28 +56,45 @@ def verify(config: RunConfig, *, ranks: Sequence[int] = (2, 3)) -> Iterator[Equi
     with TemporaryDirectory() as name:
         folder = Path(name)
         prepared = prepare(config, folder, World())
-        for dtype in dtypes:
-            bench = Bench(config, prepared, dtype)
-            yield from _cuttings(bench)
-            if dtype == "float64":  # a definition is held against another one where rounding cannot hide a difference
-                yield _compare("prefix-by-prefix", bench, *bench.prefix_by_prefix(max_positions=24))
-            yield from _perturbations(bench)
+        for plain in [Plain.of(Bench(config, prepared, dtype)) for dtype in dtypes]:
+            yield from _cuttings(plain)
+            yield from _perturbations(plain.bench)
         on_cpu = replace(config, device="cpu")
         for size in ranks:
             (folder / "config.toml").write_text(to_toml(on_cpu), encoding="utf-8")
             launch(_rank, size, name, dtypes)
             for dtype in dtypes:
-                bench = Bench(on_cpu, prepared, dtype)
-                yield _compare(f"{size}-ranks", bench, _plain(bench), _read(folder / f"{dtype}.safetensors"))
+                plain = Plain.of(Bench(on_cpu, prepared, dtype))
+                yield plain.compared_with(f"{size}-ranks", _read(folder / f"{dtype}.safetensors"))
 
 
-def _plain(bench: Bench) -> Outcome:
-    """All sequences in one micro-batch, one a row."""
-    return bench.outcome([bench.batch(bench.rows())])
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """All sequences in one micro-batch, one a row: what every other way is held against."""
+
+    bench: Bench
+    outcome: Outcome
+    to_float64: Equivalence  # the same way in float64, whose distance is this dtype's rounding
+
+    @staticmethod
+    def of(bench: Bench) -> "Plain":
+        """The plain step in the bench's dtype, and how far rounding takes it from float64."""
+        dtype, outcome = bench.config.dtype, bench.outcome([bench.batch(bench.rows())])
+        if dtype == "float64":
+            return Plain(bench, outcome, Equivalence("to-float64", dtype, 0.0, 0.0, CEILINGS[dtype]))
+        exact = Bench(bench.config, bench.prepared, "float64")
+        truth = exact.outcome([exact.batch(exact.rows())])
+        return Plain(bench, outcome, _distance("to-float64", dtype, truth, outcome, CEILINGS[dtype]))
+
+    def compared_with(self, name: str, other: Outcome) -> Equivalence:
+        """Two steps that are both this far from the truth may be twice as far from each other."""
+        rounding = min(self.to_float64.max_relative_gradient_error, self.to_float64.bound)
+        bound = max(BOUNDS[self.bench.config.dtype], 2 * rounding)
+        return _distance(name, self.bench.config.dtype, self.outcome, other, bound)
 
 
-def _cuttings(bench: Bench) -> Iterator[Equivalence]:
-    plain = _plain(bench)
+def _cuttings(plain: Plain) -> Iterator[Equivalence]:
+    bench = plain.bench
     count = len(bench.pieces)
     order = torch.randperm(count, generator=generator(bench.config.seed, "verify order")).numpy()
     groups = {
@@ -84,11 +104,15 @@ def _cuttings(bench: Bench) -> Iterator[Equivalence]:
     }
     for name, parts in groups.items():
         batches = [bench.batch(bench.rows(take(bench.pieces, part))) for part in parts]
-        yield _compare(name, bench, plain, bench.outcome(batches))
+        yield plain.compared_with(name, bench.outcome(batches))
     wide = bench.batch(bench.rows(), width=bench.longest + 17)
-    yield _compare("padded", bench, plain, bench.outcome([wide]))
-    yield _compare("packed", bench, plain, bench.outcome([bench.batch(bench.packed())]))
-    yield _compare("chunked", bench, plain, bench.outcome([bench.batch(bench.rows())], chunk_size=7))
+    yield plain.compared_with("padded", bench.outcome([wide]))
+    yield plain.compared_with("packed", bench.outcome([bench.batch(bench.packed())]))
+    yield plain.compared_with("chunked", bench.outcome([bench.batch(bench.rows())], chunk_size=7))
+    if bench.config.dtype == "float64":  # two definitions are compared where rounding cannot hide a difference
+        yield _distance("prefix-by-prefix", "float64", *bench.prefix_by_prefix(max_positions=24), BOUNDS["float64"])
+    else:
+        yield plain.to_float64
 
 
 def _perturbations(bench: Bench) -> Iterator[Equivalence]:
@@ -110,11 +134,9 @@ def _change(bench: Bench, batch: Batch, where: torch.Tensor, watched: torch.Tens
     return float((after - before)[counted].abs().max()) if bool(counted.any()) else 0.0
 
 
-def _compare(name: str, bench: Bench, plain: Outcome, other: Outcome) -> Equivalence:
+def _distance(name: str, dtype: Dtype, plain: Outcome, other: Outcome, bound: float) -> Equivalence:
     value_error = abs(other.value - plain.value) / abs(plain.value)
-    gradient_error = gradient_distance(plain.gradients, other.gradients)
-    dtype = bench.config.dtype
-    return Equivalence(name, dtype, value_error, gradient_error, BOUNDS[dtype])
+    return Equivalence(name, dtype, value_error, gradient_distance(plain.gradients, other.gradients), bound)
 
 
 def gradient_distance(plain: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
