@@ -3,8 +3,8 @@
     python benchmarks/quickstart.py [--seeds 0 1 2] [--out results.json] [KEY=VALUE ...]
 
 Each seed is a fresh `thetahat train` in a folder and with a cache of its own, one after the other, alone on the
-machine. `seconds` is of the training loop with its evaluations and saves, `wall_seconds` of the whole command with imports, the
-tokenizer, the corpus and the sample.
+machine. `seconds` is of the training loop with its evaluations and saves, `wall_seconds` of the whole command with
+imports, the tokenizer, the corpus and the sample.
 """
 
 import argparse
