@@ -12,7 +12,15 @@ ALONE = [sys.executable, "-m", "thetahat"]
 
 
 def ranks(count):
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "thetahat"]
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={count}",
+        "-m",
+        "thetahat",
+    ]
 
 
 @pytest.fixture(scope="module")

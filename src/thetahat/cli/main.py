@@ -59,7 +59,7 @@ def _unexpected(error: Exception) -> None:
         cure = "a smaller micro_batch_size, or objective.chunk_size=4096"
         fail(str(OutOfMemoryError(f"the device's memory is full: {str(error).splitlines()[0]}", cure=cure)), 9)
     if (
-        isinstance(error, (PermissionError, NotADirectoryError, IsADirectoryError))
+        isinstance(error, (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError))
         or getattr(error, "errno", 0) == EROFS
     ):
         fail(

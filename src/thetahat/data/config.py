@@ -24,7 +24,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     over_long: OverLong = "error"  # what becomes of a document that has more targets than that
     packing: Packing = "best-fit"
     shifts_splits: bool = False  # whether each epoch splits over-long documents at other places
-    vocab_size: Annotated[int, Meta(ge=257)] = 4096
+    vocab_size: Annotated[int, Meta(ge=257, le=2**24)] = 4096
     tokenizer: str | None = None  # the path of a tokenizer.json to use as it is
 
     def __post_init__(self) -> None:

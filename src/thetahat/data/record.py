@@ -104,9 +104,16 @@ def _weight(value: Any, where: str) -> float:
         return 1.0
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"{where}: the weight is {_kind(value)}", allowed="a number, 0 or more")
-    if not math.isfinite(value) or value < 0:
-        raise DataError(f"{where}: the weight is {value}", allowed="a finite number, 0 or more")
-    return float(value)
+    try:
+        weight = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        weight = math.inf
+    if not math.isfinite(weight) or weight < 0:
+        raise DataError(
+            f"{where}: the weight is {value:.6g}" if weight != math.inf else f"{where}: the weight is infinite",
+            allowed="a finite number, 0 or more",
+        )
+    return weight
 
 
 def _kind(value: Any) -> str:

@@ -30,7 +30,7 @@ class RunConfig(Config, kw_only=True):
     """A whole training run."""
 
     recipe: str
-    seed: Annotated[int, Meta(ge=0)] = 0
+    seed: Annotated[int, Meta(ge=0, le=2**62)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Dtype = "float32"
     threads: Annotated[int, Meta(ge=0)] = (

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from thetahat.core import store
 from thetahat.core.config import differences, digest, to_toml
 from thetahat.core.errors import FolderError
 from thetahat.distribution.world import World, join_world
-from thetahat.run.checkpoint import CONFIG, read_config
+from thetahat.run.checkpoint import CONFIG, TOKENIZER, all_checkpoints, read_config
 from thetahat.run.config import RunConfig, resolve
+from thetahat.run.log import METRICS
 
 ENVIRONMENT = "environment.json"
 
@@ -42,16 +44,39 @@ def enter(folder: Path, config: RunConfig) -> None:
     store.remove_partial(folder)
     (folder / "checkpoints").mkdir(exist_ok=True)
     store.remove_partial(folder / "checkpoints")
-    if (folder / CONFIG).exists():
-        if changed := differences(config, read_config(folder)):
-            shown = "\n".join(f"    {line}" for line in changed)
-            raise FolderError(
-                f"{folder} belongs to another config; it would change\n{shown}",
-                cure="--fresh for a new folder beside it, --out DIR for another, or the same settings to go on",
-            )
-        return
-    store.write_json(folder / ENVIRONMENT, environment())
-    store.write_text(folder / CONFIG, to_toml(config))
+    changed = differences(config, read_config(folder)) if (folder / CONFIG).exists() else []
+    if changed and not has_begun(folder):
+        leave_nothing(folder, also_folder=False)  # a command that failed before step 0 was killed while it said so
+    elif changed:
+        raise _of_another_config(folder, changed)
+    if not (folder / CONFIG).exists():
+        store.write_json(folder / ENVIRONMENT, environment())
+        store.write_text(folder / CONFIG, to_toml(config))
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether anything was trained or saved here."""
+    log = folder / METRICS
+    return bool(all_checkpoints(folder)) or (log.is_file() and log.stat().st_size > 0)
+
+
+def leave_nothing(folder: Path, *, also_folder: bool = True) -> None:
+    """Deletes what a run that has not begun has written, and its folder where nothing else is in it."""
+    for name in (CONFIG, ENVIRONMENT, TOKENIZER, METRICS):
+        (folder / name).unlink(missing_ok=True)
+    if also_folder:
+        (folder / ".lock").unlink(missing_ok=True)
+        for empty in (folder / "checkpoints", folder):
+            with suppress(OSError):  # it holds something of somebody else's
+                empty.rmdir()
+
+
+def _of_another_config(folder: Path, changed: list[str]) -> FolderError:
+    shown = "\n".join(f"    {line}" for line in changed)
+    return FolderError(
+        f"{folder} belongs to another config; it would change\n{shown}",
+        cure="--fresh for a new folder beside it, --out DIR for another, or the same settings to go on",
+    )
 
 
 def environment() -> dict[str, Any]:

@@ -7,9 +7,10 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any, final
 
-from thetahat.core.errors import naming_full_disk
+from thetahat.core.errors import ModelError, naming_full_disk
 from thetahat.core.store import flush_folder
 
+METRICS = "metrics.jsonl"
 logger = getLogger("thetahat")
 
 
@@ -43,5 +44,12 @@ def read_last(path: Path, key: str) -> Any:
     """The newest value of a key in a metrics file, or None."""
     if not path.exists():
         return None
-    values = [line[key] for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()) if key in line]
+    values: list[Any] = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            read = json.loads(line)
+        except ValueError as error:
+            raise ModelError(f"{path}:{number} is damaged", cure=f"put {path.name} back from a copy") from error
+        if key in read:
+            values.append(read[key])
     return values[-1] if values else None

@@ -8,19 +8,18 @@ from typing import Any
 
 import torch
 
-from thetahat.core.errors import FolderError, ModelError
+from thetahat.core.errors import FolderError, ModelError, ThetahatError
 from thetahat.distribution.world import World
 from thetahat.run.checkpoint import newest_verified, read_progress, restore, settle
 from thetahat.run.config import RunConfig, resolve
 from thetahat.run.feed import Feed
-from thetahat.run.folder import enter
-from thetahat.run.log import MetricsLog, read_last
+from thetahat.run.folder import enter, has_begun, leave_nothing
+from thetahat.run.log import METRICS, MetricsLog, read_last
 from thetahat.run.prepare import Prepared, prepare
 from thetahat.run.report import from_plain
 from thetahat.run.state import State, first_state
 from thetahat.run.step import StepReport
 
-METRICS = "metrics.jsonl"
 logger = getLogger("thetahat")
 
 
@@ -45,7 +44,12 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
     progress: Mapping[str, Any] = read_progress(newest) if newest else {"metrics_bytes": 0, "pending": None}
     if newest and progress["step"] == progress["num_steps"] and not progress["pending"]:
         return None
-    prepared = prepare(config, folder, world)
+    try:
+        prepared = prepare(config, folder, world)
+    except ThetahatError:
+        if world.is_first and not newest:
+            leave_nothing(folder)
+        raise
     state = first_state(config, prepared.tokenizer.vocab_size, prepared.num_steps, device)
     if newest:
         _check_data(prepared, progress["data"], folder)
@@ -69,17 +73,13 @@ def find_newest(folder: Path, config: RunConfig, world: World) -> Path | None:
             logger.warning("checkpoint %s is not used: %s", one.folder.name, one.reason)
     if newest:
         world.first_does(lambda: settle(folder, newest, config.checkpoint.keep))
-    elif rejected or _has_lines(folder / METRICS):
+    elif has_begun(folder):
         shown = "".join(f"\n    {one.folder.name}: {one.reason}" for one in rejected) or " is there any more"
         raise ModelError(
             f"{folder} was trained before, and no checkpoint can be used:{shown}",
             cure="--fresh to start over in a folder beside it, or put a checkpoint back from a copy",
         )
     return newest
-
-
-def _has_lines(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
 
 
 def _check_data(prepared: Prepared, then: list[str], folder: Path) -> None:

@@ -3,13 +3,17 @@
 from pathlib import Path
 
 from thetahat.core import store
-from thetahat.core.errors import FolderError
+from thetahat.core.errors import ConfigError, FolderError
 from thetahat.data.source import read_records
 from thetahat.data.tokenizer import Tokenizer, train_tokenizer
 
 
 def train(data: list[str], vocab_size: int, out: Path) -> Tokenizer:
     """Trains byte-level BPE on every record of `data` and writes it where `data.tokenizer=PATH` can name it."""
+    if not 257 <= vocab_size <= 2**24:
+        raise ConfigError(
+            f"a vocabulary of {vocab_size} pieces", allowed="257 (the bytes and <|endoftext|>) to 16,777,216"
+        )
     if out.exists():
         raise FolderError(f"{out} exists", cure="another --out, or remove it first")
     texts = (record.text for spec in data for record in read_records(spec))
