@@ -1,5 +1,6 @@
 """`thetahat generate`."""
 
+import os
 import sys
 
 import typer
@@ -31,7 +32,7 @@ def generate(
         raise ConfigError(f"{len(names)} models came", allowed="one", cure="thetahat generate runs/NAME --prompt TEXT")
     chosen = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     sampling = from_plain(chosen, Sampling)
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = _unicode(sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt))
     loaded = load(names[0], tuple(pairs))
     pieces: list[str] = []
     if not json:
@@ -51,3 +52,12 @@ def generate(
 def _shown(text: str) -> str:
     """Raw to a file or a pipe; on a terminal without its control characters."""
     return escape(text) if sys.stdout.isatty() else text
+
+
+def _unicode(given: bytes) -> str:
+    from thetahat.core.errors import DataError
+
+    try:
+        return given.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(f"the prompt is not UTF-8: byte {error.start} is {given[error.start]:#04x}") from error

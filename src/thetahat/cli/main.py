@@ -2,7 +2,6 @@
 
 import sys
 import traceback
-from errno import EROFS
 
 import typer
 
@@ -52,21 +51,13 @@ def main() -> None:
 
 
 def _unexpected(error: Exception) -> None:
-    """Full disks, full devices and closed folders are the machine's; everything else is our bug."""
+    """Full disks, full devices and paths that cannot be used are the machine's; everything else is our bug."""
     if says_full(error):
         fail(str(DiskFullError(f"no space left: {error}", cure="free some space and start the same command again")), 8)
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         cure = "a smaller micro_batch_size, or objective.chunk_size=4096"
         fail(str(OutOfMemoryError(f"the device's memory is full: {str(error).splitlines()[0]}", cure=cure)), 9)
-    if (
-        isinstance(error, (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError))
-        or getattr(error, "errno", 0) == EROFS
-    ):
-        fail(
-            str(
-                FolderError(f"{error}", cure="a file or folder that you may read and write: --out DIR, data.train=PATH")
-            ),
-            7,
-        )
+    if isinstance(error, OSError) and error.filename is not None:
+        fail(str(FolderError(f"{error.filename}: {error.strerror}", cure="a path that you may read and write")), 7)
     say(traceback.format_exc().rstrip())
     fail("this is a bug of thetahat: please report it with the lines above", 1)

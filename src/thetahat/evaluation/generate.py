@@ -20,7 +20,7 @@ from thetahat.model.decoder import Decoder
 class Sampling(Config, kw_only=True):
     """Which of the likely next tokens to take."""
 
-    temperature: Annotated[float, Meta(ge=0)] = 1.0  # 0: always the most likely
+    temperature: Annotated[float, Meta(ge=0, le=1000)] = 1.0  # 0: always the most likely
     top_k: Annotated[int, Meta(ge=0)] = 0  # keep this many of the most likely; 0: all
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0  # keep the fewest whose probabilities reach this sum
     max_tokens: Annotated[int, Meta(ge=1)] = 256

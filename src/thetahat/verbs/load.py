@@ -62,7 +62,7 @@ def find_checkpoint(name: str) -> Path:
         raise ModelError(f"{run} is not a model", allowed=_KINDS, cure="thetahat train makes one, in runs/")
     if which == "latest":
         return _newest(path)
-    folder = folder_of(path, int(which)) if which.isdigit() else _pointed(path, which)
+    folder = folder_of(path, int(which)) if which.isascii() and which.isdigit() else _pointed(path, which)
     if not folder.is_dir():
         there = ", ".join(str(int(each.name.removeprefix("step-"))) for each in all_checkpoints(path))
         raise ModelError(f"{name}: there is no such checkpoint", allowed=f"{run}@ one of: latest, best, {there}")
@@ -81,6 +81,6 @@ def _newest(path: Path) -> Path:
 
 def _pointed(path: Path, which: str) -> Path:
     pointer = path / "checkpoints" / which
-    if not pointer.is_file():
+    if which not in {"latest", "best"} or not pointer.is_file():
         raise ModelError(f"{path}@{which}: there is no such checkpoint", allowed=_KINDS)
     return pointer.parent / pointer.read_text(encoding="utf-8").strip()

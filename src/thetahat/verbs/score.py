@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thetahat.core import store
+from thetahat.core.errors import FolderError
 from thetahat.data.cache import default_cache
 from thetahat.data.config import DataConfig
 from thetahat.data.corpus import Corpus, build_corpus
@@ -28,6 +29,8 @@ def score(model: Loaded | str, data: Sequence[str] = (), *, out: Path | None = N
 
     Policy, dtype and text division are those of the run, so on its held-out part this is the number of its log.
     """
+    if out:
+        _check_out(out)
     loaded = load(model) if isinstance(model, str) else model
     world = join_world(loaded.config.device)
     corpus = _corpus(loaded, data, world)
@@ -37,6 +40,13 @@ def score(model: Loaded | str, data: Sequence[str] = (), *, out: Path | None = N
     if out and world.is_first:
         write_ledger(out, rows, _metadata(loaded, corpus, policy))
     return Score(summarize(rows), rows)
+
+
+def _check_out(out: Path) -> None:
+    """Before anything takes time: a ledger that cannot be written is an hour of scoring lost."""
+    if not out.name or out.is_dir():
+        raise FolderError(f"{str(out)!r} is a folder, not a file for the ledger", cure="--out ledger.parquet")
+    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _corpus(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
