@@ -1,5 +1,6 @@
 """The command line: `thetahat` and `python -m thetahat`."""
 
+import os
 import sys
 import traceback
 
@@ -35,6 +36,7 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
 
 def main() -> None:
     """Runs a command and turns what went wrong into a message and an exit code."""
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads that wait give way sooner when the machine is busy
     try:
         app()  # says usage errors itself and ends with 2
     except ThetahatError as error:

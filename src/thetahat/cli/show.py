@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from thetahat.cli.words import emit, escape, say
 from thetahat.evaluation.generate import Sampling
@@ -18,6 +18,7 @@ from thetahat.verbs.generate import generate
 from thetahat.verbs.load import load
 
 Show = Callable[[Report], None]
+ROOM_FOR_A_BAR = 100  # columns of a terminal
 
 
 def announce(config: RunConfig, folder: Path) -> None:
@@ -109,14 +110,15 @@ class _Rate:
 
 
 def _bar() -> Progress:
-    return Progress(
-        TextColumn("step {task.completed}/{task.total}"),
-        BarColumn(bar_width=20),
+    console = Console(stderr=True)
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.completed}/{task.total}"),
         TextColumn("log-likelihood {task.fields[nats]:.3f}/token"),
         TextColumn("held-out {task.fields[held_out]} bits/byte"),
-        TextColumn("{task.fields[rate]:,.0f} tokens/s"),
-        TimeElapsedColumn(),
+        TextColumn("{task.fields[rate]:,.0f} tok/s"),
+        TimeRemainingColumn(compact=True),
         TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+    ]
+    if console.width >= ROOM_FOR_A_BAR:
+        columns.insert(1, BarColumn(bar_width=10))
+    return Progress(*columns, console=console)

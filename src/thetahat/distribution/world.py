@@ -94,7 +94,7 @@ def _buckets(tensors: list[Tensor], num_bytes: int = 64 * 2**20) -> Iterable[lis
 
 def join_world(device: str) -> World:
     """The world that `torchrun` describes in the environment: gloo on CPUs, nccl on GPUs; alone without it."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = _described_size()
     if size == 1:
         return World()
     if device == "cuda":
@@ -108,3 +108,17 @@ def join_world(device: str) -> World:
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     return World(dist.get_rank(), size)
+
+
+def _described_size() -> int:
+    """WORLD_SIZE, if all that belongs to it is there too."""
+    described = os.environ.get("WORLD_SIZE", "1")
+    if not (described.isascii() and described.isdigit() and int(described) > 0):
+        raise ConfigError(f"WORLD_SIZE={described!r} in the environment", allowed="a whole number above 0, or nothing")
+    wanted = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+    if int(described) > 1 and (missing := [name for name in wanted if name not in os.environ]):
+        raise ConfigError(
+            f"WORLD_SIZE={described} in the environment, but no {', '.join(missing)}",
+            cure="torchrun --nproc-per-node N -m thetahat ..., which sets them all; or unset WORLD_SIZE",
+        )
+    return int(described)

@@ -83,4 +83,4 @@ def _pointed(path: Path, which: str) -> Path:
     pointer = path / "checkpoints" / which
     if which not in {"latest", "best"} or not pointer.is_file():
         raise ModelError(f"{path}@{which}: there is no such checkpoint", allowed=_KINDS)
-    return pointer.parent / pointer.read_text(encoding="utf-8").strip()
+    return pointer.parent / pointer.read_text(encoding="utf-8", errors="replace").strip()
