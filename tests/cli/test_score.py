@@ -30,7 +30,9 @@ def place(tmp_path_factory):
 
 def say(command, place):
     environment = os.environ | {"THETAHAT_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, check=True).stdout
+    done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")

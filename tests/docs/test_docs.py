@@ -331,7 +331,7 @@ def test_the_index_names_every_chapter():
 def test_the_picture_is_of_the_command_line_and_needs_nothing_from_elsewhere():
     picture = (ROOT / "docs" / "quickstart.svg").read_text(encoding="utf-8")
     words = "".join(ElementTree.fromstring(picture).itertext()).replace("\xa0", " ")
-    for part in ("thetahat train", "nats/token", "bits per byte", "Next:"):
+    for part in ("thetahat train", "log-likelihood", "bits per byte", "Next:"):
         assert part in words
     links = re.findall(r"(?:href|src|url)\W+(https?:[^\"')]+)", picture)
     assert links == []

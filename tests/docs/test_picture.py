@@ -37,6 +37,6 @@ def test_a_run_shows_its_progress_on_a_terminal(picture, tmp_path, monkeypatch):
     executable = Path(picture.sys.executable).with_name("thetahat")
     lines = picture.screen(picture.record([str(executable), "train", *SMALL], tmp_path))
     (bar,) = [line for line in lines if "4/4" in line]
-    assert "nats/token" in bar
+    assert "log-likelihood" in bar
     assert "bits/byte" in bar
     assert [line for line in lines if "bits per byte after step 4" in line]

@@ -112,14 +112,14 @@ def test_killed_before_every_operation_of_a_save_a_run_ends_in_the_same_bits(cha
 def test_killed_while_it_resumes_a_run_ends_in_the_same_bits(chain):
     """A kill within a save leaves something to clean up; the next ones die while they do."""
     assert chain.kill_in_save(60)
-    assert all(chain.kill_in("_start_or_resume", operation) for operation in (0, 15, 40))
+    assert all(chain.kill_in("start_or_resume", operation) for operation in (0, 15, 40))
 
 
 @pytest.mark.slow
 def test_killed_before_every_third_operation_of_a_resume_a_run_ends_in_the_same_bits(chain):
     for num_operations in itertools.count(0, 3):
         assert chain.kill_in_save(num_operations % 100)
-        if not chain.kill_in("_start_or_resume", num_operations):
+        if not chain.kill_in("start_or_resume", num_operations):
             break
     print(f"killed at every third of {num_operations} operations of a resume, {chain.num_runs} runs")
     assert num_operations > 300

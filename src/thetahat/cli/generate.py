@@ -21,7 +21,7 @@ def generate(
 ) -> None:
     """Continue a text."""
     listen_to_library(quiet=quiet)
-    from thetahat.core.config import from_plain
+    from thetahat.core.config import from_plain, override
     from thetahat.core.errors import ConfigError
     from thetahat.evaluation.generate import Sampling
     from thetahat.verbs.generate import generate as continue_text
@@ -31,7 +31,9 @@ def generate(
     if len(names) != 1:
         raise ConfigError(f"{len(names)} models came", allowed="one", cure="thetahat generate runs/NAME --prompt TEXT")
     chosen = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    sampling = from_plain(chosen, Sampling)
+    named = [pair for pair in pairs if pair.partition("=")[0] in chosen]  # KEY=VALUE for --KEY VALUE
+    sampling = override(from_plain(chosen, Sampling), named)
+    pairs = [pair for pair in pairs if pair not in named]
     text = _unicode(sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt))
     loaded = load(names[0], tuple(pairs))
     pieces: list[str] = []

@@ -29,7 +29,8 @@ def score(
     scored = score_text(load(model, tuple(pairs)), data, out=out)
     if not is_first_rank():
         return
-    numbers = scored.summary.to_dict()
+    how = {"interval_unit": scored.summary.interval_unit, "policy": scored.policy}
+    numbers = scored.summary.to_dict() | how
     if json:
         emit_json(numbers)
     else:
@@ -39,5 +40,5 @@ def score(
         sick = [row.id for row in scored.rows if not row.log_prob > float("-inf")]
         raise NonFiniteError(f"the likelihood is {numbers['log_likelihood']}; documents: {', '.join(sick[:8])}")
     if not quiet:
-        say(f"interval over {scored.summary.interval_unit}" + (f"; ledger in {out}" if out else ""))
+        say(f"ledger in {out}") if out else None
         say(f"Next: thetahat generate {model}")

@@ -1,5 +1,8 @@
 """How a run looks: a progress bar on a terminal, plain lines elsewhere."""
 
+import os
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -45,15 +48,31 @@ def conclude(outcome: dict[str, Any], config: RunConfig, folder: Path) -> None:
         bits = outcome["held_out_bits_per_byte"]
         say(f"held-out text, all of it: {bits:.4f} bits per byte after step {outcome['step']}")
     say(f"{outcome['tokens']:,} tokens in {outcome['seconds']:.0f} s; saved in {outcome['checkpoint']}")
+    is_bundled = config.data.train.startswith("bundled:")
+    prompt = config.prompt if is_bundled else ""  # a recipe's prompt goes with its text
     if config.prompt:
         say("\nIt goes on like this:\n")
-        emit(escape(config.prompt), end="")
-        for text in generate(load(str(folder)), config.prompt, Sampling(temperature=0.8, max_tokens=120)):
+        emit(escape(prompt), end="")
+        for text in generate(load(str(folder)), prompt, Sampling(temperature=0.8, max_tokens=120)):
             emit(escape(text), end="")
         emit("")
+    if outcome["step"] < config.max_steps and config.max_tokens is None:
+        say(f"\nPaused after step {outcome['step']} of {config.max_steps}. Next: the same command goes on.")
+        return
+    run = shlex.quote(str(folder))
     say("\nNext:")
-    say(f"  thetahat generate {folder} --prompt 'To be, or not'    more of it")
-    say("  thetahat train data.train=YOUR.txt                         the same on your own text")
+    say(f"  {_program()} generate {run} --max-tokens 500    more of it")
+    say(f"  {_program()} score {run} OTHER.txt    how likely another text is")
+    if is_bundled:
+        say(f"  {_program()} train data.train=YOUR.txt    the same on your own text")
+
+
+def _program() -> str:
+    """What to type so that a shell finds this command, inside an activated environment and outside of it."""
+    started = Path(sys.argv[0])
+    if shutil.which("thetahat") or started.name != "thetahat":
+        return "thetahat"
+    return os.path.relpath(started)
 
 
 class _BarShow:

@@ -25,6 +25,7 @@ def train(
 
     Without arguments: the quickstart, on bundled text, on the CPU.
     """
+    _check_limits(out, max_minutes)
     config = find_config([*(words or []), *_limits(max_steps, max_tokens)])
     listen_to_library(quiet=quiet)
     from thetahat.cli.show import announce, conclude, progress
@@ -46,6 +47,15 @@ def train(
         conclude(outcome, config, folder)
     if json:
         emit_json(outcome)
+
+
+def _check_limits(out: Path | None, max_minutes: float | None) -> None:
+    from thetahat.core.errors import ConfigError
+
+    if max_minutes is not None and not 0 <= max_minutes < float("inf"):
+        raise ConfigError(f"--max-minutes {max_minutes}", allowed="a number of minutes, 0 or more")
+    if out is not None and not out.name:
+        raise ConfigError("--out names no folder of its own", cure="--out runs/NAME")
 
 
 def _limits(max_steps: int | None, max_tokens: int | None) -> list[str]:

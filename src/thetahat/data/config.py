@@ -20,7 +20,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     train: str = "bundled:tinyshakespeare"  # a file, a folder, a glob, - or bundled:NAME
     held_out: str = "hash:0.1"  # hash:F, tail:F, none, or other files
     split_on: str | None = None  # what stands between the documents of a .txt; it belongs to neither
-    context: Annotated[int, Meta(ge=2)] = 1024  # positions that the model reads at once
+    context: Annotated[int, Meta(ge=2, le=2**22)] = 1024  # positions that the model reads at once
     over_long: OverLong = "error"  # what becomes of a document that has more targets than that
     packing: Packing = "best-fit"
     shifts_splits: bool = False  # whether each epoch splits over-long documents at other places

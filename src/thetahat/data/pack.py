@@ -59,7 +59,8 @@ class Cut:
     documents_dropped: int
 
     def __str__(self) -> str:
-        kept = f"{self.num_documents:,} documents with {self.num_tokens:,} tokens"
+        noun = "document" if self.num_documents == 1 else "documents"
+        kept = f"{self.num_documents:,} {noun} with {self.num_tokens:,} tokens"
         if not self.documents_cut and not self.documents_dropped:
             return f"{kept}, none longer than context={self.context}"
         fate = f"{self.documents_cut:,} cut" if self.documents_cut else f"{self.documents_dropped:,} dropped"

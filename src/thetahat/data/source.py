@@ -25,9 +25,13 @@ Bytes = BufferedReader | gzip.GzipFile
 Rule = Callable[[int, Record], Record | None]  # what becomes of the i-th record in this part of the data
 
 
-def read_records(spec: str, split_on: str | None = None) -> Iterator[Record]:
-    """Every record of a file, folder or glob, in order, each with an id of its own."""
-    return _read_files(find_files(spec), split_on)
+def read_records(specs: str | Sequence[str], split_on: str | None = None) -> Iterator[Record]:
+    """Every record of files, folders or globs, in order, each with an id of its own; no file counts twice."""
+    files = [path for spec in ([specs] if isinstance(specs, str) else specs) for path in find_files(spec)]
+    known = [path.resolve() for path in files]
+    if repeated := next((path for path in files if known.count(path.resolve()) > 1), None):
+        raise DataError(f"{repeated} is named twice", cure="name each file once")
+    return _read_files(files, split_on)
 
 
 @final

@@ -172,7 +172,7 @@ def summarize(rows: Sequence[LedgerRow]) -> Summary:
     """
     num_tokens, num_bytes = sum(row.num_tokens for row in rows), sum(row.num_bytes for row in rows)
     if num_tokens == 0:
-        raise DataError("nothing was scored: no row has a token", cure="thetahat explain DATA")
+        raise DataError("nothing was scored: no row has a token", cure="look at the data: each document needs a token")
     log_likelihood = exact_sum(row.log_prob for row in rows)
     nats_per_token = -log_likelihood / num_tokens
     unit, units = interval_units(rows)

@@ -16,7 +16,7 @@ from thetahat.model.precision import Dtype
 from thetahat.objective.objective import ObjectiveConfig
 from thetahat.optimization.config import OptimizationConfig
 
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=1, le=2**40)]
 
 
 class CheckpointConfig(Config, kw_only=True):
@@ -29,11 +29,11 @@ class CheckpointConfig(Config, kw_only=True):
 class RunConfig(Config, kw_only=True):
     """A whole training run."""
 
-    recipe: str
+    recipe: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # it names the run folder
     seed: Annotated[int, Meta(ge=0, le=2**62)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Dtype = "float32"
-    threads: Annotated[int, Meta(ge=0)] = (
+    threads: Annotated[int, Meta(ge=0, le=1024)] = (
         0  # of the CPU; 0: all. Backward passes depend on it, so it is resolved and kept
     )
     deterministic: bool = False

@@ -12,7 +12,7 @@ import torch
 
 from thetahat.core import store
 from thetahat.core.config import differences, digest, to_toml
-from thetahat.core.errors import FolderError
+from thetahat.core.errors import FolderError, ModelError
 from thetahat.distribution.world import World, join_world
 from thetahat.run.checkpoint import CONFIG, TOKENIZER, all_checkpoints, read_config
 from thetahat.run.config import RunConfig, resolve
@@ -44,6 +44,9 @@ def enter(folder: Path, config: RunConfig) -> None:
     store.remove_partial(folder)
     (folder / "checkpoints").mkdir(exist_ok=True)
     store.remove_partial(folder / "checkpoints")
+    if has_begun(folder) and not (folder / CONFIG).exists():
+        cure = f"copy it back: cp {folder}/checkpoints/step-*/{CONFIG} {folder}/ from any one of them"
+        raise ModelError(f"{folder / CONFIG} is gone, and the run has begun", cure=cure)
     changed = differences(config, read_config(folder)) if (folder / CONFIG).exists() else []
     if changed and not has_begun(folder):
         leave_nothing(folder, also_folder=False)  # a command that failed before step 0 was killed while it said so

@@ -50,7 +50,7 @@ def step(state: State, batches: Sequence[Batch], world: World) -> StepReport:
         torch.manual_seed(derived_seed(config.seed, "dropout", state.step, world.rank, index))
         with computing_in(config.dtype, state.device):
             part = log_likelihood(state.model, batch.to(state.device), state.log_probs)
-        (-part.log_prob / divisor).backward()  # the only minus sign in the package
+        (-part.log_prob / divisor).backward()  # the one sign flip: optimizers go downhill
         total += part.detach()
     world.sum_gradients(parameters)
     total = Total(*world.sum(torch.stack([total.log_prob, total.weight])).unbind())

@@ -1,9 +1,12 @@
 """Text from a model."""
 
 from collections.abc import Iterator
+from logging import getLogger
 
 from thetahat.evaluation.generate import Sampling, generate as generate_ids
 from thetahat.verbs.load import Loaded
+
+logger = getLogger("thetahat")
 
 
 def generate(loaded: Loaded, prompt: str, sampling: Sampling) -> Iterator[str]:
@@ -13,6 +16,8 @@ def generate(loaded: Loaded, prompt: str, sampling: Sampling) -> Iterator[str]:
     """
     tokenizer = loaded.tokenizer
     ids = [tokenizer.end_of_text, *tokenizer.encode([prompt])[0]]
+    if (left_out := len(ids) - loaded.config.data.context) > 0:
+        logger.warning("the prompt is longer than the context: its first %d tokens are not read", left_out)
     new: list[int] = []
     shown = ""
     stream = generate_ids(loaded.model, ids, sampling, context=loaded.config.data.context, end=tokenizer.end_of_text)

@@ -1,5 +1,6 @@
 """MODEL: a run folder (its latest checkpoint), RUN@best, RUN@500, or a checkpoint folder."""
 
+import re
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -9,12 +10,13 @@ from msgspec.structs import replace
 
 from thetahat.core import store
 from thetahat.core.config import override
-from thetahat.core.errors import ModelError
+from thetahat.core.errors import ConfigError, ModelError
 from thetahat.data.tokenizer import Tokenizer
 from thetahat.model.decoder import Decoder
 from thetahat.run.checkpoint import CONFIG, MODEL, all_checkpoints, folder_of, load_model, newest_verified, read_config
 from thetahat.run.config import RunConfig, resolve, set_up
 
+_ASKING = ("device", "dtype", "threads", "deterministic", "seed", "data.split_on")
 _KINDS = "a run folder, RUN@best, RUN@STEP, or a checkpoint folder"
 logger = getLogger("thetahat")
 
@@ -35,9 +37,7 @@ def load(name: str, overrides: tuple[str, ...] = ()) -> Loaded:
     folder = find_checkpoint(name)
     store.verify(folder)
     saved = read_config(folder)
-    config = override(saved, overrides)
-    if config.model != saved.model:
-        raise ModelError(f"{folder} was made with another model section", cure="leave out the model.* overrides")
+    config = override(saved, [_for_asking(pair) for pair in overrides])
     if (
         config.device == "cuda"
         and not torch.cuda.is_available()
@@ -48,6 +48,19 @@ def load(name: str, overrides: tuple[str, ...] = ()) -> Loaded:
     device = set_up(config)
     model, tokenizer = load_model(folder, config, device)
     return Loaded(model, tokenizer, config, folder, device)
+
+
+def _for_asking(pair: str) -> str:
+    """The KEY=VALUE, if it changes how a model is asked; what would be ignored is refused."""
+    key, _, value = pair.partition("=")
+    if key == "batch_size":
+        return f"evaluation.batch_size={value}"
+    if key not in _ASKING and not key.startswith("evaluation."):
+        raise ConfigError(
+            f"{key} does not change how a trained model is asked",
+            allowed=f"{', '.join(_ASKING)}, batch_size, evaluation.*",
+        )
+    return pair
 
 
 def find_checkpoint(name: str) -> Path:
@@ -81,6 +94,7 @@ def _newest(path: Path) -> Path:
 
 def _pointed(path: Path, which: str) -> Path:
     pointer = path / "checkpoints" / which
-    if which not in {"latest", "best"} or not pointer.is_file():
+    name = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.is_file() else ""
+    if which not in {"latest", "best"} or not re.fullmatch(r"step-\d{8,}", name):
         raise ModelError(f"{path}@{which}: there is no such checkpoint", allowed=_KINDS)
-    return pointer.parent / pointer.read_text(encoding="utf-8", errors="replace").strip()
+    return pointer.parent / name

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from thetahat.core import store
-from thetahat.core.errors import FolderError
+from thetahat.core.errors import DataError, FolderError
 from thetahat.data.cache import default_cache
 from thetahat.data.config import DataConfig
 from thetahat.data.corpus import Corpus, build_corpus
@@ -13,14 +13,16 @@ from thetahat.data.source import Record, divide, read_records
 from thetahat.distribution.world import World, join_world
 from thetahat.evaluation.ledger import LedgerRow, Summary, summarize, write_ledger
 from thetahat.evaluation.likelihood import Policy, ledger_rows, score_corpus
+from thetahat.run.checkpoint import read_progress
 from thetahat.verbs.load import Loaded, load
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The totals, and the rows they are sums of."""
+    """The totals, the rows they are sums of, and how these were computed."""
 
     summary: Summary
+    policy: str
     rows: list[LedgerRow]
 
 
@@ -39,29 +41,38 @@ def score(model: Loaded | str, data: Sequence[str] = (), *, out: Path | None = N
     rows = ledger_rows(likelihoods, corpus, policy)
     if out and world.is_first:
         write_ledger(out, rows, _metadata(loaded, corpus, policy))
-    return Score(summarize(rows), rows)
+    return Score(summarize(rows), policy.describe(), rows)
 
 
 def _check_out(out: Path) -> None:
     """Before anything takes time: a ledger that cannot be written is an hour of scoring lost."""
-    if not out.name or out.is_dir():
-        raise FolderError(f"{str(out)!r} is a folder, not a file for the ledger", cure="--out ledger.parquet")
+    if not out.name or out.exists():
+        raise FolderError(f"{str(out)!r} exists, and nothing is written over", cure="another --out, or remove it first")
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _corpus(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
-    def build() -> Corpus:
-        return build_corpus(_records(loaded.config.data, data), loaded.tokenizer, {}, default_cache() / "corpora")
+    settings = {} if data else {"part": "held-out"}
 
-    first = world.first_does(build)
-    return first or build()
+    def build() -> Corpus:
+        return build_corpus(_records(loaded.config.data, data), loaded.tokenizer, settings, default_cache() / "corpora")
+
+    corpus = world.first_does(build) or build()
+    if not data and corpus.fingerprint not in read_progress(loaded.folder)["data"]:
+        what = f"the text of {loaded.folder} has changed since: this is not what was held out"
+        raise FolderError(
+            what, cure="bring the text back as it was, or name the text to score: thetahat score MODEL DATA"
+        )
+    return corpus
 
 
 def _records(config: DataConfig, data: Sequence[str]) -> Iterator[Record] | list[Record]:
     if data:
-        return [record for spec in data for record in read_records(spec, config.split_on)]
+        return list(read_records(data, config.split_on))
     _, held_out = divide(config)
-    return list(held_out or [])
+    if held_out is None:
+        raise DataError("this run held out nothing (data.held_out=none)", cure="thetahat score MODEL DATA")
+    return list(held_out)
 
 
 def _metadata(loaded: Loaded, corpus: Corpus, policy: Policy) -> dict[str, str]:

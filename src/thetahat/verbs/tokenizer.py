@@ -16,7 +16,7 @@ def train(data: list[str], vocab_size: int, out: Path) -> Tokenizer:
         )
     if out.exists():
         raise FolderError(f"{out} exists", cure="another --out, or remove it first")
-    texts = (record.text for spec in data for record in read_records(spec))
+    texts = (record.text for record in read_records(data))
     tokenizer = train_tokenizer(texts, vocab_size)
     out.parent.mkdir(parents=True, exist_ok=True)
     store.write_text(out, tokenizer.to_json())
