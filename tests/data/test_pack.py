@@ -53,7 +53,7 @@ def test_a_document_that_just_fits_is_whole_under_any_policy():
     for policy in ("error", "split", "truncate-left", "truncate-right", "drop"):
         pieces, report = cut(np.array([9]), 8, policy, phase=np.array([3]))
         assert (pieces.start.tolist(), pieces.scored_from.tolist(), pieces.stop.tolist()) == ([0], [1], [9])
-        assert str(report) == "1 documents with 8 tokens, none longer than context=8"
+        assert str(report) == "1 document with 8 tokens, none longer than context=8"
 
 
 def test_by_default_a_document_that_is_too_long_is_an_error_with_a_cure():
