@@ -45,6 +45,7 @@ def record(command: list[str], folder: Path) -> str:
     """Everything that a command writes to a terminal of COLUMNS columns."""
     ours, theirs = pty.openpty()
     size = {"COLUMNS": str(COLUMNS), "LINES": str(ROWS), "TERM": "xterm-256color", "COLORTERM": "truecolor"}
+    size["PATH"] = f"{Path(command[0]).parent}{os.pathsep}{os.environ['PATH']}"  # as in an activated environment
     quiet = {name: value for name, value in os.environ.items() if name not in {"NO_COLOR", "FORCE_COLOR"}}
     process = subprocess.Popen(command, cwd=folder, env=quiet | size, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
