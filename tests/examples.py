@@ -87,12 +87,14 @@ def packed_of(
         num_bytes=torch.ones(sum(lengths), dtype=torch.int64),
         position=torch.tensor([j for length in lengths for j in range(length)]),
         part=torch.from_numpy(each),
+        is_prompt=torch.zeros(sum(lengths), dtype=torch.bool),
         piece=torch.from_numpy(each),
         row=torch.tensor(list(rows) if rows is not None else list(range(len(sequences)))),
         parent=torch.full((len(sequences),), -1),
+        seed=torch.arange(len(sequences)),
         parts=tuple(
-            Part(id=f"s{i}", document=f"s{i}", source="test", sequence_tokens=max(sum(w > 0 for w in row), 1))
-            for i, row in enumerate(weights)
+            Part(f"s{i}", f"s{i}", "test", num_tokens=num, record_tokens=num)
+            for i, num in enumerate(max(sum(w > 0 for w in row), 1) for row in weights)
         ),
     )
 

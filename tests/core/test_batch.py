@@ -11,7 +11,7 @@ def batch_of(weights):
     weights = torch.tensor(weights)
     zeros = torch.zeros(weights.shape, dtype=torch.int64)
     visibility = Visibility(zeros, ancestors_of(torch.tensor([-1, 0])))
-    return Batch(Inputs(zeros, zeros, visibility), zeros, weights, zeros, (Part("a", "a", "here"),))
+    return Batch(Inputs(zeros, zeros, visibility), zeros, weights, zeros, zeros, (Part("a", "a", "here"),), zeros[0])
 
 
 def test_weights_are_summed_in_float64():
@@ -24,5 +24,5 @@ def test_a_batch_moves_whole():
     moved = batch_of([[1.0, 0.0]]).to("meta")
     tensors = [getattr(value, field.name) for value in (moved, moved.inputs) for field in fields(value)]
     tensors += [moved.inputs.visibility.piece, moved.inputs.visibility.ancestors]
-    assert [tensor.is_meta for tensor in tensors if isinstance(tensor, Tensor)] == [True] * 7
+    assert [tensor.is_meta for tensor in tensors if isinstance(tensor, Tensor)] == [True] * 9
     assert moved.parts == (Part("a", "a", "here"),)

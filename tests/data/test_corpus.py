@@ -43,7 +43,7 @@ def test_a_document_comes_back_from_the_corpus(tokenizer, tmp_path, is_cached):
             "document",
             1.0,
         )
-        assert part.sequence_tokens == len(ids) + 1
+        assert part.record_tokens == len(ids) + 1
     assert corpus.num_documents == len(TEXTS)
     assert corpus.num_bytes == sum(len(text.encode()) for text in TEXTS)
     assert corpus.num_tokens == sum(corpus.lengths) - len(TEXTS)

@@ -183,7 +183,7 @@ def test_pieces_of_one_document_share_a_part(corpus):
     pieces, _ = cut(corpus.lengths, 4, "split")
     packed = gather(corpus, pieces, np.arange(len(pieces)))
     assert [part.id for part in packed.parts] == ["id0", "id1", "id2", "id3"]
-    assert [part.sequence_tokens for part in packed.parts] == [9, 2, 17, 6]
+    assert [part.record_tokens for part in packed.parts] == [9, 2, 17, 6]
     for part in range(4):
         assert (packed.weight[packed.part == part] == 0).sum() == (packed.parts[part].weight > 0) * (
             pieces.document == part

@@ -147,7 +147,7 @@ def test_what_is_kept_of_a_sequence_is_written_in_its_part(byte_tokenizer):
     for policy, kept in (("truncate-left", 10), ("truncate-right", 10), ("split", 31)):
         order = TrainingOrder(corpus, DataConfig(context=10, over_long=policy), 0, 9)
         (packed,) = order.packed(0)
-        assert {part.id: part.sequence_tokens for part in packed.parts} == {"id0": kept, "id1": 6}
+        assert {part.id: part.record_tokens for part in packed.parts} == {"id0": kept, "id1": 6}
         assert (packed.weight > 0).sum() == kept + 6
 
 

@@ -4,6 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.examples import SENTENCE, TINY, run_config
+from thetahat.core.config import to_toml
 from thetahat.core.errors import DataError, FolderError, ModelError
 from thetahat.data.config import DataConfig
 from thetahat.run.folder import enter
@@ -57,3 +58,14 @@ def test_damaged_metrics_are_named(config, tmp_path):
     (tmp_path / "run" / "metrics.jsonl").write_bytes(b"\xff\n")
     with pytest.raises(ModelError, match=r"metrics\.jsonl:1 is damaged"):
         result(tmp_path / "run", config)
+
+
+@pytest.mark.parametrize("name", ["config.toml", "tokenizer.json"])
+def test_files_that_somebody_else_put_there_are_neither_used_nor_deleted(config, tmp_path, name):
+    (tmp_path / "run").mkdir()
+    theirs = to_toml(config) if name == "config.toml" else "{}"
+    (tmp_path / "run" / name).write_text(theirs)
+    for one in (config, misspelt(config)):
+        with pytest.raises(FolderError, match=f"{name} is not of a run"):
+            list(train(one, tmp_path / "run"))
+    assert (tmp_path / "run" / name).read_text() == theirs

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thetahat.core.visibility import Visibility
@@ -19,15 +19,19 @@ class Part:
     source: str
     name: str = "document"  # or completion, turn-3, ...
     role: str = ""
-    weight: float = 1.0  # what the record asked for
-    sequence_tokens: int = 1  # tokens of positive weight in the whole sequence, wherever its pieces lie
+    weight: float = 1.0  # what the record asked for, times what the message did
+    num_tokens: int = 1  # asked tokens of this part, wherever its pieces lie
+    record_tokens: int = 1  # asked tokens of the whole record
+    record_parts: int = 1  # asked parts of the whole record, for example assistant turns
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
     """Pieces of sequences laid in rows, with everything that a factorization may need; it knows no targets.
 
-    Tokens are flat: no padding. Pieces stand in the order of their rows, tokens in the order of their pieces.
+    Tokens are flat: no padding. Pieces stand in the order of their rows, tokens in the order of their pieces, parents
+    before their children. A piece begins with the token that its first answer is read after: with a parent, that is
+    the last token of the parent once more, at the same position.
     """
 
     tokens: Int[Tensor, " N"]
@@ -35,9 +39,11 @@ class Packed:
     num_bytes: Int[Tensor, " N"]  # of the text behind this token
     position: Int[Tensor, " N"]  # its place in the model's context
     part: Int[Tensor, " N"]  # index in `parts`
-    piece: Int[Tensor, " N"]  # index in `row` and `parent`
+    is_prompt: Bool[Tensor, " N"]  # a condition: it is read and never asked
+    piece: Int[Tensor, " N"]  # index in `row`, `parent` and `seed`
     row: Int[Tensor, " P"]  # the row in which each piece lies
     parent: Int[Tensor, " P"]  # the piece that each continues, -1: none
+    seed: Int[Tensor, " P"]  # a function of (seed, epoch, sequence): whatever a factorization draws, it draws from here
     parts: tuple[Part, ...]
 
 
@@ -48,10 +54,29 @@ class Inputs:
     tokens: Int[Tensor, "B T"]
     position: Int[Tensor, "B T"]
     visibility: Visibility
+    source: "Source | None" = None  # what an encoder reads first
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Inputs":
         """The same with every tensor changed: moved, pinned."""
-        return Inputs(change(self.tokens), change(self.position), self.visibility.map(change))
+        source = self.source.map(change) if self.source else None
+        return Inputs(change(self.tokens), change(self.position), self.visibility.map(change), source)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What an encoder reads, and which of it each position of the decoder sees."""
+
+    inputs: Inputs
+    piece: Int[Tensor, "B T"]  # the piece of the source that is seen, -1 where nothing is read
+
+    def mask(self) -> Bool[Tensor, "B T S"]:
+        """Who sees which source position; what is padding counts nowhere and sees all, so that no softmax is empty."""
+        query, key = self.piece[:, :, None], self.inputs.visibility.piece[:, None, :]
+        return (query == key) | (query < 0)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Source":
+        """The same with every tensor changed: moved, pinned."""
+        return Source(self.inputs.map(change), change(self.piece))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +87,9 @@ class Batch:
     targets: Int[Tensor, "B T"]
     weights: Float[Tensor, "B T"]
     part: Int[Tensor, "B T"]  # the ledger row of each target, index in `parts`
+    origin: Int[Tensor, "B T"]  # which token of Packed each target is
     parts: tuple[Part, ...]
+    asked: Int[Tensor, " n"] | None = None  # where in B x T the weight is not 0; None: wherever something is read
 
     def weight(self) -> Float[Tensor, ""]:
         """Σ w in float64."""
@@ -71,8 +98,9 @@ class Batch:
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The same with every tensor changed: moved, pinned."""
         inputs = self.inputs.map(change)
-        targets, weights, part = change(self.targets), change(self.weights), change(self.part)
-        return replace(self, inputs=inputs, targets=targets, weights=weights, part=part)
+        changed = {name: change(getattr(self, name)) for name in ("targets", "weights", "part", "origin")}
+        asked = None if self.asked is None else change(self.asked)
+        return replace(self, inputs=inputs, **changed, asked=asked)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same on another device; from pinned memory the host does not wait."""

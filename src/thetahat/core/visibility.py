@@ -12,6 +12,9 @@ from torch import Tensor
 class Visibility:
     r"""Position i may see position j of its row when j's piece is i's piece or an ancestor of it, and j <= i if causal.
 
+    Positions marked `is_open` are seen by all of their piece, also by those before them: the prefix of a prefix
+    language model.
+
     A piece is a contiguous span of one sequence. Without ancestors each piece sees itself alone, which is how packed
     documents stay apart; with them, branches share a prefix that is computed once. Padding is piece -1: it sees
     padding, nothing sees it.
@@ -21,6 +24,7 @@ class Visibility:
     ancestors: Bool[Tensor, "P P"] | None = None  # [i, j]: piece i may see piece j; None: i == j
     is_causal: bool = True
     is_plain: bool = False  # each row is one piece, padded at its end at most: a causal kernel needs no mask
+    is_open: Bool[Tensor, "B T"] | None = None  # None: nowhere
 
     def mask(self) -> Bool[Tensor, "B T T"]:
         """The relation, written out."""
@@ -30,7 +34,8 @@ class Visibility:
             visible |= self.ancestors[query.clamp(min=0), key.clamp(min=0)] & (query >= 0) & (key >= 0)
         if self.is_causal:
             num_positions = self.piece.shape[1]
-            visible &= torch.ones(num_positions, num_positions, dtype=torch.bool, device=self.piece.device).tril()
+            earlier = torch.ones(num_positions, num_positions, dtype=torch.bool, device=self.piece.device).tril()
+            visible &= earlier if self.is_open is None else earlier | self.is_open[:, None, :]
         return visible
 
     def to(self, device: torch.device | str) -> "Visibility":
@@ -39,8 +44,9 @@ class Visibility:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Visibility":
         """The same with every tensor changed: moved, pinned."""
-        ancestors = None if self.ancestors is None else change(self.ancestors)
-        return replace(self, piece=change(self.piece), ancestors=ancestors)
+        others = {name: getattr(self, name) for name in ("ancestors", "is_open")}
+        changed = {name: None if value is None else change(value) for name, value in others.items()}
+        return replace(self, piece=change(self.piece), **changed)
 
 
 def ancestors_of(parent: Int[Tensor, " P"]) -> Bool[Tensor, "P P"] | None:

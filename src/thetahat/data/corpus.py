@@ -80,7 +80,8 @@ class Corpus:
     def part(self, index: int, sequence_tokens: int | None = None) -> Part:
         """The ledger row of a document, of which `sequence_tokens` targets are kept (None: all)."""
         row = {name: self.documents[name][index].as_py() for name in ("id", "document", "source", "weight")}
-        return Part(**row, sequence_tokens=int(self.lengths[index]) - 1 if sequence_tokens is None else sequence_tokens)
+        num_tokens = int(self.lengths[index]) - 1 if sequence_tokens is None else sequence_tokens
+        return Part(**row, num_tokens=num_tokens, record_tokens=num_tokens)
 
 
 def build_corpus(

@@ -212,9 +212,11 @@ def gather(corpus: Corpus, pieces: Pieces, index: Ints) -> Packed:
         num_bytes=torch.from_numpy(corpus.token_bytes[tokens]),
         position=torch.from_numpy(position),
         part=torch.from_numpy(part[piece]),
+        is_prompt=torch.zeros(len(tokens), dtype=torch.bool),
         piece=torch.from_numpy(piece),
         row=torch.from_numpy(np.cumsum(changes)),
         parent=torch.full((len(index),), -1),
+        seed=torch.zeros(len(index), dtype=torch.int64),
         parts=parts,
     )
 

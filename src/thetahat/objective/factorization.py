@@ -41,6 +41,7 @@ def causal(packed: Packed, normalization: Normalization = "token", width: int | 
         targets=lay(packed.tokens[answer], 0),
         weights=lay(counted_weights(packed, normalization)[answer], 0),
         part=lay(packed.part[answer], 0),
+        origin=lay(answer, 0),
         parts=packed.parts,
     )
 
@@ -54,7 +55,7 @@ def counted_weights(packed: Packed, normalization: Normalization) -> Float[Tenso
     weight = packed.weight.to(torch.float64)
     if normalization != "sequence":
         return weight
-    counts = torch.tensor([part.sequence_tokens for part in packed.parts], dtype=torch.float64)
+    counts = torch.tensor([part.record_tokens for part in packed.parts], dtype=torch.float64)
     return weight / counts[packed.part]
 
 

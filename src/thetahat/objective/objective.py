@@ -40,6 +40,12 @@ def log_likelihood(model: Model, batch: Batch, log_probs: LogProbs = token_log_p
     Divide by the weight of the *global* batch, not by this one's: then the value and the gradient do not depend on how
     the global batch was cut.
     """
-    hidden_ND = model.hidden(batch.inputs).flatten(0, 1)
-    log_probs_N = log_probs(hidden_ND, model.logits, batch.targets.flatten())
-    return Total((batch.weights.flatten() * log_probs_N.to(torch.float64)).sum(), batch.weight())
+    hidden_ND, targets_N, weights_N = (
+        model.hidden(batch.inputs).flatten(0, 1),
+        batch.targets.flatten(),
+        batch.weights.flatten(),
+    )
+    if batch.asked is not None:  # what counts for nothing needs no logits
+        hidden_ND, targets_N, weights_N = (values[batch.asked] for values in (hidden_ND, targets_N, weights_N))
+    log_probs_N = log_probs(hidden_ND, model.logits, targets_N)
+    return Total((weights_N * log_probs_N.to(torch.float64)).sum(), batch.weight())

@@ -70,5 +70,5 @@ def _sequences(batch: Batch) -> Iterator[tuple[str, Batch]]:
             Visibility(torch.zeros_like(pick(piece)), is_causal=batch.inputs.visibility.is_causal, is_plain=True),
         )
         part = pick(batch.part)
-        alone = Batch(inputs, pick(batch.targets), pick(batch.weights), part, batch.parts)
+        alone = Batch(inputs, pick(batch.targets), pick(batch.weights), part, pick(batch.origin), batch.parts)
         yield batch.parts[int(part[0, 0])].id, alone

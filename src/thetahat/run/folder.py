@@ -40,7 +40,8 @@ def _first_free(folder: Path, world: World) -> Path:
 
 
 def enter(folder: Path, config: RunConfig) -> None:
-    """Writes the config into a new folder, or refuses one that belongs to another config."""
+    """Writes the config into a new folder, or refuses one that belongs to another config or to somebody else."""
+    _refuse_foreign(folder)
     store.remove_partial(folder)
     (folder / "checkpoints").mkdir(exist_ok=True)
     store.remove_partial(folder / "checkpoints")
@@ -55,6 +56,18 @@ def enter(folder: Path, config: RunConfig) -> None:
     if not (folder / CONFIG).exists():
         store.write_json(folder / ENVIRONMENT, environment())
         store.write_text(folder / CONFIG, to_toml(config))
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """The environment is what a run writes first: without it, what has the name of a run's file is another's."""
+    if (folder / ENVIRONMENT).exists() or has_begun(folder):
+        return
+    for name in (CONFIG, TOKENIZER):
+        if (folder / name).exists():
+            raise FolderError(
+                f"{folder / name} is not of a run, and would be taken for one's",
+                cure="--out another folder; to use them: thetahat train PATH of a config, data.tokenizer=PATH",
+            )
 
 
 def has_begun(folder: Path) -> bool:
