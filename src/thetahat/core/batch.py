@@ -26,6 +26,18 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Symbols:
+    """What a factorization must know of a vocabulary."""
+
+    vocab_size: int
+    end_of_text: int
+    is_special: Bool[Tensor, " V"]  # stands for no text
+    begins_word: Bool[Tensor, " V"]  # a word of a text begins here: with a blank, or with no letter
+    mask: int | None = None  # what stands where a token is to be guessed
+    sentinels: tuple[int, ...] = ()  # what stands for the first, second, ... span that is left out
+
+
+@dataclass(frozen=True, slots=True)
 class Packed:
     """Pieces of sequences laid in rows, with everything that a factorization may need; it knows no targets.
 
