@@ -7,8 +7,9 @@ import torch
 from msgspec.structs import replace
 
 from thetahat.core.batch import Packed, Part
+from thetahat.data.build import build_corpus
 from thetahat.data.config import DataConfig
-from thetahat.data.corpus import Corpus, build_corpus
+from thetahat.data.corpus import Corpus
 from thetahat.data.record import Record
 from thetahat.data.tokenizer import train_tokenizer
 from thetahat.model.config import DecoderConfig

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from thetahat.core.errors import DataError, ModelError
-from thetahat.data.corpus import build_corpus, default_cache, shared_documents
+from thetahat.data.build import build_corpus
+from thetahat.data.cache import default_cache
+from thetahat.data.corpus import SCHEMAS, shared_documents
 from thetahat.data.source import Record
 from thetahat.data.tokenizer import train_tokenizer
 
@@ -31,10 +33,10 @@ def test_a_document_comes_back_from_the_corpus(tokenizer, tmp_path, is_cached):
     corpus = build_corpus(RECORDS, tokenizer, {}, tmp_path if is_cached else None)
     end = tokenizer.end_of_text
     for index, record in enumerate(RECORDS):
-        first, *ids, last = corpus.sequence(index).tolist()
+        first, *ids, last = corpus.span(index).tolist()
         assert (first, last, tokenizer.decode(ids)) == (end, end, record.text)
         assert corpus.lengths[index] == len(ids) + 2
-        assert corpus.num_bytes_of(index) == len(record.text.encode()) == corpus.token_bytes[ids].sum()
+        assert corpus.column["parts.num_bytes"][index] == len(record.text.encode()) == corpus.token_bytes[ids].sum()
         part = corpus.part(index)
         assert (part.id, part.document, part.source, part.name, part.weight) == (
             record.id,
@@ -43,7 +45,7 @@ def test_a_document_comes_back_from_the_corpus(tokenizer, tmp_path, is_cached):
             "document",
             1.0,
         )
-        assert part.record_tokens == len(ids) + 1
+        assert corpus.part_tokens[index] == len(ids) + 1
     assert corpus.num_documents == len(TEXTS)
     assert corpus.num_bytes == sum(len(text.encode()) for text in TEXTS)
     assert corpus.num_tokens == sum(corpus.lengths) - len(TEXTS)
@@ -57,7 +59,7 @@ def test_a_corpus_is_read_only(tokenizer, tmp_path):
 @given(st.lists(st.text(min_size=1, max_size=50), min_size=1, max_size=20), st.sampled_from([1, 7, 1 << 22]))
 def test_a_corpus_does_not_depend_on_how_its_texts_are_batched(tokenizer, texts, size):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("thetahat.data.corpus._BATCH_CHARACTERS", size)
+        patch.setattr("thetahat.data.build._BATCH_CHARACTERS", size)
         corpus = build_corpus(records_of(texts), tokenizer, {}, None)
     (expected,) = [np.concatenate([[0, *ids, 0] for ids in tokenizer.encode(texts)])]
     np.testing.assert_array_equal(corpus.tokens, expected)
@@ -153,7 +155,9 @@ def test_a_damaged_cache_is_noticed_and_built_anew(tokenizer, tmp_path, file, da
         mended = build_corpus(RECORDS, tokenizer, {}, tmp_path)
         np.testing.assert_array_equal(mended.tokens, good.tokens)
         assert mended.documents.equals(good.documents)
-        assert sorted(found.name for found in folder.iterdir()) == ["MANIFEST.json", "documents.parquet", "tokens.bin"]
+        assert sorted(found.name for found in folder.iterdir()) == sorted(
+            ["MANIFEST.json", "tokens.bin", *(f"{name}.parquet" for name in SCHEMAS)]
+        )
 
 
 def test_a_build_that_was_killed_leaves_nothing_that_counts(tokenizer, tmp_path, monkeypatch):

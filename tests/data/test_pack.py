@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,8 +8,10 @@ from hypothesis import given, strategies as st
 
 from tests.oracles import packing as oracle
 from thetahat.core.errors import ConfigError, DataError
-from thetahat.data.corpus import build_corpus
-from thetahat.data.pack import best_fit, cut, gather, lay, windows
+from thetahat.data.build import build_corpus
+from thetahat.data.config import DataConfig
+from thetahat.data.pack import best_fit, cut, lay, windows
+from thetahat.data.plan import gather, plan_scoring, plan_training
 from thetahat.data.source import Record
 
 lengths_of = st.lists(st.integers(3, 60), min_size=1, max_size=20).map(lambda values: np.array(values, np.int64))
@@ -18,7 +21,7 @@ policies = st.sampled_from(["split", "truncate-left", "truncate-right", "drop"])
 
 def targets_of(pieces, document):
     """The targets of a document, piece by piece."""
-    mine = np.flatnonzero(pieces.document == document)
+    mine = np.flatnonzero(pieces.span == document)
     return [list(range(pieces.scored_from[piece], pieces.stop[piece])) for piece in mine]
 
 
@@ -29,7 +32,6 @@ def test_a_split_puts_each_target_in_the_block_that_a_loop_would(lengths, contex
     for document, length in enumerate(lengths):
         assert targets_of(pieces, document) == oracle.split(length - 1, context, phase[document])
     np.testing.assert_array_equal(pieces.start, pieces.scored_from - 1)
-    np.testing.assert_array_equal(pieces.sequence_tokens, lengths[pieces.document] - 1)
     assert pieces.positions.max() <= context
     assert (report.num_tokens, report.tokens_cut) == ((lengths - 1).sum(), 0)
 
@@ -41,7 +43,6 @@ def test_truncation_keeps_what_a_loop_would(lengths, context, policy):
     for document, targets in enumerate(kept):
         assert targets_of(pieces, document) == ([targets] if targets else [])
     np.testing.assert_array_equal(pieces.start, pieces.scored_from - 1)
-    np.testing.assert_array_equal(pieces.sequence_tokens, [len(kept[document]) for document in pieces.document])
     long = sum(length - 1 > context for length in lengths)
     assert report.num_tokens == sum(map(len, kept))
     assert report.tokens_cut == sum(lengths - 1) - report.num_tokens
@@ -81,7 +82,7 @@ def test_windows_count_each_target_once_with_the_context_that_a_loop_gives_it(le
     pieces = windows(lengths, context, stride)
     for document, length in enumerate(lengths):
         seen = {}
-        for piece in np.flatnonzero(pieces.document == document):
+        for piece in np.flatnonzero(pieces.span == document):
             for target in range(pieces.scored_from[piece], pieces.stop[piece]):
                 assert target not in seen
                 seen[target] = target - pieces.start[piece]
@@ -90,7 +91,6 @@ def test_windows_count_each_target_once_with_the_context_that_a_loop_gives_it(le
     is_later = pieces.scored_from > 1
     assert (pieces.positions[is_later] == context).all()
     assert (pieces.targets[is_later] <= stride).all()
-    np.testing.assert_array_equal(pieces.sequence_tokens, lengths[pieces.document] - 1)
 
 
 @pytest.mark.parametrize("stride", [0, -1, 9])
@@ -118,7 +118,7 @@ def test_no_row_is_over_full_and_no_piece_is_lost(sizes, capacity, packing):
     laid = lay(pieces, capacity, packing)
     assert np.bincount(laid.row, laid.positions, laid.num_rows).max() <= capacity
     assert np.bincount(laid.row).tolist() == ([1] * len(sizes) if packing == "none" else np.bincount(laid.row).tolist())
-    assert sorted(laid.document) == list(range(len(sizes)))
+    assert sorted(laid.span) == list(range(len(sizes)))
     assert (np.diff(laid.row) >= 0).all()
     assert set(laid.row) == set(range(laid.num_rows))
 
@@ -152,25 +152,29 @@ def corpus(byte_tokenizer):
     )
 
 
+def planned(corpus, context, policy):
+    plan, _ = plan_training(corpus, DataConfig(context=context, over_long=policy))
+    return plan
+
+
 @given(contexts, policies, st.randoms(use_true_random=False))
 def test_gathered_tokens_are_those_of_their_pieces(corpus, context, policy, random):
-    pieces, _ = cut(corpus.lengths, context, policy)
-    if not len(pieces):
+    plan = planned(corpus, context, policy)
+    if not len(plan.pieces):
         return
-    laid = lay(pieces, context, "best-fit")
+    laid = lay(plan.pieces, context, "best-fit")
     index = np.array(sorted(random.sample(range(len(laid)), random.randint(1, len(laid)))))
-    packed = gather(corpus, laid, index)
+    packed = gather(corpus, replace(plan, pieces=laid), index)
     for place, piece in enumerate(index):
         mine = packed.piece == place
-        document, start, stop, kept = (
-            int(column[piece]) for column in (laid.document, laid.start, laid.stop, laid.sequence_tokens)
-        )
-        tokens = corpus.sequence(document)[start:stop]
+        span, start, stop = (int(column[piece]) for column in (laid.span, laid.start, laid.stop))
+        tokens = corpus.span(span)[start:stop]
         assert packed.tokens[mine].tolist() == tokens.tolist()
         assert packed.position[mine].tolist() == list(range(stop - start))
         assert packed.num_bytes[mine].tolist() == corpus.token_bytes[tokens].tolist()
         (part,) = packed.part[mine].unique()
-        assert packed.parts[part] == corpus.part(document, kept)
+        kept = int(laid.targets[laid.span == span].sum())
+        assert packed.parts[part] == replace(corpus.part(span), num_tokens=kept, record_tokens=kept)
         weights = [packed.parts[part].weight * (token >= laid.scored_from[piece]) for token in range(start, stop)]
         assert packed.weight[mine].tolist() == weights
     assert packed.row.tolist() == np.unique(laid.row[index], return_inverse=True)[1].tolist()
@@ -180,21 +184,30 @@ def test_gathered_tokens_are_those_of_their_pieces(corpus, context, policy, rand
 
 
 def test_pieces_of_one_document_share_a_part(corpus):
-    pieces, _ = cut(corpus.lengths, 4, "split")
-    packed = gather(corpus, pieces, np.arange(len(pieces)))
+    plan = planned(corpus, 4, "split")
+    pieces = plan.pieces
+    packed = gather(corpus, plan, np.arange(len(pieces)))
     assert [part.id for part in packed.parts] == ["id0", "id1", "id2", "id3"]
     assert [part.record_tokens for part in packed.parts] == [9, 2, 17, 6]
     for part in range(4):
         assert (packed.weight[packed.part == part] == 0).sum() == (packed.parts[part].weight > 0) * (
-            pieces.document == part
+            pieces.span == part
         ).sum() + (packed.parts[part].weight == 0) * (packed.part == part).sum()
     assert packed.num_bytes[packed.part == 3].sum() == len("caf\u00e9".encode()) + 1  # one byte is read twice
 
 
 def test_windows_may_be_gathered_in_any_order(corpus):
-    pieces = windows(corpus.lengths, 6, 2)
+    plan = plan_scoring(corpus, 6, 2)
+    pieces = plan.pieces
     index = np.arange(len(pieces))[::-1].copy()
-    packed = gather(corpus, pieces, index)
+    packed = gather(corpus, plan, index)
     assert packed.row.tolist() == list(range(len(pieces)))
     first = packed.tokens[packed.piece == 0].tolist()
-    assert first == corpus.sequence(3)[pieces.start[-1] : pieces.stop[-1]].tolist()
+    assert first == corpus.span(3)[pieces.start[-1] : pieces.stop[-1]].tolist()
+
+
+def test_scoring_weighs_every_target_alike(corpus):
+    plan = plan_scoring(corpus, 6, 2)
+    packed = gather(corpus, plan, np.arange(len(plan.pieces)))
+    assert packed.weight.sum() == corpus.num_tokens
+    assert set(packed.weight.tolist()) == {0.0, 1.0}

@@ -91,9 +91,11 @@ BAD = {
     b"3": "holds a number",
     b"{}": "its keys: none",
     b'{"body": "x", "title": "y"}': "its keys: 'body', 'title'",
-    b'{"prompt": "x", "completion": "y"}': r"prompt and completion, which is recognised but not trained yet",
+    b'{"prompt": "x"}': "half a record of prompt and completion",
+    b'{"prompt": "x", "completion": ""}': "the completion is empty",
+    b'{"text": "x", "label": 3}': "the label is a number",
     b'{"messages": []}': "messages, which is recognised but not trained yet",
-    b'{"text": "x", "messages": []}': "two formats",
+    b'{"text": "x", "messages": []}': "a mixture of formats",
     b'{"text": null}': "the text is null",
     b'{"text": 3}': "the text is a number",
     b'{"text": ["x"]}': "the text is a list",
@@ -123,10 +125,19 @@ def test_a_bad_line_is_named_by_file_and_line(write, line, name):
     assert error.value.exit_code == 3
 
 
-def test_a_format_that_is_not_trained_yet_says_which_one_is(write):
-    with pytest.raises(DataError, match="this version trains on") as error:
-        read(write("a.jsonl", [{"prompt": "x", "completion": "y"}]))
-    assert '{"text": ...}' in str(error.value)
+def test_prompts_and_labels_are_read_as_what_they_condition(write):
+    records = read(write("a.jsonl", [{"prompt": "x", "completion": "y"}, {"text": "z", "label": "w", "weight": 2}]))
+    assert [(record.prompt, record.text, record.weight) for record in records] == [("x", "y", 1.0), ("z", "w", 2.0)]
+    assert [record.texts for record in records] == [("x", "y"), ("z", "w")]
+
+
+def test_records_with_one_prompt_fall_on_one_side_of_a_division(write):
+    pairs = [{"prompt": f"p{i // 5}", "completion": f"c{i}"} for i in range(200)]
+    train, held_out = divide(DataConfig(train=str(write("a.jsonl", pairs)), held_out="hash:0.3"))
+    ours, theirs = ({record.prompt for record in part} for part in (train, held_out))
+    assert ours
+    assert theirs
+    assert not ours & theirs
 
 
 def test_bytes_that_are_not_utf8_are_named_by_line_and_offset(write):

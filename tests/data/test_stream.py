@@ -5,8 +5,8 @@ from hypothesis import assume, given, strategies as st
 from msgspec.structs import replace
 
 from thetahat.core.errors import DataError
+from thetahat.data.build import build_corpus
 from thetahat.data.config import DataConfig
-from thetahat.data.corpus import build_corpus
 from thetahat.data.source import Record
 from thetahat.data.stream import TrainingOrder
 
@@ -52,7 +52,7 @@ def test_an_epoch_holds_each_target_that_is_kept_exactly_once(byte_tokenizer, te
     seen = []
     for position in epoch_of(order, epoch):
         plan, index = order.batch(position)
-        seen += [(plan.document[p], t) for p in index for t in range(plan.scored_from[p], plan.stop[p])]
+        seen += [(plan.span[p], t) for p in index for t in range(plan.scored_from[p], plan.stop[p])]
         rows = plan.row[index]
         assert (np.diff(rows) >= 0).all()
         assert len(set(rows)) == batch_size or position == epoch_of(order, epoch)[-1]

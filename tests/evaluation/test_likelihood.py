@@ -7,10 +7,12 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from tests.examples import SMALL, corpus_of, decoder
+from tests.examples import SMALL, corpus_of, decoder, texts_of
 from tests.model.test_decoder import arrays_of, settings_of
 from tests.oracles.decoder import token_log_probs as oracle_log_probs
-from thetahat.data.corpus import Corpus
+from thetahat.data.build import build_corpus
+from thetahat.data.record import Record
+from thetahat.data.tokenizer import train_tokenizer
 from thetahat.distribution.world import World
 from thetahat.evaluation.ledger import summarize
 from thetahat.evaluation.likelihood import Policy, ledger_rows, score_corpus
@@ -36,9 +38,11 @@ def scored(model, corpus, world=None, **changes):
     return score_corpus(model, corpus, change(POLICY, **changes), world or World(), CPU)
 
 
-def shuffled(corpus, order):
-    tokens = np.concatenate([corpus.sequence(int(i)) for i in order])
-    return Corpus(tokens, corpus.documents.take(order), corpus.end_of_text, corpus.token_bytes, "shuffled")
+def shuffled(order):
+    """The corpus of the fixture, its documents in another order."""
+    texts = texts_of(120)
+    records = [Record(texts[i], f"d{i}", f"d{i}", "test") for i in order]
+    return build_corpus(records, train_tokenizer(texts, VOCABULARY), {}, None)
 
 
 def test_every_document_is_the_oracle_s():
@@ -47,9 +51,9 @@ def test_every_document_is_the_oracle_s():
     model, corpus = decoder(config, VOCABULARY), corpus_of(5, longest=12)
     found = scored(model, corpus, dtype="float64")
     for index in range(corpus.num_documents):
-        tokens = corpus.sequence(index)[: POLICY.context + 1].tolist()
+        tokens = corpus.span(index)[: POLICY.context + 1].tolist()
         expected = oracle_log_probs(arrays_of(model), settings_of(config), tokens)
-        start = found.document_start[index]
+        start = found.start[index]
         np.testing.assert_allclose(found.token_log_prob[start : start + len(expected)], expected, rtol=1e-11)
 
 
@@ -62,7 +66,7 @@ def test_totals_do_not_depend_on_batch_size_or_order(dtype, bound, each, corpus,
         assert math.fsum(other.log_prob) == pytest.approx(math.fsum(plain.log_prob), rel=bound)
         assert np.abs((other.log_prob - plain.log_prob) / lengths).max() <= each
     order = np.random.default_rng(0).permutation(corpus.num_documents)
-    other = scored(models[dtype], shuffled(corpus, order), dtype=dtype)
+    other = scored(models[dtype], shuffled(order), dtype=dtype)
     assert math.fsum(other.log_prob) == pytest.approx(math.fsum(plain.log_prob), rel=bound)
     assert np.abs((other.log_prob - plain.log_prob[order]) / lengths[order]).max() <= each
 
@@ -73,7 +77,7 @@ def test_in_deterministic_mode_no_bit_changes(corpus, models):
         other = scored(models["float32"], corpus, deterministic=True, batch_size=batch_size)
         assert np.array_equal(other.token_log_prob, plain.token_log_prob)
     order = np.random.default_rng(0).permutation(corpus.num_documents)
-    other = scored(models["float32"], shuffled(corpus, order), deterministic=True)
+    other = scored(models["float32"], shuffled(order), deterministic=True)
     assert np.array_equal(other.log_prob, plain.log_prob[order])
     assert math.fsum(other.log_prob) == math.fsum(plain.log_prob)
 

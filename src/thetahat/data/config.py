@@ -8,7 +8,7 @@ from msgspec import Meta
 from thetahat.core.config import Config
 from thetahat.core.errors import ConfigError
 
-OverLong = Literal["error", "split", "truncate-left", "truncate-right", "drop"]
+OverLong = Literal["error", "split", "truncate-left", "truncate-right", "drop", "keep-last-turns"]
 Packing = Literal["best-fit", "none"]
 
 _FORMS = "hash:F (whole documents, by digest), tail:F (the end of the data), PATH, none; F between 0 and 1"
@@ -21,11 +21,16 @@ class DataConfig(Config, frozen=True, kw_only=True):
     held_out: str = "hash:0.1"  # hash:F, tail:F, none, or other files
     split_on: str | None = None  # what stands between the documents of a .txt; it belongs to neither
     context: Annotated[int, Meta(ge=2, le=2**22)] = 1024  # positions that the model reads at once
+    source_context: Annotated[int, Meta(ge=2, le=2**22)] | None = (
+        None  # what an encoder reads for a decoder; None: same
+    )
     over_long: OverLong = "error"  # what becomes of a document that has more targets than that
+    unsupervised: Literal["error", "skip"] = "error"  # what becomes of a record of which nothing is asked
     packing: Packing = "best-fit"
     shifts_splits: bool = False  # whether each epoch splits over-long documents at other places
     vocab_size: Annotated[int, Meta(ge=257, le=2**24)] = 4096
     tokenizer: str | None = None  # the path of a tokenizer.json to use as it is
+    labels: tuple[str, ...] = ()  # of a classification; empty: those of the training part
 
     def __post_init__(self) -> None:
         if not self.train:
@@ -35,6 +40,11 @@ class DataConfig(Config, frozen=True, kw_only=True):
         rule, fraction = self.division
         if rule in {"hash", "tail"} and not 0 < fraction < 1:
             raise ConfigError(f"data.held_out={self.held_out!r} leaves one part empty", allowed=_FORMS)
+
+    @property
+    def source_room(self) -> int:
+        """Positions that an encoder reads for a decoder."""
+        return self.source_context or self.context
 
     @property
     def division(self) -> tuple[Literal["hash", "tail", "none", "path"], Fraction]:

@@ -1,111 +1,166 @@
-"""Documents as token ids, in memory or mapped from a cache that is never stale."""
+"""Records as token ids, in memory or mapped from a cache that is never stale."""
 
-import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Any, final
 
 import numpy as np
 import pyarrow as pa
-import tokenizers
 from numpy.typing import NDArray
-from pyarrow import parquet
 
-from thetahat.core import store
 from thetahat.core.batch import Part
-from thetahat.core.errors import DataError, ModelError
-from thetahat.data.cache import default_cache as default_cache, waiting_for
-from thetahat.data.source import Record
-from thetahat.data.tokenizer import Tokenizer
+from thetahat.data.encoded import Layout
 
-VERSION = 1  # of the format on disk
-_BATCH_CHARACTERS = 1 << 22  # tokenised at a time
-Row = dict[str, Any]
-_COLUMNS = pa.schema(
-    {
-        "id": pa.string(),
-        "document": pa.string(),
-        "source": pa.string(),
-        "weight": pa.float64(),
-        "num_bytes": pa.int64(),
-        "length": pa.int64(),
-        "digest": pa.binary(16),
-    }
-)
+Ints = NDArray[np.int64]
+Table = Any  # pyarrow's
+
+SCHEMAS = {
+    "documents": pa.schema(
+        {
+            "id": pa.string(),
+            "document": pa.string(),
+            "source": pa.string(),
+            "weight": pa.float64(),
+            "tokens_cut": pa.int64(),
+            "digest": pa.binary(16),
+        }
+    ),
+    "parts": pa.schema(
+        {
+            "document": pa.int64(),
+            "name": pa.dictionary(pa.int32(), pa.string()),
+            "role": pa.dictionary(pa.int32(), pa.string()),
+            "weight": pa.float64(),
+            "is_prompt": pa.bool_(),
+            "num_bytes": pa.int64(),  # of its tokens; a prompt's too
+        }
+    ),
+    "spans": pa.schema(
+        {
+            "document": pa.int64(),
+            "sequence": pa.int64(),
+            "parent": pa.int64(),
+            "position": pa.int64(),
+            "length": pa.int64(),
+        }
+    ),
+    "segments": pa.schema({"start": pa.int64(), "part": pa.int64()}),
+}
+"""A record is a row of `documents`, and has parts, which get rows in a ledger, and sequences, each of which lies in one
+row of a batch. A sequence is one span or a tree of them; `parent` says how many spans before it the parent stands, 0:
+none. A segment is a run of tokens of one part; it starts at a place in the tokens of the whole corpus."""
 
 
 @final
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Corpus:
-    """Every document as `<|endoftext|>`, its tokens, `<|endoftext|>`; read-only, in the order of the data."""
+    """Every record as token ids; read-only, in the order of the data. A text is one part, one sequence and one span."""
 
-    tokens: NDArray[Any]  # all sequences, one behind the other
-    documents: pa.Table  # one row each: id, document, source, weight, num_bytes, length, digest
+    tokens: NDArray[Any]  # all spans, one behind the other
+    tables: dict[str, Table]  # of SCHEMAS
     end_of_text: int
-    token_bytes: NDArray[np.int64]  # [V], of text behind each id
+    token_bytes: Ints  # [V], of text behind each id
     fingerprint: str
-    lengths: NDArray[np.int64] = field(init=False)  # [documents], both <|endoftext|> included
-    offsets: NDArray[np.int64] = field(init=False)  # [documents + 1], where each sequence starts in `tokens`
+    layout: Layout = "stream"
+    lengths: Ints = field(init=False)  # [spans], the first token included, which is never asked
+    offsets: Ints = field(init=False)  # [spans + 1], where each begins in `tokens`
 
     def __post_init__(self) -> None:
-        lengths = self.documents["length"].to_numpy()
+        lengths = self.tables["spans"]["length"].to_numpy()
         object.__setattr__(self, "lengths", lengths)
         object.__setattr__(self, "offsets", np.concatenate([[0], np.cumsum(lengths)]))
 
     @property
+    def documents(self) -> Table:
+        """One row a record."""
+        return self.tables["documents"]
+
+    @property
     def num_documents(self) -> int:
-        """How many documents there are."""
-        return len(self.lengths)
+        """How many records there are."""
+        return len(self.documents)
+
+    @cached_property
+    def column(self) -> dict[str, NDArray[Any]]:
+        """The numbers of the tables by `table.name`."""
+        return {
+            f"{table}.{name}": self.tables[table][name].to_numpy(zero_copy_only=False)
+            if table == "parts"
+            else self.tables[table][name].to_numpy()
+            for table, names in _NUMBERS.items()
+            for name in names
+        }
+
+    @cached_property
+    def part_tokens(self) -> Ints:
+        """[parts], how many tokens of each are asked where nothing is cut; of a prompt, how many are read."""
+        spans = np.arange(len(self.lengths))
+        return self.count_by_part(spans, np.ones_like(spans), self.lengths)
 
     @property
     def num_tokens(self) -> int:
-        """What a causal model predicts: every token of every document, and one end each."""
-        return int(self.offsets[-1]) - self.num_documents
+        """What a causal model predicts: every token that is asked, the end of each text included."""
+        return int(self.part_tokens[~self.column["parts.is_prompt"]].sum())
 
     @property
     def num_bytes(self) -> int:
-        """UTF-8 bytes of text."""
-        return int(self.documents["num_bytes"].to_numpy().sum())
+        """UTF-8 bytes of what is asked."""
+        return int(self.column["parts.num_bytes"][~self.column["parts.is_prompt"]].sum())
 
-    def sequence(self, index: int) -> NDArray[np.int64]:
-        """The ids of a document, `<|endoftext|>` at both ends."""
+    def span(self, index: int) -> Ints:
+        """The ids of a span."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]].astype(np.int64)
 
-    def num_bytes_of(self, index: int) -> int:
-        """UTF-8 bytes of a document."""
-        return self.documents["num_bytes"][index].as_py()
+    def part_of(self, place: Ints) -> Ints:
+        """The part of each token, by its place in `tokens`."""
+        return self.column["segments.part"][np.searchsorted(self.column["segments.start"], place, side="right") - 1]
 
-    def part(self, index: int, sequence_tokens: int | None = None) -> Part:
-        """The ledger row of a document, of which `sequence_tokens` targets are kept (None: all)."""
-        row = {name: self.documents[name][index].as_py() for name in ("id", "document", "source", "weight")}
-        num_tokens = int(self.lengths[index]) - 1 if sequence_tokens is None else sequence_tokens
-        return Part(**row, num_tokens=num_tokens, record_tokens=num_tokens)
+    def asked_before(self, place: Ints) -> Ints:
+        """How many tokens before each place in `tokens` belong to a part that is asked."""
+        starts, is_prompt = self.column["segments.start"], self.column["parts.is_prompt"]
+        is_asked = ~is_prompt[self.column["segments.part"]]
+        sizes = np.diff(starts, append=len(self.tokens)) * is_asked
+        segment = np.searchsorted(starts, place, side="right") - 1
+        return (np.cumsum(sizes) - sizes)[segment] + (place - starts[segment]) * is_asked[segment]
 
-
-def build_corpus(
-    records: Iterable[Record], tokenizer: Tokenizer, settings: Mapping[str, str], cache: Path | None
-) -> Corpus:
-    """The records as tokens: from the cache if exactly these were there before, else made (and kept, given a cache)."""
-    if iter(records) is records:
-        records = list(records)  # it can be read once only, and is read twice
-    fingerprint = fingerprint_of(records, tokenizer, settings)
-    if cache is None:
-        tokens, rows = zip(*_tokenise(records, tokenizer), strict=True)
-        documents = _table([row for batch in rows for row in batch])
-        return Corpus(
-            np.concatenate(tokens), documents, tokenizer.end_of_text, tokenizer.num_bytes.numpy(), fingerprint
+    def count_by_part(self, span: Ints, first: Ints, stop: Ints) -> Ints:
+        """[parts], how many of the tokens `first` to `stop` (exclusive) of these spans belong to each part."""
+        low, high = self.offsets[span] + first, self.offsets[span] + stop
+        starts, part = self.column["segments.start"], self.column["segments.part"]
+        ends = np.append(starts[1:], len(self.tokens))
+        begin = np.searchsorted(starts, low, side="right") - 1
+        counts = np.searchsorted(starts, high, side="left") - begin
+        segment = np.repeat(begin - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        overlap = np.minimum(np.repeat(high, counts), ends[segment]) - np.maximum(
+            np.repeat(low, counts), starts[segment]
         )
-    folder = cache / fingerprint
-    with waiting_for(cache / f".{fingerprint}.lock"):
-        if not _is_intact(folder):
-            with store.publishing(folder) as partial:
-                seen = _Fingerprint(tokenizer, settings)
-                _write(partial, seen.watching(records), tokenizer)
-                if seen.digest() != fingerprint:
-                    raise DataError("the data changed while it was read", cure="start again when nothing writes to it")
-        return _open(folder, tokenizer)
+        return np.bincount(part[segment], np.maximum(overlap, 0), len(self.tables["parts"])).astype(np.int64)
+
+    def seen_before(self, place: int) -> int:
+        """How many tokens stand before this one on its path, a source included."""
+        span = int(np.searchsorted(self.offsets, place, side="right")) - 1
+        before = place - int(self.offsets[span]) + int(self.column["spans.position"][span])
+        parent = int(self.column["spans.parent"][span])
+        return before + int(self.lengths[span - parent]) if self.layout == "pair" and parent else before
+
+    def name_of(self, span: int) -> str:
+        """The id of the record that a span belongs to."""
+        return self.documents["id"][int(self.column["spans.document"][span])].as_py()
+
+    def part(self, index: int) -> Part:
+        """A row for the ledger; the counts of tokens are those of a plan."""
+        parts, document = self.tables["parts"], int(self.column["parts.document"][index])
+        row = {name: self.documents[name][document].as_py() for name in ("id", "document", "source")}
+        weight = self.documents["weight"][document].as_py() * self.column["parts.weight"][index]
+        return Part(**row, name=parts["name"][index].as_py(), role=parts["role"][index].as_py(), weight=float(weight))
+
+
+_NUMBERS = {
+    "documents": ("weight", "tokens_cut"),
+    "parts": ("document", "weight", "is_prompt", "num_bytes"),
+    "spans": ("document", "sequence", "parent", "position"),
+    "segments": ("start", "part"),
+}
 
 
 def shared_documents(ours: Corpus, theirs: Corpus) -> list[str]:
@@ -113,115 +168,3 @@ def shared_documents(ours: Corpus, theirs: Corpus) -> list[str]:
     known = set(theirs.documents["digest"].to_pylist())
     rows = zip(ours.documents["id"].to_pylist(), ours.documents["digest"].to_pylist(), strict=True)
     return [id for id, digest in rows if digest in known]
-
-
-def fingerprint_of(records: Iterable[Record], tokenizer: Tokenizer, settings: Mapping[str, str]) -> str:
-    """A digest of all that a corpus is made from: texts, ids, sources, weights, tokenizer, settings, format."""
-    fingerprint = _Fingerprint(tokenizer, settings)
-    for _ in fingerprint.watching(records):
-        pass
-    return fingerprint.digest()
-
-
-@final
-class _Fingerprint:
-    def __init__(self, tokenizer: Tokenizer, settings: Mapping[str, str]) -> None:
-        self._hash = hashlib.blake2b(digest_size=16)
-        self._add(str(VERSION), tokenizers.__version__, tokenizer.digest, json.dumps(dict(settings), sort_keys=True))
-
-    def watching(self, records: Iterable[Record]) -> Iterator[Record]:
-        """The same records, of which this keeps account."""
-        heaviest = -1.0
-        for record in records:
-            self._add(record.text, record.id, record.document, record.source, record.weight.hex())
-            heaviest = max(heaviest, record.weight)
-            yield record
-        if heaviest < 0:
-            raise DataError("the data holds no document")
-        if heaviest == 0:
-            raise DataError("every document has weight 0, so nothing counts", cure="give some record a weight above 0")
-
-    def digest(self) -> str:
-        return self._hash.hexdigest()
-
-    def _add(self, *texts: str) -> None:
-        for text in texts:
-            data = text.encode()
-            self._hash.update(len(data).to_bytes(8, "little"))  # so that no two lists of texts look alike
-            self._hash.update(data)
-
-
-def _is_intact(folder: Path) -> bool:
-    if not folder.exists():
-        return False
-    try:
-        store.verify(folder)
-    except ModelError:
-        store.remove(folder)
-        return False
-    return True
-
-
-def _open(folder: Path, tokenizer: Tokenizer) -> Corpus:
-    documents = parquet.read_table(folder / "documents.parquet", memory_map=True).combine_chunks()
-    tokens = np.memmap(folder / "tokens.bin", dtype=_dtype(tokenizer), mode="r")
-    return Corpus(tokens, documents, tokenizer.end_of_text, tokenizer.num_bytes.numpy(), folder.name)
-
-
-def _write(folder: Path, records: Iterable[Record], tokenizer: Tokenizer) -> None:
-    with (
-        (folder / "tokens.bin").open("wb") as file,
-        parquet.ParquetWriter(folder / "documents.parquet", _COLUMNS) as writer,
-    ):
-        for tokens, rows in _tokenise(records, tokenizer):
-            file.write(tokens.tobytes())
-            writer.write_table(_table(rows))
-
-
-def _tokenise(records: Iterable[Record], tokenizer: Tokenizer) -> Iterator[tuple[NDArray[Any], list[Row]]]:
-    end, token_bytes = [tokenizer.end_of_text], tokenizer.num_bytes.numpy()
-    for batch in _batches(records):
-        texts = tokenizer.encode([record.text for record in batch])
-        sequences = [np.array([*end, *ids, *end], dtype=_dtype(tokenizer)) for ids in texts]
-        rows = [_row(record, ids, token_bytes) for record, ids in zip(batch, sequences, strict=True)]
-        yield np.concatenate(sequences), rows
-
-
-def _table(rows: list[Row]) -> Any:
-    return pa.Table.from_pylist(rows, schema=_COLUMNS)
-
-
-def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
-    batch: list[Record] = []
-    num_characters = 0
-    for record in records:
-        batch.append(record)
-        num_characters += len(record.text)
-        if num_characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, num_characters = [], 0
-    if batch:
-        yield batch
-
-
-def _row(record: Record, ids: NDArray[Any], token_bytes: NDArray[np.int64]) -> Row:
-    data = record.text.encode()
-    num_bytes = int(token_bytes[ids].sum())
-    if num_bytes != len(data):
-        raise ModelError(
-            f"the tokenizer loses text: the tokens of {record.id} stand for {num_bytes} of its {len(data)} bytes",
-            cure="data.tokenizer=none trains one that loses nothing",
-        )
-    return {
-        "id": record.id,
-        "document": record.document,
-        "source": record.source,
-        "weight": record.weight,
-        "num_bytes": num_bytes,
-        "length": len(ids),
-        "digest": hashlib.blake2b(data, digest_size=16).digest(),
-    }
-
-
-def _dtype(tokenizer: Tokenizer) -> type[np.uint16] | type[np.uint32]:
-    return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32

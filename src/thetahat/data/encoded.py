@@ -1,6 +1,16 @@
 """A record as token ids: what every format becomes before it is kept in a corpus."""
 
 from dataclasses import dataclass, field
+from typing import Literal
+
+Layout = Literal["stream", "whole", "pair", "label"]
+"""How a record lies in its sequences.
+
+- stream: everything one behind the other, read from the left: `<|endoftext|>`, text, `<|endoftext|>`.
+- whole: the same tokens, all of which are read at once.
+- pair: what is given in one span, which an encoder reads, and what is asked in another, which a decoder writes.
+- label: the text, and behind it the index of its label.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +21,7 @@ class Asked:
     role: str = ""
     weight: float = 1.0  # what the message asked for; the record's own comes on top
     is_prompt: bool = False  # a condition: read, never asked
+    num_bytes: int | None = None  # of text; None: those of its tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,48 +2,50 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import final
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from thetahat.core.batch import Packed
 from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.config import OverLong, Packing
-from thetahat.data.corpus import Corpus
-
-Ints = NDArray[np.int64]
+from thetahat.data.corpus import Ints
 
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """Piece p is `sequence(document[p])[start[p]:stop[p]]`, in row `row[p]`; all arrays have the shape [P].
+    """Piece p is `corpus.span(span[p])[start[p]:stop[p]]`, in row `row[p]`; all arrays have the shape [P].
 
-    Tokens from `scored_from` on count, earlier ones are context. A causal model reads all but the last token.
+    Tokens from `scored_from` on count, earlier ones are context. Pieces of one `unit` stand together, in one row.
     """
 
-    document: Ints
+    span: Ints
     start: Ints
-    scored_from: Ints  # index in the sequence, like start and stop
+    scored_from: Ints  # index in the span, like start and stop
     stop: Ints
-    sequence_tokens: Ints  # targets of the whole sequence that count, over all its pieces
+    parent: Ints  # how many pieces before this one its parent stands; 0: it has none
+    unit: Ints  # neighbours with other numbers are other units
+    size: Ints  # positions that it takes up in a row
     row: Ints  # ascending
     num_rows: int
 
     def __len__(self) -> int:
-        return len(self.document)
+        return len(self.span)
 
     @property
     def positions(self) -> Ints:
-        """What a causal model reads of each piece."""
+        """What a causal model reads of each piece: all but its last token."""
         return self.stop - self.start - 1
 
     @property
     def targets(self) -> Ints:
-        """How many tokens of each piece count."""
+        """How many tokens of each piece may count."""
         return self.stop - self.scored_from
+
+    @property
+    def unit_starts(self) -> Ints:
+        """The first piece of each unit."""
+        return np.flatnonzero(np.diff(self.unit, prepend=-1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,27 +72,28 @@ class Cut:
 
 
 def cut(
-    lengths: Ints, context: int, policy: OverLong, *, phase: Ints | None = None, name: Callable[[int], str] = str
+    lengths: Ints, context: Ints | int, policy: OverLong, *, phase: Ints | None = None, name: Callable[[int], str] = str
 ) -> tuple[Pieces, Cut]:
-    r"""The pieces of each document, one a row, and what was left out.
+    r"""The pieces of each span, one a row, and what was left out.
 
-    A sequence of `lengths[i]` = $n + 2$ tokens has the targets 1 to $n + 1$, of which `context` fit in a piece. Under
-    "split" target $t$ of document $i$ lies in block $\lfloor (t - 1 + \mathrm{phase}_i) / \mathrm{context} \rfloor$; a
-    block also reads the token just before it. Documents that fit stay whole. `name` says whom an error is about.
+    A span of `lengths[i]` = $n + 2$ tokens has the targets 1 to $n + 1$, of which `context` (one number, or one a span)
+    fit in a piece. Under "split" target $t$ of span $i$ lies in block
+    $\lfloor (t - 1 + \mathrm{phase}_i) / \mathrm{context} \rfloor$; a block also reads the token just before it. Spans
+    that fit stay whole. `name` says whom an error is about.
     """
-    targets = lengths - 1
-    is_long = targets > context
+    targets, room = lengths - 1, np.broadcast_to(context, lengths.shape)
+    is_long = targets > room
     if policy == "error" and is_long.any():
-        raise _too_long(lengths, context, name)
+        raise _too_long(targets, room, name)
     if policy == "split":
-        pieces = _split(targets, context, np.zeros_like(targets) if phase is None else phase)
+        pieces = _split(targets, room, np.zeros_like(targets) if phase is None else phase)
     else:
-        pieces = _truncate(lengths, context, policy)
+        pieces = _truncate(lengths, room, policy)
     num_tokens = int(pieces.targets.sum())
     is_dropped = policy == "drop"
     report = Cut(
         policy=policy,
-        context=context,
+        context=int(room.max(initial=0)),
         num_documents=len(lengths) - int(is_long.sum()) * is_dropped,
         num_tokens=num_tokens,
         tokens_cut=int(targets.sum()) - num_tokens,
@@ -103,37 +106,41 @@ def cut(
 def windows(lengths: Ints, context: int, stride: int) -> Pieces:
     """Pieces in which each target counts exactly once, with all the context that fits, one a row.
 
-    A document that fits is one piece. Of a longer one the first window counts all of its `context` targets, and each
+    A span that fits is one piece. Of a longer one the first window counts all of its `context` targets, and each
     one after it the next `stride` (the last: what is left), read with exactly `context` positions.
     """
     if not 1 <= stride <= context:
         raise ConfigError(f"a stride of {stride}", allowed=f"1 to the context, {context}")
     targets = lengths - 1
     num_pieces = 1 + -(-np.maximum(targets - context, 0) // stride)
-    document, index = _enumerate(num_pieces)
-    total = targets[document]
+    span, index = enumerate_counts(num_pieces)
     scored_from = np.where(index == 0, 1, 1 + context + (index - 1) * stride)
-    stop = 1 + np.minimum(total, context + index * stride)
-    return _one_a_row(document, np.maximum(stop - 1 - context, 0), scored_from, stop, total)
+    stop = 1 + np.minimum(targets[span], context + index * stride)
+    return one_a_row(span, np.maximum(stop - 1 - context, 0), scored_from, stop)
 
 
 def lay(pieces: Pieces, capacity: int, packing: Packing) -> Pieces:
-    """The same pieces in rows of at most `capacity` positions."""
-    rows = best_fit(pieces.positions, capacity) if packing == "best-fit" else np.arange(len(pieces))
-    return take(replace(pieces, row=rows, num_rows=int(rows.max(initial=-1)) + 1), np.argsort(rows, kind="stable"))
+    """The same pieces in rows of at most `capacity` positions, those of one unit in one row."""
+    starts = pieces.unit_starts
+    sizes = np.add.reduceat(pieces.size, starts) if len(starts) else pieces.size
+    row_of_unit = best_fit(sizes, capacity) if packing == "best-fit" else np.arange(len(starts))
+    row = np.repeat(row_of_unit, np.diff(starts, append=len(pieces)))
+    laid = replace(pieces, row=row, num_rows=int(row.max(initial=-1)) + 1)
+    return take(laid, np.argsort(row, kind="stable"))
 
 
 def take(pieces: Pieces, index: Ints) -> Pieces:
-    """The pieces with these indices, in this order, in the rows where they were."""
-    return Pieces(
-        document=pieces.document[index],
-        start=pieces.start[index],
-        scored_from=pieces.scored_from[index],
-        stop=pieces.stop[index],
-        sequence_tokens=pieces.sequence_tokens[index],
-        row=pieces.row[index],
-        num_rows=pieces.num_rows,
-    )
+    """The pieces with these indices, in this order, in the rows where they were; whole units, or parents are lost."""
+    arrays = {one.name: getattr(pieces, one.name)[index] for one in fields(Pieces) if one.name != "num_rows"}
+    return Pieces(**arrays, num_rows=pieces.num_rows)
+
+
+def unit_pieces(pieces: Pieces, units: Ints) -> Ints:
+    """The indices of the pieces of these units, which are numbered by their order."""
+    starts = pieces.unit_starts
+    counts = np.diff(starts, append=len(pieces))[units]
+    unit, place = enumerate_counts(counts)
+    return starts[units][unit] + place
 
 
 def best_fit(positions: Ints, capacity: int) -> Ints:
@@ -194,65 +201,40 @@ class _FreeRoom:
             self._rooms |= 1 << room
 
 
-def gather(corpus: Corpus, pieces: Pieces, index: Ints) -> Packed:
-    """The tokens of these pieces, in this order; neighbours of one row share a row, numbered from 0."""
-    chosen = take(pieces, index)
-    piece, position = _enumerate(chosen.stop - chosen.start)
-    place = chosen.start[piece] + position  # in the sequence
-    tokens = corpus.tokens[corpus.offsets[chosen.document[piece]] + place].astype(np.int64)
-    _, first, part = np.unique(chosen.document, return_index=True, return_inverse=True)
-    kept = zip(chosen.document[first].tolist(), chosen.sequence_tokens[first].tolist(), strict=True)
-    parts = tuple(corpus.part(document, num_tokens) for document, num_tokens in kept)
-    weight = np.array([one.weight for one in parts])[part[piece]]
-    counts = place >= chosen.scored_from[piece]
-    changes = np.diff(chosen.row, prepend=chosen.row[:1]) != 0
-    return Packed(
-        tokens=torch.from_numpy(tokens),
-        weight=torch.from_numpy(np.where(counts, weight, 0.0)),
-        num_bytes=torch.from_numpy(corpus.token_bytes[tokens]),
-        position=torch.from_numpy(position),
-        part=torch.from_numpy(part[piece]),
-        is_prompt=torch.zeros(len(tokens), dtype=torch.bool),
-        piece=torch.from_numpy(piece),
-        row=torch.from_numpy(np.cumsum(changes)),
-        parent=torch.full((len(index),), -1),
-        seed=torch.zeros(len(index), dtype=torch.int64),
-        parts=parts,
-    )
-
-
-def _split(targets: Ints, context: int, phase: Ints) -> Pieces:
+def _split(targets: Ints, context: Ints, phase: Ints) -> Pieces:
     shift = np.where(targets > context, phase, 0)
-    document, block = _enumerate(-(-(targets + shift) // context))
-    first = np.maximum(block * context - shift[document], 0)
-    stop = np.minimum((block + 1) * context - shift[document], targets[document])
-    return _one_a_row(document, first, first + 1, stop + 1, targets[document])
+    span, block = enumerate_counts(-(-(targets + shift) // context))
+    first = np.maximum(block * context[span] - shift[span], 0)
+    stop = np.minimum((block + 1) * context[span] - shift[span], targets[span])
+    return one_a_row(span, first, first + 1, stop + 1)
 
 
-def _truncate(lengths: Ints, context: int, policy: OverLong) -> Pieces:
-    document = np.arange(len(lengths))
+def _truncate(lengths: Ints, context: Ints, policy: OverLong) -> Pieces:
+    span = np.arange(len(lengths))
     if policy == "drop":
-        document = document[lengths - 1 <= context]
-    whole = lengths[document]
-    kept = np.minimum(whole - 1, context)
-    start = whole - 1 - kept if policy == "truncate-left" else np.zeros_like(kept)
-    return _one_a_row(document, start, start + 1, start + 1 + kept, kept)
+        span = span[lengths - 1 <= context]
+    whole = lengths[span]
+    kept = np.minimum(whole - 1, context[span])
+    start = whole - 1 - kept if policy in {"truncate-left", "keep-last-turns"} else np.zeros_like(kept)
+    return one_a_row(span, start, start + 1, start + 1 + kept)
 
 
-def _one_a_row(document: Ints, start: Ints, scored_from: Ints, stop: Ints, sequence_tokens: Ints) -> Pieces:
-    return Pieces(document, start, scored_from, stop, sequence_tokens, np.arange(len(document)), len(document))
+def one_a_row(span: Ints, start: Ints, scored_from: Ints, stop: Ints) -> Pieces:
+    """Pieces without parents, each a unit in a row of its own."""
+    index = np.arange(len(span))
+    return Pieces(span, start, scored_from, stop, np.zeros_like(index), index, stop - start - 1, index, len(index))
 
 
-def _enumerate(counts: Ints) -> tuple[Ints, Ints]:
+def enumerate_counts(counts: Ints) -> tuple[Ints, Ints]:
     """(i, j) for each i and each j < counts[i]."""
     outer = np.repeat(np.arange(len(counts)), counts)
     return outer, np.arange(len(outer)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-def _too_long(lengths: Ints, context: int, name: Callable[[int], str]) -> DataError:
-    longest, num_long = int(lengths.argmax()), int((lengths - 1 > context).sum())
+def _too_long(targets: Ints, room: Ints, name: Callable[[int], str]) -> DataError:
+    longest, num_long = int((targets - room).argmax()), int((targets > room).sum())
     return DataError(
-        f"document {name(longest)} has {lengths[longest] - 1} tokens to predict where the context holds {context}; "
-        f"{num_long} of {len(lengths)} documents are too long",
+        f"document {name(longest)} has {targets[longest]} tokens to predict where the context holds {room[longest]}; "
+        f"{num_long} of {len(targets)} documents are too long",
         cure="data.over_long=split (or truncate-left, truncate-right, drop), or a larger data.context",
     )

@@ -1,5 +1,6 @@
 """What a user writes, one per line, checked where it is read."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,46 +10,70 @@ import msgspec
 
 from thetahat.core.errors import DataError
 
-_FORMATS = '{"text": ...}, {"prompt": ..., "completion": ...} or {"messages": [...]}, each on one line'
-_MARKS = {
-    "text": "text",
-    "prompt": "prompt and completion",
-    "completion": "prompt and completion",
-    "messages": "messages",
+_FORMATS = (
+    '{"text": ...}, {"prompt": ..., "completion": ...}, {"text": ..., "label": ...} or {"messages": [...]}, '
+    "each on one line"
+)
+_KEYS = {
+    "text": {"text"},
+    "text and label": {"text", "label"},
+    "prompt and completion": {"prompt", "completion"},
+    "messages": {"messages"},
 }
+_MARKS = frozenset().union(*_KEYS.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One text whose likelihood counts."""
+    """One text whose likelihood counts, given a prompt where there is one."""
 
-    text: str
+    text: str  # a document, a completion or a label
     id: str
     document: str  # the cluster for intervals
     source: str
     weight: float = 1.0
+    prompt: str | None = None  # what the text is conditioned on
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All that a tokenizer learns from."""
+        return (self.text,) if self.prompt is None else (self.prompt, self.text)
+
+    @property
+    def key(self) -> str:
+        """What decides on which side of a division a record falls: records with the same prompt stay together."""
+        return self.text if self.prompt is None else self.prompt
+
+    @property
+    def canonical(self) -> str:
+        """Everything that is in it, as one text: no two different contents look alike."""
+        return self.text if self.prompt is None else json.dumps([self.prompt, self.text], ensure_ascii=False)
 
 
 def parse_record(line: bytes, where: str, *, id: str, source: str) -> Record:
     """The record that a line of JSON holds, with this id and source where it brings none; errors name `where`."""
     fields = _object(line, where)
-    _check_format(fields, where)
+    known = _format_of(fields, where)
     id = _identity(fields.get("id"), where) or id
+    asked, given = {"text": ("text", None), "text and label": ("label", "text")}.get(known, ("completion", "prompt"))
     return Record(
-        text=check_text(fields["text"], where),
+        text=check_text(fields[asked], where, asked),
         id=id,
         document=id,
         source=_source(fields.get("source"), where) or source,
         weight=_weight(fields.get("weight"), where),
+        prompt=None if given is None else check_text(fields[given], where, given),
     )
 
 
-def check_text(text: Any, where: str) -> str:
+def check_text(text: Any, where: str, name: str = "text") -> str:
     """The text, if there is any and it is Unicode."""
     if not isinstance(text, str):
-        raise DataError(f"{where}: the text is {_kind(text)}", allowed="a string")
-    if not text:
+        raise DataError(f"{where}: the {name} is {_kind(text)}", allowed="a string")
+    if not text and name == "text":
         raise DataError(f"{where}: the document is empty", cure="remove it: it has nothing to predict")
+    if not text:
+        raise DataError(f"{where}: the {name} is empty", cure='remove it, or write the rest as {"text": ...}')
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -68,21 +93,19 @@ def _object(line: bytes, where: str) -> Mapping[str, Any]:
     return value
 
 
-def _check_format(fields: Mapping[str, Any], where: str) -> None:
-    formats = sorted({_MARKS[key] for key in fields if key in _MARKS})
+def _format_of(fields: Mapping[str, Any], where: str) -> str:
+    found = {key for key in fields if key in _MARKS}
     keys = ", ".join(repr(key) for key in fields) or "none"
-    if not formats:
+    if not found:
         raise DataError(f"{where}: a record without a text; its keys: {keys}", allowed=_FORMATS)
-    if len(formats) > 1:
-        raise DataError(
-            f"{where}: two formats in one record, {' and '.join(formats)}; its keys: {keys}", allowed=_FORMATS
-        )
-    if formats != ["text"]:
-        raise DataError(
-            f"{where}: a record of {formats[0]}, which is recognised but not trained yet",
-            allowed='this version trains on {"text": ...}',
-            cure='write each record as one {"text": ...}',
-        )
+    known = next((name for name, wanted in _KEYS.items() if wanted == found), None)
+    if known is None:
+        halves = [name for name, wanted in _KEYS.items() if found < wanted and name != "text and label"]
+        what = f"half a record of {halves[0]}" if halves else "a mixture of formats in one record"
+        raise DataError(f"{where}: {what}; its keys: {keys}", allowed=_FORMATS)
+    if known == "messages":
+        raise DataError(f"{where}: a record of messages, which is recognised but not trained yet", allowed=_FORMATS)
+    return known
 
 
 def _identity(value: Any, where: str) -> str:

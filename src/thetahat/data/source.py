@@ -85,20 +85,23 @@ def _everything(index: int, record: Record) -> Record | None:
 
 def _by_digest(fraction: Fraction) -> tuple[Rule, Rule]:
     def train(index: int, record: Record) -> Record | None:
-        return None if is_held_out(record.text, fraction) else record
+        return None if is_held_out(record.key, fraction) else record
 
     def held_out(index: int, record: Record) -> Record | None:
-        return record if is_held_out(record.text, fraction) else None
+        return record if is_held_out(record.key, fraction) else None
 
     return train, held_out
 
 
 def _by_place(records: Iterator[Record], fraction: Fraction, config: DataConfig) -> tuple[Rule, Rule]:
-    sizes = array("q", (len(record.text.encode()) for record in records))
+    sizes, is_text = array("q"), True
+    for record in records:
+        sizes.append(len(record.canonical.encode()))
+        is_text = is_text and record.canonical == record.text
     if not sizes:
         raise _nothing(config)
     target = int(sum(sizes) * (1 - fraction))  # bytes to train on
-    if len(sizes) == 1:
+    if len(sizes) == 1 and is_text:
         return _cut_at(target, sizes[0], config)
     first, before, nearest = 1, 0, sum(sizes)
     for index, size in enumerate(sizes[:-1], start=1):

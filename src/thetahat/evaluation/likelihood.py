@@ -15,7 +15,8 @@ from torch import Tensor
 from thetahat.core.batch import Batch
 from thetahat.core.config import Config
 from thetahat.data.corpus import Corpus
-from thetahat.data.pack import Pieces, gather, windows
+from thetahat.data.pack import Pieces, enumerate_counts, unit_pieces
+from thetahat.data.plan import gather, plan_scoring
 from thetahat.distribution.world import World
 from thetahat.evaluation.interval import BLOCK_TOKENS, exact_sum
 from thetahat.evaluation.ledger import LedgerRow, blocks_of
@@ -55,11 +56,13 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Likelihoods:
-    """The log-probability of every token of a corpus, and their exact sums."""
+    """The log-probability of every token that a corpus asks, and their exact sums over each part."""
 
-    token_log_prob: NDArray[np.float64]  # [targets], documents one after the other, nats
-    document_start: NDArray[np.int64]  # [documents + 1], where each begins in it
-    log_prob: NDArray[np.float64]  # [documents], nats
+    token_log_prob: NDArray[np.float64]  # [asked tokens], parts one after the other, nats
+    tokens: NDArray[np.int64]  # [asked tokens], their places in the corpus
+    part: NDArray[np.int64]  # [asked parts], index in the corpus's parts
+    start: NDArray[np.int64]  # [asked parts + 1], where each begins in `token_log_prob`
+    log_prob: NDArray[np.float64]  # [asked parts], nats
 
 
 class Abandoned(Exception):
@@ -87,28 +90,52 @@ def score_corpus(
     deterministic mode each is read alone, so that no product of matrices knows what else is being scored.
     As soon as `is_abandoned` on one rank, all raise Abandoned.
     """
-    pieces = windows(corpus.lengths, policy.context, policy.stride)
-    start = np.concatenate([[0], np.cumsum(corpus.lengths - 1)]).astype(np.int64)
-    found = np.zeros(int(start[-1]), dtype=np.float64)
+    plan = plan_scoring(corpus, policy.context, policy.stride)
+    found = np.zeros(len(corpus.tokens), dtype=np.float64)
     size = 1 if policy.deterministic else policy.batch_size
-    for width, group in _groups(pieces, size)[world.rank :: world.size]:
+    for width, group in _groups(plan.pieces, size)[world.rank :: world.size]:
         if is_abandoned():
             break
-        batch = causal(gather(corpus, pieces, group), width=width)
+        index = unit_pieces(plan.pieces, group)
+        token = _places(corpus, plan.pieces, index)
+        batch = causal(gather(corpus, plan, index), width=width)
         with computing_in(policy.dtype, device):
             log_probs = _log_probs(model, batch.to(device)).cpu().numpy()
-        for row, window in zip(log_probs, group, strict=True):
-            _place(found, row, pieces, int(window), start)
+        is_asked = batch.weights.numpy() > 0
+        found[token[batch.origin.numpy()[is_asked]]] = log_probs[is_asked]
     if world.any(is_abandoned()):
         raise Abandoned
-    found = world.sum(torch.from_numpy(found)).numpy()
-    sums = [exact_sum(found[first:last]) for first, last in pairwise(start)]
-    return Likelihoods(found, start, np.array(sums, dtype=np.float64))
+    return _likelihoods(world.sum(torch.from_numpy(found)).numpy(), corpus)
+
+
+def _likelihoods(found: NDArray[np.float64], corpus: Corpus) -> Likelihoods:
+    """What was found for each token of the corpus, in the order of the parts that are asked."""
+    is_asked = np.ones(len(found), dtype=np.bool_)
+    is_asked[corpus.offsets[:-1]] = False  # the first token of a span is never asked
+    tokens = np.flatnonzero(is_asked)
+    part = corpus.part_of(tokens)
+    keep = ~corpus.column["parts.is_prompt"][part]
+    tokens, part = tokens[keep], part[keep]
+    order = np.argsort(part, kind="stable")
+    tokens, part = tokens[order], part[order]
+    asked, first = np.unique(part, return_index=True)
+    start = np.append(first, len(part)).astype(np.int64)
+    nats = found[tokens]
+    sums = np.array([exact_sum(nats[low:high]) for low, high in pairwise(start)], dtype=np.float64)
+    return Likelihoods(nats, tokens, asked.astype(np.int64), start, sums)
+
+
+def _places(corpus: Corpus, pieces: Pieces, index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where in the corpus each token lies that `gather` gives for these pieces."""
+    piece, position = enumerate_counts((pieces.stop - pieces.start)[index])
+    return (corpus.offsets[pieces.span] + pieces.start)[index][piece] + position
 
 
 def _groups(pieces: Pieces, size: int) -> list[tuple[int, NDArray[np.int64]]]:
-    """Windows of one width, at most `size` together, the widest first."""
-    widths = -(-pieces.positions // WIDTHS) * WIDTHS
+    """Units of one width, at most `size` together, the widest first."""
+    widest = np.maximum(pieces.size, pieces.stop - pieces.start - 1)  # a source takes up no room of its own
+    units = pieces.unit_starts
+    widths = -(-np.maximum.reduceat(widest, units) // WIDTHS) * WIDTHS if len(units) else widest
     by_width = np.argsort(-widths, kind="stable")
     runs = np.split(by_width, np.flatnonzero(np.diff(widths[by_width])) + 1)
     return [(int(widths[run[0]]), run[first : first + size]) for run in runs for first in range(0, len(run), size)]
@@ -120,34 +147,28 @@ def _log_probs(model: Model, batch: Batch) -> Float[Tensor, "B T"]:
     return log_probs_N.to(torch.float64).view_as(batch.targets)
 
 
-def _place(
-    found: NDArray[np.float64], row: NDArray[np.float64], pieces: Pieces, window: int, start: NDArray[np.int64]
-) -> None:
-    """Copies the scored part of one window to its tokens' places; position p of a window answers for token p + 1."""
-    begin, first, stop = (int(x[window]) for x in (pieces.start, pieces.scored_from, pieces.stop))
-    base = int(start[pieces.document[window]]) - 1  # target j of a document is its token j + 1
-    found[base + first : base + stop] = row[first - begin - 1 : stop - begin - 1]
-
-
 def ledger_rows(likelihoods: Likelihoods, corpus: Corpus, policy: Policy) -> list[LedgerRow]:
-    """A row for each document; the long ones with their blocks, which intervals over few documents need."""
-    rows: list[LedgerRow] = []
-    for index in range(corpus.num_documents):
-        first, last = (int(edge) for edge in likelihoods.document_start[index : index + 2])
-        part, num_tokens = corpus.part(index), last - first
-        nats, tokens = likelihoods.token_log_prob[first:last], corpus.sequence(index)[1:]
-        row = LedgerRow(
-            id=part.id,
-            document=part.document,
-            source=part.source,
-            part=part.name,
-            role=part.role,
-            num_tokens=num_tokens,
-            num_bytes=corpus.num_bytes_of(index),
-            context_length=min(policy.context, num_tokens),
-            log_prob=float(likelihoods.log_prob[index]),
-            weight=part.weight,
-            blocks=blocks_of(nats, corpus.token_bytes[tokens]) if num_tokens > BLOCK_TOKENS else (),
-        )
-        rows.append(row)
-    return rows
+    """A row for each part that is asked; the long ones with their blocks, which intervals over few documents need."""
+    return [_row(likelihoods, corpus, policy, index) for index in range(len(likelihoods.part))]
+
+
+def _row(likelihoods: Likelihoods, corpus: Corpus, policy: Policy, index: int) -> LedgerRow:
+    first, last = (int(edge) for edge in likelihoods.start[index : index + 2])
+    number, num_tokens = int(likelihoods.part[index]), last - first
+    part, tokens = corpus.part(number), likelihoods.tokens[first:last]
+    seen = corpus.seen_before(int(tokens[-1]))
+    return LedgerRow(
+        id=part.id,
+        document=part.document,
+        source=part.source,
+        part=part.name,
+        role=part.role,
+        num_tokens=num_tokens,
+        num_bytes=int(corpus.column["parts.num_bytes"][number]),
+        context_length=min(policy.context, seen),
+        log_prob=float(likelihoods.log_prob[index]),
+        weight=part.weight,
+        blocks=blocks_of(likelihoods.token_log_prob[first:last], corpus.token_bytes[corpus.tokens[tokens]])
+        if num_tokens > BLOCK_TOKENS
+        else (),
+    )

@@ -8,9 +8,10 @@ from pathlib import Path
 from thetahat.core import store
 from thetahat.core.batch import Batch
 from thetahat.core.errors import ConfigError
+from thetahat.data.build import build_corpus
 from thetahat.data.cache import default_cache
 from thetahat.data.config import DataConfig
-from thetahat.data.corpus import Corpus, build_corpus, shared_documents
+from thetahat.data.corpus import Corpus, shared_documents
 from thetahat.data.source import Record, divide
 from thetahat.data.stream import TrainingOrder
 from thetahat.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -89,7 +90,7 @@ def _tokenizer(config: DataConfig, folder: Path | None, records: Iterable[Record
     if config.tokenizer:
         tokenizer = load_tokenizer(Path(config.tokenizer))
     else:
-        tokenizer = train_tokenizer((record.text for record in records), config.vocab_size)
+        tokenizer = train_tokenizer((text for record in records for text in record.texts), config.vocab_size)
     if kept:
         store.write_text(kept, tokenizer.to_json())
     return tokenizer
@@ -101,8 +102,7 @@ def _num_steps(config: RunConfig, order: TrainingOrder) -> int:
         return config.max_steps
     num_tokens = 0
     for step in range(config.max_steps):
-        plan, index = order.batch(step)
-        num_tokens += int(plan.targets[index].sum())
+        num_tokens += order.num_targets(step)
         if num_tokens >= config.max_tokens:
             return step + 1
     return config.max_steps

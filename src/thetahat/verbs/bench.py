@@ -13,7 +13,8 @@ from torch import Tensor
 from thetahat.core.batch import Batch, Inputs
 from thetahat.core.random import generator
 from thetahat.core.visibility import Visibility
-from thetahat.data.pack import Pieces, gather, lay, take
+from thetahat.data.pack import Pieces, lay, take
+from thetahat.data.plan import Draw, gather
 from thetahat.distribution.world import World
 from thetahat.model.precision import Dtype, computing_in
 from thetahat.objective.factorization import causal
@@ -56,7 +57,8 @@ class Bench:
 
     def batch(self, pieces: Pieces, width: int | None = None) -> Batch:
         """These pieces as one micro-batch."""
-        packed = gather(self.corpus, pieces, np.arange(len(pieces)))
+        plan = replace_fields(self.prepared.order.plan(0), pieces=pieces)
+        packed = gather(self.corpus, plan, np.arange(len(pieces)), Draw(self.config.seed))
         return causal(packed, self.config.objective.normalization, width)
 
     def rows(self, pieces: Pieces | None = None) -> Pieces:
@@ -98,7 +100,7 @@ class Bench:
         model = self.state().model
         total, weight = torch.zeros((), dtype=torch.float64, device=self.device), 0.0
         for index in range(len(short)):
-            sequence = self.corpus.sequence(int(short.document[index]))
+            sequence = self.corpus.span(int(short.span[index]))
             begin, first, stop = (int(edge[index]) for edge in (short.start, short.scored_from, short.stop))
             counts = self._weight_of(short, index)
             for place in range(first, stop):
@@ -122,10 +124,11 @@ class Bench:
             return token_log_probs(hidden, model.logits, batch.targets.flatten()).view_as(batch.targets)
 
     def _weight_of(self, pieces: Pieces, index: int) -> float:
-        part = self.corpus.part(int(pieces.document[index]))
-        if self.config.objective.normalization != "sequence":
-            return part.weight
-        return part.weight / int(pieces.sequence_tokens[index])
+        plan, document = self.prepared.order.plan(0), int(self.corpus.column["spans.document"][pieces.span[index]])
+        weight = float(self.corpus.column["documents.weight"][document])
+        return (
+            weight / int(plan.record_tokens[document]) if self.config.objective.normalization == "sequence" else weight
+        )
 
 
 def perturbed(batch: Batch, where: Tensor, vocab_size: int) -> Batch:
@@ -150,4 +153,4 @@ def _uneven(prepared: Prepared, seed: int) -> Pieces:
 
 def _shortened(pieces: Pieces, max_positions: np.ndarray) -> Pieces:
     stop = np.minimum(pieces.stop, np.maximum(pieces.start + 1 + max_positions, pieces.scored_from + 1))
-    return replace_fields(pieces, stop=stop)
+    return replace_fields(pieces, stop=stop, size=stop - pieces.start - 1)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from thetahat.core import store
 from thetahat.core.errors import DataError, FolderError
+from thetahat.data.build import build_corpus
 from thetahat.data.cache import default_cache
 from thetahat.data.config import DataConfig
-from thetahat.data.corpus import Corpus, build_corpus
+from thetahat.data.corpus import Corpus
 from thetahat.data.source import Record, divide, read_records
 from thetahat.distribution.world import World, join_world
 from thetahat.evaluation.ledger import LedgerRow, Summary, summarize, write_ledger

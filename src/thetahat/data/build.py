@@ -1,0 +1,225 @@
+"""Makes corpora, and keeps them in a cache by a digest of all that they are made from."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import pyarrow as pa
+import tokenizers
+from numpy.typing import NDArray
+from pyarrow import parquet
+
+from thetahat.core import store
+from thetahat.core.errors import DataError, ModelError
+from thetahat.data.cache import waiting_for
+from thetahat.data.corpus import SCHEMAS, Corpus
+from thetahat.data.encode import Encoding, encode_records
+from thetahat.data.encoded import Encoded, Layout
+from thetahat.data.record import Record
+from thetahat.data.tokenizer import Tokenizer
+
+VERSION = 2  # of the format on disk
+_BATCH_CHARACTERS = 1 << 22  # tokenised at a time
+Rows = dict[str, list[dict[str, Any]]]
+_TEXT = Encoding()
+
+
+def build_corpus(
+    records: Iterable[Record],
+    tokenizer: Tokenizer,
+    settings: Mapping[str, str],
+    cache: Path | None,
+    encoding: Encoding = _TEXT,
+) -> Corpus:
+    """The records as tokens: from the cache if exactly these were there before, else made (and kept, given a cache)."""
+    if iter(records) is records:
+        records = list(records)  # it can be read once only, and is read twice
+    told = {**settings, **encoding.settings()}
+    fingerprint = fingerprint_of(records, tokenizer, told)
+    if cache is None:
+        tokens, rows = zip(*_encode(records, tokenizer, encoding), strict=True)
+        tables = {name: _table(name, [row for batch in rows for row in batch[name]]) for name in SCHEMAS}
+        return _corpus(np.concatenate(tokens), tables, tokenizer, fingerprint, encoding.layout)
+    folder = cache / fingerprint
+    with waiting_for(cache / f".{fingerprint}.lock"):
+        if not _is_intact(folder):
+            with store.publishing(folder) as partial:
+                seen = _Fingerprint(tokenizer, told)
+                _write(partial, _encode(seen.watching(records), tokenizer, encoding))
+                if seen.digest() != fingerprint:
+                    raise DataError("the data changed while it was read", cure="start again when nothing writes to it")
+        return _open(folder, tokenizer, encoding.layout)
+
+
+def fingerprint_of(records: Iterable[Record], tokenizer: Tokenizer, settings: Mapping[str, str]) -> str:
+    """A digest of all that a corpus is made from: records, tokenizer, settings, format."""
+    fingerprint = _Fingerprint(tokenizer, settings)
+    for _ in fingerprint.watching(records):
+        pass
+    return fingerprint.digest()
+
+
+@final
+class _Fingerprint:
+    def __init__(self, tokenizer: Tokenizer, settings: Mapping[str, str]) -> None:
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._add(str(VERSION), tokenizers.__version__, tokenizer.digest, json.dumps(dict(settings), sort_keys=True))
+
+    def watching(self, records: Iterable[Record]) -> Iterator[Record]:
+        """The same records, of which this keeps account."""
+        heaviest = -1.0
+        for record in records:
+            self._add(record.canonical, record.id, record.document, record.source, record.weight.hex())
+            heaviest = max(heaviest, record.weight)
+            yield record
+        if heaviest < 0:
+            raise DataError("the data holds no document")
+        if heaviest == 0:
+            raise DataError("every document has weight 0, so nothing counts", cure="give some record a weight above 0")
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+    def _add(self, *texts: str) -> None:
+        for text in texts:
+            data = text.encode()
+            self._hash.update(len(data).to_bytes(8, "little"))  # so that no two lists of texts look alike
+            self._hash.update(data)
+
+
+def _is_intact(folder: Path) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        store.verify(folder)
+    except ModelError:
+        store.remove(folder)
+        return False
+    return True
+
+
+def _open(folder: Path, tokenizer: Tokenizer, layout: Layout) -> Corpus:
+    tables = {
+        name: parquet.read_table(folder / f"{name}.parquet", memory_map=True).combine_chunks() for name in SCHEMAS
+    }
+    tokens = np.memmap(folder / "tokens.bin", dtype=_dtype(tokenizer), mode="r")
+    return _corpus(tokens, tables, tokenizer, folder.name, layout)
+
+
+def _corpus(
+    tokens: NDArray[Any], tables: dict[str, Any], tokenizer: Tokenizer, fingerprint: str, layout: Layout
+) -> Corpus:
+    return Corpus(tokens, tables, tokenizer.end_of_text, tokenizer.num_bytes.numpy(), fingerprint, layout)
+
+
+def _write(folder: Path, batches: Iterable[tuple[NDArray[Any], Rows]]) -> None:
+    with ExitStack() as stack:
+        file = stack.enter_context((folder / "tokens.bin").open("wb"))
+        writers = {
+            name: stack.enter_context(parquet.ParquetWriter(folder / f"{name}.parquet", schema))
+            for name, schema in SCHEMAS.items()
+        }
+        for tokens, rows in batches:
+            file.write(tokens.tobytes())
+            for name, writer in writers.items():
+                writer.write_table(_table(name, rows[name]))
+
+
+def _table(name: str, rows: list[dict[str, Any]]) -> Any:
+    return pa.Table.from_pylist(rows, schema=SCHEMAS[name])
+
+
+def _encode(records: Iterable[Record], tokenizer: Tokenizer, encoding: Encoding) -> Iterator[tuple[NDArray[Any], Rows]]:
+    """The tokens and the rows of the tables, a batch of records at a time."""
+    tables = _Tables(tokenizer)
+    for batch in _batches(records):
+        for record, encoded in zip(batch, encode_records(batch, tokenizer, encoding), strict=True):
+            tables.add(record, encoded)
+        yield tables.take()
+
+
+@final
+class _Tables:
+    """Rows with running numbers: of documents, parts, sequences and tokens."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._token_bytes, self._dtype = tokenizer.num_bytes.numpy(), _dtype(tokenizer)
+        self._documents = self._parts = self._sequences = self._tokens = 0
+        self._arrays: list[NDArray[Any]] = []
+        self._rows: Rows = {name: [] for name in SCHEMAS}
+
+    def add(self, record: Record, encoded: Encoded) -> None:
+        sizes = np.zeros(len(encoded.parts), np.int64)
+        for spans in encoded.sequences:
+            for index, span in enumerate(spans):
+                tokens, part = np.array(span.tokens, self._dtype), np.array(span.part, np.int64)
+                np.add.at(sizes, part[1:], self._token_bytes[tokens[1:]])
+                self._rows["spans"].append(
+                    {
+                        "document": self._documents,
+                        "sequence": self._sequences,
+                        "parent": index - span.parent if span.parent >= 0 else 0,
+                        "position": span.position,
+                        "length": len(tokens),
+                    }
+                )
+                starts = np.flatnonzero(np.diff(part, prepend=-1))
+                self._rows["segments"] += [
+                    {"start": self._tokens + start, "part": self._parts + one}
+                    for start, one in zip(starts.tolist(), part[starts].tolist(), strict=True)
+                ]
+                self._arrays.append(tokens)
+                self._tokens += len(tokens)
+            self._sequences += 1
+        self._rows["parts"] += [
+            {
+                "document": self._documents,
+                "name": part.name,
+                "role": part.role,
+                "weight": part.weight,
+                "is_prompt": part.is_prompt,
+                "num_bytes": size if part.num_bytes is None else part.num_bytes,
+            }
+            for part, size in zip(encoded.parts, sizes.tolist(), strict=True)
+        ]
+        self._parts += len(encoded.parts)
+        self._rows["documents"].append(_document(record, encoded))
+        self._documents += 1
+
+    def take(self) -> tuple[NDArray[Any], Rows]:
+        """What was added since the last time."""
+        tokens, rows = np.concatenate(self._arrays), self._rows
+        self._arrays, self._rows = [], {name: [] for name in SCHEMAS}
+        return tokens, rows
+
+
+def _document(record: Record, encoded: Encoded) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "document": record.document,
+        "source": record.source,
+        "weight": record.weight,
+        "tokens_cut": encoded.tokens_cut,
+        "digest": hashlib.blake2b(record.canonical.encode(), digest_size=16).digest(),
+    }
+
+
+def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
+    batch: list[Record] = []
+    num_characters = 0
+    for record in records:
+        batch.append(record)
+        num_characters += len(record.canonical)
+        if num_characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, num_characters = [], 0
+    if batch:
+        yield batch
+
+
+def _dtype(tokenizer: Tokenizer) -> type[np.uint16] | type[np.uint32]:
+    return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32

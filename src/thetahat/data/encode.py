@@ -1,0 +1,85 @@
+"""Records to token ids, in the layout that a factorization reads."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from thetahat.core.errors import DataError, ModelError
+from thetahat.data.encoded import Asked, Encoded, Layout, Span
+from thetahat.data.record import Record
+from thetahat.data.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """How records become token ids; beside the tokenizer, all that it depends on."""
+
+    layout: Layout = "stream"
+    labels: tuple[str, ...] = ()  # of the layout `label`: the only completions there are
+
+    def settings(self) -> dict[str, str]:
+        """What a cache is told apart by; nothing for plain text, which all layouts but one keep alike."""
+        shown = {"layout": "" if self.layout in {"stream", "whole"} else self.layout, "labels": "\0".join(self.labels)}
+        return {name: value for name, value in shown.items() if value}
+
+
+def encode_records(records: Sequence[Record], tokenizer: Tokenizer, encoding: Encoding) -> Iterator[Encoded]:
+    """Each record as token ids; prompt and completion are tokenised apart, as they are when a completion is generated.
+
+    Byte-level tokens must add up to the text, or the tokenizer loses some and is refused.
+    """
+    prompts = iter(tokenizer.encode([record.prompt for record in records if record.prompt is not None]))
+    texts = iter(tokenizer.encode([record.text for record in records]))
+    for record in records:
+        text = next(texts)
+        _check_bytes(record.text, text, tokenizer, record.id)
+        prompt = None
+        if record.prompt is not None:
+            prompt = next(prompts)
+            _check_bytes(record.prompt, prompt, tokenizer, record.id)
+        yield _encode(record, prompt, text, tokenizer.end_of_text, encoding)
+
+
+def _encode(record: Record, prompt: list[int] | None, text: list[int], end: int, encoding: Encoding) -> Encoded:
+    if encoding.layout == "label":
+        return _labelled(record, prompt, end, encoding.labels)
+    if encoding.layout == "pair":
+        return _pair(record, prompt, text, end)
+    if prompt is None:
+        return Encoded((Asked("document"),), ((Span((end, *text, end), (0,) * (len(text) + 2)),),))
+    tokens = (end, *prompt, *text, end)
+    part = (0,) * (len(prompt) + 1) + (1,) * (len(text) + 1)
+    return Encoded((Asked("prompt", is_prompt=True), Asked("completion")), ((Span(tokens, part),),))
+
+
+def _pair(record: Record, prompt: list[int] | None, text: list[int], end: int) -> Encoded:
+    if prompt is None:
+        raise DataError(
+            f"{record.id}: a text alone, where an encoder reads the prompt and a decoder writes the completion",
+            allowed='{"prompt": ..., "completion": ...}, or dialogues',
+            cure="objective.factorization.kind=spans for plain text",
+        )
+    source = Span((end, *prompt), (0,) * (len(prompt) + 1))
+    target = Span((end, *text, end), (1,) * (len(text) + 2), parent=0)
+    return Encoded((Asked("prompt", is_prompt=True), Asked("completion")), ((source, target),))
+
+
+def _labelled(record: Record, prompt: list[int] | None, end: int, labels: tuple[str, ...]) -> Encoded:
+    if prompt is None:
+        raise DataError(f"{record.id}: a text without a label", allowed='{"text": ..., "label": ...}')
+    if record.text not in labels:
+        shown = ", ".join(labels[:8]) + (f", ... ({len(labels)} in all)" if len(labels) > 8 else "")
+        raise DataError(f"{record.id}: the label {record.text!r} is not one of those declared", allowed=shown)
+    tokens = (end, *prompt, end, labels.index(record.text))
+    part = (0,) * (len(prompt) + 2) + (1,)
+    return Encoded(
+        (Asked("prompt", is_prompt=True), Asked("label", num_bytes=len(record.text.encode()))), ((Span(tokens, part),),)
+    )
+
+
+def _check_bytes(text: str, ids: Sequence[int], tokenizer: Tokenizer, name: str) -> None:
+    size, found = len(text.encode()), int(tokenizer.num_bytes[list(ids)].sum())
+    if found != size:
+        raise ModelError(
+            f"the tokenizer loses text: the tokens of {name} stand for {found} of its {size} bytes",
+            cure="data.tokenizer=none trains one that loses nothing",
+        )

@@ -1,0 +1,173 @@
+"""A corpus under a policy: its pieces, what they keep of each part, and a batch of them as tokens."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from thetahat.core.batch import Packed, Part
+from thetahat.core.errors import DataError
+from thetahat.core.random import derived_seed
+from thetahat.data.config import DataConfig
+from thetahat.data.corpus import Corpus, Ints
+from thetahat.data.pack import Cut, Pieces, cut, enumerate_counts, take, windows
+
+WHOLE = frozenset({"whole", "label"})  # layouts of which every token is read
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Pieces of a corpus, and how many tokens they ask of each part."""
+
+    pieces: Pieces
+    kept: Ints  # [parts]; of prompts: 0
+    record_tokens: Ints  # [documents]
+    record_parts: Ints  # [documents], of which something is asked
+    weighs: bool = True  # whether a token counts for its weight, or 1 as in scoring
+
+
+class Draw(NamedTuple):
+    """What the random choices of a factorization depend on, beside the sequence itself."""
+
+    seed: int = 0
+    epoch: int = 0
+
+
+def plan_training(corpus: Corpus, config: DataConfig, phase: Ints | None = None) -> tuple[Plan, Cut]:
+    """The pieces that training reads, by the policy for over-long documents, and what it left out."""
+    targets = _targets(corpus)
+    room = config.context - (corpus.layout in WHOLE)
+    pieces, report = cut(
+        corpus.lengths[targets],
+        room,
+        config.over_long,
+        phase=None if phase is None else phase[targets] % room,
+        name=lambda index: corpus.name_of(int(targets[index])),
+    )
+    pieces = _with_parents(corpus, replace(pieces, span=targets[pieces.span]), config.context / config.source_room)
+    is_text = not corpus.column["parts.is_prompt"].any() and corpus.num_documents == len(corpus.lengths)
+    if not is_text:
+        pieces = _asking(corpus, pieces, config)
+    plan = _plan(corpus, pieces)
+    if is_text:
+        return plan, replace(report, context=config.context)
+    is_kept = plan.record_tokens > 0
+    lost = int(corpus.num_tokens + corpus.column["documents.tokens_cut"].sum() - plan.kept.sum())
+    counts = {"num_documents": int(is_kept.sum()), "num_tokens": int(plan.kept.sum()), "tokens_cut": lost}
+    return plan, replace(report, context=config.context, **counts)
+
+
+def plan_scoring(corpus: Corpus, context: int, stride: int) -> Plan:
+    """Windows in which every token is asked exactly once, each with all the context that fits."""
+    targets = _targets(corpus)
+    is_whole = corpus.layout in WHOLE
+    pieces = windows(corpus.lengths[targets], context - is_whole, min(stride, context - is_whole))
+    pieces = _with_parents(corpus, replace(pieces, span=targets[pieces.span]), 0.0)
+    return replace(_plan(corpus, pieces), weighs=False)
+
+
+def _targets(corpus: Corpus) -> Ints:
+    """The spans that are asked: all but those that an encoder reads for a decoder."""
+    if corpus.layout != "pair":
+        return np.arange(len(corpus.lengths))
+    return np.flatnonzero(corpus.column["spans.parent"])
+
+
+def _with_parents(corpus: Corpus, pieces: Pieces, share: float) -> Pieces:
+    """The same pieces with their parents: in a tree those of its sequence, in a pair a source for every target.
+
+    A position of a source takes up `share` of a target's: both sides of a row fill up alike.
+    """
+    parent = corpus.column["spans.parent"][pieces.span]
+    if corpus.layout in WHOLE:
+        return replace(pieces, size=pieces.size + 1)
+    if not parent.any():
+        return pieces
+    if corpus.layout == "pair":
+        return _paired(corpus, pieces, share)
+    sequence = corpus.column["spans.sequence"][pieces.span]
+    is_tree = np.bincount(corpus.column["spans.sequence"])[sequence] > 1
+    continues = np.zeros(len(pieces), bool)
+    continues[1:] = is_tree[1:] & (sequence[1:] == sequence[:-1])
+    return replace(pieces, parent=np.where(is_tree, parent, 0), unit=np.cumsum(~continues) - 1)
+
+
+def _paired(corpus: Corpus, pieces: Pieces, share: float) -> Pieces:
+    """Source, target, source, target, ...; a row has room for as many as both sides hold."""
+    source = pieces.span - corpus.column["spans.parent"][pieces.span]
+    length = corpus.lengths[source]
+    size = np.maximum(pieces.size, np.ceil(length * share).astype(np.int64))
+    whole = {"span": source, "start": 0 * length, "scored_from": length, "stop": length}
+    both = {name: np.stack([one, getattr(pieces, name)], 1).ravel() for name, one in whole.items()}
+    index = np.arange(len(pieces))
+    both |= {"parent": np.tile([0, 1], len(pieces)), "unit": np.repeat(index, 2), "row": np.repeat(index, 2)}
+    return Pieces(**both, size=np.stack([0 * size, size], 1).ravel(), num_rows=len(pieces))
+
+
+def _asking(corpus: Corpus, pieces: Pieces, config: DataConfig) -> Pieces:
+    """Without the units that ask nothing, and without records of which nothing is asked, which are an error."""
+    low, high = corpus.offsets[pieces.span] + pieces.scored_from, corpus.offsets[pieces.span] + pieces.stop
+    asked = corpus.asked_before(high) - corpus.asked_before(low)
+    document = corpus.column["spans.document"][pieces.span]
+    silent = np.setdiff1d(document, document[asked > 0])
+    if len(silent) and config.unsupervised == "error":
+        names = ", ".join(corpus.documents["id"].take(silent[:5]).to_pylist())
+        raise DataError(
+            f"{len(silent)} of {corpus.num_documents} records ask nothing under over_long={config.over_long} at "
+            f"context={config.context}: {names}",
+            cure="a larger data.context, another data.over_long, or data.unsupervised=skip to leave them out",
+        )
+    starts = pieces.unit_starts
+    of_unit = np.add.reduceat(asked, starts) if len(starts) else asked
+    return take(pieces, np.flatnonzero(np.repeat(of_unit > 0, np.diff(starts, append=len(pieces)))))
+
+
+def _plan(corpus: Corpus, pieces: Pieces) -> Plan:
+    document, is_prompt = corpus.column["parts.document"], corpus.column["parts.is_prompt"]
+    kept = corpus.count_by_part(pieces.span, pieces.scored_from, pieces.stop)
+    kept[is_prompt] = 0
+    counted = np.where(corpus.column["parts.weight"] > 0, kept, 0)
+    record_tokens = np.bincount(document, counted, corpus.num_documents).astype(np.int64)
+    record_parts = np.bincount(document, counted > 0, corpus.num_documents).astype(np.int64)
+    return Plan(pieces, kept, record_tokens, record_parts)
+
+
+def gather(corpus: Corpus, plan: Plan, index: Ints, draw: Draw | None = None) -> Packed:
+    """The tokens of these pieces, in this order; neighbours of one row share a row, numbered from 0."""
+    chosen = take(plan.pieces, index)
+    piece, position = enumerate_counts(chosen.stop - chosen.start)
+    place = chosen.start[piece] + position  # in the span
+    token = corpus.offsets[chosen.span[piece]] + place
+    tokens = corpus.tokens[token].astype(np.int64)
+    known, part = np.unique(corpus.part_of(token), return_inverse=True)
+    is_prompt = corpus.column["parts.is_prompt"][known]
+    parts = tuple(_part(corpus, plan, int(one)) for one in known)
+    weight = np.array([one.weight for one in parts]) if plan.weighs else np.ones(len(parts))
+    counts = (place >= chosen.scored_from[piece]) & (position > 0)
+    changes = np.diff(chosen.row, prepend=chosen.row[:1]) != 0
+    number = np.arange(len(index))
+    keys = zip(chosen.span.tolist(), chosen.start.tolist(), strict=True)
+    seed, epoch = draw or Draw()
+    seeds = [derived_seed(seed, "sequence", epoch, *key) for key in keys]
+    return Packed(
+        tokens=torch.from_numpy(tokens),
+        weight=torch.from_numpy(np.where(counts, np.where(is_prompt, 0.0, weight)[part], 0.0)),
+        num_bytes=torch.from_numpy(corpus.token_bytes[tokens]),
+        position=torch.from_numpy(position + corpus.column["spans.position"][chosen.span[piece]]),
+        part=torch.from_numpy(part),
+        is_prompt=torch.from_numpy(is_prompt[part]),
+        piece=torch.from_numpy(piece),
+        row=torch.from_numpy(np.cumsum(changes)),
+        parent=torch.from_numpy(np.where(chosen.parent > 0, number - chosen.parent, -1)),
+        seed=torch.tensor(seeds, dtype=torch.int64),
+        parts=parts,
+    )
+
+
+def _part(corpus: Corpus, plan: Plan, index: int) -> Part:
+    document = int(corpus.column["parts.document"][index])
+    counts = plan.kept[index], plan.record_tokens[document], plan.record_parts[document]
+    num_tokens, record_tokens, record_parts = (max(int(count), 1) for count in counts)
+    part = corpus.part(index)
+    return replace(part, num_tokens=num_tokens, record_tokens=record_tokens, record_parts=record_parts)

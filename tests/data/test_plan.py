@@ -1,0 +1,117 @@
+"""Prompts, pairs and labels: what is read, what is asked, what a policy leaves out."""
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from msgspec.structs import replace
+
+from thetahat.core.errors import DataError
+from thetahat.data.build import build_corpus
+from thetahat.data.config import DataConfig
+from thetahat.data.encode import Encoding
+from thetahat.data.pack import lay
+from thetahat.data.plan import gather, plan_scoring, plan_training
+from thetahat.data.record import Record
+
+END = 0
+pairs_of = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=12)
+contexts = st.integers(4, 30)
+
+
+def corpus_of(sizes, tokenizer, layout="stream", labels=()):
+    records = [
+        Record("c" * target, f"id{i}", f"id{i}", "s", 1.0 + i, prompt="p" * source)
+        for i, (source, target) in enumerate(sizes)
+    ]
+    return build_corpus(records, tokenizer, {}, None, Encoding(layout, labels))
+
+
+def ids_of(tokenizer, text):
+    return tokenizer.encode([text])[0]
+
+
+@given(pairs_of)
+def test_a_completion_is_asked_with_its_end_and_its_prompt_is_not(byte_tokenizer, sizes):
+    corpus = corpus_of(sizes, byte_tokenizer)
+    plan, _ = plan_training(corpus, DataConfig(context=64))
+    packed = gather(corpus, plan, np.arange(len(plan.pieces)))
+    for piece, (source, target) in enumerate(sizes):
+        mine = packed.piece == piece
+        expected = [END, *ids_of(byte_tokenizer, "p" * source), *ids_of(byte_tokenizer, "c" * target), END]
+        assert packed.tokens[mine].tolist() == expected
+        assert packed.is_prompt[mine].tolist() == [True] * (source + 1) + [False] * (target + 1)
+        assert packed.weight[mine].tolist() == [0.0] * (source + 1) + [1.0 + piece] * (target + 1)
+        asked = packed.parts[int(packed.part[mine][-1])]
+        assert (asked.name, asked.num_tokens, asked.record_tokens) == ("completion", target + 1, target + 1)
+    assert corpus.num_tokens == sum(target + 1 for _, target in sizes)
+    assert corpus.num_bytes == sum(target for _, target in sizes)
+
+
+@given(pairs_of, st.integers(14, 40), st.integers(14, 40))
+def test_a_pair_is_a_source_and_a_target_that_fit_in_one_row(byte_tokenizer, sizes, context, source_context):
+    corpus = corpus_of(sizes, byte_tokenizer, "pair")
+    plan, report = plan_training(corpus, DataConfig(context=context, source_context=source_context))
+    laid = lay(plan.pieces, context, "best-fit")
+    packed = gather(corpus, plan, np.arange(len(plan.pieces)))
+    assert packed.parent.tolist() == [x for i in range(len(sizes)) for x in (-1, 2 * i)]
+    for pair, (source, target) in enumerate(sizes):
+        assert packed.tokens[packed.piece == 2 * pair].tolist() == [END, *ids_of(byte_tokenizer, "p" * source)]
+        assert packed.tokens[packed.piece == 2 * pair + 1].tolist() == [END, *ids_of(byte_tokenizer, "c" * target), END]
+    assert (packed.weight[packed.is_prompt] == 0).all()
+    lengths = laid.stop - laid.start
+    is_source = laid.parent == 0
+    assert np.bincount(laid.row[is_source], lengths[is_source]).max() <= source_context
+    assert np.bincount(laid.row[~is_source], laid.positions[~is_source]).max() <= context
+    assert (laid.row[is_source] == laid.row[~is_source]).all()
+    assert report.num_tokens == corpus.num_tokens
+
+
+@given(pairs_of, contexts, st.sampled_from(["split", "truncate-left", "truncate-right", "drop"]))
+def test_every_asked_token_is_kept_once_or_counted_as_cut(byte_tokenizer, sizes, context, policy):
+    corpus = corpus_of(sizes, byte_tokenizer)
+    config = DataConfig(context=context, over_long=policy, unsupervised="skip")
+    plan, report = plan_training(corpus, config)
+    asked = [
+        (int(span), place)
+        for span, first, stop in zip(plan.pieces.span, plan.pieces.scored_from, plan.pieces.stop, strict=True)
+        for place in range(first, stop)
+        if place > sizes[span][0]
+    ]
+    assert len(set(asked)) == len(asked) == report.num_tokens == plan.kept.sum()
+    assert report.num_tokens + report.tokens_cut == corpus.num_tokens
+    if policy == "split":
+        assert report.tokens_cut == 0
+
+
+def test_a_completion_of_which_nothing_is_left_is_an_error_unless_it_may_be_skipped(byte_tokenizer):
+    corpus = corpus_of([(3, 2), (9, 2)], byte_tokenizer)
+    config = DataConfig(context=8, over_long="truncate-right")
+    with pytest.raises(DataError, match=r"1 of 2 records ask nothing under over_long=truncate-right.*id1"):
+        plan_training(corpus, config)
+    plan, report = plan_training(corpus, replace(config, unsupervised="skip"))
+    assert (report.num_documents, report.num_tokens, report.tokens_cut) == (1, 3, 3)
+    assert plan.pieces.span.tolist() == [0]
+
+
+@given(pairs_of, st.sampled_from(["stream", "pair", "whole"]), st.integers(2, 9))
+def test_scoring_asks_every_token_of_every_completion_once(byte_tokenizer, sizes, layout, stride):
+    corpus = corpus_of(sizes, byte_tokenizer, layout)
+    plan = plan_scoring(corpus, 10, stride)
+    packed = gather(corpus, plan, np.arange(len(plan.pieces)))
+    assert packed.weight.sum() == corpus.num_tokens == plan.kept.sum()
+    assert (plan.pieces.size <= 10).all() or layout == "pair"
+
+
+def test_a_label_is_an_index_behind_its_text_and_one_that_was_not_declared_is_named(byte_tokenizer):
+    corpus = corpus_of([(4, 1), (2, 2)], byte_tokenizer, "label", ("cc", "c"))
+    assert corpus.span(0)[-1] == 1
+    assert corpus.span(1)[-1] == 0
+    assert corpus.num_tokens == 2
+    assert corpus.num_bytes == 3
+    with pytest.raises(DataError, match="id0: the label 'c' is not one of those declared"):
+        corpus_of([(4, 1)], byte_tokenizer, "label", ("x", "y"))
+
+
+def test_a_text_alone_has_nothing_for_an_encoder_to_read(byte_tokenizer):
+    with pytest.raises(DataError, match="a text alone"):
+        build_corpus([Record("x", "a", "a", "s")], byte_tokenizer, {}, None, Encoding("pair"))
