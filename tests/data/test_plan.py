@@ -115,3 +115,23 @@ def test_a_label_is_an_index_behind_its_text_and_one_that_was_not_declared_is_na
 def test_a_text_alone_has_nothing_for_an_encoder_to_read(byte_tokenizer):
     with pytest.raises(DataError, match="a text alone"):
         build_corpus([Record("x", "a", "a", "s")], byte_tokenizer, {}, None, Encoding("pair"))
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept", "prompt_cut"), [("truncate-left", [3, 3], 5), ("truncate-right", [3, 3], 5), ("drop", [3], 0)]
+)
+def test_a_prompt_that_an_encoder_cannot_read_is_cut_and_counted(byte_tokenizer, policy, kept, prompt_cut):
+    records = [Record("cc", f"id{i}", f"id{i}", "s", prompt="p" * size) for i, size in enumerate((4, 12))]
+    corpus = build_corpus(records, byte_tokenizer, {}, None, Encoding("pair", room=8, over_long=policy))
+    plan, report = plan_training(corpus, DataConfig(context=8, over_long=policy))
+    assert corpus.part_tokens[[1, 3]].tolist()[: len(kept)] == kept
+    assert (report.num_documents, report.tokens_cut) == (len(kept), 6 - sum(kept))
+    assert report.prompt_cut == (prompt_cut or 12)
+    assert plan.kept.sum() == sum(kept)
+
+
+def test_a_prompt_that_an_encoder_cannot_read_is_an_error_by_default(byte_tokenizer):
+    records = [Record("cc", "id0", "id0", "s", prompt="p" * 12)]
+    with pytest.raises(DataError, match=r"the prompt of id0 has 12 tokens where the encoder reads 7") as error:
+        build_corpus(records, byte_tokenizer, {}, None, Encoding("pair", room=8))
+    assert error.value.exit_code == 3

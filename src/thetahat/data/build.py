@@ -204,6 +204,7 @@ def _document(record: Record, encoded: Encoded) -> dict[str, Any]:
         "source": record.source,
         "weight": record.weight,
         "tokens_cut": encoded.tokens_cut,
+        "prompt_cut": encoded.prompt_cut,
         "digest": hashlib.blake2b(record.canonical.encode(), digest_size=16).digest(),
     }
 

@@ -21,7 +21,8 @@ SCHEMAS = {
             "document": pa.string(),
             "source": pa.string(),
             "weight": pa.float64(),
-            "tokens_cut": pa.int64(),
+            "tokens_cut": pa.int64(),  # asked for, and left out before it came here; of prompts:
+            "prompt_cut": pa.int64(),
             "digest": pa.binary(16),
         }
     ),
@@ -156,7 +157,7 @@ class Corpus:
 
 
 _NUMBERS = {
-    "documents": ("weight", "tokens_cut"),
+    "documents": ("weight", "tokens_cut", "prompt_cut"),
     "parts": ("document", "weight", "is_prompt", "num_bytes"),
     "spans": ("document", "sequence", "parent", "position"),
     "segments": ("start", "part"),

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from thetahat.core.errors import DataError, ModelError
+from thetahat.data.config import OverLong
 from thetahat.data.encoded import Asked, Encoded, Layout, Span
 from thetahat.data.record import Record
 from thetahat.data.tokenizer import Tokenizer
@@ -15,11 +16,15 @@ class Encoding:
 
     layout: Layout = "stream"
     labels: tuple[str, ...] = ()  # of the layout `label`: the only completions there are
+    room: int = 1 << 30  # positions for what an encoder reads, of the layouts `pair` and `label`
+    over_long: OverLong = "error"  # what becomes of a prompt that needs more
 
     def settings(self) -> dict[str, str]:
         """What a cache is told apart by; nothing for plain text, which all layouts but one keep alike."""
-        shown = {"layout": "" if self.layout in {"stream", "whole"} else self.layout, "labels": "\0".join(self.labels)}
-        return {name: value for name, value in shown.items() if value}
+        if self.layout in {"stream", "whole"}:
+            return {}
+        labels = "\0".join(self.labels)
+        return {"layout": self.layout, "labels": labels, "room": str(self.room), "over_long": self.over_long}
 
 
 def encode_records(records: Sequence[Record], tokenizer: Tokenizer, encoding: Encoding) -> Iterator[Encoded]:
@@ -41,9 +46,9 @@ def encode_records(records: Sequence[Record], tokenizer: Tokenizer, encoding: En
 
 def _encode(record: Record, prompt: list[int] | None, text: list[int], end: int, encoding: Encoding) -> Encoded:
     if encoding.layout == "label":
-        return _labelled(record, prompt, end, encoding.labels)
+        return _labelled(record, prompt, end, encoding)
     if encoding.layout == "pair":
-        return _pair(record, prompt, text, end)
+        return _pair(record, prompt, text, end, encoding)
     if prompt is None:
         return Encoded((Asked("document"),), ((Span((end, *text, end), (0,) * (len(text) + 2)),),))
     tokens = (end, *prompt, *text, end)
@@ -51,29 +56,54 @@ def _encode(record: Record, prompt: list[int] | None, text: list[int], end: int,
     return Encoded((Asked("prompt", is_prompt=True), Asked("completion")), ((Span(tokens, part),),))
 
 
-def _pair(record: Record, prompt: list[int] | None, text: list[int], end: int) -> Encoded:
+def _pair(record: Record, prompt: list[int] | None, text: list[int], end: int, encoding: Encoding) -> Encoded:
     if prompt is None:
         raise DataError(
             f"{record.id}: a text alone, where an encoder reads the prompt and a decoder writes the completion",
             allowed='{"prompt": ..., "completion": ...}, or dialogues',
             cure="objective.factorization.kind=spans for plain text",
         )
-    source = Span((end, *prompt), (0,) * (len(prompt) + 1))
+    parts = Asked("prompt", is_prompt=True), Asked("completion")
+    read = _fitted(prompt, encoding.room - 1, encoding, record.id)
+    if read is None:
+        return Encoded(parts, (), tokens_cut=len(text) + 1, prompt_cut=len(prompt))
+    source = Span((end, *read), (0,) * (len(read) + 1))
     target = Span((end, *text, end), (1,) * (len(text) + 2), parent=0)
-    return Encoded((Asked("prompt", is_prompt=True), Asked("completion")), ((source, target),))
+    return Encoded(parts, ((source, target),), prompt_cut=len(prompt) - len(read))
 
 
-def _labelled(record: Record, prompt: list[int] | None, end: int, labels: tuple[str, ...]) -> Encoded:
+def _labelled(record: Record, prompt: list[int] | None, end: int, encoding: Encoding) -> Encoded:
+    labels = encoding.labels
     if prompt is None:
         raise DataError(f"{record.id}: a text without a label", allowed='{"text": ..., "label": ...}')
     if record.text not in labels:
         shown = ", ".join(labels[:8]) + (f", ... ({len(labels)} in all)" if len(labels) > 8 else "")
         raise DataError(f"{record.id}: the label {record.text!r} is not one of those declared", allowed=shown)
-    tokens = (end, *prompt, end, labels.index(record.text))
-    part = (0,) * (len(prompt) + 2) + (1,)
-    return Encoded(
-        (Asked("prompt", is_prompt=True), Asked("label", num_bytes=len(record.text.encode()))), ((Span(tokens, part),),)
-    )
+    parts = Asked("prompt", is_prompt=True), Asked("label", num_bytes=len(record.text.encode()))
+    read = _fitted(prompt, encoding.room - 2, encoding, record.id)
+    if read is None:
+        return Encoded(parts, (), tokens_cut=1, prompt_cut=len(prompt))
+    tokens = (end, *read, end, labels.index(record.text))
+    return Encoded(parts, ((Span(tokens, (0,) * (len(read) + 2) + (1,)),),), prompt_cut=len(prompt) - len(read))
+
+
+def _fitted(prompt: list[int], room: int, encoding: Encoding, name: str) -> list[int] | None:
+    """What an encoder reads of a prompt; None: the record is dropped."""
+    match encoding.over_long:
+        case _ if len(prompt) <= room:
+            return prompt
+        case "truncate-right":
+            return prompt[:room]
+        case "truncate-left" | "keep-last-turns":
+            return prompt[-room:]
+        case "drop":
+            return None
+        case "error" | "split":
+            raise DataError(
+                f"the prompt of {name} has {len(prompt)} tokens where the encoder reads {room}, and what is read at "
+                "once is not split",
+                cure="data.over_long=truncate-left (or truncate-right, drop), or a larger data.source_context",
+            )
 
 
 def _check_bytes(text: str, ids: Sequence[int], tokenizer: Tokenizer, name: str) -> None:

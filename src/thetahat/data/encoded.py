@@ -49,4 +49,5 @@ class Encoded:
     parts: tuple[Asked, ...]
     sequences: tuple[tuple[Span, ...], ...]
     tokens_cut: int = 0  # asked for by the record, and left out by the policy
+    prompt_cut: int = 0  # of its conditions, left out by the policy
     notes: tuple[str, ...] = field(default=())  # what a person should know about this record

@@ -59,15 +59,17 @@ class Cut:
     tokens_cut: int
     documents_cut: int  # split or truncated
     documents_dropped: int
+    prompt_cut: int = 0  # tokens of prompts
 
     def __str__(self) -> str:
         noun = "document" if self.num_documents == 1 else "documents"
         kept = f"{self.num_documents:,} {noun} with {self.num_tokens:,} tokens"
-        if not self.documents_cut and not self.documents_dropped:
+        if not self.documents_cut and not self.documents_dropped and not self.prompt_cut and not self.tokens_cut:
             return f"{kept}, none longer than context={self.context}"
         fate = f"{self.documents_cut:,} cut" if self.documents_cut else f"{self.documents_dropped:,} dropped"
         share = self.tokens_cut / (self.num_tokens + self.tokens_cut)
         lost = f"{self.tokens_cut:,} tokens ({share:.2%}) left out" if self.tokens_cut else "nothing left out"
+        lost += f", {self.prompt_cut:,} tokens of prompts not read" if self.prompt_cut else ""
         return f"{kept}; over_long={self.policy} at context={self.context}: {fate}, {lost}"
 
 

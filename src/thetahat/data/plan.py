@@ -52,10 +52,26 @@ def plan_training(corpus: Corpus, config: DataConfig, phase: Ints | None = None)
     plan = _plan(corpus, pieces)
     if is_text:
         return plan, replace(report, context=config.context)
-    is_kept = plan.record_tokens > 0
-    lost = int(corpus.num_tokens + corpus.column["documents.tokens_cut"].sum() - plan.kept.sum())
-    counts = {"num_documents": int(is_kept.sum()), "num_tokens": int(plan.kept.sum()), "tokens_cut": lost}
-    return plan, replace(report, context=config.context, **counts)
+    return plan, replace(report, context=config.context, **_account(corpus, plan))
+
+
+def _account(corpus: Corpus, plan: Plan) -> dict[str, int]:
+    """What was kept and what was left out, over records that have prompts or several sequences."""
+    pieces, is_prompt, spans = plan.pieces, corpus.column["parts.is_prompt"], np.arange(len(corpus.lengths))
+    cut_before = corpus.column["documents.tokens_cut"]
+    kept = np.bincount(corpus.column["parts.document"], plan.kept, corpus.num_documents)
+    there = np.bincount(corpus.column["parts.document"], corpus.part_tokens * ~is_prompt, corpus.num_documents)
+    lost = there + cut_before - kept
+    prompts = corpus.count_by_part(spans, 0 * spans, corpus.lengths)[is_prompt].sum()
+    read = corpus.count_by_part(pieces.span, pieces.start, pieces.stop)[is_prompt].sum()
+    return {
+        "num_documents": int((kept > 0).sum()),
+        "num_tokens": int(kept.sum()),
+        "tokens_cut": int(lost.sum()),
+        "documents_cut": int(((lost > 0) & (kept > 0)).sum()),
+        "documents_dropped": int((kept == 0).sum()),
+        "prompt_cut": int(max(prompts - read, 0) + corpus.column["documents.prompt_cut"].sum()),
+    }
 
 
 def plan_scoring(corpus: Corpus, context: int, stride: int) -> Plan:
