@@ -1,8 +1,10 @@
 """Text to token ids and back: byte-level BPE, with the number of bytes that stand behind each id."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -12,11 +14,13 @@ from jaxtyping import Int
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
+from thetahat.core.batch import Symbols
 from thetahat.core.errors import DataError, ModelError
 
-END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT, MASK, SENTINEL = "<|endoftext|>", "<|mask|>", "<|sentinel-{}|>"
 _ENDS = (END_OF_TEXT, "<|end_of_text|>")
 _ALPHABET = frozenset(pre_tokenizers.ByteLevel.alphabet())
+_BLANKS = "\u0120\u010a\u0109\u010d"  # blank, new line, tabulator and return, as the byte alphabet writes them
 _PROBE = (
     "".join(map(chr, range(1, 0x250)))
     + "  \r\n\t é e\u0301 \u200d \u4e2d\u6587 \U0001f600\ufeff <|endoftext|> don't 1234567 "
@@ -37,6 +41,7 @@ class Tokenizer:
         self.end_of_text: int = next(special[name] for name in _ENDS if name in special)
         self.vocab_size: int = max(vocabulary.values()) + 1
         self.num_bytes: Int[Tensor, " V"] = _num_bytes(inner, self.vocab_size)
+        self.special = special
         self.digest: str = hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -47,13 +52,40 @@ class Tokenizer:
         """The text behind ids, decoded all at once, since a character may span several; special tokens have none."""
         return self._inner.decode(list(ids), skip_special_tokens=True)
 
+    @cached_property
+    def symbols(self) -> Symbols:
+        """What a factorization must know of the vocabulary."""
+        is_special = torch.zeros(self.vocab_size, dtype=torch.bool)
+        is_special[list(self.special.values())] = True
+        begins_word = is_special.clone()
+        for piece, id in self._inner.get_vocab(with_added_tokens=False).items():
+            begins_word[id] |= piece[0] in _BLANKS or not any(letter.isalnum() for letter in piece)
+        sentinels = itertools.takewhile(self.special.__contains__, map(SENTINEL.format, itertools.count()))
+        return Symbols(
+            vocab_size=self.vocab_size,
+            end_of_text=self.end_of_text,
+            is_special=is_special,
+            begins_word=begins_word,
+            mask=self.special.get(MASK),
+            sentinels=tuple(self.special[name] for name in sentinels),
+        )
+
+    def with_special_tokens(self, names: Sequence[str]) -> "Tokenizer":
+        """The same tokenizer with these special tokens, the missing ones behind all others."""
+        missing = [name for name in dict.fromkeys(names) if name not in self.special]
+        if not missing:
+            return self
+        inner = tokenizers.Tokenizer.from_str(self.to_json())
+        inner.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in missing])
+        return Tokenizer(inner)
+
     def to_json(self) -> str:
         """What `load_tokenizer` and the `tokenizers` library read."""
         return self._inner.to_str(pretty=True)
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE of at most `vocab_size` pieces; a text too small for that gives fewer.
+def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = ()) -> Tokenizer:
+    """Byte-level BPE of at most `vocab_size` pieces, special ones included; a text too small for that gives fewer.
 
     The same texts give the same tokenizer, byte for byte, on any number of threads. Sennrich et al. 2016 (BPE), Radford
     et al. 2019 (bytes, and the pattern that keeps merges inside words).
@@ -63,7 +95,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=list(dict.fromkeys([END_OF_TEXT, *special_tokens])),
         initial_alphabet=sorted(_ALPHABET),
         show_progress=False,
     )
