@@ -51,13 +51,14 @@ def causal(packed: Packed, objective: ObjectiveConfig | None = None, width: int 
     return ask(packed, objective or ObjectiveConfig(), rows, read, read + 1, visibility)
 
 
-def prefix(packed: Packed, objective: ObjectiveConfig, width: int | None = None) -> Batch:
+def prefix(packed: Packed, objective: ObjectiveConfig, width: int | None = None, *, draws: bool = True) -> Batch:
     r"""$\log \Pr(y \mid x)$ by one stream in which all of x sees all of x, and y sees x and what came before.
 
     In a piece without a prompt the first m tokens stand for one, m uniform over 1 to n - 1 of its n, drawn from the
-    seed: those weigh nothing. Raffel et al., Exploring the Limits of Transfer Learning, 2020 (prefix LM).
+    seed: those weigh nothing. Without `draws` such a piece is read causally, as in scoring.
+    Raffel et al., Exploring the Limits of Transfer Learning, 2020 (prefix LM).
     """
-    is_open = _prompts(packed)
+    is_open = _prompts(packed, draws=draws)
     batch = causal(replace(packed, weight=torch.where(is_open, 0.0, packed.weight)), objective, width)
     # a position reads what is open and is asked for what is not: the answer itself is never open
     reads_open = is_open[(batch.origin - 1).clamp(min=0)] & (batch.inputs.visibility.piece >= 0)
@@ -141,8 +142,10 @@ def _is_plain(row: Int[Tensor, " P"]) -> bool:
     return bool((row[1:] != row[:-1]).all())
 
 
-def _prompts(packed: Packed) -> Bool[Tensor, " N"]:
+def _prompts(packed: Packed, *, draws: bool) -> Bool[Tensor, " N"]:
     """The prompt of each piece that has no parent, or, where it has none, its first tokens, as many as are drawn."""
+    if not draws:
+        return packed.is_prompt & (packed.parent < 0)[packed.piece]
     num_pieces, is_root = len(packed.row), packed.parent < 0
     given = torch.zeros(num_pieces, dtype=torch.int64).index_add_(0, packed.piece, packed.is_prompt.long())
     size = torch.bincount(packed.piece, minlength=num_pieces)
