@@ -1,6 +1,7 @@
 """Small things that many tests start from."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ WORDS = SENTENCE.split()
 
 def run_config(model: DecoderConfig = TINY, **changes: object) -> RunConfig:
     """A run with two rules and no clipping, in float64 on the CPU."""
-    config = RunConfig(
+    plain: dict[str, Any] = dict(
         recipe="test",
         device="cpu",
         dtype="float64",
@@ -45,7 +46,7 @@ def run_config(model: DecoderConfig = TINY, **changes: object) -> RunConfig:
         batch_size=4,
         max_steps=4,
     )
-    return replace(config, **changes)
+    return RunConfig(**(plain | changes))
 
 
 def state_of(config: RunConfig, vocab_size: int) -> State:
