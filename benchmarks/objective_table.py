@@ -18,6 +18,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from objective_ours import ours
+
 PEER = Path(__file__).with_name("objective_peer.py")
 
 
@@ -26,11 +28,6 @@ def peer(python: str) -> dict[str, Any]:
     single = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([python, str(PEER)], env=single, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def ours() -> dict[str, Any]:
-    """Our versions and cells, in the form of the peer's."""
-    raise NotImplementedError
 
 
 def table(cells: list[dict[str, Any]], titles: list[str], evaluation: bool) -> list[str]:
@@ -64,7 +61,7 @@ if __name__ == "__main__":
     parser.add_argument("--peer", required=True, metavar="PYTHON", help="the Python of the peer's environment")
     parser.add_argument("--out", metavar="FILE", help="where to write the raw cells, as JSON")
     chosen = parser.parse_args()
-    found = peer(chosen.peer)
+    found = [ours(), peer(chosen.peer)]
     if chosen.out:
-        Path(chosen.out).write_text(json.dumps([found], indent=1) + "\n", encoding="utf-8")
-    print(report(found))
+        Path(chosen.out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print("\n\n".join(map(report, found)))

@@ -30,7 +30,7 @@ def masked(
     Devlin et al., BERT, 2019 (arXiv 1810.04805); Joshi et al., SpanBERT, 2020 (spans); Wettig et al., 2023 (rates).
     """
     chosen = choose(packed, choice, symbols)
-    return _read_whole(packed, objective, chosen, _replaced(packed, chosen, choice, symbols), width)
+    return read_whole(packed, objective, chosen, _replaced(packed, chosen, choice, symbols), width)
 
 
 def pseudo(
@@ -48,7 +48,7 @@ def pseudo(
     for turn in range(min(num_passes or longest, longest)):
         chosen = free & (number % (num_passes or longest) == turn)
         tokens = torch.where(chosen, mask_of(symbols), packed.tokens)
-        yield _read_whole(packed, objective, chosen, tokens, width)
+        yield read_whole(packed, objective, chosen, tokens, width)
 
 
 def mask_of(symbols: Symbols) -> int:
@@ -134,7 +134,7 @@ def _replaced(packed: Packed, chosen: Bool[Tensor, " N"], choice: Masked, symbol
     return torch.where(chosen, mask, packed.tokens)
 
 
-def _read_whole(
+def read_whole(
     packed: Packed,
     objective: ObjectiveConfig,
     chosen: Bool[Tensor, " N"],
