@@ -1,5 +1,6 @@
 """What our step maximises and our evaluation reports, on the rows of `objective_rows.py`, cut in the peer's ways."""
 
+import itertools
 import json
 import platform
 import sys
@@ -109,7 +110,7 @@ def outcome(kind: str, batches: Sequence[Batch], world: World) -> tuple[float, d
 
 def cut(kind: str, rows: Sequence[Any], sizes: Sequence[int]) -> list[Batch]:
     bounds = [0, *torch.tensor(sizes).cumsum(0).tolist()]
-    return [batch_of(kind, rows[low:high]) for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [batch_of(kind, rows[low:high]) for low, high in itertools.pairwise(bounds)]
 
 
 def rank(kind: str, folder: str) -> None:
