@@ -12,6 +12,7 @@ from thetahat.core.errors import ConfigError
 from thetahat.data.config import DataConfig
 from thetahat.evaluation.likelihood import EvaluationConfig, Policy
 from thetahat.model.config import ModelConfig
+from thetahat.model.lora import LoRAConfig
 from thetahat.model.precision import Dtype
 from thetahat.objective.config import ObjectiveConfig
 from thetahat.optimization.config import OptimizationConfig
@@ -47,7 +48,11 @@ class RunConfig(Config, kw_only=True):
     deterministic: bool = False
     compile: bool = False  # torch.compile, block by block
     data: DataConfig
-    model: ModelConfig
+    model: ModelConfig  # of a run with a base: that one's, but for its dropout
+    base: str | None = None  # MODEL to start from; None: from the beginning
+    base_digest: str | None = None  # of its parameters; filled in when the run begins, and held to from then on
+    adapter: LoRAConfig | None = None  # trained beside the frozen base
+    frozen: tuple[str, ...] = ()  # patterns of parameters that are not trained, for example embedding.*
     objective: ObjectiveConfig = ObjectiveConfig()
     optimization: OptimizationConfig
     batch_size: Count  # rows of data.context positions in one step, over all ranks
@@ -67,6 +72,8 @@ class RunConfig(Config, kw_only=True):
                 allowed=f"for a model of the kind {model}: {', '.join(FACTORIZATIONS[model])}",
                 cure=f"model.kind={fitting}, or another factorization",
             )
+        if self.adapter and not self.base:
+            raise ConfigError("an adapter without a model to adapt", cure="base=MODEL, for example base=runs/NAME")
         if self.evaluation.passes and factorization != "masked":
             raise ConfigError(f"evaluation.passes={self.evaluation.passes}", allowed="0, where nothing is masked")
 

@@ -20,6 +20,7 @@ from thetahat.data.tokenizer import MASK, SENTINEL, Tokenizer, load_tokenizer, t
 from thetahat.distribution.world import World
 from thetahat.objective.config import Labels, Masked, Spans
 from thetahat.objective.factorization import factor
+from thetahat.run.base import base_tokenizer
 from thetahat.run.checkpoint import TOKENIZER
 from thetahat.run.config import RunConfig
 
@@ -135,8 +136,10 @@ def _tokenizer(config: RunConfig, folder: Path | None, records: Iterable[Record]
     kept = folder / TOKENIZER if folder else None
     if kept and kept.is_file():
         return load_tokenizer(kept)
-    if config.data.tokenizer:
-        tokenizer = load_tokenizer(Path(config.data.tokenizer)).with_special_tokens(config.data.special_tokens)
+    if config.base:
+        tokenizer = base_tokenizer(config, special_tokens(config))
+    elif config.data.tokenizer:
+        tokenizer = load_tokenizer(Path(config.data.tokenizer)).with_special_tokens(special_tokens(config))
     else:
         texts = (text for record in records for text in record.texts)
         tokenizer = train_tokenizer(texts, config.data.vocab_size, special_tokens(config))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from thetahat.model.build import LanguageModel, build_model
+from thetahat.model.lora import adapt, freeze
 from thetahat.model.precision import parameter_dtype
 from thetahat.objective.log_prob import LogProbs, build_log_probs
 from thetahat.optimization.optimizer import Optimizer, build_optimizer
@@ -31,6 +32,9 @@ class State:
 def first_model(config: RunConfig, vocab_size: int, device: torch.device, num_labels: int = 0) -> LanguageModel:
     """A model with its parameters at their beginning, where and in the dtype in which the run computes."""
     model = build_model(config.model, vocab_size, config.seed, num_labels)
+    if config.adapter:
+        adapt(model, config.adapter, config.seed)
+    freeze(model, config.frozen)
     return model.to(device=device, dtype=parameter_dtype(config.dtype))
 
 

@@ -20,7 +20,8 @@ from thetahat.core.random import generator
 from thetahat.distribution.launch import launch
 from thetahat.distribution.world import World, join_world
 from thetahat.model.precision import Dtype
-from thetahat.run.config import RunConfig, resolve, set_up
+from thetahat.run.base import resolved
+from thetahat.run.config import RunConfig, set_up
 from thetahat.run.prepare import prepare
 from thetahat.verbs.bench import Bench, Outcome
 from thetahat.verbs.literal import COMPUTED, prefix_by_prefix
@@ -50,7 +51,7 @@ class Equivalence:
 
 def verify(config: RunConfig, *, ranks: Sequence[int] = (2, 3)) -> Iterator[Equivalence]:
     """Yields each equivalence as it is measured: in float64, and in the config's own dtype."""
-    config = resolve(config)
+    config = resolved(config)
     set_up(config)
     dtypes: list[Dtype] = list(dict.fromkeys(("float64", config.dtype)))
     with TemporaryDirectory() as name:
