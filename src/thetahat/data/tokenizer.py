@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -12,7 +13,7 @@ from jaxtyping import Int
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from thetahat.core.errors import DataError, ModelError
+from thetahat.core.errors import ConfigError, DataError, ModelError
 
 END_OF_TEXT = "<|endoftext|>"
 _ENDS = (END_OF_TEXT, "<|end_of_text|>")
@@ -33,15 +34,50 @@ class Tokenizer:
         inner.no_padding()
         vocabulary = inner.get_vocab(with_added_tokens=True)
         self._inner = inner
-        special = {token.content: id for id, token in inner.get_added_tokens_decoder().items() if token.special}
-        self.end_of_text: int = next(special[name] for name in _ENDS if name in special)
+        added = inner.get_added_tokens_decoder().items()
+        self.special: Mapping[str, int] = {token.content: id for id, token in added if token.special}
+        self.end_of_text: int = next(self.special[name] for name in _ENDS if name in self.special)
         self.vocab_size: int = max(vocabulary.values()) + 1
         self.num_bytes: Int[Tensor, " V"] = _num_bytes(inner, self.vocab_size)
         self.digest: str = hashlib.sha256(self.to_json().encode()).hexdigest()
+        longest_first = sorted(self.special, key=len, reverse=True)
+        self.special_names: re.Pattern[str] = re.compile("|".join(map(re.escape, longest_first)))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without anything in front or behind."""
         return [encoding.ids for encoding in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_with_special(self, text: str) -> list[int]:
+        """The ids of a text in which the names of special tokens stand for these tokens."""
+        return self.encode_rendered([text])[0]
+
+    def encode_rendered(self, texts: Sequence[str], mark: str = "") -> list[list[int]]:
+        """The same for many texts; `mark` is a character that hides names which are text, and is taken out."""
+        pieces: dict[str, list[int]] = {}
+        for text in texts:
+            pieces |= dict.fromkeys(self.special_names.split(text), [])
+        pieces.pop("", None)
+        cleaned = [piece.replace(mark, "") for piece in pieces] if mark else list(pieces)
+        pieces = dict(zip(pieces, self.encode(cleaned), strict=True))
+        return [self._joined(text, pieces) for text in texts]
+
+    def _joined(self, text: str, pieces: Mapping[str, Sequence[int]]) -> list[int]:
+        ids: list[int] = []
+        end = 0
+        for match in self.special_names.finditer(text):
+            ids += pieces.get(text[end : match.start()], ())
+            ids.append(self.special[match[0]])
+            end = match.end()
+        return ids + list(pieces.get(text[end:], ()))
+
+    def with_special_tokens(self, names: Iterable[str]) -> "Tokenizer":
+        """The same tokenizer with these special tokens as well, the missing ones at the end."""
+        missing = [name for name in dict.fromkeys(names) if name not in self.special]
+        if not missing:
+            return self
+        inner = tokenizers.Tokenizer.from_str(self.to_json())
+        inner.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in missing])
+        return _checked(Tokenizer(inner), missing)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text behind ids, decoded all at once, since a character may span several; special tokens have none."""
@@ -52,23 +88,30 @@ class Tokenizer:
         return self._inner.to_str(pretty=True)
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE of at most `vocab_size` pieces; a text too small for that gives fewer.
+def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: Iterable[str] = ()) -> Tokenizer:
+    """Byte-level BPE of at most `vocab_size` pieces, special ones counted; a text too small for that gives fewer.
 
+    Further special tokens come after <|endoftext|>, which is always there.
     The same texts give the same tokenizer, byte for byte, on any number of threads. Sennrich et al. 2016 (BPE), Radford
     et al. 2019 (bytes, and the pattern that keeps merges inside words).
     """
+    names = list(dict.fromkeys([END_OF_TEXT, *special_tokens]))
+    if vocab_size < len(_ALPHABET) + len(names):
+        raise ConfigError(
+            f"vocab_size={vocab_size} is too small for the 256 bytes and {len(names)} special tokens",
+            allowed=f"{len(_ALPHABET) + len(names)} or more",
+        )
     inner = tokenizers.Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
+        special_tokens=names,
         initial_alphabet=sorted(_ALPHABET),
         show_progress=False,
     )
     inner.train_from_iterator(_some(texts), trainer)
-    return Tokenizer(inner)
+    return _checked(Tokenizer(inner), names)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -83,6 +126,20 @@ def load_tokenizer(path: Path) -> Tokenizer:
     _check_kind(description, path)
     tokenizer = Tokenizer(inner)
     _check_lossless(tokenizer, path)
+    return tokenizer
+
+
+def _checked(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
+    """The tokenizer, if no text has one of these special tokens in it."""
+    for name in names:
+        if len(name) < 2:
+            raise ConfigError(f"{name!r} as the name of a special token", allowed="two characters or more")
+        (ids,) = tokenizer.encode([name])
+        if tokenizer.special.get(name) in {None, *ids}:
+            raise ConfigError(
+                f"{name!r} cannot be a special token: it is a piece of text in this tokenizer already",
+                cure="another name, or a tokenizer in which it is special",
+            )
     return tokenizer
 
 

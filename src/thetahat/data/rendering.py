@@ -1,0 +1,164 @@
+"""The process that renders chat templates, as its parent sees it: requests go in, texts or one clear error come out."""
+
+import atexit
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, final
+
+from thetahat.core.errors import DataError
+
+Job = tuple[bool, *tuple[tuple[int, int], ...]]  # add_generation_prompt, then ranges of messages
+_JOBS = 32  # rendered per request
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a template may use for one request."""
+
+    cpu_seconds: int = 10
+    seconds: float = 60.0  # of wall-clock time: a machine may be busy
+    memory: int = 1 << 30  # bytes of address space
+    characters: int = 1 << 23  # of one text
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a template did not render a job."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a template is given, for all jobs of a record."""
+
+    source: str
+    messages: Sequence[Mapping[str, Any]]
+    variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    date: str | None = None  # what `strftime_now` tells; None: there is no such function
+
+
+@final
+class Renderer:
+    """One process behind a fence, started when it is first needed, and again after a template broke it."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0  # the process that started it: a fork must not talk into the same pipe
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "Renderer":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def render(self, scene: Scene, jobs: Sequence[Job], where: str) -> list[str | Refusal]:
+        """The text of each job, or why there is none; a template that breaks its limits is an error about `where`."""
+        answers: list[str | Refusal] = []
+        for start in range(0, len(jobs), _JOBS):
+            some = jobs[start : start + _JOBS]
+            request = {
+                "source": scene.source,
+                "messages": scene.messages,
+                "variables": scene.variables,
+                "date": scene.date,
+                "jobs": some,
+            }
+            with self._lock:
+                reply = self._ask(json.dumps(request).encode() + b"\n", where)
+            if len(reply) != len(some):
+                raise _broken(where, reply[0][1])
+            answers += [text if is_rendered else Refusal(text) for is_rendered, text in reply]
+        return answers
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process is not None and self._owner == os.getpid():
+            self._end(self._process)
+        self._process = None
+
+    def _ask(self, request: bytes, where: str) -> list[tuple[bool, str]]:
+        process = self._started()
+        deadline = time.monotonic() + self._limits.seconds
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(request)
+            process.stdin.flush()
+            line = _line(process.stdout, deadline)
+        except BrokenPipeError:
+            line = b""
+        if line.endswith(b"\n"):
+            return json.loads(line)
+        is_late = process.poll() is None and time.monotonic() >= deadline
+        code = self._end(process)
+        self._process = None
+        raise _broken(where, self._ending(code, is_late=is_late))
+
+    def _ending(self, code: int, *, is_late: bool) -> str:
+        if is_late:
+            return f"it did not end within {self._limits.seconds:g} seconds"
+        if code == -signal.SIGXCPU:
+            return f"it ran for more than {self._limits.cpu_seconds} seconds"
+        return f"it broke its process (exit code {code}), probably for want of memory"
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
+            limits = self._limits
+            numbers = map(str, (limits.cpu_seconds, limits.memory, limits.characters))
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(Path(__file__).with_name("sandbox.py")), *numbers],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env={name: os.environ[name] for name in ("PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ},
+            )
+            self._owner = os.getpid()
+        return self._process
+
+    def _end(self, process: subprocess.Popen[bytes]) -> int:
+        try:
+            process.communicate(timeout=0.2)
+        except (subprocess.TimeoutExpired, OSError, ValueError):
+            process.kill()
+            process.communicate()
+        return process.returncode
+
+
+@cache
+def shared() -> Renderer:
+    """The renderer of this process, which ends with it."""
+    renderer = Renderer()
+    atexit.register(renderer.close)
+    return renderer
+
+
+def _line(stream: IO[bytes], deadline: float) -> bytes:
+    """One line, or what had come by the deadline or the end."""
+    got: list[bytes] = []
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while not got or not got[-1].endswith(b"\n"):
+            if not selector.select(max(deadline - time.monotonic(), 0)):
+                break
+            piece = os.read(stream.fileno(), 1 << 20)
+            if not piece:
+                break
+            got.append(piece)
+    return b"".join(got)
+
+
+def _broken(where: str, why: str) -> DataError:
+    return DataError(f"{where}: the chat template cannot be used: {why}", cure="another template, or a mended one")
