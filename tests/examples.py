@@ -15,7 +15,7 @@ from thetahat.data.tokenizer import train_tokenizer
 from thetahat.model.config import DecoderConfig
 from thetahat.model.decoder import Decoder
 from thetahat.model.init import initialize
-from thetahat.objective.objective import ObjectiveConfig
+from thetahat.objective.config import ObjectiveConfig
 from thetahat.optimization.config import AdamW, Constant, Muon, OptimizationConfig
 from thetahat.run.config import RunConfig
 from thetahat.run.state import State, first_state

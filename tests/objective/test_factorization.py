@@ -2,7 +2,9 @@ import torch
 from hypothesis import given, strategies as st
 
 from tests.examples import packed_of
-from thetahat.objective.factorization import causal, counted_weights
+from thetahat.objective.config import ObjectiveConfig
+from thetahat.objective.factorization import causal
+from thetahat.objective.weights import counted_weights
 
 SEQUENCES = st.lists(st.integers(2, 9), min_size=1, max_size=6)
 
@@ -50,8 +52,8 @@ def test_rows_of_several_pieces_are_not_plain():
 def test_by_sequence_each_sequence_weighs_what_its_record_asked_for():
     """Real-valued weights stay real: 0.5 on every token is half a sequence, not a whole one."""
     packed = packed_of([[1, 2, 3, 4], [5, 6]], [[0.5, 0.5, 0.5], [1.0]])
-    weights = counted_weights(packed, "sequence")
+    weights = counted_weights(packed, ObjectiveConfig(normalization="sequence"))
     assert weights.dtype == torch.float64
     torch.testing.assert_close(weights[packed.part == 0].sum(), torch.tensor(0.5, dtype=torch.float64))
     torch.testing.assert_close(weights[packed.part == 1].sum(), torch.tensor(1.0, dtype=torch.float64))
-    assert counted_weights(packed, "token").sum() == 2.5
+    assert counted_weights(packed, ObjectiveConfig()).sum() == 2.5

@@ -11,6 +11,7 @@ from tests.model.test_decoder import arrays_of, settings_of
 from tests.oracles.decoder import step as oracle_step
 from thetahat.core.errors import DataError
 from thetahat.distribution.world import World
+from thetahat.objective.config import ObjectiveConfig
 from thetahat.objective.factorization import causal
 from thetahat.run.step import step
 
@@ -38,7 +39,7 @@ def batches_of(cutting, normalization="token", width=None):
         order = [index for row in rows for index in row]
         places = [place for place, row in enumerate(rows) for _ in row]
         packed = packed_of([SEQUENCES[i] for i in order], [WEIGHTS[i] for i in order], places)
-        batches.append(causal(packed, normalization, width))
+        batches.append(causal(packed, ObjectiveConfig(normalization=normalization), width))
     return batches
 
 

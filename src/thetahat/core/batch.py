@@ -57,6 +57,7 @@ class Packed:
     parent: Int[Tensor, " P"]  # the piece that each continues, -1: none
     seed: Int[Tensor, " P"]  # a function of (seed, epoch, sequence): whatever a factorization draws, it draws from here
     parts: tuple[Part, ...]
+    origin: Int[Tensor, " N"] | None = None  # where each token stood before a factorization rewrote them; None: here
 
 
 @dataclass(frozen=True, slots=True)

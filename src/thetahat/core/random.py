@@ -8,6 +8,8 @@ import hashlib
 import json
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 
 def derived_seed(seed: int, purpose: str, *index: int) -> int:
@@ -19,3 +21,25 @@ def derived_seed(seed: int, purpose: str, *index: int) -> int:
 def generator(seed: int, purpose: str, *index: int) -> torch.Generator:
     """A fresh CPU generator for this purpose."""
     return torch.Generator().manual_seed(derived_seed(seed, purpose, *index))
+
+
+def uniform(seed: Int[Tensor, " n"], index: Int[Tensor, " n"] | int) -> Float[Tensor, " n"]:
+    r"""A number in [0, 1) for each pair of seed and index: the top 53 bits of a hash, so the same on every machine.
+
+    The hash is the finaliser of SplitMix64 on $\mathrm{seed} + (\mathrm{index} + 1)\,\gamma$: the index-th number of
+    the generator that starts at `seed`, without drawing those before it. Steele, Lea & Flood, Fast Splittable
+    Pseudorandom Number Generators, OOPSLA 2014.
+    """
+    x = seed + (torch.as_tensor(index) + 1) * _signed(0x9E3779B97F4A7C15)  # int64 wraps around, as it should
+    x = (x ^ _shifted(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shifted(x, 27)) * _signed(0x94D049BB133111EB)
+    return _shifted(x ^ _shifted(x, 31), 11).double() * 2.0**-53
+
+
+def _signed(constant: int) -> int:
+    return constant - (1 << 64) if constant >> 63 else constant
+
+
+def _shifted(x: Int[Tensor, " n"], bits: int) -> Int[Tensor, " n"]:
+    """A logical shift to the right: torch's is arithmetic."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)

@@ -1,13 +1,12 @@
 """Dialogues as token ids: every turn of the assistant behind exactly what a model reads before it, in one pass."""
 
-from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from thetahat.core.errors import DataError, ModelError
 from thetahat.data.config import OverLong
-from thetahat.data.dialogue import Dialogue, Message
+from thetahat.data.dialogue import Dialogue
 from thetahat.data.encoded import Asked, Encoded, Span
 from thetahat.data.rendering import Renderer, shared
 from thetahat.data.template import ChatTemplate
@@ -23,10 +22,12 @@ class ChatOptions:
     """How dialogues become sequences."""
 
     template: ChatTemplate
-    context: int = 1024  # positions that a row holds
+    context: int = 1024  # positions that a row holds; with two streams, of what the encoder reads
     shares_prefixes: bool = True  # False: each turn is a sequence of its own, its history read again
-    over_long: OverLong | Literal["keep-last-turns"] = "error"  # only the last is done here, the others where rows are
-    streams: Literal[1, 2] = 1  # 2: for an encoder that reads the history and a decoder that is asked the turn
+    over_long: OverLong = (
+        "error"  # of turns too long with their history; of one stream only "keep-last-turns" acts here
+    )
+    streams: Literal[1, 2] = 1  # 2: an encoder reads the history, a decoder is asked the turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class _Path:
     turn: Turn
     prompt: Ids
     completion: Ids
+    prompt_cut: int = 0  # of P_k, left out
 
     def positions(self, streams: int) -> int:
         """What is read of it at once; an encoder reads the prompt alone."""
@@ -66,8 +68,8 @@ class DialogueEncoder:
         script = Script(dialogue, self._options.template, self._tokenizer.special_names, self._renderer, where)
         paths = self._paths(script, script.turns(dialogue))
         if self._options.over_long == "keep-last-turns":
-            paths = [self._fitting(script, path) for path in paths]
-        laid = _Laid(self._options, self._tokenizer.end_of_text, [message.role for message in script.messages])
+            paths = [self._shortened(script, path) for path in paths]
+        laid = _Laid(self._options, self._tokenizer.end_of_text, script)
         for path in paths:
             laid.add(path)
         return laid.encoded()
@@ -78,28 +80,27 @@ class DialogueEncoder:
         beginning = [self._tokenizer.end_of_text]  # what is read before anything is written
         return [_Path(turn, ids[2 * i] or beginning, ids[2 * i + 1]) for i, turn in enumerate(turns)]
 
-    def _fitting(self, script: Script, path: _Path) -> _Path:
+    def _shortened(self, script: Script, path: _Path) -> _Path:
         """The path without its oldest messages: as few as must go, cut before a message of the user where there is one.
 
         The system message and the turn itself stay, even where they alone are too long.
         """
-        if path.positions(self._options.streams) <= self._options.context:
-            return path
-        ((_, stop),) = path.turn.held
-        first = int(script.messages[0].role == "system" and stop > 0)
-        starts = [k for k in range(first + 1, stop) if script.messages[k].role == "user"] or list(range(first + 1, stop))
-        if not starts:
-            return path
+        roles = [message.role for message in script.messages[: path.turn.num_before]]
+        first = int(roles[:1] == ["system"])
+        starts = [index for index in range(first + 1, len(roles)) if roles[index] == "user"]
+        starts = starts or list(range(first + 1, len(roles)))
 
-        def shortened(start: int) -> _Path:
-            note = f"{path.turn.name}: {start - first} of the messages before it are left out, it is too long with them"
-            held = ((0, first), (start, stop)) if first else ((start, stop),)
-            (turn,) = script.rendered([replace(path.turn, held=held)])
+        def without(start: int) -> _Path:
+            (turn,) = script.rendered([replace(path.turn, left_out=(first, start))])
             (found,) = self._paths(script, [turn])
-            return replace(found, turn=replace(turn, note="; ".join(filter(None, (turn.note, note)))))
+            note = f"{turn.name}: {start - first} of the messages before it are left out, with them it is too long"
+            turn = replace(turn, note=f"{turn.note}; {note}" if turn.note else note)
+            return replace(found, turn=turn, prompt_cut=len(path.prompt) - len(found.prompt))
 
-        fits = lambda start: shortened(start).positions(self._options.streams) <= self._options.context  # noqa: E731
-        return shortened(starts[min(bisect_left(starts, True, key=fits), len(starts) - 1)])
+        def fits(found: _Path) -> bool:
+            return found.positions(self._options.streams) <= self._options.context
+
+        return path if fits(path) or not starts else _first(starts, without, fits)
 
 
 def encode_dialogue(dialogue: Dialogue, where: str, tokenizer: Tokenizer, options: ChatOptions) -> Encoded:
@@ -111,68 +112,106 @@ def encode_dialogue(dialogue: Dialogue, where: str, tokenizer: Tokenizer, option
 class _Laid:
     """The parts and sequences of one record, as they grow."""
 
-    def __init__(self, options: ChatOptions, end_of_text: int, roles: Sequence[str]) -> None:
-        self._options, self._end_of_text, self._roles = options, end_of_text, roles
+    def __init__(self, options: ChatOptions, end_of_text: int, script: Script) -> None:
+        self._options, self._end_of_text, self._script = options, end_of_text, script
         self._parts: list[Asked] = []
         self._sequences: list[tuple[Span, ...]] = []
-        self._tree, self._here = Tree(), list[_Path]()  # the tree that grows, and its paths
+        self._tree, self._in_tree = Tree(), list[_Path]()  # the tree that grows, and its paths
+        self._tokens_cut = self._prompt_cut = 0
         self._notes: list[str] = []
 
     def add(self, path: _Path) -> None:
-        if path.turn.note:
-            self._notes.append(path.turn.note)
+        """Adds one turn."""
+        self._notes += [path.turn.note] if path.turn.note else []
+        self._prompt_cut += path.prompt_cut
         if self._options.streams == 2:
             self._add_streams(path)
-        elif not self._options.shares_prefixes or path.positions(1) > self._options.context:
-            tokens = tuple(path.prompt + path.completion)
-            prompt, turn = self._new_parts(path, path.turn.held)
-            part = (prompt,) * len(path.prompt) + (turn,) * len(path.completion)
-            self._sequences.append((Span(tokens, part),))
-        else:
+        elif self._options.shares_prefixes and path.positions(1) <= self._options.context:
             self._add_shared(path)
+        else:
+            prompt, turn = self._new_parts(path)
+            part = (prompt,) * len(path.prompt) + (turn,) * len(path.completion)
+            self._sequences.append((Span(tuple(path.prompt + path.completion), part),))
 
     def encoded(self) -> Encoded:
-        self._close()
-        return Encoded(tuple(self._parts), tuple(self._sequences), notes=tuple(self._notes))
+        """The record."""
+        self._finish_tree()
+        return Encoded(
+            tuple(self._parts), tuple(self._sequences), self._tokens_cut, self._prompt_cut, tuple(self._notes)
+        )
 
     def _add_shared(self, path: _Path) -> None:
         if self._tree.positions + self._tree.added(path.prompt, path.completion) > self._options.context:
-            self._close()
+            self._finish_tree()
         is_new = self._tree.shared(path.prompt) < len(path.prompt)
-        parts = self._new_parts(path, self._not_held(path), has_prompt=is_new)
+        parts = self._new_parts(path, since=self._held(path), has_prompt=is_new)
         self._tree.add(path.prompt, path.completion, parts)
-        self._here.append(path)
+        self._in_tree.append(path)
+
+    def _finish_tree(self) -> None:
+        self._sequences += self._tree.sequences()
+        self._tree, self._in_tree = Tree(), []
 
     def _add_streams(self, path: _Path) -> None:
-        prompt, turn = self._new_parts(path, path.turn.held)
-        source = Span(tuple(path.prompt), (prompt,) * len(path.prompt))
+        parts = self._new_parts(path)
+        read = self._fitted(path)
+        self._prompt_cut += len(path.prompt) - len(read)
+        if not read:
+            self._tokens_cut += len(path.completion)
+            return
+        source = Span(tuple(read), parts[:1] * len(read))
         target = (self._end_of_text, *path.completion)
-        self._sequences.append((source, Span(target, (turn,) * len(target), parent=0, position=0)))
+        self._sequences.append((source, Span(target, parts[1:] * len(target), parent=0, position=0)))
 
-    def _close(self) -> None:
-        self._sequences += self._tree.sequences()
-        self._tree, self._here = Tree(), []
+    def _fitted(self, path: _Path) -> Ids:
+        """What an encoder reads of a history; nothing: the turn is dropped."""
+        room = self._options.context
+        match self._options.over_long:
+            case _ if len(path.prompt) <= room:
+                return path.prompt
+            case "truncate-right":
+                return path.prompt[:room]
+            case "truncate-left" | "keep-last-turns":
+                return path.prompt[-room:]
+            case "drop":
+                return []
+            case "error" | "split":
+                raise DataError(
+                    f"{self._script.where}: the messages before {path.turn.name} have {len(path.prompt)} tokens where "
+                    f"the encoder reads {room}, and what is read at once is not split",
+                    cure="over_long=keep-last-turns (or truncate-left, truncate-right, drop), or a larger context",
+                )
 
-    def _new_parts(
-        self, path: _Path, held: Sequence[tuple[int, int]], *, has_prompt: bool = True
-    ) -> tuple[int, int]:
-        """The parts of what leads to a turn (the messages of these ranges) and of the turn itself."""
+    def _new_parts(self, path: _Path, since: int = 0, *, has_prompt: bool = True) -> tuple[int, int]:
+        """The parts of what leads to a turn, with the roles of its messages from `since` on, and of the turn itself."""
+        turn = path.turn
         if has_prompt:
-            roles = [self._roles[index] for start, stop in held for index in range(start, stop)]
-            name = f"before-{path.turn.name}"
-            self._parts.append(Asked(name, "+".join(dict.fromkeys(roles)), is_prompt=True))
-        message: Message = path.turn.message
-        self._parts.append(Asked(path.turn.name, message.role, message.weight))
+            indexes = [index for start, stop in turn.before for index in range(max(start, since), stop)]
+            roles = dict.fromkeys(self._script.messages[index].role for index in indexes)
+            self._parts.append(Asked(f"before-{turn.name}", "+".join(roles), is_prompt=True))
+        self._parts.append(Asked(turn.name, turn.message.role, turn.message.weight))
         return max(len(self._parts) - 2, 0), len(self._parts) - 1
 
-    def _not_held(self, path: _Path) -> Sequence[tuple[int, int]]:
-        """The messages before a turn that the tree does not hold as this turn reads them, as far as can be told."""
-        start = path.turn.held[0][0]
-        for other in self._here:
-            if other.turn.held[0] != (0, other.turn.index) or path.turn.held[0][0] > 0 or len(path.turn.held) > 1:
-                continue
-            if path.prompt[: len(other.prompt)] == other.prompt:
+    def _held(self, path: _Path) -> int:
+        """How many messages before this turn the tree holds as this turn reads them, as far as earlier turns tell."""
+        held = 0
+        for other in self._in_tree:
+            if other.turn.is_whole and path.turn.is_whole and other.prompt == path.prompt[: len(other.prompt)]:
                 whole = other.prompt + other.completion
-                is_kept = path.prompt[: len(whole)] == whole
-                start = max(start, other.turn.index + is_kept)
-        return [(start, path.turn.held[-1][1])] if len(path.turn.held) == 1 else path.turn.held
+                is_kept = other.turn.index < path.turn.num_before and whole == path.prompt[: len(whole)]
+                held = max(held, other.turn.num_before + is_kept)
+        return held
+
+
+def _first(starts: Sequence[int], without: Callable[[int], _Path], fits: Callable[[_Path], bool]) -> _Path:
+    """The path without as few messages as let it fit, found by halving; without all of them if none does."""
+    low, high = 0, len(starts) - 1
+    best = without(starts[high])
+    while low < high:
+        middle = (low + high) // 2
+        found = without(starts[middle])
+        if fits(found):
+            best, high = found, middle
+        else:
+            low = middle + 1
+    return best

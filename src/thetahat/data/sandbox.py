@@ -17,7 +17,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, final
 
-import jinja2.debug  # what jinja2 otherwise imports when it is needed, and no file can be opened any more
+import jinja2
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
@@ -25,8 +25,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _NAME = "<template>"
 # Imports whatever rendering imports, while files can still be opened.
-_FIRST: dict[str, Any] = {"source": "{{ [1.5, '\\n'] | tojson }}{{ none.x.y }}", "date": None, "jobs": [[False]]}
-_FIRST |= {"messages": [], "variables": {}}
+_FIRST: dict[str, Any] = {
+    "source": "{{ [1.5, '\\n'] | tojson }}{{ none.x.y }}",
+    "messages": [],
+    "variables": {},
+    "date": None,
+    "jobs": [[False]],
+}
 
 
 @final
@@ -47,9 +52,10 @@ def environment(date: str | None) -> ImmutableSandboxedEnvironment:
     )
     del found.filters["random"], found.globals["lipsum"]
     found.filters["tojson"] = _to_json
-    found.globals["raise_exception"] = _raise
+    functions: dict[str, Any] = found.globals
+    functions["raise_exception"] = _raise
     if date is not None:
-        found.globals["strftime_now"] = datetime.datetime.fromisoformat(date).strftime
+        functions["strftime_now"] = datetime.datetime.fromisoformat(date).strftime
     return found
 
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from thetahat.core.config import Config
 from thetahat.core.errors import ConfigError
 
@@ -41,7 +43,9 @@ class ChatConfig(Config, frozen=True, kw_only=True):
     ends_turn: tuple[str, ...] = ()  # what ends a turn of the assistant, where it is not the last special token of it
     bos_token: str | None = None  # instead of the template's own
     eos_token: str | None = None
-    variables: dict[str, Plain] = {}  # what the template asks for, for example enable_thinking=false
+    variables: dict[str, Plain] = msgspec.field(
+        default_factory=dict
+    )  # what the template asks for, for example enable_thinking=false
     date: str | None = None  # the day, 2025-01-31, for templates that ask for it: training must not depend on the clock
 
     def __post_init__(self) -> None:
@@ -95,9 +99,9 @@ def template_of(tokenizer_config: Mapping[str, Any], name: str) -> ChatTemplate:
         )
     added = cast("Mapping[str, Any]", tokenizer_config.get("added_tokens_decoder") or {})
     special = [token["content"] for token in added.values() if token.get("special")]
-    ends = {key: _content(tokenizer_config.get(key)) for key in ("bos_token", "eos_token")}
-    special += [token for token in ends.values() if token]
-    return ChatTemplate(name, source, tuple(dict.fromkeys(special)), **ends)
+    bos, eos = _content(tokenizer_config.get("bos_token")), _content(tokenizer_config.get("eos_token"))
+    special += [token for token in (bos, eos) if token]
+    return ChatTemplate(name, source, tuple(dict.fromkeys(special)), bos_token=bos, eos_token=eos)
 
 
 def _content(token: Any) -> str:

@@ -1,9 +1,11 @@
 """Text to token ids and back: byte-level BPE, with the number of bytes that stand behind each id."""
 
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -13,11 +15,13 @@ from jaxtyping import Int
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
+from thetahat.core.batch import Symbols
 from thetahat.core.errors import ConfigError, DataError, ModelError
 
-END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT, MASK, SENTINEL = "<|endoftext|>", "<|mask|>", "<|sentinel-{}|>"
 _ENDS = (END_OF_TEXT, "<|end_of_text|>")
 _ALPHABET = frozenset(pre_tokenizers.ByteLevel.alphabet())
+_BLANKS = "\u0120\u010a\u0109\u010d"  # blank, new line, tabulator and return, as the byte alphabet writes them
 _PROBE = (
     "".join(map(chr, range(1, 0x250)))
     + "  \r\n\t é e\u0301 \u200d \u4e2d\u6587 \U0001f600\ufeff <|endoftext|> don't 1234567 "
@@ -34,18 +38,20 @@ class Tokenizer:
         inner.no_padding()
         vocabulary = inner.get_vocab(with_added_tokens=True)
         self._inner = inner
-        added = inner.get_added_tokens_decoder().items()
-        self.special: Mapping[str, int] = {token.content: id for id, token in added if token.special}
-        self.end_of_text: int = next(self.special[name] for name in _ENDS if name in self.special)
+        special = {token.content: id for id, token in inner.get_added_tokens_decoder().items() if token.special}
+        self.end_of_text: int = next(special[name] for name in _ENDS if name in special)
         self.vocab_size: int = max(vocabulary.values()) + 1
         self.num_bytes: Int[Tensor, " V"] = _num_bytes(inner, self.vocab_size)
+        self.special = special
         self.digest: str = hashlib.sha256(self.to_json().encode()).hexdigest()
-        longest_first = sorted(self.special, key=len, reverse=True)
-        self.special_names: re.Pattern[str] = re.compile("|".join(map(re.escape, longest_first)))
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without anything in front or behind."""
         return [encoding.ids for encoding in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text behind ids, decoded all at once, since a character may span several; special tokens have none."""
+        return self._inner.decode(list(ids), skip_special_tokens=True)
 
     def encode_with_special(self, text: str) -> list[int]:
         """The ids of a text in which the names of special tokens stand for these tokens."""
@@ -53,12 +59,13 @@ class Tokenizer:
 
     def encode_rendered(self, texts: Sequence[str], mark: str = "") -> list[list[int]]:
         """The same for many texts; `mark` is a character that hides names which are text, and is taken out."""
-        pieces: dict[str, list[int]] = {}
+        found: dict[str, list[int]] = {}  # a dialogue is rendered again for each turn: what comes back is encoded once
         for text in texts:
-            pieces |= dict.fromkeys(self.special_names.split(text), [])
-        pieces.pop("", None)
-        cleaned = [piece.replace(mark, "") for piece in pieces] if mark else list(pieces)
-        pieces = dict(zip(pieces, self.encode(cleaned), strict=True))
+            found |= {piece: [] for piece in self.special_names.split(text)}
+        found.pop("", None)
+        pieces = dict(
+            zip(found, self.encode([piece.replace(mark, "") if mark else piece for piece in found]), strict=True)
+        )
         return [self._joined(text, pieces) for text in texts]
 
     def _joined(self, text: str, pieces: Mapping[str, Sequence[int]]) -> list[int]:
@@ -68,10 +75,33 @@ class Tokenizer:
             ids += pieces.get(text[end : match.start()], ())
             ids.append(self.special[match[0]])
             end = match.end()
-        return ids + list(pieces.get(text[end:], ()))
+        return [*ids, *pieces.get(text[end:], ())]
 
-    def with_special_tokens(self, names: Iterable[str]) -> "Tokenizer":
-        """The same tokenizer with these special tokens as well, the missing ones at the end."""
+    @cached_property
+    def special_names(self) -> re.Pattern[str]:
+        """Finds the names of special tokens in a text, the longest where several begin."""
+        return re.compile("|".join(map(re.escape, sorted(self.special, key=len, reverse=True))))
+
+    @cached_property
+    def symbols(self) -> Symbols:
+        """What a factorization must know of the vocabulary."""
+        is_special = torch.zeros(self.vocab_size, dtype=torch.bool)
+        is_special[list(self.special.values())] = True
+        begins_word = is_special.clone()
+        for piece, id in self._inner.get_vocab(with_added_tokens=False).items():
+            begins_word[id] |= piece[0] in _BLANKS or not any(letter.isalnum() for letter in piece)
+        sentinels = itertools.takewhile(self.special.__contains__, map(SENTINEL.format, itertools.count()))
+        return Symbols(
+            vocab_size=self.vocab_size,
+            end_of_text=self.end_of_text,
+            is_special=is_special,
+            begins_word=begins_word,
+            mask=self.special.get(MASK),
+            sentinels=tuple(self.special[name] for name in sentinels),
+        )
+
+    def with_special_tokens(self, names: Sequence[str]) -> "Tokenizer":
+        """The same tokenizer with these special tokens, the missing ones behind all others."""
         missing = [name for name in dict.fromkeys(names) if name not in self.special]
         if not missing:
             return self
@@ -79,17 +109,13 @@ class Tokenizer:
         inner.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in missing])
         return _checked(Tokenizer(inner), missing)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text behind ids, decoded all at once, since a character may span several; special tokens have none."""
-        return self._inner.decode(list(ids), skip_special_tokens=True)
-
     def to_json(self) -> str:
         """What `load_tokenizer` and the `tokenizers` library read."""
         return self._inner.to_str(pretty=True)
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: Iterable[str] = ()) -> Tokenizer:
-    """Byte-level BPE of at most `vocab_size` pieces, special ones counted; a text too small for that gives fewer.
+def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = ()) -> Tokenizer:
+    """Byte-level BPE of at most `vocab_size` pieces, special ones included; a text too small for that gives fewer.
 
     Further special tokens come after <|endoftext|>, which is always there.
     The same texts give the same tokenizer, byte for byte, on any number of threads. Sennrich et al. 2016 (BPE), Radford

@@ -54,7 +54,11 @@ class Tree:
         edge, depth = self._root, 0
         while depth < len(context):
             length, index = max(
-                ((_common(below.tokens, context, depth), -i) for i, below in enumerate(edge.below)), default=(0, 0)
+                (
+                    (agreement(below.tokens, context[depth : depth + len(below.tokens)]), -i)
+                    for i, below in enumerate(edge.below)
+                ),
+                default=(0, 0),
             )
             if length == 0:
                 break
@@ -80,12 +84,12 @@ class _Edge:
         self.tokens, self.part, self.below = self.tokens[:offset], self.part[:offset], [rest]
 
 
-def _common(tokens: list[int], context: Ids, start: int) -> int:
-    """How many of `tokens` are those of the context from `start` on."""
-    there = context[start : start + len(tokens)]
-    if list(there) == tokens:
-        return len(tokens)
-    return next((i for i, (ours, theirs) in enumerate(zip(tokens, there, strict=False)) if ours != theirs), len(there))
+def agreement(one: Sequence[object], other: Sequence[object]) -> int:
+    """How many of the first elements are the same."""
+    if one == other:
+        return len(one)
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (ours, theirs) in pairs if ours != theirs), min(len(one), len(other)))
 
 
 def _spans(beginning: _Edge) -> list[tuple[Span, ...]]:

@@ -1,6 +1,5 @@
 """From a dialogue to the texts whose likelihood is wanted: for each turn what stood before it, and what was said."""
 
-import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,6 +9,7 @@ from thetahat.core.errors import DataError
 from thetahat.data.dialogue import Dialogue, Message
 from thetahat.data.rendering import Job, Refusal, Renderer, Scene
 from thetahat.data.template import ChatTemplate
+from thetahat.data.tree import agreement
 
 Range = tuple[int, int]
 _MARKS = ("\x7f", *map(chr, range(0xE000, 0xF900)))  # what may hide a name: characters that hardly any text has
@@ -21,11 +21,23 @@ class Turn:
 
     name: str
     message: Message
-    held: tuple[Range, ...]  # the messages before it, as ranges of all messages of the record
-    index: int  # of the message itself, among messages and then answers
+    index: int  # of the message, among messages and then answers
+    num_before: int  # messages before it
+    left_out: Range = (0, 0)  # of these, to make room
     prompt: str = ""
     completion: str = ""
     note: str = ""
+
+    @property
+    def before(self) -> tuple[Range, Range]:
+        """The messages that it is read after."""
+        start, stop = self.left_out
+        return (0, start), (stop, self.num_before)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all messages before it are read."""
+        return self.left_out[0] == self.left_out[1]
 
 
 @final
@@ -58,12 +70,12 @@ class Script:
         """All that are asked for, rendered."""
         num_messages = len(dialogue.messages)
         asked = [
-            Turn(f"turn-{index}", message, ((0, index),), index)
+            Turn(f"turn-{index}", message, index, index)
             for index, message in enumerate(dialogue.messages)
             if message.weight > 0
         ]
         asked += [
-            Turn(f"turn-{num_messages}.{number}", message, ((0, num_messages),), num_messages + number - 1)
+            Turn(f"turn-{num_messages}.{number}", message, num_messages + number - 1, num_messages)
             for number, message in enumerate(dialogue.answers, 1)
             if message.weight > 0
         ]
@@ -73,7 +85,8 @@ class Script:
         """The same with their texts."""
         jobs: list[Job] = []
         for turn in turns:
-            jobs += [(turn.message.role == "assistant", *turn.held), (False, *turn.held, (turn.index, turn.index + 1))]
+            asks = turn.message.role == "assistant"
+            jobs += [(asks, *turn.before), (False, *turn.before, (turn.index, turn.index + 1))]
         texts = self._renderer.render(self._scene, jobs, self.where)
         return [self._divided(turn, *texts[2 * i : 2 * i + 2]) for i, turn in enumerate(turns)]
 
@@ -81,7 +94,7 @@ class Script:
         if isinstance(live, Refusal):
             raise self._refused(turn, live)
         note = ""
-        if turn.held == ((0, 0),) and (isinstance(prompt, Refusal) or not live.startswith(prompt)):
+        if turn.num_before == 0 and (isinstance(prompt, Refusal) or not live.startswith(prompt)):
             bos = self._template.bos_token  # many templates render nothing where there is no message
             prompt = bos if live.startswith(bos) else ""
             note = f"{turn.name}: nothing stands before it but {bos or 'the beginning'}"
@@ -100,17 +113,16 @@ class Script:
         What both have in common, down to the last special token or line, since it may end within a word; and no less
         than the messages before, which is what a template writes without the prompt.
         """
-        (history,) = self._renderer.render(self._scene, [(False, *turn.held)], self.where)
+        (history,) = self._renderer.render(self._scene, [(False, *turn.before)], self.where)
         if isinstance(history, Refusal):
             raise self._refused(turn, history)
-        common = os.path.commonprefix((prompt, live))
+        common = prompt[: agreement(prompt, live)]
         common = common[: max([common.rfind("\n") + 1, *(match.end() for match in self._names.finditer(common))])]
         bare = self._bare(history)
         if not live.startswith(bare):
             raise DataError(
                 f"{self.where}: the template writes the messages before {turn.name} otherwise once it is there, so "
-                f"what belongs to it cannot be told; both begin {common[-60:]!r}, then come {prompt[len(common):][:40]!r} "
-                f"and {live[len(common):][:40]!r}",
+                f"what belongs to it cannot be told: {prompt[len(common) :][:60]!r}, then {live[len(common) :][:60]!r}",
                 cure="another template",
             )
         full = history if live.startswith(history) else bare

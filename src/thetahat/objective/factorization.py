@@ -1,71 +1,152 @@
-"""A factorization turns packed sequences into what is read, what is asked and what each answer counts for."""
+"""A factorization turns packed sequences into what is read, what is asked and what each answer counts for.
 
-from typing import Literal
+It is a pure function of what is packed: whatever it draws comes from the seed of each piece.
+"""
+
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from thetahat.core.batch import Batch, Inputs, Packed
+from thetahat.core.batch import Batch, Inputs, Packed, Source, Symbols
+from thetahat.core.random import uniform
 from thetahat.core.visibility import Visibility, ancestors_of
+from thetahat.objective.config import Causal, Conditional, Labels, Masked, ObjectiveConfig, Prefix, Spans
+from thetahat.objective.layout import Rows, rows_of
+from thetahat.objective.masked import masked
+from thetahat.objective.spans import with_spans_left_out
+from thetahat.objective.weights import counted_weights
 
-Normalization = Literal["token", "sequence", "sum"]
+
+def factor(packed: Packed, objective: ObjectiveConfig, symbols: Symbols, width: int | None = None) -> Batch:
+    """The questions that the objective asks about these pieces, in rows padded to the longest or to `width`."""
+    match objective.factorization:
+        case Causal():
+            return causal(packed, objective, width)
+        case Prefix():
+            return prefix(packed, objective, width)
+        case Masked() as choice:
+            return masked(packed, objective, choice, symbols, width)
+        case Conditional():
+            return conditional(packed, objective, width)
+        case Spans() as choice:
+            return conditional(with_spans_left_out(packed, choice, symbols), objective, width)
+        case Labels():
+            return labels(packed, objective, width)
 
 
-def causal(packed: Packed, normalization: Normalization = "token", width: int | None = None) -> Batch:
+def causal(packed: Packed, objective: ObjectiveConfig | None = None, width: int | None = None) -> Batch:
     r"""$\log \Pr(x) = \sum_j \log \Pr(x_j \mid x_{<j})$, all positions in one pass (teacher forcing).
 
     Each piece of n tokens asks n - 1 questions: position j reads token j and is asked for token j + 1. Nothing is
-    asked across a piece's end. Rows are padded at their end to the longest, or to `width` positions.
+    asked across a piece's end. A piece with a parent sees what the parent and its ancestors read, so that branches
+    share a prefix that is read once.
     """
-    is_read = packed.piece[:-1] == packed.piece[1:]  # the last token of a piece is only ever an answer
-    read = is_read.nonzero()[:, 0]
-    answer = read + 1
-    row = packed.row[packed.piece[read]]
-    column = _place_within_row(row)
-    num_rows = int(packed.row[-1]) + 1 if len(packed.row) else 0
-    shape = (num_rows, max(int(column.max()) + 1 if len(column) else 1, width or 1))
+    read = (packed.piece[:-1] == packed.piece[1:]).nonzero()[:, 0]  # the last token of a piece is only ever an answer
+    rows = rows_of(packed.row[packed.piece[read]], _num_rows(packed), width)
+    visibility = Visibility(
+        rows.lay(packed.piece[read], -1), ancestors_of(packed.parent), is_plain=_is_plain(packed.row)
+    )
+    return ask(packed, objective or ObjectiveConfig(), rows, read, read + 1, visibility)
 
-    def lay(values: Tensor, padding: int) -> Tensor:
-        laid = values.new_full(shape, padding)
-        laid[row, column] = values
-        return laid
 
-    piece = lay(packed.piece[read], -1)
+def prefix(packed: Packed, objective: ObjectiveConfig, width: int | None = None) -> Batch:
+    r"""$\log \Pr(y \mid x)$ by one stream in which all of x sees all of x, and y sees x and what came before.
+
+    In a piece without a prompt the first m tokens stand for one, m uniform over 1 to n - 1 of its n, drawn from the
+    seed: those weigh nothing. Raffel et al., Exploring the Limits of Transfer Learning, 2020 (prefix LM).
+    """
+    is_open = _prompts(packed)
+    batch = causal(replace(packed, weight=torch.where(is_open, 0.0, packed.weight)), objective, width)
+    # a position reads what is open and is asked for what is not: the answer itself is never open
+    reads_open = is_open[(batch.origin - 1).clamp(min=0)] & (batch.inputs.visibility.piece >= 0)
+    visibility = replace(batch.inputs.visibility, is_open=reads_open, is_plain=False)
+    return replace(batch, inputs=replace(batch.inputs, visibility=visibility))
+
+
+def conditional(packed: Packed, objective: ObjectiveConfig, width: int | None = None) -> Batch:
+    r"""$\log \Pr(y \mid x) = \sum_j \log \Pr(y_j \mid y_{<j}, x)$: an encoder reads x at once, a decoder asks y.
+
+    Pieces without a parent are sources, read whole. Each other piece is a target, which sees its parent's states and
+    of the targets itself alone. Vaswani et al., Attention Is All You Need, 2017.
+    """
+    is_source = packed.parent[packed.piece] < 0
+    num_rows = _num_rows(packed)
+    given = is_source.nonzero()[:, 0]
+    given_rows = rows_of(packed.row[packed.piece[given]], num_rows, width)
+    given_piece = given_rows.lay(packed.piece[given], -1)
+    source = Inputs(
+        given_rows.lay(packed.tokens[given], 0),
+        given_rows.lay(packed.position[given], 0),
+        Visibility(given_piece, is_causal=False),
+    )
+    continues = (packed.piece[:-1] == packed.piece[1:]) & ~is_source[1:]
+    read = continues.nonzero()[:, 0]
+    rows = rows_of(packed.row[packed.piece[read]], num_rows, width)
+    piece = packed.piece[read]
+    visibility = Visibility(rows.lay(piece, -1), is_plain=_is_plain(packed.row[packed.parent >= 0]))
+    batch = ask(packed, objective, rows, read, read + 1, visibility)
+    return replace(batch, inputs=replace(batch.inputs, source=Source(source, rows.lay(packed.parent[piece], -1))))
+
+
+def labels(packed: Packed, objective: ObjectiveConfig, width: int | None = None) -> Batch:
+    r"""$\log \Pr(\mathrm{label} \mid x)$: all of x is read at once, and the state at its first position is asked.
+
+    The last token of a piece is the index of its label, not a token of the vocabulary. Devlin et al., BERT, 2019.
+    """
+    piece = packed.piece
+    is_last = torch.ones_like(piece, dtype=torch.bool)
+    is_last[:-1] = piece[1:] != piece[:-1]
+    is_first = torch.ones_like(piece, dtype=torch.bool)
+    is_first[1:] = piece[1:] != piece[:-1]
+    read = (~is_last).nonzero()[:, 0]
+    answer_of_piece = is_last.nonzero()[:, 0]
+    rows = rows_of(packed.row[piece[read]], _num_rows(packed), width)
+    visibility = Visibility(rows.lay(piece[read], -1), is_causal=False)
+    answer = answer_of_piece[piece[read]]
+    return ask(packed, objective, rows, read, answer, visibility, is_first[read])
+
+
+def ask(
+    packed: Packed,
+    objective: ObjectiveConfig,
+    rows: Rows,
+    read: Int[Tensor, " n"],
+    answer: Int[Tensor, " n"],
+    visibility: Visibility,
+    may_ask: Bool[Tensor, " n"] | None = None,
+) -> Batch:
+    """Rows that read the tokens `read` and are asked for the tokens `answer`, where they may be."""
+    weights = counted_weights(packed, objective)[answer]
+    if may_ask is not None:
+        weights = torch.where(may_ask, weights, 0.0)
     return Batch(
-        inputs=Inputs(
-            tokens=lay(packed.tokens[read], 0),
-            position=lay(packed.position[read], 0),
-            visibility=Visibility(piece, ancestors_of(packed.parent), is_plain=_is_plain(packed.row)),
-        ),
-        targets=lay(packed.tokens[answer], 0),
-        weights=lay(counted_weights(packed, normalization)[answer], 0),
-        part=lay(packed.part[answer], 0),
-        origin=lay(answer, 0),
+        inputs=Inputs(rows.lay(packed.tokens[read], 0), rows.lay(packed.position[read], 0), visibility),
+        targets=rows.lay(packed.tokens[answer], 0),
+        weights=rows.lay(weights, 0),
+        part=rows.lay(packed.part[answer], 0),
+        origin=rows.lay(answer if packed.origin is None else packed.origin[answer], 0),
         parts=packed.parts,
+        asked=rows.places(weights != 0),
     )
 
 
-def counted_weights(packed: Packed, normalization: Normalization) -> Float[Tensor, " N"]:
-    r"""What each token counts for, float64: $w_i$, or $w_i / n$ with n the counted tokens of i's whole sequence.
-
-    `token` weighs every token alike, `sequence` every sequence alike, wherever and with whomever its pieces lie.
-    `sum` weighs like `token`; it differs by its divisor, which is 1.
-    """
-    weight = packed.weight.to(torch.float64)
-    if normalization != "sequence":
-        return weight
-    counts = torch.tensor([part.record_tokens for part in packed.parts], dtype=torch.float64)
-    return weight / counts[packed.part]
-
-
-def _place_within_row(row: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
-    """0, 1, 2, ... from the start of each run of equal rows."""
-    index = torch.arange(len(row))
-    starts = torch.ones_like(row, dtype=torch.bool)
-    starts[1:] = row[1:] != row[:-1]
-    return index - torch.where(starts, index, 0).cummax(0).values if len(row) else index
+def _num_rows(packed: Packed) -> int:
+    return int(packed.row[-1]) + 1 if len(packed.row) else 0
 
 
 def _is_plain(row: Int[Tensor, " P"]) -> bool:
+    """Whether no two of the pieces lie in one row."""
     return bool((row[1:] != row[:-1]).all())
+
+
+def _prompts(packed: Packed) -> Bool[Tensor, " N"]:
+    """The prompt of each piece that has no parent, or, where it has none, its first tokens, as many as are drawn."""
+    num_pieces, is_root = len(packed.row), packed.parent < 0
+    given = torch.zeros(num_pieces, dtype=torch.int64).index_add_(0, packed.piece, packed.is_prompt.long())
+    size = torch.bincount(packed.piece, minlength=num_pieces)
+    place = torch.arange(len(packed.piece)) - (size.cumsum(0) - size)[packed.piece]
+    drawn = 1 + (uniform(packed.seed, 0) * (size - 1)).long()
+    is_drawn = (place < drawn[packed.piece]) & (given == 0)[packed.piece]
+    return (packed.is_prompt | is_drawn) & is_root[packed.piece]

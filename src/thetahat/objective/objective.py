@@ -1,24 +1,14 @@
 """L and Σ: the weighted log-likelihood of a batch under a model."""
 
-from typing import Annotated, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from msgspec import Meta
 from torch import Tensor
 
 from thetahat.core.batch import Batch, Inputs
-from thetahat.core.config import Config
 from thetahat.core.total import Total
-from thetahat.objective.factorization import Normalization
 from thetahat.objective.log_prob import LogProbs, token_log_probs
-
-
-class ObjectiveConfig(Config, kw_only=True):
-    """What is maximised, and in which portions it is computed."""
-
-    normalization: Normalization = "token"
-    chunk_size: Annotated[int, Meta(ge=0)] = 0  # tokens whose logits exist at once; 0: all of a micro-batch
 
 
 @runtime_checkable

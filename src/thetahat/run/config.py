@@ -13,7 +13,7 @@ from thetahat.data.config import DataConfig
 from thetahat.evaluation.likelihood import EvaluationConfig, Policy
 from thetahat.model.config import DecoderConfig
 from thetahat.model.precision import Dtype
-from thetahat.objective.objective import ObjectiveConfig
+from thetahat.objective.config import ObjectiveConfig
 from thetahat.optimization.config import OptimizationConfig
 
 Count = Annotated[int, Meta(ge=1, le=2**40)]

@@ -6,7 +6,7 @@ from logging import getLogger
 from pathlib import Path
 
 from thetahat.core import store
-from thetahat.core.batch import Batch
+from thetahat.core.batch import Batch, Symbols
 from thetahat.core.errors import ConfigError
 from thetahat.data.build import build_corpus
 from thetahat.data.cache import default_cache
@@ -16,7 +16,7 @@ from thetahat.data.source import Record, divide
 from thetahat.data.stream import TrainingOrder
 from thetahat.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from thetahat.distribution.world import World
-from thetahat.objective.factorization import causal
+from thetahat.objective.factorization import factor
 from thetahat.run.checkpoint import TOKENIZER
 from thetahat.run.config import RunConfig
 
@@ -34,12 +34,17 @@ class Prepared:
     held_out: Corpus | None
     num_steps: int
 
+    @property
+    def symbols(self) -> Symbols:
+        """What the factorization knows of the vocabulary."""
+        return self.tokenizer.symbols
+
     def batches(self, step: int, world: World) -> list[Batch]:
         """The micro-batches of one rank for the update after `step` updates."""
         rows = self.config.micro_batch_size or self.config.batch_size
         width = self.config.data.context if self.config.compile else None  # one shape, compiled once
         packed = self.order.packed(step, world.rank, world.size, rows)
-        return [causal(pack, self.config.objective.normalization, width) for pack in packed]
+        return [factor(pack, self.config.objective, self.symbols, width) for pack in packed]
 
 
 def prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:

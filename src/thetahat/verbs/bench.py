@@ -17,7 +17,7 @@ from thetahat.data.pack import Pieces, lay, take
 from thetahat.data.plan import Draw, gather
 from thetahat.distribution.world import World
 from thetahat.model.precision import Dtype, computing_in
-from thetahat.objective.factorization import causal
+from thetahat.objective.factorization import factor
 from thetahat.objective.log_prob import build_log_probs, token_log_probs
 from thetahat.run.config import RunConfig
 from thetahat.run.prepare import Prepared
@@ -59,7 +59,7 @@ class Bench:
         """These pieces as one micro-batch."""
         plan = replace_fields(self.prepared.order.plan(0), pieces=pieces)
         packed = gather(self.corpus, plan, np.arange(len(pieces)), Draw(self.config.seed))
-        return causal(packed, self.config.objective.normalization, width)
+        return factor(packed, self.config.objective, self.prepared.symbols, width)
 
     def rows(self, pieces: Pieces | None = None) -> Pieces:
         """One piece a row."""

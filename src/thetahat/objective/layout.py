@@ -1,0 +1,40 @@
+"""Flat tokens to rows: what every factorization ends with."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Bool, Int, Shaped
+from torch import Tensor
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Where each of some flat values lies in a rectangle, filled from the left and padded at its end."""
+
+    row: Int[Tensor, " N"]
+    column: Int[Tensor, " N"]
+    shape: tuple[int, int]
+
+    def lay(self, values: Shaped[Tensor, " N"], padding: int) -> Shaped[Tensor, "B T"]:
+        """The values in their places."""
+        laid = values.new_full(self.shape, padding)
+        laid[self.row, self.column] = values
+        return laid
+
+    def places(self, chosen: Bool[Tensor, " N"]) -> Int[Tensor, " n"] | None:
+        """Where the chosen ones lie in the flattened rectangle; None where all are chosen."""
+        if bool(chosen.all()):
+            return None
+        return (self.row * self.shape[1] + self.column)[chosen]
+
+
+def rows_of(row: Int[Tensor, " N"], num_rows: int, width: int | None = None) -> Rows:
+    """Values of one row are neighbours and keep their order; rows are as wide as the longest, or `width` if wider."""
+    index = torch.arange(len(row))
+    starts = torch.ones_like(row, dtype=torch.bool)
+    starts[1:] = row[1:] != row[:-1]
+    column = index - torch.where(starts, index, 0).cummax(0).values if len(row) else index
+    longest = int(column.max()) + 1 if len(column) else 1
+    return Rows(row, column, (num_rows, max(longest, width or 1)))

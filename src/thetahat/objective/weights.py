@@ -1,0 +1,61 @@
+"""Who counts how much: what one token of a batch weighs under each normalisation."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thetahat.core.batch import Packed, Part
+from thetahat.objective.config import ObjectiveConfig
+
+
+def counted_weights(packed: Packed, objective: ObjectiveConfig) -> Float[Tensor, " N"]:
+    r"""What each token counts for, float64: $w_i / c_i$ with $w$ = `packed.weight`.
+
+    - token, sum: $c_i = 1$; the two differ by the divisor of a step, which is 1 for `sum`;
+    - sequence: $c_i = n$, the asked tokens of i's record, so that every record weighs alike;
+    - turn: $c_i = m$, the asked tokens of i's part, so that every turn weighs alike;
+    - dialogue: $c_i = m k$ with k the asked parts of i's record: every record weighs alike, and so do its turns;
+    - length: $c_i = n^\alpha$ with $\alpha$ = `length_exponent`, from `token` (0) to `sequence` (1).
+
+    Counts are of the whole record, wherever and with whomever its pieces lie, so nothing depends on the batching. Where
+    a factorization asks only some of the tokens (masked, spans), they are counts of those that it may ask.
+    """
+    weight = packed.weight.to(torch.float64)
+    if objective.normalization in {"token", "sum"}:
+        return weight
+    counts = torch.tensor([_count(part, objective) for part in packed.parts], dtype=torch.float64)
+    return weight / counts[packed.part]
+
+
+def _count(part: Part, objective: ObjectiveConfig) -> float:
+    match objective.normalization:
+        case "sequence":
+            return float(part.record_tokens)
+        case "turn":
+            return float(part.num_tokens)
+        case "dialogue":
+            return float(part.num_tokens * part.record_parts)
+        case "length":
+            return part.record_tokens**objective.length_exponent
+        case "token" | "sum":
+            return 1.0
+
+
+class Concentration(NamedTuple):
+    """On how many records an objective rests."""
+
+    effective_number: float
+    top_share: float  # of the heaviest 1 %, at least one
+
+
+def concentration(weight: Float[Tensor, " n"]) -> Concentration:
+    r"""$N_\mathrm{eff} = (\sum_r W_r)^2 / \sum_r W_r^2$ over the weights of records, and the share of the heaviest 1 %.
+
+    Kish, Survey Sampling, 1965. Equal weights give the number of records; one record that holds everything gives 1.
+    """
+    weight = weight.to(torch.float64)
+    total, heaviest = weight.sum(), weight.sort(descending=True).values
+    top = heaviest[: max(1, round(len(weight) / 100))].sum()
+    return Concentration(float(total**2 / (weight**2).sum()), float(top / total))
