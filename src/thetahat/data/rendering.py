@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,12 +18,13 @@ from typing import IO, Any, final
 from thetahat.core.errors import DataError
 
 Job = tuple[bool, *tuple[tuple[int, int], ...]]  # add_generation_prompt, then ranges of messages
-_JOBS = 32  # rendered per request
+Reply = list[tuple[bool, str]]  # of each job whether it was rendered, with the text or why not
+_JOBS = 256  # sent at once: a question and its answer cost two switches between processes
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a template may use for one request."""
+    """What a template may use for the texts that are asked for at once."""
 
     cpu_seconds: int = 10
     seconds: float = 60.0  # of wall-clock time: a machine may be busy
@@ -40,12 +41,18 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a template is given, for all jobs of a record."""
+    """A template and what it is given, for all jobs of a record."""
 
+    where: str  # the record, for errors
     source: str
     messages: Sequence[Mapping[str, Any]]
     variables: Mapping[str, Any] = field(default_factory=dict[str, Any])
     date: str | None = None  # what `strftime_now` tells; None: there is no such function
+
+    def request(self, jobs: Sequence[Job]) -> dict[str, Any]:
+        """What the process is sent."""
+        names = ("source", "messages", "variables", "date")
+        return {**{name: getattr(self, name) for name in names}, "jobs": jobs}
 
 
 @final
@@ -64,24 +71,27 @@ class Renderer:
     def __exit__(self, *raised: object) -> None:
         self.close()
 
-    def render(self, scene: Scene, jobs: Sequence[Job], where: str) -> list[str | Refusal]:
-        """The text of each job, or why there is none; a template that breaks its limits is an error about `where`."""
-        answers: list[str | Refusal] = []
-        for start in range(0, len(jobs), _JOBS):
-            some = jobs[start : start + _JOBS]
-            request = {
-                "source": scene.source,
-                "messages": scene.messages,
-                "variables": scene.variables,
-                "date": scene.date,
-                "jobs": some,
-            }
-            with self._lock:
-                reply = self._ask(json.dumps(request).encode() + b"\n", where)
-            if len(reply) != len(some):
-                raise _broken(where, reply[0][1])
-            answers += [text if is_rendered else Refusal(text) for is_rendered, text in reply]
+    def render(self, asked: Sequence[tuple[Scene, Sequence[Job]]]) -> list[list[str | Refusal]]:
+        """For each scene the text of each job, or why there is none; breaking the limits is an error about its record.
+
+        Many small scenes go at once; where that breaks the limits each is tried alone, which tells the guilty one.
+        """
+        answers: list[list[str | Refusal]] = [[] for _ in asked]
+        for group in _grouped(asked):
+            replies = self._ask([asked[index][0].request(jobs) for index, jobs in group])
+            if isinstance(replies, str):
+                replies = [self._ask_alone(asked[index][0], jobs) for index, jobs in group]
+            for (index, _), reply in zip(group, replies, strict=True):
+                answers[index] += [text if is_rendered else Refusal(text) for is_rendered, text in reply]
         return answers
+
+    def _ask_alone(self, scene: Scene, jobs: Sequence[Job]) -> Reply:
+        replies = self._ask([scene.request(jobs)])
+        if isinstance(replies, str):
+            raise DataError(
+                f"{scene.where}: the chat template cannot be used: {replies}", cure="another template, or a mended one"
+            )
+        return replies[0]
 
     def close(self) -> None:
         """Ends the process."""
@@ -89,23 +99,26 @@ class Renderer:
             self._end(self._process)
         self._process = None
 
-    def _ask(self, request: bytes, where: str) -> list[tuple[bool, str]]:
-        process = self._started()
-        deadline = time.monotonic() + self._limits.seconds
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdin.write(request)
-            process.stdin.flush()
-            line = _line(process.stdout, deadline)
-        except BrokenPipeError:
-            line = b""
-        if line.endswith(b"\n"):
-            return json.loads(line)
-        is_late = process.poll() is None and time.monotonic() >= deadline
-        code = self._end(process)
-        self._process = None
-        raise _broken(where, self._ending(code, is_late=is_late))
+    def _ask(self, requests: Sequence[Mapping[str, Any]]) -> list[Reply] | str:
+        """The answers, or how the process ended instead."""
+        line = json.dumps(requests).encode() + b"\n"
+        with self._lock:
+            process = self._started()
+            deadline = time.monotonic() + self._limits.seconds
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                process.stdin.write(line)
+                process.stdin.flush()
+                answer = _line(process.stdout, deadline)
+            except BrokenPipeError:
+                answer = b""
+            if answer.endswith(b"\n"):
+                return json.loads(answer)
+            is_late = process.poll() is None and time.monotonic() >= deadline
+            code = self._end(process)
+            self._process = None
+            return self._ending(code, is_late=is_late)
 
     def _ending(self, code: int, *, is_late: bool) -> str:
         if is_late:
@@ -160,5 +173,18 @@ def _line(stream: IO[bytes], deadline: float) -> bytes:
     return b"".join(got)
 
 
-def _broken(where: str, why: str) -> DataError:
-    return DataError(f"{where}: the chat template cannot be used: {why}", cure="another template, or a mended one")
+def _grouped(asked: Sequence[tuple[Scene, Sequence[Job]]]) -> Iterator[list[tuple[int, Sequence[Job]]]]:
+    """The jobs of all scenes, so many at once, each group as pairs of a scene's index and some of its jobs."""
+    group: list[tuple[int, Sequence[Job]]] = []
+    room = _JOBS
+    for index, (_, jobs) in enumerate(asked):
+        start = 0
+        while start < len(jobs):
+            group.append((index, jobs[start : start + room]))
+            start += len(group[-1][1])
+            room -= len(group[-1][1])
+            if not room:
+                yield group
+                group, room = [], _JOBS
+    if group:
+        yield group

@@ -2,7 +2,7 @@
 
 A template is a program that came with somebody's model. Here it can neither reach a file, a socket or an import nor run
 on for ever: the sandbox of jinja2, and under it limits of the operating system for the case that the sandbox leaks.
-Run as a script it answers each line of JSON on stdin, a request, with one on stdout.
+Run as a script it answers each line of JSON on stdin, a list of requests, with one on stdout.
 """
 
 import datetime
@@ -150,9 +150,9 @@ def serve(seconds: int, memory: int, max_characters: int) -> None:
     for line in sys.stdin.buffer:
         _allow(seconds)
         try:
-            reply = json.dumps(render(json.loads(line), max_characters))
+            reply = json.dumps([render(request, max_characters) for request in json.loads(line)])
         except MemoryError as error:
-            reply = json.dumps([(False, _told(error))])
+            reply = json.dumps(_told(error))
         sys.stdout.buffer.write(reply.encode() + b"\n")
         sys.stdout.buffer.flush()
 

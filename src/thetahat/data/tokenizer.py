@@ -55,27 +55,23 @@ class Tokenizer:
 
     def encode_with_special(self, text: str) -> list[int]:
         """The ids of a text in which the names of special tokens stand for these tokens."""
-        return self.encode_rendered([text])[0]
+        return self.encode_rendered([(text, "")])[0]
 
-    def encode_rendered(self, texts: Sequence[str], mark: str = "") -> list[list[int]]:
-        """The same for many texts; `mark` is a character that hides names which are text, and is taken out."""
-        found: dict[str, list[int]] = {}  # a dialogue is rendered again for each turn: what comes back is encoded once
-        for text in texts:
-            found |= {piece: [] for piece in self.special_names.split(text)}
-        found.pop("", None)
-        pieces = dict(
-            zip(found, self.encode([piece.replace(mark, "") if mark else piece for piece in found]), strict=True)
-        )
-        return [self._joined(text, pieces) for text in texts]
+    def encode_rendered(self, texts: Sequence[tuple[str, str]]) -> list[list[int]]:
+        """The same for many texts, each with a mark: a character that hides names which are text, and is taken out."""
+        found = {(piece, mark) for text, mark in texts for piece in self.special_names.split(text)}
+        cleaned = [piece.replace(mark, "") if mark else piece for piece, mark in found]
+        pieces = dict(zip(found, self.encode(cleaned), strict=True))  # a history is rendered again for each turn
+        return [self._joined(text, mark, pieces) for text, mark in texts]
 
-    def _joined(self, text: str, pieces: Mapping[str, Sequence[int]]) -> list[int]:
+    def _joined(self, text: str, mark: str, pieces: Mapping[tuple[str, str], Sequence[int]]) -> list[int]:
         ids: list[int] = []
         end = 0
         for match in self.special_names.finditer(text):
-            ids += pieces.get(text[end : match.start()], ())
+            ids += pieces[text[end : match.start()], mark]
             ids.append(self.special[match[0]])
             end = match.end()
-        return [*ids, *pieces.get(text[end:], ())]
+        return [*ids, *pieces[text[end:], mark]]
 
     @cached_property
     def special_names(self) -> re.Pattern[str]:

@@ -28,11 +28,6 @@ class Tree:
         """How many of these tokens, from the first, are there already."""
         return self._find(context)[2]
 
-    def added(self, context: Ids, completion: Ids) -> int:
-        """The positions that this path would add."""
-        shared = self.shared(context)
-        return len(context) - shared + len(completion) - (shared == 0)
-
     def add(self, context: Ids, completion: Ids, parts: tuple[int, int]) -> None:
         """Adds a path, its new tokens belonging to these two parts."""
         edge, offset, depth = self._find(context)

@@ -54,7 +54,7 @@ class Script:
         self.messages = (*dialogue.messages, *dialogue.answers)
         self.where = where
         self._template, self._names, self._renderer = template, names, renderer
-        given: list[Any] = [[message.fields for message in self.messages], list(dialogue.tools) or None]
+        given: Any = [[message.fields for message in self.messages], list(dialogue.tools) or None]
         self.mark = self._unused_mark(given) if any(names.search(text) for text in _strings(given)) else ""
         messages, tools = _changed(given, self._hidden) if self.mark else given
         variables = {
@@ -64,10 +64,10 @@ class Script:
             "eos_token": template.eos_token,
             **template.variables,
         }
-        self._scene = Scene(template.source, messages, variables, template.date)
+        self._scene = Scene(where, template.source, messages, variables, template.date)
 
-    def turns(self, dialogue: Dialogue) -> list[Turn]:
-        """All that are asked for, rendered."""
+    def asked(self, dialogue: Dialogue) -> list[Turn]:
+        """All that are asked for, without their texts."""
         num_messages = len(dialogue.messages)
         asked = [
             Turn(f"turn-{index}", message, index, index)
@@ -79,15 +79,18 @@ class Script:
             for number, message in enumerate(dialogue.answers, 1)
             if message.weight > 0
         ]
-        return self.rendered(asked)
+        return asked
 
-    def rendered(self, turns: Sequence[Turn]) -> list[Turn]:
-        """The same with their texts."""
+    def jobs(self, turns: Sequence[Turn]) -> tuple[Scene, list[Job]]:
+        """What must be rendered for some turns: two texts for each."""
         jobs: list[Job] = []
         for turn in turns:
             asks = turn.message.role == "assistant"
             jobs += [(asks, *turn.before), (False, *turn.before, (turn.index, turn.index + 1))]
-        texts = self._renderer.render(self._scene, jobs, self.where)
+        return self._scene, jobs
+
+    def divided(self, turns: Sequence[Turn], texts: Sequence[str | Refusal]) -> list[Turn]:
+        """The turns with their texts."""
         return [self._divided(turn, *texts[2 * i : 2 * i + 2]) for i, turn in enumerate(turns)]
 
     def _divided(self, turn: Turn, prompt: str | Refusal, live: str | Refusal) -> Turn:
@@ -113,7 +116,7 @@ class Script:
         What both have in common, down to the last special token or line, since it may end within a word; and no less
         than the messages before, which is what a template writes without the prompt.
         """
-        (history,) = self._renderer.render(self._scene, [(False, *turn.before)], self.where)
+        ((history,),) = self._renderer.render([(self._scene, [(False, *turn.before)])])
         if isinstance(history, Refusal):
             raise self._refused(turn, history)
         common = prompt[: agreement(prompt, live)]
