@@ -1,7 +1,6 @@
 """The process that renders chat templates, as its parent sees it: requests go in, texts or one clear error come out."""
 
 import atexit
-import json
 import os
 import selectors
 import signal
@@ -14,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, final
+
+import msgspec
 
 from thetahat.core.errors import DataError
 
@@ -101,7 +102,7 @@ class Renderer:
 
     def _ask(self, requests: Sequence[Mapping[str, Any]]) -> list[Reply] | str:
         """The answers, or how the process ended instead."""
-        line = json.dumps(requests).encode() + b"\n"
+        line = msgspec.json.encode(requests) + b"\n"
         with self._lock:
             process = self._started()
             deadline = time.monotonic() + self._limits.seconds
@@ -114,7 +115,7 @@ class Renderer:
             except BrokenPipeError:
                 answer = b""
             if answer.endswith(b"\n"):
-                return json.loads(answer)
+                return msgspec.json.decode(answer, type=list[Reply] | str)
             is_late = process.poll() is None and time.monotonic() >= deadline
             code = self._end(process)
             self._process = None

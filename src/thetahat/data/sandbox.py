@@ -105,7 +105,9 @@ def _joined(pieces: Iterator[str], max_characters: int) -> str:
         if room < 0:
             raise TemplateError(f"it writes more than {max_characters:,} characters")
         kept.append(piece)
-    return "".join(kept)
+    text = "".join(kept)
+    text.encode()  # half a surrogate pair is no text
+    return text
 
 
 def _told(error: Exception) -> str:
