@@ -6,7 +6,6 @@
 `tools` may stand beside them. What else a message holds (tool_calls, reasoning_content, name) is for the template.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -123,13 +122,10 @@ def _weight(value: Any, default: float, where: str) -> float:
     allowed = "a finite number, 0 or more"
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise DataError(f"{where}: the weight is {_kind(value)}", allowed=allowed)
-    if not 0 <= value < 1e300 or not math.isfinite(value):
-        raise DataError(f"{where}: the weight is {_short(value)}", allowed=allowed)
+    if not 0 <= value < 1e300:  # an integer may have hundreds of digits
+        shown = f"{value:.6g}" if abs(value) < 1e300 or not isinstance(value, int) else "far too large"
+        raise DataError(f"{where}: the weight is {shown}", allowed=allowed)
     return float(value)
-
-
-def _short(value: float) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else "a number of hundreds of digits" if value > 0 else "negative"
 
 
 def _check_unicode(value: Any, where: str) -> None:

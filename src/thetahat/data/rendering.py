@@ -56,6 +56,10 @@ class Scene:
         return {**{name: getattr(self, name) for name in names}, "jobs": jobs}
 
 
+Asked = Sequence[tuple[Scene, Sequence[Job]]]
+Group = list[tuple[int, Sequence[Job]]]  # the index of a scene, and some of its jobs
+
+
 @final
 class Renderer:
     """One process behind a fence, started when it is first needed, and again after a template broke it."""
@@ -72,7 +76,7 @@ class Renderer:
     def __exit__(self, *raised: object) -> None:
         self.close()
 
-    def render(self, asked: Sequence[tuple[Scene, Sequence[Job]]]) -> list[list[str | Refusal]]:
+    def render(self, asked: Asked) -> list[list[str | Refusal]]:
         """For each scene the text of each job, or why there is none; breaking the limits is an error about its record.
 
         Many small scenes go at once; where that breaks the limits each is tried alone, which tells the guilty one.
@@ -80,19 +84,22 @@ class Renderer:
         answers: list[list[str | Refusal]] = [[] for _ in asked]
         for group in _grouped(asked):
             replies = self._ask([asked[index][0].request(jobs) for index, jobs in group])
+            if isinstance(replies, str) and len(group) > 1:
+                replies = self._one_by_one(asked, group)
             if isinstance(replies, str):
-                replies = [self._ask_alone(asked[index][0], jobs) for index, jobs in group]
+                raise _broken(asked[group[0][0]][0].where, replies)
             for (index, _), reply in zip(group, replies, strict=True):
                 answers[index] += [text if is_rendered else Refusal(text) for is_rendered, text in reply]
         return answers
 
-    def _ask_alone(self, scene: Scene, jobs: Sequence[Job]) -> Reply:
-        replies = self._ask([scene.request(jobs)])
-        if isinstance(replies, str):
-            raise DataError(
-                f"{scene.where}: the chat template cannot be used: {replies}", cure="another template, or a mended one"
-            )
-        return replies[0]
+    def _one_by_one(self, asked: Asked, group: Group) -> list[Reply]:
+        replies: list[Reply] = []
+        for index, jobs in group:
+            reply = self._ask([asked[index][0].request(jobs)])
+            if isinstance(reply, str):
+                raise _broken(asked[index][0].where, reply)
+            replies += reply
+        return replies
 
     def close(self) -> None:
         """Ends the process."""
@@ -129,7 +136,9 @@ class Renderer:
         return f"it broke its process (exit code {code}), probably for want of memory"
 
     def _started(self) -> subprocess.Popen[bytes]:
-        if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
+        if self._process is not None and self._owner == os.getpid() and self._process.poll() is not None:
+            self.close()
+        if self._process is None or self._owner != os.getpid():
             limits = self._limits
             numbers = map(str, (limits.cpu_seconds, limits.memory, limits.characters))
             self._process = subprocess.Popen(
@@ -174,9 +183,13 @@ def _line(stream: IO[bytes], deadline: float) -> bytes:
     return b"".join(got)
 
 
-def _grouped(asked: Sequence[tuple[Scene, Sequence[Job]]]) -> Iterator[list[tuple[int, Sequence[Job]]]]:
-    """The jobs of all scenes, so many at once, each group as pairs of a scene's index and some of its jobs."""
-    group: list[tuple[int, Sequence[Job]]] = []
+def _broken(where: str, why: str) -> DataError:
+    return DataError(f"{where}: the chat template cannot be used: {why}", cure="another template, or a mended one")
+
+
+def _grouped(asked: Asked) -> Iterator[Group]:
+    """The jobs of all scenes, so many at once."""
+    group: Group = []
     room = _JOBS
     for index, (_, jobs) in enumerate(asked):
         start = 0
