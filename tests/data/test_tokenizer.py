@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from thetahat.core.errors import DataError, ModelError
+from thetahat.core.errors import ConfigError, DataError, ModelError
 from thetahat.data.files import find_files
 from thetahat.data.tokenizer import END_OF_TEXT, load_tokenizer, train_tokenizer
 
@@ -179,3 +179,55 @@ def test_a_normalizer_would_have_lost_text():
         ["-"], trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     )
     assert inner.decode(inner.encode("e\u0301").ids) == "\u00e9"
+
+
+CHAT = ("<|im_start|>", "<|im_end|>", "<|im|>", "<|im")
+
+
+def test_further_special_tokens_come_after_the_end_of_text_and_are_counted(tokenizer):
+    one = train_tokenizer([TEXT], 600 + len(CHAT), CHAT)
+    assert [one.special[name] for name in (END_OF_TEXT, *CHAT)] == [0, 1, 2, 3, 4]
+    assert one.vocab_size == 604
+    assert one.num_bytes[:5].tolist() == [0] * 5
+    assert [id - 4 for id in one.encode([TEXT])[0]] == tokenizer.encode([TEXT])[0]
+    assert train_tokenizer([TEXT], 600, (END_OF_TEXT,)).to_json() == tokenizer.to_json()
+    assert tokenizer.digest == "856c637dc152a93759678b4ff9f0c694fe9b6732e57bc5088693e4195f60eb3f"
+
+
+def test_special_tokens_are_added_at_the_end_of_a_tokenizer(tokenizer):
+    one = tokenizer.with_special_tokens([END_OF_TEXT, *CHAT])
+    assert one.special == {END_OF_TEXT: 0, **{name: 600 + index for index, name in enumerate(CHAT)}}
+    assert one.vocab_size == 604
+    assert one.num_bytes[600:].tolist() == [0] * 4
+    assert one.encode([TEXT]) == tokenizer.encode([TEXT])
+    assert one.with_special_tokens(CHAT[::-1]) is one
+    assert tokenizer.vocab_size == 600
+
+
+@given(st.lists(st.sampled_from([*CHAT, END_OF_TEXT, "|>", "<", "to be", " or", "\n", "é", "\x7f"]), max_size=9))
+def test_names_of_special_tokens_are_special_where_a_template_wrote_them(chat_tokenizer, pieces):
+    """As the library finds them, which prefers the longest that begins first."""
+    text = "".join(pieces)
+    library = tokenizers.Tokenizer.from_str(chat_tokenizer.to_json())
+    ids = chat_tokenizer.encode_with_special(text)
+    assert ids == library.encode(text, add_special_tokens=False).ids
+    assert library.decode(ids, skip_special_tokens=False) == text
+    hidden = "".join(piece[0] + "\ue000" + piece[1:] if piece in CHAT else piece for piece in pieces)
+    marked, plain = chat_tokenizer.encode_rendered([(hidden, "\ue000"), ("".join(pieces[:1]), "")])
+    assert not set(map(chat_tokenizer.special.get, CHAT)) & set(marked)
+    assert plain == chat_tokenizer.encode_with_special("".join(pieces[:1]))
+
+
+@pytest.fixture(scope="module")
+def chat_tokenizer(tokenizer):
+    return tokenizer.with_special_tokens(CHAT)
+
+
+def test_a_special_token_that_is_text_already_is_refused(tokenizer):
+    pieces = json.loads(tokenizer.to_json())["model"]["vocab"]
+    piece = next(piece for piece in pieces if len(piece) > 2 and piece.isalpha() and piece.isascii())
+    for name in (piece, " ", "<"):
+        with pytest.raises(ConfigError, match=r"cannot be a special token|two characters or more"):
+            tokenizer.with_special_tokens([name])
+    with pytest.raises(ConfigError, match="too small for the 256 bytes and 2 special tokens"):
+        train_tokenizer([TEXT], 257, ["<x>"])

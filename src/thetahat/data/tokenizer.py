@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from thetahat.core.batch import Symbols
-from thetahat.core.errors import DataError, ModelError
+from thetahat.core.errors import ConfigError, DataError, ModelError
 
 END_OF_TEXT, MASK, SENTINEL = "<|endoftext|>", "<|mask|>", "<|sentinel-{}|>"
 _ENDS = (END_OF_TEXT, "<|end_of_text|>")
@@ -52,6 +53,31 @@ class Tokenizer:
         """The text behind ids, decoded all at once, since a character may span several; special tokens have none."""
         return self._inner.decode(list(ids), skip_special_tokens=True)
 
+    def encode_with_special(self, text: str) -> list[int]:
+        """The ids of a text in which the names of special tokens stand for these tokens."""
+        return self.encode_rendered([(text, "")])[0]
+
+    def encode_rendered(self, texts: Sequence[tuple[str, str]]) -> list[list[int]]:
+        """The same for many texts, each with a mark: a character that hides names which are text, and is taken out."""
+        found = {(piece, mark) for text, mark in texts for piece in self.special_names.split(text)}
+        cleaned = [piece.replace(mark, "") if mark else piece for piece, mark in found]
+        pieces = dict(zip(found, self.encode(cleaned), strict=True))  # a history is rendered again for each turn
+        return [self._joined(text, mark, pieces) for text, mark in texts]
+
+    def _joined(self, text: str, mark: str, pieces: Mapping[tuple[str, str], Sequence[int]]) -> list[int]:
+        ids: list[int] = []
+        end = 0
+        for match in self.special_names.finditer(text):
+            ids += pieces[text[end : match.start()], mark]
+            ids.append(self.special[match[0]])
+            end = match.end()
+        return [*ids, *pieces[text[end:], mark]]
+
+    @cached_property
+    def special_names(self) -> re.Pattern[str]:
+        """Finds the names of special tokens in a text, the longest where several begin."""
+        return re.compile("|".join(map(re.escape, sorted(self.special, key=len, reverse=True))))
+
     @cached_property
     def symbols(self) -> Symbols:
         """What a factorization must know of the vocabulary."""
@@ -77,7 +103,7 @@ class Tokenizer:
             return self
         inner = tokenizers.Tokenizer.from_str(self.to_json())
         inner.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in missing])
-        return Tokenizer(inner)
+        return _checked(Tokenizer(inner), missing)
 
     def to_json(self) -> str:
         """What `load_tokenizer` and the `tokenizers` library read."""
@@ -87,20 +113,27 @@ class Tokenizer:
 def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = ()) -> Tokenizer:
     """Byte-level BPE of at most `vocab_size` pieces, special ones included; a text too small for that gives fewer.
 
+    Further special tokens come after <|endoftext|>, which is always there.
     The same texts give the same tokenizer, byte for byte, on any number of threads. Sennrich et al. 2016 (BPE), Radford
     et al. 2019 (bytes, and the pattern that keeps merges inside words).
     """
+    names = list(dict.fromkeys([END_OF_TEXT, *special_tokens]))
+    if vocab_size < len(_ALPHABET) + len(names):
+        raise ConfigError(
+            f"vocab_size={vocab_size} is too small for the 256 bytes and {len(names)} special tokens",
+            allowed=f"{len(_ALPHABET) + len(names)} or more",
+        )
     inner = tokenizers.Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     inner.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(dict.fromkeys([END_OF_TEXT, *special_tokens])),
+        special_tokens=names,
         initial_alphabet=sorted(_ALPHABET),
         show_progress=False,
     )
     inner.train_from_iterator(_some(texts), trainer)
-    return Tokenizer(inner)
+    return _checked(Tokenizer(inner), names)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -115,6 +148,20 @@ def load_tokenizer(path: Path) -> Tokenizer:
     _check_kind(description, path)
     tokenizer = Tokenizer(inner)
     _check_lossless(tokenizer, path)
+    return tokenizer
+
+
+def _checked(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
+    """The tokenizer, if no text has one of these special tokens in it."""
+    for name in names:
+        if len(name) < 2:
+            raise ConfigError(f"{name!r} as the name of a special token", allowed="two characters or more")
+        (ids,) = tokenizer.encode([name])
+        if tokenizer.special.get(name) in {None, *ids}:
+            raise ConfigError(
+                f"{name!r} cannot be a special token: it is a piece of text in this tokenizer already",
+                cure="another name, or a tokenizer in which it is special",
+            )
     return tokenizer
 
 

@@ -1,0 +1,159 @@
+"""What a user writes as `messages`, checked where it is read.
+
+    {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi", "weight": 0.5}]}
+    {"messages": [{"role": "user", "content": "Two plus two?"}], "answers": ["4", {"content": "Four."}]}
+
+`tools` may stand beside them. What else a message holds (tool_calls, reasoning_content, name) is for the template.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from thetahat.core.errors import DataError
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+_SHAPE = '{"role": "user", "content": "..."}'
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of somebody."""
+
+    role: str
+    weight: float  # what each token of it counts for; 0: it is context
+    fields: Mapping[str, Any]  # what the template is given, role and content among it
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """Who said what, and what else could have been said in the end."""
+
+    messages: tuple[Message, ...]
+    answers: tuple[Message, ...] = ()  # alternatives, each an answer to all of `messages`
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+def parse_dialogue(fields: Mapping[str, Any], where: str) -> Dialogue:
+    """The dialogue of a record, from its `messages`, `answers` and `tools`; errors name `where`."""
+    messages = tuple(
+        _message(value, f"{where}: message {index}")
+        for index, value in enumerate(_list(fields.get("messages"), f"{where}: messages", f"[{_SHAPE}, ...]"))
+    )
+    allowed = '["...", ...], or objects with content and weight'
+    given = _list(fields.get("answers", []), f"{where}: answers", allowed)
+    answers = tuple(_answer(value, f"{where}: answer {index}") for index, value in enumerate(given, 1))
+    tools = _list(fields.get("tools") or [], f"{where}: tools", "a list of objects")
+    if strange := [tool for tool in tools if not isinstance(tool, dict)]:
+        raise DataError(f"{where}: a tool is {_kind(strange[0])}", allowed="an object")
+    dialogue = Dialogue(messages, answers, tuple(cast("list[Mapping[str, Any]]", tools)))
+    _check_order(dialogue, where)
+    return dialogue
+
+
+def _check_order(dialogue: Dialogue, where: str) -> None:
+    roles = [message.role for message in dialogue.messages]
+    systems = [index for index, role in enumerate(roles) if role == "system"]
+    if len(systems) > 1:
+        raise DataError(
+            f"{where}: messages {systems[0]} and {systems[1]} are both of the system",
+            allowed="one system message, the first",
+        )
+    if systems and systems[0] > 0:
+        raise DataError(f"{where}: message {systems[0]} is of the system", allowed="the first message only")
+    if dialogue.answers and roles[-1:] in ([], ["assistant"], ["system"]):
+        raise DataError(
+            f"{where}: answers to {'nothing' if not roles else 'a message of ' + roles[-1]}",
+            allowed="answers where the last message is of user, developer or tool",
+        )
+    everything = (*dialogue.messages, *dialogue.answers)
+    if not any(message.role == "assistant" for message in everything):
+        raise DataError(f"{where}: no message of the assistant; roles: {', '.join(roles) or 'none'}", cure="remove it")
+    if not any(message.weight > 0 for message in everything):
+        raise DataError(f"{where}: every message has weight 0", cure="remove it: it has nothing to predict")
+
+
+def _answer(value: Any, where: str) -> Message:
+    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {"content": value}
+    message = _message({"role": "assistant", **fields}, where)
+    if message.role != "assistant":
+        raise DataError(f"{where}: the role is {message.role!r}", allowed="assistant, which need not be said")
+    return message
+
+
+def _message(value: Any, where: str) -> Message:
+    if not isinstance(value, dict):
+        raise DataError(f"{where} is {_kind(value)}", allowed=_SHAPE)
+    fields = cast("dict[str, Any]", value)
+    role = fields.get("role")
+    if role not in ROLES:
+        said = repr(role) if isinstance(role, str) else "missing" if "role" not in fields else _kind(role)
+        raise DataError(f"{where}: the role is {said}", allowed=", ".join(ROLES))
+    calls = _list(fields.get("tool_calls") or [], f"{where}: tool_calls", "a list of objects")
+    if strange := [call for call in calls if not isinstance(call, dict)]:
+        raise DataError(f"{where}: a tool call is {_kind(strange[0])}", allowed="an object")
+    kept = {name: given for name, given in fields.items() if name not in ("weight", "content")}
+    kept["content"] = _content(fields.get("content"), where, may_be_empty=bool(calls))
+    _check_unicode(kept, where)
+    return Message(role, _weight(fields.get("weight"), 1.0 if role == "assistant" else 0.0, where), kept)
+
+
+def _content(value: Any, where: str, *, may_be_empty: bool) -> str:
+    allowed = 'a string, or [{"type": "text", "text": "..."}, ...]'
+    if isinstance(value, list):
+        parts = cast("list[Any]", value)
+        for part in parts:
+            if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+                kind = repr(part.get("type")) if isinstance(part, dict) else _kind(part)
+                raise DataError(f"{where}: a part of its content is {kind}", allowed=allowed)
+        value = "".join(part["text"] for part in parts)
+    if value is None and may_be_empty:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"{where}: the content is {_kind(value)}", allowed=allowed)
+    if not value and not may_be_empty:
+        raise DataError(f"{where}: the content is empty", allowed="text; none only beside tool_calls")
+    return value
+
+
+def _weight(value: Any, default: float, where: str) -> float:
+    if value is None:
+        return default
+    allowed = "a finite number, 0 or more"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"{where}: the weight is {_kind(value)}", allowed=allowed)
+    if not 0 <= value < 1e300:  # an integer may have hundreds of digits
+        shown = f"{value:.6g}" if abs(value) < 1e300 or not isinstance(value, int) else "far too large"
+        raise DataError(f"{where}: the weight is {shown}", allowed=allowed)
+    return float(value)
+
+
+def _check_unicode(value: Any, where: str) -> None:
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{where}: half a surrogate pair at character {error.start} of {value[:40]!r}",
+                allowed="any Unicode text",
+            ) from error
+    elif isinstance(value, Mapping):
+        for name, below in cast("Mapping[str, Any]", value).items():
+            _check_unicode(name, where)
+            _check_unicode(below, where)
+    elif isinstance(value, Sequence):
+        for below in cast("Sequence[Any]", value):
+            _check_unicode(below, where)
+
+
+def _list(value: Any, what: str, allowed: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise DataError(f"{what}: {_kind(value)}", allowed=allowed)
+    return cast("list[Any]", value)
+
+
+def _kind(value: Any) -> str:
+    names = {type(None): "missing or null", bool: "true or false", list: "a list", dict: "an object", str: "a string"}
+    if value == "":
+        return "an empty string"
+    return names.get(type(value), "a number")
