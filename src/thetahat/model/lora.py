@@ -33,7 +33,7 @@ class LoRAConfig(Config, kw_only=True):
 
 @final
 class LowRank(nn.Module):
-    r"""$W x + \tfrac{\alpha}{r} B A x$ with $W$ frozen, $A \in \mathbb{R}^{r \times C}$ and $B \in \mathbb{R}^{R \times r}$.
+    r"""$W x + \tfrac{\alpha}{r} B A x$, $W$ frozen, $A \in \mathbb{R}^{r \times C}$, $B \in \mathbb{R}^{R \times r}$.
 
     B begins at 0, so the adapted model begins as the one that it adapts. Hu et al., LoRA, 2021 (arXiv 2106.09685).
     """

@@ -61,9 +61,9 @@ def _sequences(batch: Batch) -> Iterator[tuple[str, Batch]]:
     for number in root[root >= 0].unique().tolist():
         at = (root == number).nonzero(as_tuple=True)
         part = batch.part[at][None]
-        chosen = [getattr(batch, name)[at][None] for name in ("targets", "weights")]
+        targets, weights, origin = (values[at][None] for values in (batch.targets, batch.weights, batch.origin))
         source = None if inputs.source is None else _source(inputs.source, at)
-        alone = Batch(_picked(inputs, at, source), *chosen, part, batch.origin[at][None], batch.parts)
+        alone = Batch(_picked(inputs, at, source), targets, weights, part, origin, batch.parts)
         yield batch.parts[int(part[0, 0])].id, alone
 
 
