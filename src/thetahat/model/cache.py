@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thetahat.model.config import DecoderConfig
+from thetahat.model.config import TransformerConfig
 
 
 @final
@@ -34,7 +34,7 @@ class LayerCache:
 class Cache:
     """One LayerCache a layer."""
 
-    def __init__(self, config: DecoderConfig, num_rows: int, capacity: int, like: Float[Tensor, "..."]) -> None:
+    def __init__(self, config: TransformerConfig, num_rows: int, capacity: int, like: Float[Tensor, "..."]) -> None:
         shape = (num_rows, config.num_kv_heads, 0, config.head_width)
         empty = torch.empty(shape, dtype=like.dtype, device=like.device)
         self.capacity = capacity

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from thetahat.model import build
 from thetahat.model.decoder import Decoder
 from thetahat.model.init import initialize
 from thetahat.model.precision import parameter_dtype
@@ -31,8 +32,8 @@ class State:
 
 def build_model(config: RunConfig, vocab_size: int, device: torch.device) -> Decoder:
     """A model with its parameters at their beginning."""
-    model = Decoder(config.model, vocab_size)
-    initialize(model, config.seed, config.model.num_layers)
+    model = build.build_model(config.model, vocab_size)
+    initialize(model, config.seed)
     return model.to(device=device, dtype=parameter_dtype(config.dtype))
 
 
