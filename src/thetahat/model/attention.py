@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, final
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from thetahat.core.batch import Source
 from thetahat.core.visibility import Visibility
 from thetahat.model.cache import LayerCache
 from thetahat.model.config import TransformerConfig
@@ -17,21 +17,19 @@ from thetahat.model.rope import Rotation, rotate
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q [B H T K], k [B G S K], v [B G S K] -> [B H T K]
 
 
-def compile_visibility(visibility: Visibility) -> Attend:
+def compile_visibility(visibility: Visibility, seen: Int[Tensor, "B S"] | None = None) -> Attend:
     """Attention under this relation, by the fused kernels of `scaled_dot_product_attention`; made once a batch.
 
-    Plain rows need no mask where the kernel knows the relation itself: causal, or everything.
+    Plain rows need no mask where the kernel knows the relation itself: causal, or everything. `seen` are the pieces of
+    positions read before, whose keys a cache puts in front: each position sees those of its own piece.
     """
+    if seen is not None:
+        return attend_under(torch.cat([visibility.piece[:, :, None] == seen[:, None], visibility.mask()], dim=-1))
     if visibility.is_plain and visibility.is_causal and visibility.is_open is None:
-        return _attend_under(None, is_causal=True)
+        return attend_under(None, is_causal=True)
     if visibility.is_plain and not visibility.is_causal and _is_full(visibility.piece):
-        return _attend_under(None)
-    return _attend_under(visibility.mask())
-
-
-def compile_source(source: Source) -> Attend:
-    """Attention from the positions of a decoder to those of its source; made once a batch."""
-    return _attend_under(source.mask())
+        return attend_under(None)
+    return attend_under(visibility.mask())
 
 
 def _is_full(piece: Int[Tensor, "B T"]) -> bool:
@@ -39,7 +37,8 @@ def _is_full(piece: Int[Tensor, "B T"]) -> bool:
     return piece.device.type == "cpu" and bool((piece >= 0).all())
 
 
-def _attend_under(mask: Bool[Tensor, "B T S"] | None, *, is_causal: bool = False) -> Attend:
+def attend_under(mask: Bool[Tensor, "B T S"] | None, *, is_causal: bool = False) -> Attend:
+    """Attention where `mask` is true; without one everywhere, or to what came before."""
     mask_B1TS = None if mask is None else mask[:, None]
 
     def attend(

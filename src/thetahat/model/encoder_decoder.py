@@ -3,13 +3,13 @@
 from typing import NamedTuple, cast, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from thetahat.core.batch import Inputs, Source
 from thetahat.core.errors import ModelError
-from thetahat.model.attention import Attend, compile_source, compile_visibility
+from thetahat.model.attention import attend_under, compile_visibility
 from thetahat.model.block import Block, CrossBlock
 from thetahat.model.cache import Cache
 from thetahat.model.config import EncoderDecoderConfig
@@ -22,7 +22,11 @@ class Reading(NamedTuple):
     """A source as the decoder's layers read it."""
 
     memories: list[Memory]  # one a layer
-    attend: Attend
+    is_seen: Bool[Tensor, "B T S"]  # which of it each position of the target sees; T may be 1: all see the same
+
+    def select(self, rows: Int[Tensor, " B"]) -> "Reading":
+        """These rows, in this order."""
+        return Reading([memory.select(rows) for memory in self.memories], self.is_seen[rows])
 
 
 @final
@@ -58,7 +62,7 @@ class EncoderDecoder(nn.Module):
         """The source's keys and values in every layer of the decoder."""
         states = self.encode(source.inputs)
         memories = [cast(CrossBlock, block).cross_attention.remember(states) for block in self.blocks]
-        return Reading(memories, compile_source(source))
+        return Reading(memories, source.mask())
 
     def encode(self, inputs: Inputs) -> Float[Tensor, "B S D"]:
         """The encoder's normalised residual stream after its last block, one state a position of the source."""
@@ -73,9 +77,10 @@ class EncoderDecoder(nn.Module):
         """The states of the target's positions, with the source read already."""
         x = self.dropout(self.embedding(inputs.tokens))
         turn = rotation(inputs.position, self.config.head_width, self.config.rope_base, x.dtype)
-        attend = compile_visibility(inputs.visibility)
+        attend = compile_visibility(inputs.visibility, None if cache is None else cache.seen)
+        attend_source = attend_under(reading.is_seen)
         for layer, (block, memory) in enumerate(zip(self.blocks, reading.memories, strict=True)):
-            x = block(x, turn, attend, memory, reading.attend, None if cache is None else cache.layers[layer])
+            x = block(x, turn, attend, memory, attend_source, None if cache is None else cache.layers[layer])
         return self.norm(x)
 
     def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
