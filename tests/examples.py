@@ -1,7 +1,7 @@
 """Small things that many tests start from."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from thetahat.data.config import DataConfig
 from thetahat.data.corpus import Corpus
 from thetahat.data.record import Record
 from thetahat.data.tokenizer import train_tokenizer
+from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.config import DecoderConfig
 from thetahat.model.decoder import Decoder
 from thetahat.model.init import initialize
@@ -57,7 +58,7 @@ def state_of(config: RunConfig, vocab_size: int) -> State:
 
 
 @torch.no_grad()
-def enliven(model: Decoder) -> None:
+def enliven(model: LanguageModel) -> None:
     """Moves gains off 1 and makes embeddings and head of order one, so that no term is too small to be missed."""
     draw = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
@@ -70,8 +71,15 @@ def enliven(model: Decoder) -> None:
 
 def decoder(config: DecoderConfig, vocab_size: int, dtype: torch.dtype = torch.float64) -> Decoder:
     """An enlivened decoder."""
-    model = Decoder(config, vocab_size)
-    initialize(model, 0, config.num_layers)
+    return lively(build_model(config, vocab_size), dtype)
+
+
+Kind = TypeVar("Kind", bound=LanguageModel)
+
+
+def lively(model: Kind, dtype: torch.dtype = torch.float64) -> Kind:
+    """The model with its parameters at their beginning, and enlivened."""
+    initialize(model, 0)
     model.to(dtype)
     enliven(model)
     return model

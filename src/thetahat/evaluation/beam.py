@@ -1,8 +1,8 @@
-"""The likeliest text: beam search."""
+"""Searches for the most likely continuation, several at a time."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, final
 
 import torch
 from jaxtyping import Float
@@ -10,99 +10,119 @@ from msgspec import Meta
 from torch import Tensor
 
 from thetahat.core.config import Config
-from thetahat.evaluation.writing import begin
-from thetahat.model.decoder import Decoder
-from thetahat.model.encoder_decoder import EncoderDecoder
+from thetahat.evaluation.rows import Continuer, begin
 
 
 class Beam(Config, kw_only=True):
-    """How widely to search."""
+    """How widely to search, and how texts of unequal lengths compare."""
 
-    num_beams: Annotated[int, Meta(ge=1, le=1024)] = 5
-    length_exponent: Annotated[float, Meta(ge=0, le=10)] = 1.0  # 0: the likeliest; 1: by nats per token
+    num_beams: Annotated[int, Meta(ge=1)] = 5
+    length_exponent: Annotated[float, Meta(ge=0)] = 1.0  # of the length that log-probabilities are divided by; 0: not
     max_tokens: Annotated[int, Meta(ge=1)] = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A text, and how likely it is after its prompt."""
+class Candidate:
+    """One more token after one of the beams."""
 
-    tokens: tuple[int, ...]  # without the end
-    log_prob: float  # nats, the end included where it was reached
-    score: float  # log_prob / length^alpha, what the search ranks by
+    log_prob: float  # of the beam and the token, nats
+    beam: int
+    token: int
 
 
 @torch.inference_mode()
 def beam_search(
-    model: Decoder | EncoderDecoder, prompts: Sequence[Sequence[int]], beam: Beam, *, end: int
-) -> list[Found]:
-    r"""For each prompt the text y of the highest $\log \Pr(y \mid x) / |y|^\alpha$ that a beam search finds.
+    model: Continuer,
+    prompts: Sequence[Sequence[int]],
+    beam: Beam,
+    *,
+    context: int,
+    end: int,
+    start: int | None = None,
+) -> list[list[int]]:
+    r"""For each prompt x the continuation y found with the highest $\log \Pr(y \mid x) / |y|^a$, without its `end`.
 
-    |y| counts the end. Of `num_beams` beginnings each step keeps the likeliest continuations; those that end leave the
-    beam. A row is done when no beginning can still beat what has ended: its log-probability only falls, so
-    $\log \Pr / \mathrm{max\_tokens}^\alpha$ bounds what it may become. Deterministic: ties go to the earlier beam and
-    the smaller id. Wu et al., Google's Neural Machine Translation System, 2016 (arXiv 1609.08144), with |y| itself.
+    $a$ is `length_exponent`, and $|y|$ counts `end`. A continuation ends with `end`, or has `max_tokens` tokens. Of the
+    continuations by one token of all beams, in the order of their log-probability, those among the first `num_beams`
+    that end are set aside, and the first `num_beams` that do not go on. A search is over when `num_beams` have ended,
+    or when no beam can come to beat the best that has. One beam is greedy decoding. Nothing is drawn.
+
+    Plain division, not the $(5 + |y|)^a / 6^a$ of Wu et al., Google's Neural Machine Translation System, 2016 (arXiv
+    1609.08144): with it, $a = 1$ compares by nats a token.
     """
-    writing = begin(model, prompts, beam.max_tokens, end)
-    searches = [_Search(beam, end) for _ in prompts]
-    logits = writing.start()
-    width = 1
-    for step in range(1, beam.max_tokens + 1):
-        log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1).double().cpu()
-        chosen = [search.step(log_probs[i * width : (i + 1) * width], step) for i, search in enumerate(searches)]
-        width = beam.num_beams
-        if all(search.is_done for search in searches) or step == beam.max_tokens:
+    searches = [Search(beam, end) for _ in prompts]
+    if not searches:
+        return []
+    rows = begin(model, prompts, context, beam.max_tokens, end if start is None else start)
+    active = searches
+    for _ in range(beam.max_tokens):
+        log_probs = torch.tensor([search.log_probs for search in active], dtype=torch.float64)
+        found = candidates(rows.read(), log_probs, beam.num_beams)
+        width = log_probs.shape[1]
+        kept = [search.advance(found[place]) for place, search in enumerate(active)]
+        going = [place for place, search in enumerate(active) if not search.is_over]
+        if not going:
             break
-        rows = torch.tensor([i * (1 if step == 1 else width) + one for i, (at, _) in enumerate(chosen) for one in at])
-        tokens = torch.tensor([token for _, new in chosen for token in new])
-        writing.take(rows.to(model.device))
-        logits = writing.read(tokens.to(model.device))
-    return [search.best() for search in searches]
+        rows.select([place * width + parent for place in going for parent in kept[place]])
+        active = [active[place] for place in going]
+        rows.append([text[-1] for search in active for text in search.texts])
+    return [search.best for search in searches]
 
 
-class _Search:
-    """One prompt's beam."""
+def candidates(logits: Float[Tensor, "N V"], log_probs: Float[Tensor, "B n"], num_beams: int) -> list[list[Candidate]]:
+    """For each search the most likely continuations by a token, twice as many as beams, the most likely first.
 
-    def __init__(self, beam: Beam, end: int) -> None:
-        self.beam, self.end = beam, end
-        self.texts: list[tuple[int, ...]] = [()]
-        self.log_prob = torch.zeros(1, dtype=torch.float64)
-        self.ended: list[Found] = []
-        self.is_done = False
+    At most one continuation of a beam ends, so among these are as many as beams that do not.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    tops, tokens = logits.topk(min(2 * num_beams, logits.shape[1]))  # by logit, as by log-probability within a beam
+    each = (tops - logits.logsumexp(-1, keepdim=True)).double().cpu()
+    totals = (log_probs[:, :, None] + each.view(*log_probs.shape, -1)).flatten(1)
+    best, places = totals.topk(min(2 * num_beams, totals.shape[1]))
+    chosen = tokens.cpu().view(len(log_probs), -1).gather(1, places)
+    beams = places // tokens.shape[1]
+    columns = zip(best.tolist(), beams.tolist(), chosen.tolist(), strict=True)
+    return [[Candidate(*values) for values in zip(*row, strict=True)] for row in columns]
 
-    def step(self, log_probs: Float[Tensor, "B V"], length: int) -> tuple[list[int], list[int]]:
-        """The beginnings that go on, by their places in the beam, and the token that each goes on with."""
-        size = self.beam.num_beams
-        if self.is_done:
-            return [0] * size, [self.end] * size
-        total = self.log_prob[:, None] + log_probs
-        vocabulary = total.shape[1]
-        values, places = total.flatten().sort(descending=True, stable=True)
-        live: list[tuple[int, int, float]] = []
-        for value, place in zip(values[: 2 * size].tolist(), places[: 2 * size].tolist(), strict=True):
-            at, token = divmod(place, vocabulary)
-            if token == self.end:
-                self._end(self.texts[at], value, length)
-            elif len(live) < size and value > float("-inf"):
-                live.append((at, token, value))
-        self.is_done = not live or self._cannot_improve(live[0][2])
-        if self.is_done:
-            return [0] * size, [self.end] * size
-        live += [(live[0][0], live[0][1], float("-inf"))] * (size - len(live))  # a beam wider than what there is
-        self.texts = [(*self.texts[at], token) for at, token, _ in live]
-        self.log_prob = torch.tensor([value for _, _, value in live], dtype=torch.float64)
-        return [at for at, _, _ in live], [token for _, token, _ in live]
 
-    def best(self) -> Found:
-        """What has ended with the highest score; where nothing has, the best beginning."""
-        if not self.ended:
-            self._end(self.texts[0], float(self.log_prob[0]), max(len(self.texts[0]), 1))
-        return max(self.ended, key=lambda found: found.score)
+@final
+@dataclass
+class Search:
+    """The beams of one prompt, and the best that has ended."""
 
-    def _end(self, text: tuple[int, ...], log_prob: float, length: int) -> None:
-        self.ended.append(Found(text, log_prob, log_prob / length**self.beam.length_exponent))
+    beam: Beam
+    end: int
+    texts: list[list[int]] = field(default_factory=lambda: [[]])
+    log_probs: list[float] = field(default_factory=lambda: [0.0])  # nats; -inf: there were not that many candidates
+    best: list[int] = field(default_factory=list[int])
+    best_score: float = -torch.inf
+    num_ended: int = 0
+    is_over: bool = False
 
-    def _cannot_improve(self, best: float) -> bool:
-        """Whether every beginning is already worse than what has ended would need to be."""
-        limit = best / self.beam.max_tokens**self.beam.length_exponent
-        return bool(self.ended) and max(found.score for found in self.ended) >= limit
+    def advance(self, found: Sequence[Candidate]) -> list[int]:
+        """Goes on with the best of these candidates, and returns the beam that each continues."""
+        for candidate in found[: self.beam.num_beams]:
+            if candidate.token == self.end:
+                self._set_aside(self.texts[candidate.beam], candidate.log_prob, len(self.texts[candidate.beam]) + 1)
+        going = [candidate for candidate in found if candidate.token != self.end][: self.beam.num_beams]
+        going += [Candidate(-torch.inf, 0, 0)] * (self.beam.num_beams - len(going))
+        self.texts = [[*self.texts[candidate.beam], candidate.token] for candidate in going]
+        self.log_probs = [candidate.log_prob for candidate in going]
+        if len(self.texts[0]) == self.beam.max_tokens:
+            for text, log_prob in zip(self.texts, self.log_probs, strict=True):
+                self._set_aside(text, log_prob, len(text))
+        self.is_over = self.num_ended >= self.beam.num_beams or self._bound() <= self.best_score
+        return [candidate.beam for candidate in going]
+
+    def _set_aside(self, text: list[int], log_prob: float, length: int) -> None:
+        """Counts a text that goes on no further, and keeps it if it is the best of them."""
+        if log_prob == -torch.inf:
+            return
+        self.num_ended += 1
+        score = log_prob / length**self.beam.length_exponent
+        if score > self.best_score:
+            self.best, self.best_score = text, score
+
+    def _bound(self) -> float:
+        """No beam can end with a higher score: log-probabilities only fall, and no text is longer."""
+        return max(self.log_probs) / self.beam.max_tokens**self.beam.length_exponent

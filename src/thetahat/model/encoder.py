@@ -1,4 +1,4 @@
-"""An encoder-only Transformer: embedding, blocks, norm, head; who sees whom is the batch's to say."""
+"""An encoder-only Transformer: embedding, blocks, norm, head. Its batches say that all see all of their piece."""
 
 from typing import final
 
@@ -17,12 +17,16 @@ from thetahat.model.rope import rotation
 
 @final
 class Encoder(nn.Module):
-    """Reads tokens, returns hidden states; `logits` turns them into logits over the vocabulary, or over labels."""
+    """Reads tokens, returns hidden states; `logits` turns those into logits over the vocabulary, or over labels.
+
+    With `num_labels` the head is a matrix of its own, [num_labels, D], tied to nothing.
+    """
 
     def __init__(self, config: EncoderConfig, vocab_size: int, num_labels: int = 0) -> None:
         super().__init__()
         self.config = config
         self.vocab_size = vocab_size
+        self.num_labels = num_labels
         self.embedding = nn.Embedding(vocab_size, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))

@@ -1,25 +1,40 @@
-"""An encoder-decoder Transformer: an encoder reads the source at once, a decoder writes the target."""
+"""An encoder-decoder Transformer: the encoder reads a source, the decoder continues a target and reads the source."""
 
-from typing import cast, final
+from typing import NamedTuple, cast, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from thetahat.core.batch import Inputs
-from thetahat.model.attention import compile_mask, compile_visibility
-from thetahat.model.block import Block
+from thetahat.core.batch import Inputs, Source
+from thetahat.core.errors import ModelError
+from thetahat.model.attention import attend_under, compile_visibility
+from thetahat.model.block import Block, CrossBlock
 from thetahat.model.cache import Cache
 from thetahat.model.config import EncoderDecoderConfig
-from thetahat.model.cross import CrossBlock, Look
+from thetahat.model.cross_attention import Memory
 from thetahat.model.norm import RMSNorm
 from thetahat.model.rope import rotation
 
 
+class Reading(NamedTuple):
+    """A source as the decoder's layers read it."""
+
+    memories: list[Memory]  # one a layer
+    is_seen: Bool[Tensor, "B T S"]  # which of it each position of the target sees; T may be 1: all see the same
+
+    def select(self, rows: Int[Tensor, " B"]) -> "Reading":
+        """These rows, in this order."""
+        return Reading([memory.select(rows) for memory in self.memories], self.is_seen[rows])
+
+
 @final
 class EncoderDecoder(nn.Module):
-    """Reads a source and the target so far; both share the embedding of tokens."""
+    """Reads `inputs.source`, then the target's tokens, and returns the decoder's hidden states; `logits` as in Decoder.
+
+    Source and target share the embedding. The layers of the decoder read the encoder's states after its last norm.
+    """
 
     def __init__(self, config: EncoderDecoderConfig, vocab_size: int) -> None:
         super().__init__()
@@ -27,7 +42,7 @@ class EncoderDecoder(nn.Module):
         self.vocab_size = vocab_size
         self.embedding = nn.Embedding(vocab_size, config.width)
         self.dropout = nn.Dropout(config.dropout)
-        self.encoder = nn.ModuleList(Block(config) for _ in range(config.num_encoder_layers))
+        self.encoder_blocks = nn.ModuleList(Block(config) for _ in range(config.num_encoder_layers))
         self.encoder_norm = RMSNorm(config.width, config.norm_epsilon)
         self.blocks = nn.ModuleList(CrossBlock(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.width, config.norm_epsilon)
@@ -36,33 +51,36 @@ class EncoderDecoder(nn.Module):
             self.head.weight = self.embedding.weight
 
     def hidden(self, inputs: Inputs) -> Float[Tensor, "B T D"]:
-        """The decoder's states, one a position of the target."""
+        """The decoder's normalised residual stream after its last block, one state a position of the target."""
         if inputs.source is None:
-            raise ValueError("an encoder-decoder reads a source: the factorization conditional or spans")
-        return self.decode(inputs, self.look(self.encode(inputs.source.inputs), inputs.source.mask()))
+            raise ModelError(
+                "an encoder-decoder was given no source to read", allowed="batches whose inputs have a source"
+            )
+        return self.decode(inputs, self.read(inputs.source))
+
+    def read(self, source: Source) -> Reading:
+        """The source's keys and values in every layer of the decoder."""
+        states = self.encode(source.inputs)
+        memories = [cast(CrossBlock, block).cross_attention.remember(states) for block in self.blocks]
+        return Reading(memories, source.mask())
 
     def encode(self, inputs: Inputs) -> Float[Tensor, "B S D"]:
-        """The encoder's states, one a position of the source."""
+        """The encoder's normalised residual stream after its last block, one state a position of the source."""
         x = self.dropout(self.embedding(inputs.tokens))
         turn = rotation(inputs.position, self.config.head_width, self.config.rope_base, x.dtype)
         attend = compile_visibility(inputs.visibility)
-        for block in self.encoder:
+        for block in self.encoder_blocks:
             x = block(x, turn, attend)
         return self.encoder_norm(x)
 
-    def look(self, source: Float[Tensor, "B S D"], mask: Bool[Tensor, "B T S"]) -> list[Look]:
-        """What each layer of the decoder sees of a source: made once, whatever is written."""
-        attend = compile_mask(mask)
-        blocks = [cast(CrossBlock, block) for block in self.blocks]
-        return [Look(*block.cross.keys_and_values(source), attend) for block in blocks]
-
-    def decode(self, inputs: Inputs, look: list[Look], cache: Cache | None = None) -> Float[Tensor, "B T D"]:
-        """The decoder's states, given what its layers see of the source."""
+    def decode(self, inputs: Inputs, reading: Reading, cache: Cache | None = None) -> Float[Tensor, "B T D"]:
+        """The states of the target's positions, with the source read already."""
         x = self.dropout(self.embedding(inputs.tokens))
         turn = rotation(inputs.position, self.config.head_width, self.config.rope_base, x.dtype)
-        attend = compile_visibility(inputs.visibility)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, turn, attend, look[layer], None if cache is None else cache.layers[layer])
+        attend = compile_visibility(inputs.visibility, None if cache is None else cache.seen)
+        attend_source = attend_under(reading.is_seen)
+        for layer, (block, memory) in enumerate(zip(self.blocks, reading.memories, strict=True)):
+            x = block(x, turn, attend, memory, attend_source, None if cache is None else cache.layers[layer])
         return self.norm(x)
 
     def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
