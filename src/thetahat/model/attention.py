@@ -41,13 +41,6 @@ def attend_under(mask: Bool[Tensor, "B T S"] | None, *, is_causal: bool = False)
     """Attention where `mask` is true; without one everywhere, or to what came before."""
     mask_B1TS = None if mask is None else mask[:, None]
 
-
-def compile_mask(mask: Bool[Tensor, "B T S"]) -> Attend:
-    """Attention in which each query sees the keys that its row of the mask says."""
-    return _attention(mask[:, None], is_causal=False)
-
-
-def _attention(mask: Bool[Tensor, "B 1 T S"] | None, *, is_causal: bool) -> Attend:
     def attend(
         q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G S K"], v: Float[Tensor, "B G S K"]
     ) -> Float[Tensor, "B H T K"]:

@@ -55,11 +55,6 @@ class Cache:
         self.piece = piece
         self.layers = [LayerCache(empty, capacity) for _ in range(config.num_layers)]
 
-    def take(self, rows: Int[Tensor, " n"]) -> None:
-        """Keeps these rows, in this order; one may be kept twice."""
-        for layer in self.layers:
-            layer.take(rows)
-
     @property
     def length(self) -> int:
         """How many positions have been read."""

@@ -23,7 +23,6 @@ def initialize(model: nn.Module, seed: int) -> None:
         if parameter.ndim < 2:
             parameter.fill_(1.0)
             continue
-        num_writes = (3 if has_source and not name.startswith("encoder.") else 2) * num_layers
         values = torch.randn(parameter.shape, generator=generator(seed, f"init {name}"), dtype=torch.float32)
         parameter.copy_(values * _deviation(name, parameter.shape[-1], num_writers))
 

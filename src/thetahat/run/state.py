@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from thetahat.model import build
-from thetahat.model.decoder import Decoder
+from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.init import initialize
+from thetahat.model.lora import adapt, freeze
 from thetahat.model.precision import parameter_dtype
 from thetahat.objective.log_prob import LogProbs, build_log_probs
 from thetahat.optimization.optimizer import Optimizer, build_optimizer
@@ -30,10 +30,13 @@ class State:
     best_step: int | None = None
 
 
-def build_model(config: RunConfig, vocab_size: int, device: torch.device) -> Decoder:
-    """A model with its parameters at their beginning."""
-    model = build.build_model(config.model, vocab_size)
+def first_model(config: RunConfig, vocab_size: int, device: torch.device, num_labels: int = 0) -> LanguageModel:
+    """A model with its parameters at their beginning, where and in the dtype in which the run computes."""
+    model = build_model(config.model, vocab_size, num_labels)
     initialize(model, config.seed)
+    if config.adapter:
+        adapt(model, config.adapter, config.seed)
+    freeze(model, config.frozen)
     return model.to(device=device, dtype=parameter_dtype(config.dtype))
 
 

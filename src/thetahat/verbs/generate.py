@@ -6,7 +6,8 @@ from logging import getLogger
 from thetahat.core.errors import ConfigError
 from thetahat.data.tokenizer import MASK
 from thetahat.evaluation.beam import Beam, beam_search
-from thetahat.evaluation.generate import Sampling, generate as generate_ids, generate_batch, infill
+from thetahat.evaluation.generate import Sampling, generate as generate_ids, generate_batch
+from thetahat.evaluation.infill import infill
 from thetahat.model.decoder import Decoder
 from thetahat.model.encoder import Encoder
 from thetahat.verbs.load import Loaded
@@ -33,7 +34,7 @@ def answer(loaded: Loaded, prompts: Sequence[str], how: Sampling | Beam, batch_s
     model, tokenizer = loaded.model, loaded.tokenizer
     if isinstance(model, Encoder):
         raise ConfigError("an encoder writes no text", cure=f"a prompt with {MASK} in it is filled")
-    end = tokenizer.end_of_text
+    end, context = tokenizer.end_of_text, loaded.config.data.context
     ids = [[end, *tokens] for tokens in tokenizer.encode(prompts)]
     order = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
     texts: dict[int, str] = {}
@@ -42,14 +43,14 @@ def answer(loaded: Loaded, prompts: Sequence[str], how: Sampling | Beam, batch_s
         batch = [ids[index] for index in chosen]
         match how:
             case Beam():
-                found = [list(one.tokens) for one in beam_search(model, batch, how, end=end)]
+                found = beam_search(model, batch, how, context=context, end=end)
             case Sampling():
-                found = generate_batch(model, batch, how, end=end)
+                found = generate_batch(model, batch, how, context=context, end=end)
         texts |= {index: tokenizer.decode(tokens) for index, tokens in zip(chosen, found, strict=True)}
     return [texts[index] for index in range(len(prompts))]
 
 
-def fill(loaded: Loaded, text: str, num_steps: int = 1 << 20) -> str:
+def fill(loaded: Loaded, text: str) -> str:
     """The text with each <|mask|> in it replaced by the model's surest guess, one at a time."""
     model, tokenizer = loaded.model, loaded.tokenizer
     mask = tokenizer.symbols.mask
@@ -59,7 +60,8 @@ def fill(loaded: Loaded, text: str, num_steps: int = 1 << 20) -> str:
     ids = [tokenizer.end_of_text]
     for index, tokens in enumerate(tokenizer.encode(pieces)):
         ids += [*([mask] if index else []), *tokens]
-    return tokenizer.decode(infill(model, [*ids, tokenizer.end_of_text], mask, min(num_steps, len(pieces) - 1)))
+    (filled,) = infill(model, [[*ids, tokenizer.end_of_text]], mask)
+    return tokenizer.decode(filled)
 
 
 def _continue(loaded: Loaded, model: Decoder, prompt: str, sampling: Sampling) -> Iterator[str]:
