@@ -54,8 +54,9 @@ def causal(packed: Packed, objective: ObjectiveConfig | None = None, width: int 
 def prefix(packed: Packed, objective: ObjectiveConfig, width: int | None = None) -> Batch:
     r"""$\log \Pr(y \mid x)$ by one stream in which all of x sees all of x, and y sees x and what came before.
 
-    In a piece without a prompt the first m tokens stand for one, m uniform over 1 to n - 1 of its n, drawn from the
-    seed: those weigh nothing. Raffel et al., Exploring the Limits of Transfer Learning, 2020 (prefix LM).
+    x is what stands before the first answer; of one that branches share, each of them reads the last token. In a piece
+    without a prompt the first m tokens stand for one, m uniform over 1 to n - 1 of its n, drawn from the seed: those
+    weigh nothing. Raffel et al., Exploring the Limits of Transfer Learning, 2020 (prefix LM).
     """
     is_open = _prompts(packed)
     batch = causal(replace(packed, weight=torch.where(is_open, 0.0, packed.weight)), objective, width)
@@ -142,11 +143,17 @@ def _is_plain(row: Int[Tensor, " P"]) -> bool:
 
 
 def _prompts(packed: Packed) -> Bool[Tensor, " N"]:
-    """The prompt of each piece that has no parent, or, where it has none, its first tokens, as many as are drawn."""
+    """What each piece that has no parent begins with: its prompt, or, where it has none, as many tokens as are drawn.
+
+    A prompt ends at the first answer. What is given after that, such as the next turn of a user, has read the answer,
+    so whoever gives it must not see it.
+    """
     num_pieces, is_root = len(packed.row), packed.parent < 0
     given = torch.zeros(num_pieces, dtype=torch.int64).index_add_(0, packed.piece, packed.is_prompt.long())
     size = torch.bincount(packed.piece, minlength=num_pieces)
-    place = torch.arange(len(packed.piece)) - (size.cumsum(0) - size)[packed.piece]
-    drawn = 1 + (uniform(packed.seed, 0) * (size - 1)).long()
-    is_drawn = (place < drawn[packed.piece]) & (given == 0)[packed.piece]
-    return (packed.is_prompt | is_drawn) & is_root[packed.piece]
+    starts = size.cumsum(0) - size
+    place = torch.arange(len(packed.piece)) - starts[packed.piece]
+    answers = (~packed.is_prompt & (place > 0)).long().cumsum(0)  # a piece's first token is none
+    is_leading = answers == answers[starts][packed.piece]
+    is_drawn = place < (1 + (uniform(packed.seed, 0) * (size - 1)).long())[packed.piece]
+    return torch.where((given > 0)[packed.piece], is_leading, is_drawn) & is_root[packed.piece]
