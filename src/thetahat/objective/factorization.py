@@ -6,7 +6,7 @@ It is a pure function of what is packed: whatever it draws comes from the seed o
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thetahat.core.batch import Batch, Inputs, Packed, Source, Symbols
@@ -48,7 +48,8 @@ def causal(packed: Packed, objective: ObjectiveConfig | None = None, width: int 
     visibility = Visibility(
         rows.lay(packed.piece[read], -1), ancestors_of(packed.parent), is_plain=_is_plain(packed.row)
     )
-    return ask(packed, objective or ObjectiveConfig(), rows, read, read + 1, visibility)
+    weights = counted_weights(packed, objective or ObjectiveConfig())
+    return ask(packed, rows, read, read + 1, weights[read + 1], visibility)
 
 
 def prefix(packed: Packed, objective: ObjectiveConfig, width: int | None = None) -> Batch:
@@ -87,7 +88,7 @@ def conditional(packed: Packed, objective: ObjectiveConfig, width: int | None = 
     rows = rows_of(packed.row[packed.piece[read]], num_rows, width)
     piece = packed.piece[read]
     visibility = Visibility(rows.lay(piece, -1), is_plain=_is_plain(packed.row[packed.parent >= 0]))
-    batch = ask(packed, objective, rows, read, read + 1, visibility)
+    batch = ask(packed, rows, read, read + 1, counted_weights(packed, objective)[read + 1], visibility)
     return replace(batch, inputs=replace(batch.inputs, source=Source(source, rows.lay(packed.parent[piece], -1))))
 
 
@@ -106,22 +107,19 @@ def labels(packed: Packed, objective: ObjectiveConfig, width: int | None = None)
     rows = rows_of(packed.row[piece[read]], _num_rows(packed), width)
     visibility = Visibility(rows.lay(piece[read], -1), is_causal=False)
     answer = answer_of_piece[piece[read]]
-    return ask(packed, objective, rows, read, answer, visibility, is_first[read])
+    weights = torch.where(is_first[read], counted_weights(packed, objective)[answer], 0.0)
+    return ask(packed, rows, read, answer, weights, visibility)
 
 
 def ask(
     packed: Packed,
-    objective: ObjectiveConfig,
     rows: Rows,
     read: Int[Tensor, " n"],
     answer: Int[Tensor, " n"],
+    weights: Float[Tensor, " n"],
     visibility: Visibility,
-    may_ask: Bool[Tensor, " n"] | None = None,
 ) -> Batch:
-    """Rows that read the tokens `read` and are asked for the tokens `answer`, where they may be."""
-    weights = counted_weights(packed, objective)[answer]
-    if may_ask is not None:
-        weights = torch.where(may_ask, weights, 0.0)
+    """Rows that read the tokens `read` and are asked for the tokens `answer`, which count for `weights`."""
     return Batch(
         inputs=Inputs(rows.lay(packed.tokens[read], 0), rows.lay(packed.position[read], 0), visibility),
         targets=rows.lay(packed.tokens[answer], 0),
