@@ -71,9 +71,10 @@ def test_a_causal_batch_is_what_the_definition_says_also_on_trees(layout, width)
     assert written_out(causal(layout.packed, layout.objective, width)) == oracle.causal(layout.pieces)
 
 
-@given(layouts(has_trees=True), WIDTHS)
-def test_a_prefix_batch_is_what_the_definition_says(layout, width):
-    assert written_out(prefix(layout.packed, layout.objective, width)) == oracle.prefix(layout.pieces)
+@given(layouts(has_trees=True), WIDTHS, st.booleans())
+def test_a_prefix_batch_is_what_the_definition_says(layout, width, draws):
+    batch = prefix(layout.packed, layout.objective, width, draws=draws)
+    assert written_out(batch) == oracle.prefix(layout.pieces, draws=draws)
 
 
 @given(layouts(), WIDTHS)

@@ -85,26 +85,26 @@ def causal(pieces: Sequence[Piece]) -> dict[Place, Entry]:
     }
 
 
-def prefix(pieces: Sequence[Piece]) -> dict[Place, Entry]:
+def prefix(pieces: Sequence[Piece], *, draws: bool = True) -> dict[Place, Entry]:
     """As causal, but the prompt is seen from everywhere in its piece, and not asked."""
     entries = causal(pieces)
     for (p, k), entry in entries.items():
         if pieces[p].parent < 0:
-            size = prompt_size(pieces[p])
+            size = prompt_size(pieces[p], draws=draws)
             prompt = {(p, j) for j in range(min(size, len(pieces[p].tokens) - 1))}
             question = entry.question if k + 1 >= size else None
             entries[p, k] = entry._replace(sees=entry.sees | prompt, question=question)
     return entries
 
 
-def prompt_size(piece: Piece) -> int:
-    """How many tokens stand before the first answer; the first token is none. Without a prompt, a drawn number."""
+def prompt_size(piece: Piece, *, draws: bool) -> int:
+    """How many tokens stand before the first answer; the first token is none. Without a prompt, a drawn number or 0."""
     if any(piece.is_prompt):
         size = 1
         while size < len(piece.tokens) and piece.is_prompt[size]:
             size += 1
         return size
-    return 1 + int(uniform(piece.seed, 0) * (len(piece.tokens) - 1))
+    return 1 + int(uniform(piece.seed, 0) * (len(piece.tokens) - 1)) if draws else 0
 
 
 def conditional(pieces: Sequence[Piece]) -> tuple[dict[Place, Entry], dict[Place, Entry]]:

@@ -25,16 +25,18 @@ class Visibility:
     is_causal: bool = True
     is_plain: bool = False  # each row is one piece, padded at its end at most: a causal kernel needs no mask
     is_open: Bool[Tensor, "B T"] | None = None  # None: nowhere
+    keys: Int[Tensor, "B S"] | None = None  # the pieces of what was read before and of what is read now; None: of this
 
-    def mask(self) -> Bool[Tensor, "B T T"]:
-        """The relation, written out."""
-        query, key = self.piece[:, :, None], self.piece[:, None, :]
+    def mask(self) -> Bool[Tensor, "B T S"]:
+        """The relation, written out; S is T unless there are `keys`, of which the last T are these positions."""
+        keys = self.piece if self.keys is None else self.keys
+        query, key = self.piece[:, :, None], keys[:, None, :]
         visible = query == key
         if self.ancestors is not None:
             visible |= self.ancestors[query.clamp(min=0), key.clamp(min=0)] & (query >= 0) & (key >= 0)
         if self.is_causal:
-            num_positions = self.piece.shape[1]
-            earlier = torch.ones(num_positions, num_positions, dtype=torch.bool, device=self.piece.device).tril()
+            shape = (self.piece.shape[1], keys.shape[1])
+            earlier = torch.ones(shape, dtype=torch.bool, device=keys.device).tril(shape[1] - shape[0])
             visible &= earlier if self.is_open is None else earlier | self.is_open[:, None, :]
         return visible
 
@@ -44,7 +46,7 @@ class Visibility:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Visibility":
         """The same with every tensor changed: moved, pinned."""
-        others = {name: getattr(self, name) for name in ("ancestors", "is_open")}
+        others = {name: getattr(self, name) for name in ("ancestors", "is_open", "keys")}
         changed = {name: None if value is None else change(value) for name, value in others.items()}
         return replace(self, piece=change(self.piece), **changed)
 

@@ -1,5 +1,6 @@
 """Samples continuations, one token at a time, reading each token once."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
@@ -13,8 +14,11 @@ from thetahat.core.config import Config
 from thetahat.core.errors import ConfigError
 from thetahat.core.random import generator
 from thetahat.core.visibility import Visibility
+from thetahat.evaluation.writing import begin
 from thetahat.model.cache import Cache
 from thetahat.model.decoder import Decoder
+from thetahat.model.encoder import Encoder
+from thetahat.model.encoder_decoder import EncoderDecoder
 
 
 class Sampling(Config, kw_only=True):
@@ -52,6 +56,54 @@ def generate(
         if cache.length + 1 > context:
             read = read[-(context // 2 or 1) :]
             cache, pending = _empty_cache(model, context), read
+
+
+@torch.inference_mode()
+def generate_batch(
+    model: Decoder | EncoderDecoder, prompts: Sequence[Sequence[int]], sampling: Sampling, *, end: int
+) -> list[list[int]]:
+    """The continuation of each prompt by a decoder, or its answer by an encoder-decoder, without `end`.
+
+    Row i draws from a stream of its own, (seed, i), so its text does not depend on whom it is written with.
+    """
+    writing = begin(model, prompts, sampling.max_tokens, end)
+    draws = [generator(sampling.seed, "generate", row) for row in range(len(prompts))]
+    texts: list[list[int]] = [[] for _ in prompts]
+    is_done = [False] * len(prompts)
+    logits = writing.start()
+    for step in range(sampling.max_tokens):
+        choices = [choose(row, sampling, draw) for row, draw in zip(logits.float().cpu(), draws, strict=True)]
+        for row, token in enumerate(choices):
+            is_done[row] = is_done[row] or token == end
+            if not is_done[row]:
+                texts[row].append(token)
+        if all(is_done) or step + 1 == sampling.max_tokens:
+            break
+        logits = writing.read(torch.tensor(choices, device=model.device))
+    return texts
+
+
+@torch.inference_mode()
+def infill(model: Encoder, tokens: Sequence[int], mask: int, num_steps: int) -> list[int]:
+    r"""The tokens with every `mask` replaced: in each of `num_steps` the surest guesses become text.
+
+    Of m masks left with s steps to go, $\lceil m / s \rceil$ are filled: those of the highest
+    $\max_v \log \Pr(v \mid \text{what stands})$. Ghazvininejad et al., Mask-Predict, 2019 (arXiv 1904.09324), without
+    masking again what was filled.
+    """
+    ids = torch.tensor([list(tokens)], device=model.device)
+    position = torch.arange(ids.shape[1], device=model.device)[None]
+    visibility = Visibility(torch.zeros_like(ids), is_causal=False)
+    for steps_left in range(num_steps, 0, -1):
+        places = (ids[0] == mask).nonzero()[:, 0]
+        if not len(places):
+            break
+        logits_NV = model.logits(model.hidden(Inputs(ids, position, visibility))[0, places]).float()
+        logits_NV[:, mask] = -math.inf
+        best = logits_NV.log_softmax(-1).max(-1)
+        surest = best.values.argsort(descending=True, stable=True)[: -(-len(places) // steps_left)]
+        ids[0, places[surest]] = best.indices[surest]
+    return ids[0].tolist()
 
 
 def choose(logits: Float[Tensor, " V"], sampling: Sampling, draw: torch.Generator) -> int:

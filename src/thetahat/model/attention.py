@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, final
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from thetahat.core.visibility import Visibility
 from thetahat.model.cache import LayerCache
-from thetahat.model.config import DecoderConfig
+from thetahat.model.config import BlockConfig
 from thetahat.model.norm import RMSNorm
 from thetahat.model.rope import Rotation, rotate
 
@@ -18,14 +18,22 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q [B H T K], k [B G S K],
 
 def compile_visibility(visibility: Visibility) -> Attend:
     """Attention under this relation, by the fused kernels of `scaled_dot_product_attention`; made once a batch."""
-    is_plain = visibility.is_plain and visibility.is_causal
-    mask = None if is_plain else visibility.mask()[:, None]
+    if visibility.is_plain and visibility.is_causal and visibility.is_open is None:
+        return _attention(None, is_causal=True)
+    return compile_mask(visibility.mask())
 
+
+def compile_mask(mask: Bool[Tensor, "B T S"]) -> Attend:
+    """Attention in which each query sees the keys that its row of the mask says."""
+    return _attention(mask[:, None], is_causal=False)
+
+
+def _attention(mask: Bool[Tensor, "B 1 T S"] | None, *, is_causal: bool) -> Attend:
     def attend(
         q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G S K"], v: Float[Tensor, "B G S K"]
     ) -> Float[Tensor, "B H T K"]:
         is_grouped = q.shape[1] != k.shape[1]
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_plain, enable_gqa=is_grouped)
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=is_grouped)
 
     return attend
 
@@ -37,7 +45,7 @@ class Attention(nn.Module):
     Queries and keys are normalised over the head width before the rotation (Qwen3, arXiv 2505.09388).
     """
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         self.head_width = config.head_width
         self.query = nn.Linear(config.width, config.num_heads * config.head_width, bias=False)

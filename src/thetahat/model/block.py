@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from thetahat.model.attention import Attend, Attention
 from thetahat.model.cache import LayerCache
-from thetahat.model.config import DecoderConfig
+from thetahat.model.config import BlockConfig
 from thetahat.model.mlp import SwiGLU
 from thetahat.model.norm import RMSNorm
 from thetahat.model.rope import Rotation
@@ -17,7 +17,7 @@ from thetahat.model.rope import Rotation
 class Block(nn.Module):
     r"""Adds to the residual stream: $x \leftarrow x + \mathrm{attention}(\mathrm{norm}(x))$, then so with the mlp."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: BlockConfig) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(config.width, config.norm_epsilon)
         self.attention = Attention(config)

@@ -3,10 +3,10 @@
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from thetahat.model.config import DecoderConfig
+from thetahat.model.config import BlockConfig
 
 
 @final
@@ -29,16 +29,25 @@ class LayerCache:
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
+    def take(self, rows: Int[Tensor, " n"]) -> None:
+        """Keeps these rows, in this order; one may be kept twice."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
+
 
 @final
 class Cache:
     """One LayerCache a layer."""
 
-    def __init__(self, config: DecoderConfig, num_rows: int, capacity: int, like: Float[Tensor, "..."]) -> None:
+    def __init__(self, config: BlockConfig, num_rows: int, capacity: int, like: Float[Tensor, "..."]) -> None:
         shape = (num_rows, config.num_kv_heads, 0, config.head_width)
         empty = torch.empty(shape, dtype=like.dtype, device=like.device)
         self.capacity = capacity
         self.layers = [LayerCache(empty, capacity) for _ in range(config.num_layers)]
+
+    def take(self, rows: Int[Tensor, " n"]) -> None:
+        """Keeps these rows, in this order; one may be kept twice."""
+        for layer in self.layers:
+            layer.take(rows)
 
     @property
     def length(self) -> int:

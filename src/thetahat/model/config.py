@@ -1,4 +1,4 @@
-"""The shape of a decoder. The defaults are Qwen3's: pre-norm, rotary, grouped queries, QK-norm, SwiGLU."""
+"""The shape of a Transformer. The defaults are Qwen3's: pre-norm, rotary, grouped queries, QK-norm, SwiGLU."""
 
 from typing import Annotated
 
@@ -10,8 +10,8 @@ from thetahat.core.errors import ConfigError
 Count = Annotated[int, Meta(ge=1)]
 
 
-class DecoderConfig(Config, kw_only=True, tag="decoder", tag_field="kind"):
-    """A decoder-only Transformer. The vocabulary is the tokenizer's, so it is not repeated here."""
+class BlockConfig(Config, kw_only=True):
+    """What the three families share. The vocabulary is the tokenizer's, so it is not repeated here."""
 
     num_layers: Count = 4  # L
     width: Count = 160  # D
@@ -35,3 +35,20 @@ class DecoderConfig(Config, kw_only=True, tag="decoder", tag_field="kind"):
                 f"model.head_width={self.head_width} is odd, and rotary positions turn pairs",
                 cure=f"model.head_width={self.head_width + 1}",
             )
+
+
+class DecoderConfig(BlockConfig, kw_only=True, tag="decoder", tag_field="kind"):
+    """A decoder-only Transformer: each position sees those before it."""
+
+
+class EncoderConfig(BlockConfig, kw_only=True, tag="encoder", tag_field="kind"):
+    """An encoder-only Transformer: each position sees all of its sequence."""
+
+
+class EncoderDecoderConfig(BlockConfig, kw_only=True, tag="encoder-decoder", tag_field="kind"):
+    """An encoder, and a decoder of `num_layers` whose every layer also sees what the encoder made of the source."""
+
+    num_encoder_layers: Count = 4
+
+
+ModelConfig = DecoderConfig | EncoderConfig | EncoderDecoderConfig

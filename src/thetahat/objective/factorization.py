@@ -52,14 +52,15 @@ def causal(packed: Packed, objective: ObjectiveConfig | None = None, width: int 
     return ask(packed, rows, read, read + 1, weights[read + 1], visibility)
 
 
-def prefix(packed: Packed, objective: ObjectiveConfig, width: int | None = None) -> Batch:
+def prefix(packed: Packed, objective: ObjectiveConfig, width: int | None = None, *, draws: bool = True) -> Batch:
     r"""$\log \Pr(y \mid x)$ by one stream in which all of x sees all of x, and y sees x and what came before.
 
     x is what stands before the first answer; of one that branches share, each of them reads the last token. In a piece
     without a prompt the first m tokens stand for one, m uniform over 1 to n - 1 of its n, drawn from the seed: those
-    weigh nothing. Raffel et al., Exploring the Limits of Transfer Learning, 2020 (prefix LM).
+    weigh nothing. Without `draws` such a piece is read causally, as in scoring.
+    Raffel et al., Exploring the Limits of Transfer Learning, 2020 (prefix LM).
     """
-    is_open = _prompts(packed)
+    is_open = _prompts(packed, draws=draws)
     batch = causal(replace(packed, weight=torch.where(is_open, 0.0, packed.weight)), objective, width)
     # a position reads what is open and is asked for what is not: the answer itself is never open
     reads_open = is_open[(batch.origin - 1).clamp(min=0)] & (batch.inputs.visibility.piece >= 0)
@@ -140,7 +141,7 @@ def _is_plain(row: Int[Tensor, " P"]) -> bool:
     return bool((row[1:] != row[:-1]).all())
 
 
-def _prompts(packed: Packed) -> Bool[Tensor, " N"]:
+def _prompts(packed: Packed, *, draws: bool) -> Bool[Tensor, " N"]:
     """What each piece that has no parent begins with: its prompt, or, where it has none, as many tokens as are drawn.
 
     A prompt ends at the first answer. What is given after that, such as the next turn of a user, has read the answer,
@@ -153,5 +154,6 @@ def _prompts(packed: Packed) -> Bool[Tensor, " N"]:
     place = torch.arange(len(packed.piece)) - starts[packed.piece]
     answers = (~packed.is_prompt & (place > 0)).long().cumsum(0)  # a piece's first token is none
     is_leading = answers == answers[starts][packed.piece]
-    is_drawn = place < (1 + (uniform(packed.seed, 0) * (size - 1)).long())[packed.piece]
+    drawn = 1 + (uniform(packed.seed, 0) * (size - 1)).long() if draws else torch.zeros_like(size)
+    is_drawn = place < drawn[packed.piece]
     return torch.where((given > 0)[packed.piece], is_leading, is_drawn) & is_root[packed.piece]

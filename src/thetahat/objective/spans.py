@@ -18,9 +18,9 @@ def with_spans_left_out(packed: Packed, choice: Spans, symbols: Symbols) -> Pack
     r"""Each piece as a pair: a source in which a sentinel stands for every span left out, and a target that says them.
 
     Source: $x_1 \langle s_0 \rangle x_4 x_5 \langle s_1 \rangle \ldots$; target: $\langle end \rangle
-    \langle s_0 \rangle x_2 x_3 \langle s_1 \rangle \ldots \langle end \rangle$, asked token by token, sentinels too; a
-    sentinel weighs and counts for its span's first token, the end for the last one left out. Which tokens are left out
-    is drawn from the seed of the piece, in spans of geometric length with the mean `mean_span`; neighbours join.
+    \langle s_0 \rangle x_2 x_3 \langle s_1 \rangle \ldots \langle end \rangle$, asked token by token, sentinels too.
+    A sentinel weighs and counts for its span's first token, the end for the last one left out. What is left out is
+    drawn from the seed of the piece, in spans of geometric length with the mean `mean_span`; neighbours join.
     Raffel et al., Exploring the Limits of Transfer Learning, 2020 (arXiv 1910.10683).
     """
     drawn = choose(packed, Masked(rate=choice.rate, unit="span", mean_span=choice.mean_span), _maskless(symbols))

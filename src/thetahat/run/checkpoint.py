@@ -16,9 +16,9 @@ from thetahat.core import store
 from thetahat.core.config import differences, digest, from_toml, to_toml
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.data.tokenizer import Tokenizer, load_tokenizer
-from thetahat.model.decoder import Decoder
+from thetahat.model.build import LanguageModel
 from thetahat.run.config import RunConfig
-from thetahat.run.state import State, build_model
+from thetahat.run.state import State, first_model
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 CONFIG, TOKENIZER = "config.toml", "tokenizer.json"
@@ -150,16 +150,16 @@ def read_config(folder: Path) -> RunConfig:
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
-def load_model(folder: Path, config: RunConfig, device: torch.device) -> tuple[Decoder, Tokenizer]:
+def load_model(folder: Path, config: RunConfig, device: torch.device) -> tuple[LanguageModel, Tokenizer]:
     """The model and the tokenizer of a verified checkpoint."""
     tokenizer = load_tokenizer(folder / TOKENIZER)
-    model = build_model(config, tokenizer.vocab_size, device)
+    model = first_model(config, tokenizer.vocab_size, device, len(read_progress(folder)["labels"]))
     load_parameters(model, folder)
     return model.eval(), tokenizer
 
 
 @torch.no_grad()
-def load_parameters(model: Decoder, folder: Path) -> None:
+def load_parameters(model: LanguageModel, folder: Path) -> None:
     """Copies saved parameters into a model of the same names and shapes."""
     saved = _load(folder / MODEL)
     wanted = dict(model.named_parameters())

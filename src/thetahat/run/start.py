@@ -50,7 +50,8 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
         if world.is_first and not newest:
             leave_nothing(folder)
         raise
-    state = first_state(config, prepared.tokenizer.vocab_size, prepared.num_steps, device)
+    vocab_size, num_labels = prepared.tokenizer.vocab_size, len(prepared.labels)
+    state = first_state(config, vocab_size, prepared.num_steps, device, num_labels)
     if newest:
         _check_data(prepared, progress["data"], folder)
         restore(state, newest)

@@ -114,6 +114,7 @@ def _save(run: Running, held_out: Summary | None = None) -> Path | None:
         beside = {
             "metrics_bytes": run.log.settle() if run.log else 0,
             "data": fingerprints(run.prepared),
+            "labels": run.prepared.labels,
             "pending": to_plain(run.pending),
         }
         target = save(state, run.folder, run.prepared.tokenizer, beside)

@@ -59,7 +59,7 @@ class Bench:
         """These pieces as one micro-batch."""
         plan = replace_fields(self.prepared.order.plan(0), pieces=pieces)
         packed = gather(self.corpus, plan, np.arange(len(pieces)), Draw(self.config.seed))
-        return factor(packed, self.config.objective, self.prepared.symbols, width)
+        return factor(packed, self.config.objective, self.corpus.symbols, width)
 
     def rows(self, pieces: Pieces | None = None) -> Pieces:
         """One piece a row."""

@@ -12,8 +12,17 @@ from thetahat.core import store
 from thetahat.core.config import override
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.data.tokenizer import Tokenizer
-from thetahat.model.decoder import Decoder
-from thetahat.run.checkpoint import CONFIG, MODEL, all_checkpoints, folder_of, load_model, newest_verified, read_config
+from thetahat.model.build import LanguageModel
+from thetahat.run.checkpoint import (
+    CONFIG,
+    MODEL,
+    all_checkpoints,
+    folder_of,
+    load_model,
+    newest_verified,
+    read_config,
+    read_progress,
+)
 from thetahat.run.config import RunConfig, resolve, set_up
 
 _ASKING = ("device", "dtype", "threads", "deterministic", "seed", "data.split_on")
@@ -25,11 +34,12 @@ logger = getLogger("thetahat")
 class Loaded:
     """A model ready to be asked."""
 
-    model: Decoder
+    model: LanguageModel
     tokenizer: Tokenizer
     config: RunConfig
     folder: Path
     device: torch.device
+    labels: tuple[str, ...] = ()  # of a classification, in the order of the head
 
 
 def load(name: str, overrides: tuple[str, ...] = ()) -> Loaded:
@@ -47,7 +57,7 @@ def load(name: str, overrides: tuple[str, ...] = ()) -> Loaded:
     config = resolve(config)
     device = set_up(config)
     model, tokenizer = load_model(folder, config, device)
-    return Loaded(model, tokenizer, config, folder, device)
+    return Loaded(model, tokenizer, config, folder, device, tuple(read_progress(folder)["labels"]))
 
 
 def _for_asking(pair: str) -> str:
