@@ -152,8 +152,8 @@ def _prompts(packed: Packed, *, draws: bool) -> Bool[Tensor, " N"]:
     size = torch.bincount(packed.piece, minlength=num_pieces)
     starts = size.cumsum(0) - size
     place = torch.arange(len(packed.piece)) - starts[packed.piece]
-    answers = (~packed.is_prompt & (place > 0)).long().cumsum(0)  # a piece's first token is none
-    is_leading = answers == answers[starts][packed.piece]
+    answers = (~packed.is_prompt).long().cumsum(0)
+    is_leading = answers == answers[starts][packed.piece]  # the first token is not asked, so it is no answer
     drawn = 1 + (uniform(packed.seed, 0) * (size - 1)).long() if draws else torch.zeros_like(size)
     is_drawn = place < drawn[packed.piece]
     return torch.where((given > 0)[packed.piece], is_leading, is_drawn) & is_root[packed.piece]
