@@ -160,15 +160,24 @@ def filled_alone(model, text, mask, num_steps):
     return text
 
 
-@pytest.mark.parametrize("num_steps", [None, 1, 2, 3, 9])
+@pytest.mark.parametrize("num_steps", [None, 1, 2, 4, 9])
 def test_masked_places_are_filled_the_most_certain_first(num_steps):
     model, mask = lively(build_model(EncoderConfig(**SHAPE), 11)).eval(), 10
     texts = [[1, 10, 3, 10, 10], [0, *[10] * 6], [4, 5], [6, 10]]
+    texts += [[first, *[10] * 4, second, 10, 10] for first in range(4) for second in range(4)]
     expected = [filled_alone(model, text, mask, num_steps or max(text.count(mask), 1)) for text in texts]
     found = infill(model, texts, mask, num_steps=num_steps)
     assert found == expected
     assert all(mask not in text for text in found)
     assert texts[1] == [0, *[10] * 6]  # what came is not changed
+
+
+def test_no_place_is_filled_with_the_mask_itself():
+    """Whichever token it is, so also where it would be the most likely."""
+    model = lively(build_model(EncoderConfig(**SHAPE), 11)).eval()
+    for mask in range(11):
+        text = [(mask + 1) % 11, mask, mask, (mask + 2) % 11, mask]
+        assert mask not in infill(model, [text], mask)[0]
 
 
 def test_the_order_of_filling_matters():
