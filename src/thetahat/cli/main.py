@@ -6,7 +6,7 @@ import traceback
 
 import typer
 
-from thetahat.cli import generate, recipes, score, tokenizer, train, verify
+from thetahat.cli import chat, explain, generate, recipes, score, tokenizer, train, verify
 from thetahat.cli.words import fail, say
 from thetahat.core.errors import DiskFullError, FolderError, OutOfMemoryError, ThetahatError, says_full
 
@@ -20,7 +20,15 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train.train, recipes.recipes, score.score, generate.generate, verify.verify):
+for command in (
+    train.train,
+    recipes.recipes,
+    explain.explain,
+    verify.verify,
+    score.score,
+    generate.generate,
+    chat.chat,
+):
     app.command()(command)
 app.add_typer(tokenizer.app, name="tokenizer")
 

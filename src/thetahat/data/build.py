@@ -205,6 +205,7 @@ def _document(record: Record, encoded: Encoded) -> dict[str, Any]:
         "weight": record.weight,
         "tokens_cut": encoded.tokens_cut,
         "prompt_cut": encoded.prompt_cut,
+        "notes": "\n".join(encoded.notes),
         "digest": hashlib.blake2b(record.canonical.encode(), digest_size=16).digest(),
     }
 

@@ -23,6 +23,7 @@ SCHEMAS = {
             "weight": pa.float64(),
             "tokens_cut": pa.int64(),  # asked for, and left out before it came here; of prompts:
             "prompt_cut": pa.int64(),
+            "notes": pa.string(),  # what a person should know about it, a line each
             "digest": pa.binary(16),
         }
     ),

@@ -105,6 +105,10 @@ class Tokenizer:
         inner.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in missing])
         return _checked(Tokenizer(inner), missing)
 
+    def piece(self, id: int) -> str:
+        """What one id stands for, to be looked at: half a character shows as a replacement, a special token by name."""
+        return self._inner.decode([id], skip_special_tokens=False)
+
     def to_json(self) -> str:
         """What `load_tokenizer` and the `tokenizers` library read."""
         return self._inner.to_str(pretty=True)

@@ -1,6 +1,6 @@
 """Who counts how much: what one token of a batch weighs under each normalisation."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -8,6 +8,8 @@ from torch import Tensor
 
 from thetahat.core.batch import Packed, Part
 from thetahat.objective.config import ObjectiveConfig
+
+Count = TypeVar("Count", float, Tensor)
 
 
 def counted_weights(packed: Packed, objective: ObjectiveConfig) -> Float[Tensor, " N"]:
@@ -25,22 +27,28 @@ def counted_weights(packed: Packed, objective: ObjectiveConfig) -> Float[Tensor,
     weight = packed.weight.to(torch.float64)
     if objective.normalization in {"token", "sum"}:
         return weight
-    counts = torch.tensor([_count(part, objective) for part in packed.parts], dtype=torch.float64)
+    counts = torch.tensor([_divisor(part, objective) for part in packed.parts], dtype=torch.float64)
     return weight / counts[packed.part]
 
 
-def _count(part: Part, objective: ObjectiveConfig) -> float:
+def _divisor(part: Part, objective: ObjectiveConfig) -> float:
+    counts = part.num_tokens, part.record_tokens, part.record_parts
+    return divisor(*map(float, counts), objective)
+
+
+def divisor(num_tokens: Count, record_tokens: Count, record_parts: Count, objective: ObjectiveConfig) -> Count:
+    """What the weight of a token is divided by, given the counts of its part and its record."""
     match objective.normalization:
         case "sequence":
-            return float(part.record_tokens)
+            return record_tokens
         case "turn":
-            return float(part.num_tokens)
+            return num_tokens
         case "dialogue":
-            return float(part.num_tokens * part.record_parts)
+            return num_tokens * record_parts
         case "length":
-            return part.record_tokens**objective.length_exponent
+            return record_tokens**objective.length_exponent
         case "token" | "sum":
-            return 1.0
+            return record_tokens**0.0
 
 
 class Concentration(NamedTuple):

@@ -1,0 +1,86 @@
+"""`thetahat explain`."""
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from thetahat.cli.words import Json, Quiet, Words, emit, emit_json, escape, find_config, listen_to_library, say
+
+if TYPE_CHECKING:
+    from thetahat.verbs.explain import Account, Explained, Token
+
+COLOURS = {"asked": "30;42", "end": "30;46", "masked": "30;45", "cut": "9;31", "prompt": "2", "context": "2"}
+LEGEND = {"asked": "asked", "end": "end, asked", "masked": "masked, asked", "cut": "cut", "prompt": "read, not asked"}
+
+
+def explain(
+    words: list[str] | None = Words,
+    records: int = typer.Option(3, help="How many records to show token by token."),
+    quiet: bool = Quiet,
+    json: bool = Json,
+) -> None:
+    """Show which tokens a run would learn from, with what weight and why, and what it would leave out.
+
+    On a terminal tokens are coloured; elsewhere asked tokens stand in [brackets] and cut ones in -dashes-.
+    """
+    listen_to_library(quiet=True)
+    config = find_config(words)
+    from thetahat.verbs.explain import explain as explain_data, to_plain
+
+    shown, whole = explain_data(config, max(records, 0))
+    if json:
+        emit_json(to_plain(shown, whole))
+        return
+    for record in shown:
+        _show(record)
+    _account(whole)
+    if not quiet:
+        say("Next: thetahat verify, or thetahat train, with the same arguments")
+
+
+def _show(record: "Explained") -> None:
+    emit(f"== {escape(record.id)}")
+    emit("".join(map(_marked, _joined(record.tokens))))
+    for note in record.notes:
+        emit(f"note: {escape(note)}")
+    weights = sorted({round(token.weight, 6) for token in record.tokens if token.weight})
+    emit(f"   weights of what is asked: {', '.join(f'{weight:g}' for weight in weights[:6]) or 'none'}\n")
+
+
+def _joined(tokens: list["Token"]) -> list[tuple[str, str]]:
+    """Runs of one kind, as (why, text)."""
+    runs: list[tuple[str, str]] = []
+    for token in tokens:
+        if runs and runs[-1][0] == token.why:
+            runs[-1] = (token.why, runs[-1][1] + token.text)
+        else:
+            runs.append((token.why, token.text))
+    return runs
+
+
+def _marked(run: tuple[str, str]) -> str:
+    why, text = run
+    if sys.stdout.isatty():
+        return f"\x1b[{COLOURS[why]}m{escape(text)}\x1b[0m"
+    around = {"prompt": ("", ""), "context": ("", ""), "cut": ("-", "-")}.get(why, ("[", "]"))
+    return f"{around[0]}{escape(text)}{around[1]}"
+
+
+def _account(whole: "Account") -> None:
+    if sys.stdout.isatty():
+        emit("   ".join(f"\x1b[{COLOURS[why]}m{text}\x1b[0m" for why, text in LEGEND.items()) + "\n")
+    emit(f"{whole.records:,} records: {whole.tokens_asked:,} tokens asked, {whole.ends_asked:,} of them ends")
+    emit(f"left out: {whole.tokens_cut:,} tokens that were to be asked, {whole.prompt_tokens_cut:,} of prompts")
+    emit(f"{whole.begins_with_end_of_text:,} sequences begin with <|endoftext|>\n")
+    emit(f"{'source':<24} {'role':<14} {'part':<18} {'records':>9} {'read':>11} {'asked':>11} {'cut':>9}")
+    for group in sorted(whole.groups, key=lambda group: -group["asked"])[:24]:
+        names = f"{escape(group['source']):<24} {group['role']:<14} {group['part']:<18}"
+        emit(f"{names} {group['records']:>9,} {group['read']:>11,} {group['asked']:>11,} {group['cut']:>9,}")
+    if len(whole.groups) > 24:
+        emit(f"... and {len(whole.groups) - 24} groups more (--json has all)")
+    emit(f"\n{'objective.normalization':<24} {'N_eff':>12} {'share of the heaviest 1 %':>28}")
+    for name, row in whole.concentration.items():
+        emit(f"{name:<24} {row['effective_number']:>12,.1f} {row['top_share']:>28.1%}")
+    for note, count in whole.notes.items():
+        emit(f"\nin {count:,} records: {escape(note)}")

@@ -1,0 +1,205 @@
+"""What a run would learn from: every token with its weight and why, and the account of all records, before step 1."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from msgspec.structs import replace as replace_config
+from numpy.typing import NDArray
+
+from thetahat.core.batch import Packed
+from thetahat.data.corpus import Corpus
+from thetahat.data.pack import Pieces, take
+from thetahat.data.plan import Draw, Plan, gather
+from thetahat.data.tokenizer import Tokenizer
+from thetahat.distribution.world import World
+from thetahat.objective.factorization import factor
+from thetahat.objective.weights import concentration, divisor
+from thetahat.run.base import resolved
+from thetahat.run.config import RunConfig, set_up
+from thetahat.run.prepare import Prepared, prepare
+
+NORMALIZATIONS = ("token", "sequence", "turn", "dialogue", "length")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token of a record, as the first epoch reads it."""
+
+    id: int
+    text: str
+    weight: float  # what it counts for, before the divisor of the step
+    part: str
+    role: str
+    why: str  # asked, end (of a turn or a text), masked, prompt, context (read again), or cut
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One record."""
+
+    id: str
+    tokens: list[Token]
+    notes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """All records: sums over the training part."""
+
+    records: int
+    tokens_asked: int
+    tokens_cut: int
+    prompt_tokens_cut: int
+    ends_asked: int  # how many <|endoftext|> or other special tokens are asked
+    begins_with_end_of_text: int  # sequences
+    groups: list[dict[str, Any]]  # by source, role and part: records, tokens asked, tokens cut
+    concentration: dict[str, dict[str, float]]  # by normalization: effective_number, top_share of the heaviest 1 %
+    notes: dict[str, int]  # what is said of how many records
+
+
+def explain(config: RunConfig, num_records: int = 3) -> tuple[list[Explained], Account]:
+    """The first records token by token, and the account of all."""
+    config = resolved(config)
+    set_up(config)
+    with TemporaryDirectory() as folder:
+        prepared = prepare(config, Path(folder), World())
+    shown = [explain_record(prepared, document) for document in range(min(num_records, prepared.train.num_documents))]
+    return shown, account(prepared)
+
+
+def explain_record(prepared: Prepared, document: int) -> Explained:
+    """A record's tokens, sequence by sequence, those that a policy cuts among them."""
+    corpus, plan = prepared.train, prepared.order.plan(0)
+    mine = np.flatnonzero(corpus.column["spans.document"][plan.pieces.span] == document)
+    pieces = take(plan.pieces, mine[np.argsort(plan.pieces.span[mine], kind="stable")])
+    packed = gather(corpus, replace(plan, pieces=pieces), np.arange(len(pieces)), Draw(prepared.config.seed))
+    weight, masked = _weights(prepared, packed)
+    tokens: list[Token] = []
+    for span in np.flatnonzero(corpus.column["spans.document"] == document).tolist():
+        tokens += _span(prepared, pieces, span, weight, masked)
+    notes = corpus.documents["notes"][document].as_py()
+    return Explained(corpus.documents["id"][document].as_py(), tokens, notes.split("\n") if notes else [])
+
+
+def _weights(prepared: Prepared, packed: Packed) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """What each packed token counts for, and whether something else is read in its place."""
+    weight, masked = np.zeros(len(packed.tokens)), np.zeros(len(packed.tokens), dtype=np.bool_)
+    if not len(packed.tokens):
+        return weight, masked
+    batch = factor(packed, prepared.config.objective, prepared.train.symbols)
+    asked = batch.weights != 0
+    np.add.at(weight, batch.origin[asked].numpy(), batch.weights[asked].numpy())
+    if prepared.train.layout == "whole":
+        masked[batch.origin[asked].numpy()] = True
+    return weight, masked
+
+
+def _span(
+    prepared: Prepared, pieces: Pieces, span: int, weight: NDArray[np.float64], masked: NDArray[np.bool_]
+) -> Iterator[Token]:
+    corpus, tokenizer = prepared.train, prepared.tokenizer
+    starts = np.concatenate([[0], np.cumsum(pieces.stop - pieces.start)])
+    ids = corpus.span(span)
+    parts = corpus.part_of(corpus.offsets[span] + np.arange(len(ids)))
+    for place, id in enumerate(ids.tolist()):
+        if place == 0 and corpus.column["spans.parent"][span] and corpus.layout != "pair":
+            continue  # the last token of its parent once more
+        inside = np.flatnonzero((pieces.span == span) & (pieces.start <= place) & (place < pieces.stop))
+        at = [int(starts[piece] + place - pieces.start[piece]) for piece in inside]
+        counts = float(sum(weight[one] for one in at))
+        number = int(parts[place])
+        part, is_prompt = corpus.part(number), bool(corpus.column["parts.is_prompt"][number])
+        is_special = id < len(corpus.symbols.is_special) and bool(corpus.symbols.is_special[id])
+        if not at:
+            why = "cut"
+        elif counts:
+            why = "masked" if any(masked[one] for one in at) else "end" if is_special else "asked"
+        else:
+            why = "prompt" if is_prompt else "context"
+        yield Token(id, _text(tokenizer, prepared.labels, id, part.name), counts, part.name, part.role, why)
+
+
+def _text(tokenizer: Tokenizer, labels: tuple[str, ...], id: int, part: str) -> str:
+    return labels[id] if part == "label" else tokenizer.piece(id)
+
+
+def account(prepared: Prepared) -> Account:
+    """Records, tokens kept and cut, by source, role and part; on how many records the objective rests."""
+    corpus, plan = prepared.train, prepared.order.plan(0)
+    column, report = corpus.column, prepared.order.cut
+    first = corpus.tokens[corpus.offsets[:-1][column["spans.parent"] == 0]]
+    spans, asked = plan.pieces, _asked_ids(corpus, plan)
+    counted = Counter(note for notes in corpus.documents["notes"].to_pylist() for note in _kinds(notes))
+    return Account(
+        records=corpus.num_documents,
+        tokens_asked=report.num_tokens,
+        tokens_cut=report.tokens_cut,
+        prompt_tokens_cut=report.prompt_cut,
+        ends_asked=int(corpus.symbols.is_special.numpy()[asked[asked < corpus.symbols.vocab_size]].sum()),
+        begins_with_end_of_text=int((first == corpus.symbols.end_of_text).sum()),
+        groups=_groups(corpus, plan),
+        concentration={name: _concentration(prepared, plan, name) for name in NORMALIZATIONS},
+        notes=dict(counted) if len(spans) else {},
+    )
+
+
+def _kinds(notes: str) -> set[str]:
+    """Each kind of note once a record: what stands behind the name of the turn."""
+    return {line.partition(": ")[2] or line for line in notes.split("\n") if line}
+
+
+def _asked_ids(corpus: Corpus, plan: Plan) -> NDArray[np.int64]:
+    pieces = plan.pieces
+    counts = pieces.stop - pieces.scored_from
+    begin = corpus.offsets[pieces.span] + pieces.scored_from
+    place = np.repeat(begin - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+    return corpus.tokens[place[~corpus.column["parts.is_prompt"][corpus.part_of(place)]]].astype(np.int64)
+
+
+def _groups(corpus: Corpus, plan: Plan) -> list[dict[str, Any]]:
+    column = corpus.column
+    sources = corpus.documents["source"].take(column["parts.document"]).to_pylist()
+    roles, names = corpus.tables["parts"]["role"].to_pylist(), corpus.tables["parts"]["name"].to_pylist()
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    rows = zip(
+        sources,
+        roles,
+        names,
+        corpus.part_tokens.tolist(),
+        plan.kept.tolist(),
+        column["parts.is_prompt"].tolist(),
+        strict=True,
+    )
+    for source, role, name, there, kept, is_prompt in rows:
+        key = (source, role, name)
+        group = found.setdefault(
+            key, {"source": source, "role": role, "part": name, "records": 0, "asked": 0, "read": 0, "cut": 0}
+        )
+        group["records"] += 1
+        group["read"] += there if is_prompt else kept
+        group["asked"] += kept
+        group["cut"] += 0 if is_prompt else there - kept
+    return list(found.values())
+
+
+def _concentration(prepared: Prepared, plan: Plan, normalization: Any) -> dict[str, float]:
+    corpus = prepared.train
+    objective = replace_config(prepared.config.objective, normalization=normalization)
+    document = torch.from_numpy(corpus.column["parts.document"])
+    weight = torch.from_numpy(corpus.column["parts.weight"] * corpus.column["documents.weight"][document.numpy()])
+    kept, tokens, parts = (torch.from_numpy(x).double() for x in (plan.kept, plan.record_tokens, plan.record_parts))
+    counts = [values.clamp(min=1) for values in (kept, tokens[document], parts[document])]
+    total = weight * kept / divisor(*counts, objective)
+    by_record = torch.zeros(corpus.num_documents, dtype=torch.float64).index_add_(0, document, total)
+    return concentration(by_record[by_record > 0])._asdict()
+
+
+def to_plain(records: list[Explained], whole: Account) -> dict[str, Any]:
+    """As `--json` prints it."""
+    return {"records": [asdict(record) for record in records], "account": asdict(whole)}
