@@ -75,6 +75,15 @@ def test_a_template_cannot_leave_its_sandbox(renderer, source, tmp_path):
     assert rendered(renderer, "{{ messages[0].role }}{{ messages|length }}") == "user1"
 
 
+@pytest.mark.parametrize("change", ["append(1)", "clear()", "pop()", "[0].update(role='x')", "[0].pop('role')"])
+def test_a_template_does_not_change_what_the_next_rendering_is_given(renderer, change):
+    source = "{% if add_generation_prompt %}{{ messages" + ("" if change[0] == "[" else ".") + change + " }}{% endif %}"
+    scene = Scene("d", source + "{{ messages[0].role }}{{ messages | length }}", HELLO)
+    ((changing, after),) = renderer.render([(scene, [(True, (0, 1)), (False, (0, 1))])])
+    assert isinstance(changing, Refusal)
+    assert after == "user1"
+
+
 ENDLESS = {
     "loop": ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "more than 1 seconds"),
     "power": ("{{ 9 ** (9 ** 9) }}", "more than 1 seconds|memory"),
