@@ -1,6 +1,7 @@
 """Small things that many tests start from."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from thetahat.data.config import DataConfig
 from thetahat.data.corpus import Corpus
 from thetahat.data.record import Record
 from thetahat.data.tokenizer import train_tokenizer
+from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.config import DecoderConfig
 from thetahat.model.decoder import Decoder
 from thetahat.model.init import initialize
@@ -29,7 +31,7 @@ WORDS = SENTENCE.split()
 
 def run_config(model: DecoderConfig = TINY, **changes: object) -> RunConfig:
     """A run with two rules and no clipping, in float64 on the CPU."""
-    config = RunConfig(
+    plain: dict[str, Any] = dict(
         recipe="test",
         device="cpu",
         dtype="float64",
@@ -45,7 +47,7 @@ def run_config(model: DecoderConfig = TINY, **changes: object) -> RunConfig:
         batch_size=4,
         max_steps=4,
     )
-    return replace(config, **changes)
+    return RunConfig(**(plain | changes))
 
 
 def state_of(config: RunConfig, vocab_size: int) -> State:
@@ -56,7 +58,7 @@ def state_of(config: RunConfig, vocab_size: int) -> State:
 
 
 @torch.no_grad()
-def enliven(model: Decoder) -> None:
+def enliven(model: LanguageModel) -> None:
     """Moves gains off 1 and makes embeddings and head of order one, so that no term is too small to be missed."""
     draw = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
@@ -69,31 +71,55 @@ def enliven(model: Decoder) -> None:
 
 def decoder(config: DecoderConfig, vocab_size: int, dtype: torch.dtype = torch.float64) -> Decoder:
     """An enlivened decoder."""
-    model = Decoder(config, vocab_size)
-    initialize(model, 0, config.num_layers)
+    return lively(build_model(config, vocab_size), dtype)
+
+
+Kind = TypeVar("Kind", bound=LanguageModel)
+
+
+def lively(model: Kind, dtype: torch.dtype = torch.float64) -> Kind:
+    """The model with its parameters at their beginning, and enlivened."""
+    initialize(model, 0)
     model.to(dtype)
     enliven(model)
     return model
 
 
 def packed_of(
-    sequences: Sequence[Sequence[int]], weights: Sequence[Sequence[float]], rows: Sequence[int] | None = None
+    sequences: Sequence[Sequence[int]],
+    weights: Sequence[Sequence[float]],
+    rows: Sequence[int] | None = None,
+    *,
+    prompts: Sequence[Sequence[bool]] | None = None,
+    parents: Sequence[int] | None = None,
+    starts: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    part: Sequence[Sequence[int]] | None = None,
+    parts: Sequence[Part] | None = None,
 ) -> Packed:
-    """Sequences laid by hand: weights[s][j] is what predicting sequences[s][j + 1] counts for."""
-    lengths = [len(sequence) for sequence in sequences]
-    each = np.repeat(np.arange(len(sequences)), lengths)
+    """Sequences laid by hand: weights[s][j] is what predicting sequences[s][j + 1] counts for.
+
+    Prompts and parts are told for every token, parents, seeds and the positions at which they start for every sequence.
+    """
+    lengths, count = [len(sequence) for sequence in sequences], len(sequences)
+    each = np.repeat(np.arange(count), lengths)
+    position = [start + j for start, length in zip(starts or [0] * count, lengths, strict=True) for j in range(length)]
     return Packed(
         tokens=torch.tensor([token for sequence in sequences for token in sequence]),
         weight=torch.tensor([w for row in weights for w in (0.0, *row)], dtype=torch.float32),
         num_bytes=torch.ones(sum(lengths), dtype=torch.int64),
-        position=torch.tensor([j for length in lengths for j in range(length)]),
-        part=torch.from_numpy(each),
-        is_prompt=torch.zeros(sum(lengths), dtype=torch.bool),
+        position=torch.tensor(position),
+        part=torch.from_numpy(each) if part is None else torch.tensor([one for row in part for one in row]),
+        is_prompt=torch.tensor([flag for row in prompts for flag in row])
+        if prompts is not None
+        else torch.zeros(sum(lengths), dtype=torch.bool),
         piece=torch.from_numpy(each),
-        row=torch.tensor(list(rows) if rows is not None else list(range(len(sequences)))),
-        parent=torch.full((len(sequences),), -1),
-        seed=torch.arange(len(sequences)),
-        parts=tuple(
+        row=torch.tensor(list(range(count) if rows is None else rows)),
+        parent=torch.tensor(list([-1] * count if parents is None else parents)),
+        seed=torch.tensor(list(range(count) if seeds is None else seeds)),
+        parts=tuple(parts)
+        if parts is not None
+        else tuple(
             Part(f"s{i}", f"s{i}", "test", num_tokens=num, record_tokens=num)
             for i, num in enumerate(max(sum(w > 0 for w in row), 1) for row in weights)
         ),

@@ -1,18 +1,46 @@
 import pytest
 import torch
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from tests.examples import SMALL, TINY
+from thetahat.core.batch import Inputs, Source
 from thetahat.core.errors import ConfigError
-from thetahat.model.config import DecoderConfig
+from thetahat.core.visibility import Visibility
+from thetahat.model.build import build_model
+from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
 from thetahat.model.decoder import Decoder
 from thetahat.model.init import initialize
 from thetahat.model.plan import flops_per_token, num_parameters
 
+WIDE = asdict(replace(SMALL, width=40))  # no two shapes alike
+ENCODER, PAIR = EncoderConfig(**WIDE), EncoderDecoderConfig(**WIDE, num_encoder_layers=2)
 
-@pytest.mark.parametrize("config", [TINY, SMALL, replace(SMALL, ties_embeddings=True)])
-def test_the_count_of_parameters_is_that_of_the_model(config):
-    assert num_parameters(config, 50) == sum(parameter.numel() for parameter in Decoder(config, 50).parameters())
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("config", [TINY, SMALL, ENCODER, PAIR])
+def test_the_count_of_parameters_is_that_of_the_model(config, ties):
+    config = replace(config, ties_embeddings=ties)
+    assert num_parameters(config, 50) == sum(p.numel() for p in build_model(config, 50).parameters())
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_labels_take_the_place_of_the_vocabulary_in_the_head_alone(ties):
+    config = replace(ENCODER, ties_embeddings=ties)
+    assert num_parameters(config, 50, 3) == sum(p.numel() for p in build_model(config, 50, 3).parameters())
+
+
+@pytest.mark.parametrize("config", [SMALL, ENCODER, PAIR])
+def test_flops_are_those_that_torch_counts_of_the_model(config):
+    """In attention without fused kernels, which multiplies every query with every key."""
+    model, tokens = build_model(config, 50), torch.arange(32).view(2, 16)
+    position, piece = torch.arange(16).expand(2, 16), torch.zeros(2, 16, dtype=torch.int64)
+    source = Inputs(tokens, position, Visibility(piece, is_causal=False))
+    inputs = Inputs(tokens, position, Visibility(piece), Source(source, piece))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model.logits(model.hidden(inputs).flatten(0, 1)).sum().backward()
+    assert counter.get_total_flops() == flops_per_token(config, 50, 16) * tokens.numel()
 
 
 def test_flops_are_six_a_weight_and_twelve_a_score():
@@ -24,7 +52,7 @@ def test_flops_are_six_a_weight_and_twelve_a_score():
 def test_parameters_begin_as_a_function_of_seed_and_name():
     def begin(seed):
         model = Decoder(SMALL, 50)
-        initialize(model, seed, SMALL.num_layers)
+        initialize(model, seed)
         return model
 
     first, again, other = begin(0), begin(0), begin(1)
@@ -35,12 +63,24 @@ def test_parameters_begin_as_a_function_of_seed_and_name():
 
 def test_matrices_begin_with_the_variance_that_the_docstring_says():
     model = Decoder(replace(SMALL, width=256, inner_width=512), 2000)
-    initialize(model, 0, SMALL.num_layers)
+    initialize(model, 0)
     block = model.blocks[0]
     assert block.mlp.up.weight.std().item() == pytest.approx(256**-0.5, rel=0.05)
     assert block.mlp.down.weight.std().item() == pytest.approx((512 * 2 * SMALL.num_layers) ** -0.5, rel=0.05)
     assert model.embedding.weight.std().item() == pytest.approx(0.02, rel=0.05)
     assert torch.equal(block.mlp_norm.gain, torch.ones(256))
+
+
+def test_what_writes_into_one_residual_stream_shares_its_variance():
+    """Two matrices a layer in an encoder, three in a decoder that reads a source."""
+    model = build_model(EncoderDecoderConfig(**WIDE | {"width": 256}, num_encoder_layers=2), 50)
+    initialize(model, 0)
+    encoder, decoder = model.encoder_blocks[0], model.blocks[0]
+    fan_in = SMALL.num_heads * SMALL.head_width
+    assert encoder.attention.output.weight.std().item() == pytest.approx((fan_in * 2 * 2) ** -0.5, rel=0.05)
+    for attention in (decoder.attention, decoder.cross_attention):
+        assert attention.output.weight.std().item() == pytest.approx((fan_in * 3 * SMALL.num_layers) ** -0.5, rel=0.05)
+    assert decoder.cross_attention.key.weight.std().item() == pytest.approx(256**-0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("change", [{"num_kv_heads": 3}, {"head_width": 5}])

@@ -11,7 +11,7 @@ abs(x), and the shift in the softmax is by a real number. It shares no idea with
 Every array has an axis in front, C: copies of the model, each with one parameter moved. C = 1 elsewhere.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,30 +36,36 @@ class Settings:
 
 def token_log_probs(parameters: Parameters, settings: Settings, tokens: Sequence[int]) -> Array:
     """[T-1]: log Pr(tokens[j+1] | tokens[0..j]) in nats, for one sequence that starts at position 0."""
-    return _log_probs(_one_copy(parameters), settings, tokens)[0]
+    return _log_probs(one_copy(parameters), settings, tokens)[0]
 
 
 def log_likelihood(
     parameters: Parameters, settings: Settings, sequences: Sequence[Sequence[int]], weights: Sequence[Sequence[float]]
 ) -> float:
     """Σ w log p / Σ w over all sequences; weights[s][j] belongs to the prediction of sequences[s][j+1]."""
-    return float(_log_likelihood(_one_copy(parameters), settings, sequences, weights)[0])
+    return float(_log_likelihood(one_copy(parameters), settings, sequences, weights)[0])
 
 
 def step(
     parameters: Parameters, settings: Settings, sequences: Sequence[Sequence[int]], weights: Sequence[Sequence[float]]
 ) -> tuple[float, dict[str, Array]]:
     """`log_likelihood` and its exact gradient, uphill: what is added to θ to raise it, not what a loss would give."""
+    return value_and_gradient(parameters, lambda moved: _log_likelihood(moved, settings, sequences, weights))
+
+
+def value_and_gradient(
+    parameters: Parameters, function: Callable[[Parameters], Array]
+) -> tuple[float, dict[str, Array]]:
+    """An analytic function of copies of the parameters, [C], and its exact gradient by the complex step."""
     gradient = {name: np.zeros(value.shape) for name, value in parameters.items()}
     for name, value in parameters.items():
         for elements in _chunks(value.size):
-            moved = _one_copy(parameters) | {name: _moved(value, elements)}
-            change = _log_likelihood(moved, settings, sequences, weights)
+            change = function(one_copy(parameters) | {name: _moved(value, elements)})
             gradient[name].flat[elements] = change.imag / STEP
-    return log_likelihood(parameters, settings, sequences, weights), gradient
+    return float(function(one_copy(parameters))[0]), gradient
 
 
-def _one_copy(parameters: Parameters) -> dict[str, Array]:
+def one_copy(parameters: Parameters) -> dict[str, Array]:
     return {name: np.asarray(value, dtype=np.float64)[None] for name, value in parameters.items()}
 
 
@@ -89,54 +95,62 @@ def _log_likelihood(parameters: Parameters, settings: Settings, sequences, weigh
 def _log_probs(parameters: Parameters, settings: Settings, tokens: Sequence[int]) -> Array:
     hidden = [parameters["embedding.weight"][:, token] for token in tokens]
     for layer in range(settings.num_layers):
-        hidden = _block(_below(parameters, f"blocks.{layer}."), settings, hidden)
+        hidden = block(below(parameters, f"blocks.{layer}."), settings, hidden, is_causal=True)
     head = parameters["embedding.weight" if settings.ties_embeddings else "head.weight"]
     log_probs = []
     for j in range(len(tokens) - 1):
-        logits = _apply(head, _rms(hidden[j], parameters["norm.gain"], settings))
-        log_probs.append(logits[:, tokens[j + 1]] - _log_sum_exp(logits))
+        logits = apply(head, rms(hidden[j], parameters["norm.gain"], settings))
+        log_probs.append(logits[:, tokens[j + 1]] - log_sum_exp(logits))
     shape = (max(len(value) for value in parameters.values()), 0)
     return np.stack(np.broadcast_arrays(*log_probs), axis=1) if log_probs else np.zeros(shape)
 
 
-def _block(parameters: Parameters, settings: Settings, hidden: list[Array]) -> list[Array]:
-    normed = [_rms(x, parameters["attention_norm.gain"], settings) for x in hidden]
-    read = _attention(_below(parameters, "attention."), settings, normed)
-    hidden = [x + y for x, y in zip(hidden, read, strict=True)]
-    normed = [_rms(x, parameters["mlp_norm.gain"], settings) for x in hidden]
-    return [x + _mlp(_below(parameters, "mlp."), y) for x, y in zip(hidden, normed, strict=True)]
+def block(parameters: Parameters, settings: Settings, hidden: list[Array], *, is_causal: bool) -> list[Array]:
+    return add_mlp(parameters, settings, add_attention(parameters, settings, hidden, is_causal=is_causal))
 
 
-def _attention(parameters: Parameters, settings: Settings, hidden: list[Array]) -> list[Array]:
-    queries = [_heads(_apply(parameters["query.weight"], x), settings.num_heads) for x in hidden]
-    keys = [_heads(_apply(parameters["key.weight"], x), settings.num_kv_heads) for x in hidden]
-    values = [_heads(_apply(parameters["value.weight"], x), settings.num_kv_heads) for x in hidden]
+def add_attention(parameters: Parameters, settings: Settings, hidden: list[Array], *, is_causal: bool) -> list[Array]:
+    normed = [rms(x, parameters["attention_norm.gain"], settings) for x in hidden]
+    read = _attention(below(parameters, "attention."), settings, normed, is_causal=is_causal)
+    return [x + y for x, y in zip(hidden, read, strict=True)]
+
+
+def add_mlp(parameters: Parameters, settings: Settings, hidden: list[Array]) -> list[Array]:
+    normed = [rms(x, parameters["mlp_norm.gain"], settings) for x in hidden]
+    return [x + _mlp(below(parameters, "mlp."), y) for x, y in zip(hidden, normed, strict=True)]
+
+
+def _attention(parameters: Parameters, settings: Settings, hidden: list[Array], *, is_causal: bool) -> list[Array]:
+    queries = [heads(apply(parameters["query.weight"], x), settings.num_heads) for x in hidden]
+    keys = [heads(apply(parameters["key.weight"], x), settings.num_kv_heads) for x in hidden]
+    values = [heads(apply(parameters["value.weight"], x), settings.num_kv_heads) for x in hidden]
     for position in range(len(hidden)):
         for h in range(settings.num_heads):
-            normed = _rms(queries[position][h], parameters["query_norm.gain"], settings)
+            normed = rms(queries[position][h], parameters["query_norm.gain"], settings)
             queries[position][h] = _rotate(normed, position, settings)
         for g in range(settings.num_kv_heads):
-            normed = _rms(keys[position][g], parameters["key_norm.gain"], settings)
+            normed = rms(keys[position][g], parameters["key_norm.gain"], settings)
             keys[position][g] = _rotate(normed, position, settings)
     outputs = []
     for i in range(len(hidden)):
-        heads = [_read(queries[i][h], keys[: i + 1], values[: i + 1], h, settings) for h in range(settings.num_heads)]
-        outputs.append(_apply(parameters["output.weight"], np.concatenate(heads, axis=1)))
+        seen = i + 1 if is_causal else len(hidden)
+        joined = [look(queries[i][h], keys[:seen], values[:seen], h, settings) for h in range(settings.num_heads)]
+        outputs.append(apply(parameters["output.weight"], np.concatenate(joined, axis=1)))
     return outputs
 
 
-def _read(query: Array, keys: list[list[Array]], values: list[list[Array]], h: int, settings: Settings) -> Array:
+def look(query: Array, keys: list[list[Array]], values: list[list[Array]], h: int, settings: Settings) -> Array:
     """What query head h reads from the positions that it may see."""
     g = h // (settings.num_heads // settings.num_kv_heads)
     scores = [(query * key[g]).sum(axis=1) / np.sqrt(settings.head_width) for key in keys]
-    attention = np.exp(np.stack(scores, axis=1) - _log_sum_exp(np.stack(scores, axis=1))[:, None])
+    attention = np.exp(np.stack(scores, axis=1) - log_sum_exp(np.stack(scores, axis=1))[:, None])
     read = 0.0
     for j, value in enumerate(values):
         read = read + attention[:, j, None] * value[g]
     return read
 
 
-def _heads(x: Array, num_heads: int) -> list[Array]:
+def heads(x: Array, num_heads: int) -> list[Array]:
     return np.split(x, num_heads, axis=1)
 
 
@@ -152,24 +166,24 @@ def _rotate(x: Array, position: int, settings: Settings) -> Array:
 
 
 def _mlp(parameters: Parameters, x: Array) -> Array:
-    gate = _apply(parameters["gate.weight"], x)
+    gate = apply(parameters["gate.weight"], x)
     silu = gate / (1 + np.exp(-gate))
-    return _apply(parameters["down.weight"], silu * _apply(parameters["up.weight"], x))
+    return apply(parameters["down.weight"], silu * apply(parameters["up.weight"], x))
 
 
-def _rms(x: Array, gain: Array, settings: Settings) -> Array:
+def rms(x: Array, gain: Array, settings: Settings) -> Array:
     return x / np.sqrt((x * x).mean(axis=1, keepdims=True) + settings.norm_epsilon) * gain
 
 
-def _log_sum_exp(x: Array) -> Array:
+def log_sum_exp(x: Array) -> Array:
     largest = x.real.max(axis=1)
     return largest + np.log(np.exp(x - largest[:, None]).sum(axis=1))
 
 
-def _apply(weight: Array, x: Array) -> Array:
+def apply(weight: Array, x: Array) -> Array:
     """[C, out, in] times [C, in]."""
     return (weight @ x[:, :, None])[:, :, 0]
 
 
-def _below(parameters: Parameters, prefix: str) -> dict[str, Array]:
+def below(parameters: Parameters, prefix: str) -> dict[str, Array]:
     return {name.removeprefix(prefix): value for name, value in parameters.items() if name.startswith(prefix)}

@@ -29,7 +29,14 @@ def bench_of(config, dtype="float64"):
 
 
 def checks(config, dtype="float64"):
-    bench = bench_of(config, dtype)
+    return _checks(bench_of(config, dtype))
+
+
+def checks_of(config, prepared, dtype):
+    return _checks(Bench(config, prepared, dtype))
+
+
+def _checks(bench):
     found = [*verify_module._cuttings(verify_module.Plain.of(bench)), *verify_module._perturbations(bench)]
     return {one.name: one for one in found}
 
@@ -56,8 +63,8 @@ def mean_of_means(monkeypatch):
 
 def on_batches(change):
     def apply(monkeypatch):
-        right = bench_module.causal
-        monkeypatch.setattr(bench_module, "causal", lambda *arguments: change(right(*arguments)))
+        right = bench_module.factor
+        monkeypatch.setattr(bench_module, "factor", lambda *arguments: change(right(*arguments)))
 
     return apply
 

@@ -31,6 +31,11 @@ def to_plain(config: Config) -> Plain:
     return _without_none(msgspec.to_builtins(config))
 
 
+def kind_of(config: Config) -> str:
+    """The `kind` by which this variant is chosen, empty where there is no choice."""
+    return tag(type(config))
+
+
 def to_toml(config: Config) -> str:
     """The config as it is written beside a run."""
     return tomli_w.dumps(to_plain(config))

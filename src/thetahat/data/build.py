@@ -113,7 +113,7 @@ def _open(folder: Path, tokenizer: Tokenizer, layout: Layout) -> Corpus:
 def _corpus(
     tokens: NDArray[Any], tables: dict[str, Any], tokenizer: Tokenizer, fingerprint: str, layout: Layout
 ) -> Corpus:
-    return Corpus(tokens, tables, tokenizer.end_of_text, tokenizer.num_bytes.numpy(), fingerprint, layout)
+    return Corpus(tokens, tables, tokenizer.symbols, tokenizer.num_bytes.numpy(), fingerprint, layout)
 
 
 def _write(folder: Path, batches: Iterable[tuple[NDArray[Any], Rows]]) -> None:

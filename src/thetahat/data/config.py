@@ -30,6 +30,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     shifts_splits: bool = False  # whether each epoch splits over-long documents at other places
     vocab_size: Annotated[int, Meta(ge=257, le=2**24)] = 4096
     tokenizer: str | None = None  # the path of a tokenizer.json to use as it is
+    special_tokens: tuple[str, ...] = ()  # to be in the vocabulary beside <|endoftext|> and what the objective needs
     labels: tuple[str, ...] = ()  # of a classification; empty: those of the training part
 
     def __post_init__(self) -> None:

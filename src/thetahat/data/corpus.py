@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from thetahat.core.batch import Part
+from thetahat.core.batch import Part, Symbols
 from thetahat.data.encoded import Layout
 
 Ints = NDArray[np.int64]
@@ -59,7 +59,7 @@ class Corpus:
 
     tokens: NDArray[Any]  # all spans, one behind the other
     tables: dict[str, Table]  # of SCHEMAS
-    end_of_text: int
+    symbols: Symbols
     token_bytes: Ints  # [V], of text behind each id
     fingerprint: str
     layout: Layout = "stream"

@@ -4,17 +4,13 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from msgspec import Meta
 from torch import Tensor
 
-from thetahat.core.batch import Inputs
 from thetahat.core.config import Config
-from thetahat.core.errors import ConfigError
 from thetahat.core.random import generator
-from thetahat.core.visibility import Visibility
-from thetahat.model.cache import Cache
-from thetahat.model.decoder import Decoder
+from thetahat.evaluation.rows import Continuer, begin
 
 
 class Sampling(Config, kw_only=True):
@@ -29,29 +25,56 @@ class Sampling(Config, kw_only=True):
 
 @torch.inference_mode()
 def generate(
-    model: Decoder, prompt: Sequence[int], sampling: Sampling, *, context: int, end: int | None = None
+    model: Continuer, prompt: Sequence[int], sampling: Sampling, *, context: int, end: int | None = None
 ) -> Iterator[int]:
     """Yields token ids after `prompt` until `end` (not yielded) or `max_tokens`.
 
-    When the context is full, the later half of what was read is read again and goes on from there.
+    When the context is full, the later half of what was read is read again and goes on from there. An encoder-decoder
+    reads `prompt` as its source, and starts from `end`.
     """
-    if not prompt:
-        raise ConfigError("the prompt has no token", cure="begin with the tokenizer's <|endoftext|>")
     draw = generator(sampling.seed, "generate")
-    read = list(prompt[-context:])
-    cache = _empty_cache(model, context)
-    pending = read
+    rows = begin(model, [prompt], context, sampling.max_tokens, end)
     for _ in range(sampling.max_tokens):
-        logits_V = _read(model, pending, cache)
-        token = choose(logits_V.float().cpu(), sampling, draw)
+        token = choose(rows.read()[0].float().cpu(), sampling, draw)
         if token == end:
             return
         yield token
-        read.append(token)
-        pending = [token]
-        if cache.length + 1 > context:
-            read = read[-(context // 2 or 1) :]
-            cache, pending = _empty_cache(model, context), read
+        rows.append([token])
+
+
+@torch.inference_mode()
+def generate_batch(
+    model: Continuer,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    context: int,
+    end: int | None = None,
+    start: int | None = None,
+) -> list[list[int]]:
+    """The continuation of each prompt, as `generate` yields it, all read together.
+
+    Row i draws from a generator of its own, a function of (seed, i), so it does not depend on the other prompts beyond
+    rounding. An encoder-decoder starts from `start`, or from `end` where that is None.
+    """
+    texts: list[list[int]] = [[] for _ in prompts]
+    if not texts:
+        return texts
+    draws = [generator(sampling.seed, "generate", row) for row in range(len(prompts))]
+    rows = begin(model, prompts, context, sampling.max_tokens, end if start is None else start)
+    active = list(range(len(prompts)))
+    for _ in range(sampling.max_tokens):
+        tokens = choose_each(rows.read().float(), sampling, [draws[row] for row in active])
+        going = [place for place, token in enumerate(tokens) if token != end]
+        for place in going:
+            texts[active[place]].append(tokens[place])
+        if not going:
+            break
+        if len(going) < len(active):  # what has ended is read no further
+            rows.select(going)
+        active = [active[place] for place in going]
+        rows.append([tokens[place] for place in going])
+    return texts
 
 
 def choose(logits: Float[Tensor, " V"], sampling: Sampling, draw: torch.Generator) -> int:
@@ -59,26 +82,23 @@ def choose(logits: Float[Tensor, " V"], sampling: Sampling, draw: torch.Generato
 
     Nucleus sampling: Holtzman et al., The Curious Case of Neural Text Degeneration, 2020 (arXiv 1904.09751).
     """
+    return choose_each(logits[None], sampling, [draw])[0]
+
+
+def choose_each(logits: Float[Tensor, "B V"], sampling: Sampling, draws: Sequence[torch.Generator]) -> list[int]:
+    """`choose` for each row, with a generator each."""
     if sampling.temperature == 0:
-        return int(logits.argmax())
+        return logits.argmax(-1).tolist()
+    probabilities, order = _kept(logits.cpu(), sampling)
+    drawn = [torch.multinomial(row, 1, generator=draw) for row, draw in zip(probabilities, draws, strict=True)]
+    return order.gather(-1, torch.stack(drawn))[:, 0].tolist()
+
+
+def _kept(logits: Float[Tensor, "B V"], sampling: Sampling) -> tuple[Float[Tensor, "B V"], Int[Tensor, "B V"]]:
+    """Probabilities in falling order, 0 where a token may not be drawn, and the tokens that they belong to."""
     probabilities, order = (logits.double() / sampling.temperature).softmax(-1).sort(descending=True, stable=True)
     if sampling.top_k:
-        probabilities[sampling.top_k :] = 0
-    before = probabilities.cumsum(0) - probabilities
-    probabilities[before >= sampling.top_p * probabilities.sum()] = 0
-    return int(order[torch.multinomial(probabilities, 1, generator=draw)])
-
-
-def _empty_cache(model: Decoder, context: int) -> Cache:
-    return Cache(model.config, 1, context, model.head.weight)
-
-
-def _read(model: Decoder, tokens: Sequence[int], cache: Cache) -> Float[Tensor, " V"]:
-    """The logits after the last of these tokens; a single token sees the whole cache, many see each other causally."""
-    ids = torch.tensor([list(tokens)], device=model.device)
-    position = torch.arange(cache.length, cache.length + len(tokens), device=model.device)[None]
-    is_first = cache.length == 0
-    width = len(tokens) if is_first else cache.length + 1
-    piece = torch.zeros(1, width, dtype=torch.int64, device=model.device)
-    visibility = Visibility(piece[:, :1] if not is_first else piece, is_causal=is_first, is_plain=True)
-    return model.logits(model.hidden(Inputs(ids, position, visibility), cache)[0, -1:])[0]
+        probabilities[:, sampling.top_k :] = 0
+    before = probabilities.cumsum(-1) - probabilities
+    probabilities[before >= sampling.top_p * probabilities.sum(-1, keepdim=True)] = 0
+    return probabilities, order

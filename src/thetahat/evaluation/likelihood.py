@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from thetahat.core.batch import Batch
-from thetahat.core.config import Config
+from thetahat.core.config import Config, kind_of
 from thetahat.data.corpus import Corpus
 from thetahat.data.pack import Pieces, enumerate_counts, unit_pieces
 from thetahat.data.plan import gather, plan_scoring
@@ -21,14 +21,18 @@ from thetahat.distribution.world import World
 from thetahat.evaluation.interval import BLOCK_TOKENS, exact_sum
 from thetahat.evaluation.ledger import LedgerRow, blocks_of
 from thetahat.model.precision import Dtype, computing_in
-from thetahat.objective.factorization import causal
+from thetahat.objective.config import ObjectiveConfig
 from thetahat.objective.log_prob import chunked_token_log_probs
 from thetahat.objective.objective import Model
+from thetahat.objective.scoring import questions
 
 CHUNK_SIZE = 8192  # tokens whose logits exist at once
 WIDTHS = (
     16  # rows are as wide as a multiple of it: kernels round the smallest products and the ends of vectors otherwise
 )
+
+
+_CAUSAL = ObjectiveConfig()
 
 
 class EvaluationConfig(Config, kw_only=True):
@@ -37,6 +41,7 @@ class EvaluationConfig(Config, kw_only=True):
     every: Annotated[int, Meta(ge=0)] = 0  # steps; 0: only at the end
     stride: Annotated[int, Meta(ge=1)] | None = None  # of the windows over long documents; None: half the context
     batch_size: Annotated[int, Meta(ge=1)] = 16  # windows read at once
+    passes: Annotated[int, Meta(ge=0)] = 0  # of a masked model: one token in so many is masked at once; 0: one alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +53,15 @@ class Policy:
     batch_size: int = 16
     dtype: Dtype = "float32"
     deterministic: bool = False  # bitwise the same for every batch size, order and number of ranks
+    objective: ObjectiveConfig = _CAUSAL
+    passes: int = 0
 
     def describe(self) -> str:
         """As it is stored beside the numbers."""
-        return f"window(stride={self.stride}), context={self.context}, dtype={self.dtype}"
+        how = f"window(stride={self.stride}), context={self.context}, dtype={self.dtype}"
+        kind = kind_of(self.objective.factorization)
+        masks = f", 1 in {self.passes} masked at once" if self.passes else ", each token masked alone"
+        return {"causal": how, "masked": f"pseudo-likelihood{masks}, {how}"}.get(kind, f"{kind}, {how}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,36 +101,35 @@ def score_corpus(
     As soon as `is_abandoned` on one rank, all raise Abandoned.
     """
     plan = plan_scoring(corpus, policy.context, policy.stride)
-    found = np.zeros(len(corpus.tokens), dtype=np.float64)
+    found = np.zeros((2, len(corpus.tokens)), dtype=np.float64)  # nats, and whether they were asked
     size = 1 if policy.deterministic else policy.batch_size
     for width, group in _groups(plan.pieces, size)[world.rank :: world.size]:
         if is_abandoned():
             break
         index = unit_pieces(plan.pieces, group)
         token = _places(corpus, plan.pieces, index)
-        batch = causal(gather(corpus, plan, index), width=width)
-        with computing_in(policy.dtype, device):
-            log_probs = _log_probs(model, batch.to(device)).cpu().numpy()
-        is_asked = batch.weights.numpy() > 0
-        found[token[batch.origin.numpy()[is_asked]]] = log_probs[is_asked]
+        packed = gather(corpus, plan, index)
+        for batch in questions(packed, policy.objective, corpus.symbols, policy.passes, width):
+            with computing_in(policy.dtype, device):
+                log_probs = _log_probs(model, batch.to(device)).cpu().numpy()
+            is_asked = batch.weights.numpy() > 0
+            where = token[batch.origin.numpy()[is_asked]]
+            np.add.at(found[0], where, log_probs[is_asked])  # a sentinel counts for its span's first token
+            found[1, where] = 1.0
     if world.any(is_abandoned()):
         raise Abandoned
     return _likelihoods(world.sum(torch.from_numpy(found)).numpy(), corpus)
 
 
 def _likelihoods(found: NDArray[np.float64], corpus: Corpus) -> Likelihoods:
-    """What was found for each token of the corpus, in the order of the parts that are asked."""
-    is_asked = np.ones(len(found), dtype=np.bool_)
-    is_asked[corpus.offsets[:-1]] = False  # the first token of a span is never asked
-    tokens = np.flatnonzero(is_asked)
+    """What was found for each token of the corpus that was asked, in the order of the parts."""
+    tokens = np.flatnonzero(found[1])
     part = corpus.part_of(tokens)
-    keep = ~corpus.column["parts.is_prompt"][part]
-    tokens, part = tokens[keep], part[keep]
     order = np.argsort(part, kind="stable")
     tokens, part = tokens[order], part[order]
     asked, first = np.unique(part, return_index=True)
     start = np.append(first, len(part)).astype(np.int64)
-    nats = found[tokens]
+    nats = found[0, tokens]
     sums = np.array([exact_sum(nats[low:high]) for low, high in pairwise(start)], dtype=np.float64)
     return Likelihoods(nats, tokens, asked.astype(np.int64), start, sums)
 

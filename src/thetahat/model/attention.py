@@ -3,29 +3,49 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, final
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from thetahat.core.visibility import Visibility
 from thetahat.model.cache import LayerCache
-from thetahat.model.config import DecoderConfig
+from thetahat.model.config import TransformerConfig
 from thetahat.model.norm import RMSNorm
 from thetahat.model.rope import Rotation, rotate
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q [B H T K], k [B G S K], v [B G S K] -> [B H T K]
 
 
-def compile_visibility(visibility: Visibility) -> Attend:
-    """Attention under this relation, by the fused kernels of `scaled_dot_product_attention`; made once a batch."""
-    is_plain = visibility.is_plain and visibility.is_causal
-    mask = None if is_plain else visibility.mask()[:, None]
+def compile_visibility(visibility: Visibility, seen: Int[Tensor, "B S"] | None = None) -> Attend:
+    """Attention under this relation, by the fused kernels of `scaled_dot_product_attention`; made once a batch.
+
+    Plain rows need no mask where the kernel knows the relation itself: causal, or everything. `seen` are the pieces of
+    positions read before, whose keys a cache puts in front: each position sees those of its own piece.
+    """
+    if seen is not None:
+        return attend_under(torch.cat([visibility.piece[:, :, None] == seen[:, None], visibility.mask()], dim=-1))
+    if visibility.is_plain and visibility.is_causal and visibility.is_open is None:
+        return attend_under(None, is_causal=True)
+    if visibility.is_plain and not visibility.is_causal and _is_full(visibility.piece):
+        return attend_under(None)
+    return attend_under(visibility.mask())
+
+
+def _is_full(piece: Int[Tensor, "B T"]) -> bool:
+    """Whether nothing is padding. On another device nobody waits for the answer: there the mask stays."""
+    return piece.device.type == "cpu" and bool((piece >= 0).all())
+
+
+def attend_under(mask: Bool[Tensor, "B T S"] | None, *, is_causal: bool = False) -> Attend:
+    """Attention where `mask` is true; without one everywhere, or to what came before."""
+    mask_B1TS = None if mask is None else mask[:, None]
 
     def attend(
         q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G S K"], v: Float[Tensor, "B G S K"]
     ) -> Float[Tensor, "B H T K"]:
         is_grouped = q.shape[1] != k.shape[1]
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_plain, enable_gqa=is_grouped)
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask_B1TS, is_causal=is_causal, enable_gqa=is_grouped)
 
     return attend
 
@@ -37,7 +57,7 @@ class Attention(nn.Module):
     Queries and keys are normalised over the head width before the rotation (Qwen3, arXiv 2505.09388).
     """
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.head_width = config.head_width
         self.query = nn.Linear(config.width, config.num_heads * config.head_width, bias=False)

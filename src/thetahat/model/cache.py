@@ -3,10 +3,10 @@
 from typing import final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from thetahat.model.config import DecoderConfig
+from thetahat.model.config import TransformerConfig
 
 
 @final
@@ -29,18 +29,44 @@ class LayerCache:
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
 
+    def select(self, rows: Int[Tensor, " B"]) -> None:
+        """Keeps these rows, in this order."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
+
 
 @final
 class Cache:
-    """One LayerCache a layer."""
+    """One LayerCache a layer.
 
-    def __init__(self, config: DecoderConfig, num_rows: int, capacity: int, like: Float[Tensor, "..."]) -> None:
+    `piece` says of every place that will ever be read whose it is, where rows are padded; without it all is seen.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        num_rows: int,
+        capacity: int,
+        like: Float[Tensor, "..."],
+        piece: Int[Tensor, "B S"] | None = None,
+    ) -> None:
         shape = (num_rows, config.num_kv_heads, 0, config.head_width)
         empty = torch.empty(shape, dtype=like.dtype, device=like.device)
         self.capacity = capacity
+        self.piece = piece
         self.layers = [LayerCache(empty, capacity) for _ in range(config.num_layers)]
 
     @property
     def length(self) -> int:
         """How many positions have been read."""
         return self.layers[0].length
+
+    @property
+    def seen(self) -> Int[Tensor, "B S"] | None:
+        """The pieces of the positions that have been read, where rows are padded."""
+        return None if self.piece is None else self.piece[:, : self.length]
+
+    def select(self, rows: Int[Tensor, " B"]) -> None:
+        """Keeps these rows, in this order; one may be kept several times."""
+        for layer in self.layers:
+            layer.select(rows)
+        self.piece = None if self.piece is None else self.piece[rows]

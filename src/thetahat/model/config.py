@@ -1,4 +1,4 @@
-"""The shape of a decoder. The defaults are Qwen3's: pre-norm, rotary, grouped queries, QK-norm, SwiGLU."""
+"""The shape of a model. The defaults are Qwen3's: pre-norm, rotary, grouped queries, QK-norm, SwiGLU."""
 
 from typing import Annotated
 
@@ -10,8 +10,8 @@ from thetahat.core.errors import ConfigError
 Count = Annotated[int, Meta(ge=1)]
 
 
-class DecoderConfig(Config, kw_only=True, tag="decoder", tag_field="kind"):
-    """A decoder-only Transformer. The vocabulary is the tokenizer's, so it is not repeated here."""
+class TransformerConfig(Config, kw_only=True):
+    """What all families have in common. The vocabulary is the tokenizer's, so it is not repeated here."""
 
     num_layers: Count = 4  # L
     width: Count = 160  # D
@@ -35,3 +35,20 @@ class DecoderConfig(Config, kw_only=True, tag="decoder", tag_field="kind"):
                 f"model.head_width={self.head_width} is odd, and rotary positions turn pairs",
                 cure=f"model.head_width={self.head_width + 1}",
             )
+
+
+class DecoderConfig(TransformerConfig, kw_only=True, tag="decoder", tag_field="kind"):
+    """A decoder-only Transformer: each position reads those before it, and is asked for the next token."""
+
+
+class EncoderConfig(TransformerConfig, kw_only=True, tag="encoder", tag_field="kind"):
+    """An encoder-only Transformer: each position reads all of its text, and is asked what it stands for."""
+
+
+class EncoderDecoderConfig(TransformerConfig, kw_only=True, tag="encoder-decoder", tag_field="kind"):
+    """A Transformer that reads a source with an encoder, and continues a target with a decoder of `num_layers`."""
+
+    num_encoder_layers: Count = 4  # L of the encoder, whose layers have the shape of the decoder's
+
+
+ModelConfig = DecoderConfig | EncoderConfig | EncoderDecoderConfig

@@ -39,7 +39,7 @@ class Decoder(nn.Module):
         """The normalised residual stream after the last block, one state a position."""
         x = self.dropout(self.embedding(inputs.tokens))
         turn = rotation(inputs.position, self.config.head_width, self.config.rope_base, x.dtype)
-        attend = compile_visibility(inputs.visibility)
+        attend = compile_visibility(inputs.visibility, None if cache is None else cache.seen)
         for layer, block in enumerate(self.blocks):
             x = block(x, turn, attend, None if cache is None else cache.layers[layer])
         return self.norm(x)

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from thetahat.model.config import DecoderConfig
+from thetahat.model.config import TransformerConfig
 
 
 @final
@@ -16,7 +16,7 @@ class SwiGLU(nn.Module):
     Shazeer, GLU Variants Improve Transformer, 2020 (arXiv 2002.05202).
     """
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.gate = nn.Linear(config.width, config.inner_width, bias=False)
         self.up = nn.Linear(config.width, config.inner_width, bias=False)

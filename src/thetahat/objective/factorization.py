@@ -6,7 +6,7 @@ It is a pure function of what is packed: whatever it draws comes from the seed o
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thetahat.core.batch import Batch, Inputs, Packed, Source, Symbols
@@ -48,16 +48,19 @@ def causal(packed: Packed, objective: ObjectiveConfig | None = None, width: int 
     visibility = Visibility(
         rows.lay(packed.piece[read], -1), ancestors_of(packed.parent), is_plain=_is_plain(packed.row)
     )
-    return ask(packed, objective or ObjectiveConfig(), rows, read, read + 1, visibility)
+    weights = counted_weights(packed, objective or ObjectiveConfig())
+    return ask(packed, rows, read, read + 1, weights[read + 1], visibility)
 
 
-def prefix(packed: Packed, objective: ObjectiveConfig, width: int | None = None) -> Batch:
+def prefix(packed: Packed, objective: ObjectiveConfig, width: int | None = None, *, draws: bool = True) -> Batch:
     r"""$\log \Pr(y \mid x)$ by one stream in which all of x sees all of x, and y sees x and what came before.
 
-    In a piece without a prompt the first m tokens stand for one, m uniform over 1 to n - 1 of its n, drawn from the
-    seed: those weigh nothing. Raffel et al., Exploring the Limits of Transfer Learning, 2020 (prefix LM).
+    x is what stands before the first answer; of one that branches share, each of them reads the last token. In a piece
+    without a prompt the first m tokens stand for one, m uniform over 1 to n - 1 of its n, drawn from the seed: those
+    weigh nothing. Without `draws` such a piece is read causally, as in scoring.
+    Raffel et al., Exploring the Limits of Transfer Learning, 2020 (prefix LM).
     """
-    is_open = _prompts(packed)
+    is_open = _prompts(packed, draws=draws)
     batch = causal(replace(packed, weight=torch.where(is_open, 0.0, packed.weight)), objective, width)
     # a position reads what is open and is asked for what is not: the answer itself is never open
     reads_open = is_open[(batch.origin - 1).clamp(min=0)] & (batch.inputs.visibility.piece >= 0)
@@ -86,7 +89,7 @@ def conditional(packed: Packed, objective: ObjectiveConfig, width: int | None = 
     rows = rows_of(packed.row[packed.piece[read]], num_rows, width)
     piece = packed.piece[read]
     visibility = Visibility(rows.lay(piece, -1), is_plain=_is_plain(packed.row[packed.parent >= 0]))
-    batch = ask(packed, objective, rows, read, read + 1, visibility)
+    batch = ask(packed, rows, read, read + 1, counted_weights(packed, objective)[read + 1], visibility)
     return replace(batch, inputs=replace(batch.inputs, source=Source(source, rows.lay(packed.parent[piece], -1))))
 
 
@@ -105,22 +108,19 @@ def labels(packed: Packed, objective: ObjectiveConfig, width: int | None = None)
     rows = rows_of(packed.row[piece[read]], _num_rows(packed), width)
     visibility = Visibility(rows.lay(piece[read], -1), is_causal=False)
     answer = answer_of_piece[piece[read]]
-    return ask(packed, objective, rows, read, answer, visibility, is_first[read])
+    weights = torch.where(is_first[read], counted_weights(packed, objective)[answer], 0.0)
+    return ask(packed, rows, read, answer, weights, visibility)
 
 
 def ask(
     packed: Packed,
-    objective: ObjectiveConfig,
     rows: Rows,
     read: Int[Tensor, " n"],
     answer: Int[Tensor, " n"],
+    weights: Float[Tensor, " n"],
     visibility: Visibility,
-    may_ask: Bool[Tensor, " n"] | None = None,
 ) -> Batch:
-    """Rows that read the tokens `read` and are asked for the tokens `answer`, where they may be."""
-    weights = counted_weights(packed, objective)[answer]
-    if may_ask is not None:
-        weights = torch.where(may_ask, weights, 0.0)
+    """Rows that read the tokens `read` and are asked for the tokens `answer`, which count for `weights`."""
     return Batch(
         inputs=Inputs(rows.lay(packed.tokens[read], 0), rows.lay(packed.position[read], 0), visibility),
         targets=rows.lay(packed.tokens[answer], 0),
@@ -141,12 +141,19 @@ def _is_plain(row: Int[Tensor, " P"]) -> bool:
     return bool((row[1:] != row[:-1]).all())
 
 
-def _prompts(packed: Packed) -> Bool[Tensor, " N"]:
-    """The prompt of each piece that has no parent, or, where it has none, its first tokens, as many as are drawn."""
+def _prompts(packed: Packed, *, draws: bool) -> Bool[Tensor, " N"]:
+    """What each piece that has no parent begins with: its prompt, or, where it has none, as many tokens as are drawn.
+
+    A prompt ends at the first answer. What is given after that, such as the next turn of a user, has read the answer,
+    so whoever gives it must not see it.
+    """
     num_pieces, is_root = len(packed.row), packed.parent < 0
     given = torch.zeros(num_pieces, dtype=torch.int64).index_add_(0, packed.piece, packed.is_prompt.long())
     size = torch.bincount(packed.piece, minlength=num_pieces)
-    place = torch.arange(len(packed.piece)) - (size.cumsum(0) - size)[packed.piece]
-    drawn = 1 + (uniform(packed.seed, 0) * (size - 1)).long()
-    is_drawn = (place < drawn[packed.piece]) & (given == 0)[packed.piece]
-    return (packed.is_prompt | is_drawn) & is_root[packed.piece]
+    starts = size.cumsum(0) - size
+    place = torch.arange(len(packed.piece)) - starts[packed.piece]
+    answers = (~packed.is_prompt).long().cumsum(0)
+    is_leading = answers == answers[starts][packed.piece]  # the first token is not asked, so it is no answer
+    drawn = 1 + (uniform(packed.seed, 0) * (size - 1)).long() if draws else torch.zeros_like(size)
+    is_drawn = place < drawn[packed.piece]
+    return torch.where((given > 0)[packed.piece], is_leading, is_drawn) & is_root[packed.piece]

@@ -25,12 +25,12 @@ def masked(
 
     Of n tokens that may be asked $\max(1, \mathrm{round}(\mathrm{rate} \cdot n))$ are, or as many whole words or spans
     as reach that number. Special tokens, prompts and tokens of weight 0 are never masked. With `80-10-10` a masked
-    token is read as <|mask|> with probability 0.8, as any other token with 0.1 and as itself with 0.1.
+    token is read as <|mask|> with probability 0.8, as any token of text with 0.1 and as itself with 0.1.
 
     Devlin et al., BERT, 2019 (arXiv 1810.04805); Joshi et al., SpanBERT, 2020 (spans); Wettig et al., 2023 (rates).
     """
     chosen = choose(packed, choice, symbols)
-    return _read_whole(packed, objective, chosen, _replaced(packed, chosen, choice, symbols), width)
+    return read_whole(packed, objective, chosen, _replaced(packed, chosen, choice, symbols), width)
 
 
 def pseudo(
@@ -48,7 +48,7 @@ def pseudo(
     for turn in range(min(num_passes or longest, longest)):
         chosen = free & (number % (num_passes or longest) == turn)
         tokens = torch.where(chosen, mask_of(symbols), packed.tokens)
-        yield _read_whole(packed, objective, chosen, tokens, width)
+        yield read_whole(packed, objective, chosen, tokens, width)
 
 
 def mask_of(symbols: Symbols) -> int:
@@ -70,7 +70,7 @@ def choose(packed: Packed, choice: Masked, symbols: Symbols) -> Bool[Tensor, " N
     """Which tokens are masked: the units of the smallest drawn numbers, until enough of each piece's tokens are."""
     free = maskable(packed, symbols)
     count = torch.zeros(len(packed.row), dtype=torch.int64).index_add_(0, packed.piece, free.long())
-    wanted = torch.where(count > 0, (choice.rate * count).round().long().clamp(min=1), 0)
+    wanted = torch.where(count > 0, (choice.rate * count.double()).round().long().clamp(min=1), 0)
     unit = _units(packed, free, choice, symbols)
     drawn = uniform(packed.seed[packed.piece], 4 * unit + _CHOICE)
     # units in the order of their numbers, piece by piece; a unit is taken while those before it do not suffice
@@ -134,7 +134,7 @@ def _replaced(packed: Packed, chosen: Bool[Tensor, " N"], choice: Masked, symbol
     return torch.where(chosen, mask, packed.tokens)
 
 
-def _read_whole(
+def read_whole(
     packed: Packed,
     objective: ObjectiveConfig,
     chosen: Bool[Tensor, " N"],

@@ -1,10 +1,9 @@
 """Span corruption: a text with spans left out, and what was left out."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 
 from thetahat.core.batch import Packed, Symbols
 from thetahat.core.errors import ModelError
@@ -18,15 +17,17 @@ def with_spans_left_out(packed: Packed, choice: Spans, symbols: Symbols) -> Pack
     r"""Each piece as a pair: a source in which a sentinel stands for every span left out, and a target that says them.
 
     Source: $x_1 \langle s_0 \rangle x_4 x_5 \langle s_1 \rangle \ldots$; target: $\langle end \rangle
-    \langle s_0 \rangle x_2 x_3 \langle s_1 \rangle \ldots \langle end \rangle$, asked token by token, sentinels too; a sentinel weighs and counts for its span's first token, the end for the last one's. Which tokens are left out
-    is drawn from the seed of the piece, in spans of geometric length with the mean `mean_span`.
+    \langle s_0 \rangle x_2 x_3 \langle s_1 \rangle \ldots \langle end \rangle$, asked token by token, sentinels too.
+    A sentinel weighs and counts for its span's first token, the end for the last one left out. What is left out is
+    drawn from the seed of the piece, in spans of geometric length with the mean `mean_span`; neighbours join.
     Raffel et al., Exploring the Limits of Transfer Learning, 2020 (arXiv 1910.10683).
     """
     drawn = choose(packed, Masked(rate=choice.rate, unit="span", mean_span=choice.mean_span), _maskless(symbols))
+    flat, is_drawn = packed.tokens.tolist(), drawn.tolist()
     tokens, origin, piece, is_source = [], [], [], []
     bounds = torch.searchsorted(packed.piece, torch.arange(len(packed.row) + 1)).tolist()
     for index, (low, high) in enumerate(pairwise(bounds)):
-        source, target = _pair(packed, drawn, range(low, high), symbols)
+        source, target = _pair(flat, is_drawn, range(low, high), symbols)
         for side, entries in enumerate((source, target)):
             tokens += [token for token, _ in entries]
             origin += [place for _, place in entries]
@@ -64,15 +65,15 @@ def _maskless(symbols: Symbols) -> Symbols:
 
 
 def _pair(
-    packed: Packed, drawn: Bool[Tensor, " N"], places: range, symbols: Symbols
+    tokens: Sequence[int], drawn: Sequence[bool], places: range, symbols: Symbols
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Source and target of one piece, as (token, the place that it comes from)."""
     source: list[tuple[int, int]] = []
     target = [(symbols.end_of_text, places[0])]
     num_spans, is_inside, last = 0, False, places[0]
     for place in places:
-        token = int(packed.tokens[place])
-        if bool(drawn[place]):
+        token = tokens[place]
+        if drawn[place]:
             if not is_inside:
                 sentinel = _sentinel(symbols, num_spans)
                 source.append((sentinel, place))
@@ -82,7 +83,7 @@ def _pair(
             last = place
         else:
             source.append((token, place))
-        is_inside = bool(drawn[place])
+        is_inside = drawn[place]
     return source, [*target, (symbols.end_of_text, last)]
 
 

@@ -7,10 +7,11 @@ from types import MappingProxyType
 from thetahat.core.errors import ConfigError
 from thetahat.recipes.gpt2_124m import gpt2_124m
 from thetahat.recipes.quickstart import quickstart
+from thetahat.recipes.translation import translation
 from thetahat.run.config import RunConfig
 
 RECIPES: MappingProxyType[str, Callable[[], RunConfig]] = MappingProxyType(
-    {"quickstart": quickstart, "gpt2-124m": gpt2_124m}
+    {"quickstart": quickstart, "gpt2-124m": gpt2_124m, "translation": translation}
 )
 
 

@@ -1,13 +1,13 @@
 """Which sequences, or which parameters, made a step non-finite."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from thetahat.core.batch import Batch, Inputs
+from thetahat.core.batch import Batch, Inputs, Source
 from thetahat.core.errors import NonFiniteError
-from thetahat.core.visibility import Visibility
 from thetahat.model.precision import computing_in
 from thetahat.objective.objective import log_likelihood
 from thetahat.run.state import State
@@ -54,21 +54,28 @@ def _is_finite(state: State, batch: Batch, divisor: float) -> bool:
 
 
 def _sequences(batch: Batch) -> Iterator[tuple[str, Batch]]:
-    """Each piece of a batch as a batch of its own."""
-    piece = batch.inputs.visibility.piece
-    for number in piece.unique().tolist():
-        if number < 0:
-            continue
-        rows, columns = (piece == number).nonzero(as_tuple=True)
-
-        def pick(values: Tensor, at: tuple[Tensor, Tensor] = (rows, columns)) -> Tensor:
-            return values[at][None]
-
-        inputs = Inputs(
-            pick(batch.inputs.tokens),
-            pick(batch.inputs.position),
-            Visibility(torch.zeros_like(pick(piece)), is_causal=batch.inputs.visibility.is_causal, is_plain=True),
-        )
-        part = pick(batch.part)
-        alone = Batch(inputs, pick(batch.targets), pick(batch.weights), part, pick(batch.origin), batch.parts)
+    """Each sequence of a batch as a batch of its own: a piece with its ancestors and branches, and its source."""
+    inputs, piece = batch.inputs, batch.inputs.visibility.piece
+    ancestors = inputs.visibility.ancestors
+    root = piece if ancestors is None else torch.where(piece >= 0, ancestors.int().argmax(1)[piece.clamp(min=0)], -1)
+    for number in root[root >= 0].unique().tolist():
+        at = (root == number).nonzero(as_tuple=True)
+        part = batch.part[at][None]
+        targets, weights, origin = (values[at][None] for values in (batch.targets, batch.weights, batch.origin))
+        source = None if inputs.source is None else _source(inputs.source, at)
+        alone = Batch(_picked(inputs, at, source), targets, weights, part, origin, batch.parts)
         yield batch.parts[int(part[0, 0])].id, alone
+
+
+def _picked(inputs: Inputs, at: tuple[Tensor, ...], source: Source | None = None) -> Inputs:
+    visibility = inputs.visibility
+    is_open = None if visibility.is_open is None else visibility.is_open[at][None]
+    seen = replace(visibility, piece=visibility.piece[at][None], is_open=is_open, is_plain=False)
+    return Inputs(inputs.tokens[at][None], inputs.position[at][None], seen, source)
+
+
+def _source(source: Source, at: tuple[Tensor, ...]) -> Source:
+    piece = source.piece[at][None]
+    return Source(
+        _picked(source.inputs, torch.isin(source.inputs.visibility.piece, piece).nonzero(as_tuple=True)), piece
+    )

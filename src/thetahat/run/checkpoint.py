@@ -15,10 +15,10 @@ from torch import Tensor
 from thetahat.core import store
 from thetahat.core.config import differences, digest, from_toml, to_toml
 from thetahat.core.errors import ConfigError, ModelError
-from thetahat.data.tokenizer import Tokenizer, load_tokenizer
-from thetahat.model.decoder import Decoder
+from thetahat.data.tokenizer import Tokenizer
+from thetahat.model.build import LanguageModel
 from thetahat.run.config import RunConfig
-from thetahat.run.state import State, build_model
+from thetahat.run.state import State
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 CONFIG, TOKENIZER = "config.toml", "tokenizer.json"
@@ -51,7 +51,7 @@ def save(state: State, run: Path, tokenizer: Tokenizer, beside: Mapping[str, Any
     if target.exists():
         store.remove(target)
     with store.publishing(target) as folder:
-        save_file(_contiguous(dict(state.model.named_parameters())), folder / MODEL)
+        save_file(_contiguous(_saved(state.model, state.config)), folder / MODEL)
         save_file(_contiguous(state.optimizer.state()), folder / OPTIMIZER)
         progress = {
             "step": state.step,
@@ -129,8 +129,8 @@ def _check_owner(folder: Path, config: RunConfig) -> None:
 
 def restore(state: State, folder: Path) -> None:
     """Puts a verified checkpoint's bits into a fresh state."""
-    load_parameters(state.model, folder)
-    state.optimizer.load_state(_load(folder / OPTIMIZER))
+    load_parameters(state.model, folder, state.config)
+    state.optimizer.load_state(load_tensors(folder / OPTIMIZER))
     progress = read_progress(folder)
     state.step, state.tokens, state.seconds = progress["step"], progress["tokens"], progress["seconds"]
     state.best_bits_per_byte, state.best_step = progress["best_bits_per_byte"], progress["best_step"]
@@ -150,19 +150,11 @@ def read_config(folder: Path) -> RunConfig:
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
-def load_model(folder: Path, config: RunConfig, device: torch.device) -> tuple[Decoder, Tokenizer]:
-    """The model and the tokenizer of a verified checkpoint."""
-    tokenizer = load_tokenizer(folder / TOKENIZER)
-    model = build_model(config, tokenizer.vocab_size, device)
-    load_parameters(model, folder)
-    return model.eval(), tokenizer
-
-
 @torch.no_grad()
-def load_parameters(model: Decoder, folder: Path) -> None:
-    """Copies saved parameters into a model of the same names and shapes."""
-    saved = _load(folder / MODEL)
-    wanted = dict(model.named_parameters())
+def load_parameters(model: LanguageModel, folder: Path, config: RunConfig) -> None:
+    """Copies saved parameters into a model of the same names and shapes; of an adapter these are the trained ones."""
+    saved = load_tensors(folder / MODEL)
+    wanted = _saved(model, config)
     if odd := sorted(set(saved) ^ set(wanted)):
         raise ModelError(f"{folder / MODEL} does not fit the model: {odd[0]} is in one of them only")
     for name, parameter in wanted.items():
@@ -171,7 +163,16 @@ def load_parameters(model: Decoder, folder: Path) -> None:
         parameter.copy_(saved[name])
 
 
-def _load(path: Path) -> dict[str, Tensor]:
+def _saved(model: LanguageModel, config: RunConfig) -> dict[str, Tensor]:
+    """What a checkpoint holds: every parameter, or, of an adapter, what is not the base's."""
+    named: dict[str, Tensor] = dict(model.named_parameters())
+    if config.adapter is None:
+        return named
+    return {name: value for name, value in named.items() if value.requires_grad}
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """What a safetensors file holds; a file that cannot be read is a ModelError."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -7,16 +7,25 @@ import torch
 from msgspec import Meta
 from msgspec.structs import replace
 
-from thetahat.core.config import Config
+from thetahat.core.config import Config, kind_of
 from thetahat.core.errors import ConfigError
 from thetahat.data.config import DataConfig
 from thetahat.evaluation.likelihood import EvaluationConfig, Policy
-from thetahat.model.config import DecoderConfig
+from thetahat.model.config import ModelConfig
+from thetahat.model.lora import LoRAConfig
 from thetahat.model.precision import Dtype
 from thetahat.objective.config import ObjectiveConfig
 from thetahat.optimization.config import OptimizationConfig
 
 Count = Annotated[int, Meta(ge=1, le=2**40)]
+
+
+FACTORIZATIONS = {
+    "decoder": ("causal", "prefix"),
+    "encoder": ("masked", "labels"),
+    "encoder-decoder": ("conditional", "spans"),
+}
+"""What each kind of model computes."""
 
 
 class CheckpointConfig(Config, kw_only=True):
@@ -39,7 +48,11 @@ class RunConfig(Config, kw_only=True):
     deterministic: bool = False
     compile: bool = False  # torch.compile, block by block
     data: DataConfig
-    model: DecoderConfig
+    model: ModelConfig  # of a run with a base: that one's, but for its dropout
+    base: str | None = None  # MODEL to start from; None: from the beginning
+    base_digest: str | None = None  # of its parameters; filled in when the run begins, and held to from then on
+    adapter: LoRAConfig | None = None  # trained beside the frozen base
+    frozen: tuple[str, ...] = ()  # patterns of parameters that are not trained, for example embedding.*
     objective: ObjectiveConfig = ObjectiveConfig()
     optimization: OptimizationConfig
     batch_size: Count  # rows of data.context positions in one step, over all ranks
@@ -50,6 +63,20 @@ class RunConfig(Config, kw_only=True):
     checkpoint: CheckpointConfig = CheckpointConfig()
     prompt: str = ""  # continued when training ends
 
+    def __post_init__(self) -> None:
+        model, factorization = kind_of(self.model), kind_of(self.objective.factorization)
+        if factorization not in FACTORIZATIONS[model]:
+            fitting = next(name for name, known in FACTORIZATIONS.items() if factorization in known)
+            raise ConfigError(
+                f"model.kind={model} does not compute objective.factorization.kind={factorization}",
+                allowed=f"for a model of the kind {model}: {', '.join(FACTORIZATIONS[model])}",
+                cure=f"model.kind={fitting}, or another factorization",
+            )
+        if self.adapter and not self.base:
+            raise ConfigError("an adapter without a model to adapt", cure="base=MODEL, for example base=runs/NAME")
+        if self.evaluation.passes and factorization != "masked":
+            raise ConfigError(f"evaluation.passes={self.evaluation.passes}", allowed="0, where nothing is masked")
+
     def policy(self) -> Policy:
         """How this run scores text."""
         context = self.data.context
@@ -59,6 +86,8 @@ class RunConfig(Config, kw_only=True):
             batch_size=self.evaluation.batch_size,
             dtype=self.dtype,
             deterministic=self.deterministic,
+            objective=self.objective,
+            passes=self.evaluation.passes,
         )
 
 

@@ -1,22 +1,26 @@
 """From a config to what the loop needs: tokenizer, training order, held-out corpus, and the first state."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
 
 from thetahat.core import store
-from thetahat.core.batch import Batch, Symbols
-from thetahat.core.errors import ConfigError
+from thetahat.core.batch import Batch
+from thetahat.core.config import kind_of
+from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.build import build_corpus
 from thetahat.data.cache import default_cache
-from thetahat.data.config import DataConfig
 from thetahat.data.corpus import Corpus, shared_documents
+from thetahat.data.encode import Encoding
+from thetahat.data.encoded import Layout
 from thetahat.data.source import Record, divide
 from thetahat.data.stream import TrainingOrder
-from thetahat.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from thetahat.data.tokenizer import MASK, SENTINEL, Tokenizer, load_tokenizer, train_tokenizer
 from thetahat.distribution.world import World
+from thetahat.objective.config import Labels, Masked, Spans
 from thetahat.objective.factorization import factor
+from thetahat.run.base import base_tokenizer
 from thetahat.run.checkpoint import TOKENIZER
 from thetahat.run.config import RunConfig
 
@@ -33,18 +37,14 @@ class Prepared:
     order: TrainingOrder
     held_out: Corpus | None
     num_steps: int
-
-    @property
-    def symbols(self) -> Symbols:
-        """What the factorization knows of the vocabulary."""
-        return self.tokenizer.symbols
+    labels: tuple[str, ...] = ()  # of a classification, in the order of the head
 
     def batches(self, step: int, world: World) -> list[Batch]:
         """The micro-batches of one rank for the update after `step` updates."""
         rows = self.config.micro_batch_size or self.config.batch_size
         width = self.config.data.context if self.config.compile else None  # one shape, compiled once
         packed = self.order.packed(step, world.rank, world.size, rows)
-        return [factor(pack, self.config.objective, self.symbols, width) for pack in packed]
+        return [factor(pack, self.config.objective, self.train.symbols, width) for pack in packed]
 
 
 def prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:
@@ -60,12 +60,12 @@ def prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:
         world.first_does(lambda: None)
     else:
         world.first_does(lambda: _tokenizer_and_corpora(config, folder))
-    tokenizer, train, held_out = _tokenizer_and_corpora(config, folder)
+    tokenizer, train, held_out, labels = _tokenizer_and_corpora(config, folder)
     order = TrainingOrder(train, config.data, config.seed, config.batch_size)
     if world.is_first:
         logger.info("%s", order.cut)
         _warn_of_leaks(train, held_out)
-    return Prepared(config, tokenizer, train, order, held_out, _num_steps(config, order))
+    return Prepared(config, tokenizer, train, order, held_out, _num_steps(config, order), labels)
 
 
 def _warn_of_leaks(train: Corpus, held_out: Corpus | None) -> None:
@@ -76,26 +76,73 @@ def _warn_of_leaks(train: Corpus, held_out: Corpus | None) -> None:
         logger.warning("%d held-out documents are in the training part, word for word: %s", len(leaked), shown)
 
 
-def _tokenizer_and_corpora(config: RunConfig, folder: Path | None) -> tuple[Tokenizer, Corpus, Corpus | None]:
+def _tokenizer_and_corpora(
+    config: RunConfig, folder: Path | None
+) -> tuple[Tokenizer, Corpus, Corpus | None, tuple[str, ...]]:
     train_records, held_out_records = divide(config.data)
-    tokenizer = _tokenizer(config.data, folder, train_records)
-    cache = default_cache() / "corpora"
-    train = build_corpus(train_records, tokenizer, {"part": "train"}, cache)
+    tokenizer = _tokenizer(config, folder, train_records)
+    labels = _labels(config, train_records)
+    cache, encoding = default_cache() / "corpora", encoding_of(config, labels)
+    train = build_corpus(train_records, tokenizer, {"part": "train"}, cache, encoding)
     held_out = None
     if held_out_records is not None:
-        held_out = build_corpus(held_out_records, tokenizer, {"part": "held-out"}, cache)
-    return tokenizer, train, held_out
+        held_out = build_corpus(held_out_records, tokenizer, {"part": "held-out"}, cache, encoding)
+    return tokenizer, train, held_out, labels
 
 
-def _tokenizer(config: DataConfig, folder: Path | None, records: Iterable[Record]) -> Tokenizer:
+LAYOUTS: Mapping[str, Layout] = {
+    "causal": "stream",
+    "prefix": "stream",
+    "masked": "whole",
+    "labels": "label",
+    "conditional": "pair",
+    "spans": "whole",
+}
+
+
+def encoding_of(config: RunConfig, labels: tuple[str, ...]) -> Encoding:
+    """How records become token ids for the factorization of a run."""
+    layout = LAYOUTS[kind_of(config.objective.factorization)]
+    room = config.data.source_room if layout == "pair" else config.data.context
+    return Encoding(layout, labels, room, config.data.over_long)
+
+
+def special_tokens(config: RunConfig) -> list[str]:
+    """What must be in the vocabulary beside <|endoftext|>."""
+    names = list(config.data.special_tokens)
+    match config.objective.factorization:
+        case Masked():
+            names.append(MASK)
+        case Spans(rate=rate, mean_span=mean):
+            count = max(16, round(2 * rate * config.data.context / mean))  # twice as many as a sequence has on average
+            names += [SENTINEL.format(number) for number in range(count)]
+        case _:
+            pass
+    return names
+
+
+def _labels(config: RunConfig, records: Iterable[Record]) -> tuple[str, ...]:
+    """The declared labels, or those of the training part."""
+    if not isinstance(config.objective.factorization, Labels):
+        return ()
+    labels = config.data.labels or tuple(sorted({record.text for record in records if record.prompt is not None}))
+    if len(labels) < 2:
+        raise DataError(f"{len(labels)} labels in the training part", allowed="2 or more", cure="data.labels=[...]")
+    return labels
+
+
+def _tokenizer(config: RunConfig, folder: Path | None, records: Iterable[Record]) -> Tokenizer:
     """The run's own tokenizer where it is there already, else the named one, else one trained on the training part."""
     kept = folder / TOKENIZER if folder else None
     if kept and kept.is_file():
         return load_tokenizer(kept)
-    if config.tokenizer:
-        tokenizer = load_tokenizer(Path(config.tokenizer))
+    if config.base:
+        tokenizer = base_tokenizer(config, special_tokens(config))
+    elif config.data.tokenizer:
+        tokenizer = load_tokenizer(Path(config.data.tokenizer)).with_special_tokens(special_tokens(config))
     else:
-        tokenizer = train_tokenizer((text for record in records for text in record.texts), config.vocab_size)
+        texts = (text for record in records for text in record.texts)
+        tokenizer = train_tokenizer(texts, config.data.vocab_size, special_tokens(config))
     if kept:
         store.write_text(kept, tokenizer.to_json())
     return tokenizer

@@ -10,8 +10,9 @@ import torch
 
 from thetahat.core.errors import FolderError, ModelError, ThetahatError
 from thetahat.distribution.world import World
+from thetahat.run.base import load_base, resolved
 from thetahat.run.checkpoint import newest_verified, read_progress, restore, settle
-from thetahat.run.config import RunConfig, resolve
+from thetahat.run.config import RunConfig
 from thetahat.run.feed import Feed
 from thetahat.run.folder import enter, has_begun, leave_nothing
 from thetahat.run.log import METRICS, MetricsLog, read_last
@@ -50,7 +51,10 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
         if world.is_first and not newest:
             leave_nothing(folder)
         raise
-    state = first_state(config, prepared.tokenizer.vocab_size, prepared.num_steps, device)
+    vocab_size, num_labels = prepared.tokenizer.vocab_size, len(prepared.labels)
+    state = first_state(config, vocab_size, prepared.num_steps, device, num_labels)
+    if config.base and (newest is None or config.adapter):
+        load_base(state.model, config, num_labels)
     if newest:
         _check_data(prepared, progress["data"], folder)
         restore(state, newest)
@@ -98,7 +102,7 @@ def fingerprints(prepared: Prepared) -> list[str]:
 
 def result(folder: Path, config: RunConfig) -> dict[str, Any]:
     """What a run has come to: the last line of its metrics and its newest whole checkpoint."""
-    newest, _ = newest_verified(folder, resolve(config))
+    newest, _ = newest_verified(folder, resolved(config))
     progress = read_progress(newest) if newest else {"step": 0, "tokens": 0, "seconds": 0.0}
     return {
         "step": progress["step"],

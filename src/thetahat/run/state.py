@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from thetahat.model.decoder import Decoder
+from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.init import initialize
+from thetahat.model.lora import adapt, freeze
 from thetahat.model.precision import parameter_dtype
 from thetahat.objective.log_prob import LogProbs, build_log_probs
 from thetahat.optimization.optimizer import Optimizer, build_optimizer
@@ -18,7 +19,7 @@ class State:
 
     config: RunConfig
     device: torch.device
-    model: Decoder
+    model: LanguageModel
     optimizer: Optimizer
     log_probs: LogProbs  # the reference, or what is faster and gives the same numbers
     num_steps: int  # where the schedule ends
@@ -29,16 +30,19 @@ class State:
     best_step: int | None = None
 
 
-def build_model(config: RunConfig, vocab_size: int, device: torch.device) -> Decoder:
-    """A model with its parameters at their beginning."""
-    model = Decoder(config.model, vocab_size)
-    initialize(model, config.seed, config.model.num_layers)
+def first_model(config: RunConfig, vocab_size: int, device: torch.device, num_labels: int = 0) -> LanguageModel:
+    """A model with its parameters at their beginning, where and in the dtype in which the run computes."""
+    model = build_model(config.model, vocab_size, num_labels)
+    initialize(model, config.seed)
+    if config.adapter:
+        adapt(model, config.adapter, config.seed)
+    freeze(model, config.frozen)
     return model.to(device=device, dtype=parameter_dtype(config.dtype))
 
 
-def first_state(config: RunConfig, vocab_size: int, num_steps: int, device: torch.device) -> State:
+def first_state(config: RunConfig, vocab_size: int, num_steps: int, device: torch.device, num_labels: int = 0) -> State:
     """Step 0."""
-    model = build_model(config, vocab_size, device)
+    model = first_model(config, vocab_size, device, num_labels)
     if config.compile:
         for block in model.blocks:
             block.compile()

@@ -12,9 +12,10 @@ from thetahat.core import store
 from thetahat.distribution.world import World, join_world
 from thetahat.evaluation.ledger import Summary, summarize
 from thetahat.evaluation.likelihood import Abandoned, ledger_rows, score_corpus
+from thetahat.run.base import resolved
 from thetahat.run.blame import check_parameters
 from thetahat.run.checkpoint import folder_of, save, settle
-from thetahat.run.config import RunConfig, resolve, set_up
+from thetahat.run.config import RunConfig, set_up
 from thetahat.run.folder import choose_folder
 from thetahat.run.prepare import Prepared
 from thetahat.run.report import Report, metrics_line, to_plain
@@ -31,7 +32,7 @@ def train(
 
     A finished run yields nothing. Step 0 is saved before step 1, so that from then on there is always a checkpoint.
     """
-    folder, config = choose_folder(config, folder, fresh=fresh), resolve(config)
+    folder, config = choose_folder(config, folder, fresh=fresh), resolved(config)
     device, world = set_up(config), join_world(config.device)
     with ExitStack() as held:
         world.first_does(lambda: held.enter_context(store.holding(folder)))
@@ -114,6 +115,7 @@ def _save(run: Running, held_out: Summary | None = None) -> Path | None:
         beside = {
             "metrics_bytes": run.log.settle() if run.log else 0,
             "data": fingerprints(run.prepared),
+            "labels": run.prepared.labels,
             "pending": to_plain(run.pending),
         }
         target = save(state, run.folder, run.prepared.tokenizer, beside)

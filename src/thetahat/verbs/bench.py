@@ -1,19 +1,18 @@
 """A few sequences of a run's own data, and the trainer's own step on them, cut in any way."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace as replace_fields
 from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from msgspec.structs import replace
 from torch import Tensor
 
-from thetahat.core.batch import Batch, Inputs
+from thetahat.core.batch import Batch, Packed, Symbols
 from thetahat.core.random import generator
-from thetahat.core.visibility import Visibility
-from thetahat.data.pack import Pieces, lay, take
+from thetahat.data.pack import Pieces, lay, take, unit_pieces
 from thetahat.data.plan import Draw, gather
 from thetahat.distribution.world import World
 from thetahat.model.precision import Dtype, computing_in
@@ -38,7 +37,7 @@ class Outcome:
 
 @final
 class Bench:
-    """Sequences of unequal lengths from the first batches of a run, and the model as it begins, in one dtype."""
+    """Sequences of unequal lengths from the first batch of a run, and the model as it begins, in one dtype."""
 
     def __init__(self, config: RunConfig, prepared: Prepared, dtype: Dtype) -> None:
         still = replace(config.model, dropout=0.0)
@@ -49,36 +48,35 @@ class Bench:
         self.device = torch.device(config.device)
         self.corpus = prepared.train
         self.pieces = _uneven(prepared, config.seed)
-        self.longest = int(self.pieces.positions.max())
+        self.units = np.arange(len(self.pieces.unit_starts))
+        starts = self.pieces.unit_starts
+        self.longest = int(np.add.reduceat(self.pieces.size, starts).max())
 
     def state(self) -> State:
         """Step 0."""
-        return first_state(self.config, self.vocab_size, 1, self.device)
+        return first_state(self.config, self.vocab_size, 1, self.device, len(self.prepared.labels))
+
+    def packed(self, pieces: Pieces) -> Packed:
+        """The tokens of these pieces."""
+        plan = replace_fields(self.prepared.order.plan(0), pieces=pieces)
+        return gather(self.corpus, plan, np.arange(len(pieces)), Draw(self.config.seed))
+
+    def factor(self, packed: Packed, width: int | None = None) -> Batch:
+        """What the run asks about them."""
+        return factor(packed, self.config.objective, self.corpus.symbols, width)
 
     def batch(self, pieces: Pieces, width: int | None = None) -> Batch:
         """These pieces as one micro-batch."""
-        plan = replace_fields(self.prepared.order.plan(0), pieces=pieces)
-        packed = gather(self.corpus, plan, np.arange(len(pieces)), Draw(self.config.seed))
-        return factor(packed, self.config.objective, self.prepared.symbols, width)
+        return self.factor(self.packed(pieces), width)
 
-    def rows(self, pieces: Pieces | None = None) -> Pieces:
-        """One piece a row."""
-        return lay(pieces or self.pieces, self.longest, "none")
+    def rows(self, units: Int[np.ndarray, " n"] | None = None) -> Pieces:
+        """One sequence a row, all of them or some."""
+        chosen = self.units if units is None else units
+        return lay(take(self.pieces, unit_pieces(self.pieces, chosen)), self.longest, "none")
 
-    def packed(self) -> Pieces:
-        """As many pieces in a row as the longest leaves room for."""
+    def in_few_rows(self) -> Pieces:
+        """As many sequences in a row as the longest leaves room for."""
         return lay(self.pieces, self.longest, "best-fit")
-
-    def places(self, pieces: Pieces) -> Int[Tensor, "B T"]:
-        """Which piece of its row lies where, -1 for padding: counted here by hand, not read off a batch."""
-        width = max(int(pieces.positions[pieces.row == row].sum()) for row in range(pieces.num_rows))
-        places = torch.full((pieces.num_rows, width), -1)
-        for row in range(pieces.num_rows):
-            column = 0
-            for number, length in enumerate(pieces.positions[pieces.row == row].tolist()):
-                places[row, column : column + length] = number
-                column += length
-        return places
 
     def outcome(self, batches: Sequence[Batch], world: World | None = None, chunk_size: int | None = None) -> Outcome:
         """Runs the trainer's step from the beginning on these micro-batches; its gradient is left on the parameters."""
@@ -90,67 +88,89 @@ class Bench:
         divisor = 1.0 if self.config.objective.normalization == "sum" else report.total.weight.item()
         return Outcome(report.total.log_prob.item() / divisor, gradients)
 
-    def prefix_by_prefix(self, max_positions: int) -> tuple[Outcome, Outcome]:
-        """The step on shortened sequences, and the definition read literally: one pass for every single token.
-
-        The literal side shares neither the factorization, nor the masks, nor the log-softmax with the trainer.
-        """
-        short = _shortened(self.pieces, np.full(len(self.pieces), max_positions))
-        trained = self.outcome([self.batch(self.rows(short))])
-        model = self.state().model
-        total, weight = torch.zeros((), dtype=torch.float64, device=self.device), 0.0
-        for index in range(len(short)):
-            sequence = self.corpus.span(int(short.span[index]))
-            begin, first, stop = (int(edge[index]) for edge in (short.start, short.scored_from, short.stop))
-            counts = self._weight_of(short, index)
-            for place in range(first, stop):
-                prefix = torch.from_numpy(sequence[begin:place]).to(self.device)[None]
-                with computing_in(self.config.dtype, self.device):
-                    logits = model.logits(model.hidden(_plain(prefix))[0, -1:])[0]
-                wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-                total = total + counts * wide.log_softmax(-1)[int(sequence[place])].double()
-                weight += counts
-        divisor = 1.0 if self.config.objective.normalization == "sum" else weight
-        (-total / divisor).backward()
-        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        return trained, Outcome(total.item() / divisor, gradients)
-
     @torch.no_grad()
-    def log_probs(self, batch: Batch) -> Float[Tensor, "B T"]:
-        """Of every target, at the beginning."""
-        model, batch = self.state().model, batch.to(self.device)
+    def log_probs(self, batch: Batch, targets: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        """Of these targets, where the batch asks for its own, at the beginning."""
+        model, batch, targets = self.state().model, batch.to(self.device), targets.to(self.device)
         with computing_in(self.config.dtype, self.device):
             hidden = model.hidden(batch.inputs).flatten(0, 1)
-            return token_log_probs(hidden, model.logits, batch.targets.flatten()).view_as(batch.targets)
+            return token_log_probs(hidden, model.logits, targets.flatten()).view_as(targets)
 
-    def _weight_of(self, pieces: Pieces, index: int) -> float:
-        plan, document = self.prepared.order.plan(0), int(self.corpus.column["spans.document"][pieces.span[index]])
-        weight = float(self.corpus.column["documents.weight"][document])
-        return (
-            weight / int(plan.record_tokens[document]) if self.config.objective.normalization == "sequence" else weight
-        )
+    def leak(self) -> float:
+        """The largest change of a log-probability, in nats, when another sequence of its row says something else."""
+        pieces = self.in_few_rows()
+        is_first = np.ones(len(pieces), dtype=np.bool_)  # of the first unit of its row
+        is_first[1:] = pieces.row[1:] != pieces.row[:-1]
+        first_unit = set(pieces.unit[is_first].tolist())
+        changed = torch.tensor([int(unit) in first_unit for unit in pieces.unit])
+        packed = self.packed(pieces)
+        return self._change(packed, changed[packed.piece], ~changed[packed.piece])
+
+    def look_ahead(self) -> float:
+        """The largest change, in nats, of the log-probability of an answer when another answer stands in its place."""
+        packed = self.packed(self.rows())
+        batch = self.factor(packed)
+        sees_itself = batch.inputs.tokens == batch.targets  # 80-10-10 lets some stand as they are
+        asked = batch.origin[(batch.weights != 0) & ~sees_itself].unique()
+        piece = packed.piece[asked]
+        first = torch.ones_like(piece, dtype=torch.bool)
+        first[1:] = piece[1:] != piece[:-1]
+        where = torch.zeros(len(packed.tokens), dtype=torch.bool)
+        where[asked[first]] = True
+        return self._change(packed, where, where)
+
+    def _change(self, packed: Packed, where: Bool[Tensor, " N"], watched: Bool[Tensor, " N"]) -> float:
+        changed = _others(packed.tokens, self.corpus.symbols)
+        other = replace_fields(packed, tokens=torch.where(where, changed, packed.tokens))
+        batch = self.factor(packed)
+        before, after = self.log_probs(batch, batch.targets), self.log_probs(self.factor(other), batch.targets)
+        asks_it = batch.targets == packed.tokens[batch.origin]  # and not a sentinel or the end, which stand for others
+        counted = ((batch.weights != 0) & asks_it & watched[batch.origin]).to(before.device)
+        return float((after - before)[counted].abs().max()) if bool(counted.any()) else 0.0
 
 
-def perturbed(batch: Batch, where: Tensor, vocab_size: int) -> Batch:
-    """The batch with other tokens read at some places."""
-    tokens = torch.where(where, (batch.inputs.tokens + 1) % vocab_size, batch.inputs.tokens)
-    return replace_fields(batch, inputs=replace_fields(batch.inputs, tokens=tokens))
+def _others(tokens: Int[Tensor, " N"], symbols: Symbols) -> Int[Tensor, " N"]:
+    """Another token in place of each that stands for text: of the same kind, so that the same units are masked."""
+    other = torch.arange(symbols.vocab_size)
+    for kind in (symbols.begins_word & ~symbols.is_special, ~symbols.begins_word & ~symbols.is_special):
+        ids = kind.nonzero()[:, 0]
+        other[ids] = ids.roll(-1)
+    return other[tokens]
 
 
-def _plain(tokens: Tensor) -> Inputs:
-    position = torch.arange(tokens.shape[1], device=tokens.device)[None]
-    return Inputs(tokens, position, Visibility(torch.zeros_like(tokens), is_plain=True))
+def shortened(pieces: Pieces, max_positions: Int[np.ndarray, " P"]) -> Pieces:
+    """The pieces with at most so many positions each, and at least one that counts."""
+    stop = np.minimum(pieces.stop, np.maximum(pieces.start + 1 + max_positions, pieces.scored_from + 1))
+    return replace_fields(pieces, stop=stop, size=pieces.size + stop - pieces.stop)
 
 
 def _uneven(prepared: Prepared, seed: int) -> Pieces:
-    """The first pieces in the order of training, the first as it is and the others shortened to unequal lengths."""
+    """The first sequences in the order of training: of plain text, all but the first are shortened."""
     plan, index = prepared.order.batch(0)
-    pieces = take(plan, index[:NUM_SEQUENCES])
+    first = take(plan, index)
+    if prepared.train.column["parts.is_prompt"].any():
+        sizes = np.add.reduceat(first.size, first.unit_starts)
+        short = np.argsort(sizes > 2 * MAX_POSITIONS, kind="stable")[:NUM_SEQUENCES]
+        return take(first, unit_pieces(first, np.sort(short)))
+    pieces = take(first, np.arange(min(NUM_SEQUENCES, len(first))))
     shares = torch.rand(len(pieces), generator=generator(seed, "verify")).numpy()
     shares[0] = 1.0
-    return _shortened(pieces, np.maximum(1, shares * np.minimum(pieces.positions, MAX_POSITIONS)).astype(np.int64))
+    return shortened(pieces, np.maximum(1, shares * np.minimum(pieces.positions, MAX_POSITIONS)).astype(np.int64))
 
 
-def _shortened(pieces: Pieces, max_positions: np.ndarray) -> Pieces:
-    stop = np.minimum(pieces.stop, np.maximum(pieces.start + 1 + max_positions, pieces.scored_from + 1))
-    return replace_fields(pieces, stop=stop, size=stop - pieces.start - 1)
+def paths(bench: Bench, pieces: Pieces) -> Iterator[tuple[int, list[int], list[int]]]:
+    """Each piece with what stands before it on its path (of a pair: the source), and its own tokens."""
+    tokens = [
+        bench.corpus.span(int(span))[start:stop].tolist()
+        for span, start, stop in zip(pieces.span, pieces.start, pieces.stop, strict=True)
+    ]
+    before: list[list[int]] = []
+    for piece, above in enumerate(pieces.parent.tolist()):
+        parent = piece - above
+        if not above:
+            before.append([])
+        elif bench.corpus.layout == "pair":
+            before.append(tokens[parent])
+        else:
+            before.append([*before[parent], *tokens[parent][:-1]])
+        yield piece, before[piece], tokens[piece]

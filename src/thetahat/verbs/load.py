@@ -1,8 +1,6 @@
-"""MODEL: a run folder (its latest checkpoint), RUN@best, RUN@500, or a checkpoint folder."""
+"""A model ready to be asked."""
 
-import re
 from dataclasses import dataclass
-from logging import getLogger
 from pathlib import Path
 
 import torch
@@ -10,26 +8,28 @@ from msgspec.structs import replace
 
 from thetahat.core import store
 from thetahat.core.config import override
-from thetahat.core.errors import ConfigError, ModelError
-from thetahat.data.tokenizer import Tokenizer
-from thetahat.model.decoder import Decoder
-from thetahat.run.checkpoint import CONFIG, MODEL, all_checkpoints, folder_of, load_model, newest_verified, read_config
+from thetahat.core.errors import ConfigError
+from thetahat.data.tokenizer import Tokenizer, load_tokenizer
+from thetahat.model.build import LanguageModel
+from thetahat.run.base import load_base
+from thetahat.run.checkpoint import TOKENIZER, load_parameters, read_config, read_progress
 from thetahat.run.config import RunConfig, resolve, set_up
+from thetahat.run.find import find_checkpoint as find_checkpoint
+from thetahat.run.state import first_model
 
 _ASKING = ("device", "dtype", "threads", "deterministic", "seed", "data.split_on")
-_KINDS = "a run folder, RUN@best, RUN@STEP, or a checkpoint folder"
-logger = getLogger("thetahat")
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """A model ready to be asked."""
 
-    model: Decoder
+    model: LanguageModel
     tokenizer: Tokenizer
     config: RunConfig
     folder: Path
     device: torch.device
+    labels: tuple[str, ...] = ()  # of a classification, in the order of the head
 
 
 def load(name: str, overrides: tuple[str, ...] = ()) -> Loaded:
@@ -46,8 +46,12 @@ def load(name: str, overrides: tuple[str, ...] = ()) -> Loaded:
         config = replace(config, device="cpu")  # trained on a GPU, asked on a machine without
     config = resolve(config)
     device = set_up(config)
-    model, tokenizer = load_model(folder, config, device)
-    return Loaded(model, tokenizer, config, folder, device)
+    labels, tokenizer = tuple(read_progress(folder)["labels"]), load_tokenizer(folder / TOKENIZER)
+    model = first_model(config, tokenizer.vocab_size, device, len(labels))
+    if config.adapter:
+        load_base(model, config, len(labels))
+    load_parameters(model, folder, config)
+    return Loaded(model.eval(), tokenizer, config, folder, device, labels)
 
 
 def _for_asking(pair: str) -> str:
@@ -61,40 +65,3 @@ def _for_asking(pair: str) -> str:
             allowed=f"{', '.join(_ASKING)}, batch_size, evaluation.*",
         )
     return pair
-
-
-def find_checkpoint(name: str) -> Path:
-    """The checkpoint folder that a MODEL argument means."""
-    run, at, which = name.rpartition("@")
-    if not at or Path(name).exists():
-        run, which = name, "latest"
-    path = Path(run)
-    if (path / MODEL).exists() or (path / store.MANIFEST).exists():
-        return path
-    if not path.is_dir() or not (path / "checkpoints").is_dir():
-        raise ModelError(f"{run} is not a model", allowed=_KINDS, cure="thetahat train makes one, in runs/")
-    if which == "latest":
-        return _newest(path)
-    folder = folder_of(path, int(which)) if which.isascii() and which.isdigit() else _pointed(path, which)
-    if not folder.is_dir():
-        there = ", ".join(str(int(each.name.removeprefix("step-"))) for each in all_checkpoints(path))
-        raise ModelError(f"{name}: there is no such checkpoint", allowed=f"{run}@ one of: latest, best, {there}")
-    return folder
-
-
-def _newest(path: Path) -> Path:
-    newest, rejected = newest_verified(path, read_config(path)) if (path / CONFIG).exists() else (None, [])
-    if newest is None:
-        why = "; ".join(f"{one.folder.name}: {one.reason}" for one in rejected) or "none was saved"
-        raise ModelError(f"{path} has no checkpoint that can be used ({why})", allowed=_KINDS)
-    for one in rejected:
-        logger.warning("checkpoint %s is not used: %s", one.folder.name, one.reason)
-    return newest
-
-
-def _pointed(path: Path, which: str) -> Path:
-    pointer = path / "checkpoints" / which
-    name = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.is_file() else ""
-    if which not in {"latest", "best"} or not re.fullmatch(r"step-\d{8,}", name):
-        raise ModelError(f"{path}@{which}: there is no such checkpoint", allowed=_KINDS)
-    return pointer.parent / name

@@ -15,6 +15,7 @@ from thetahat.distribution.world import World, join_world
 from thetahat.evaluation.ledger import LedgerRow, Summary, summarize, write_ledger
 from thetahat.evaluation.likelihood import Policy, ledger_rows, score_corpus
 from thetahat.run.checkpoint import read_progress
+from thetahat.run.prepare import encoding_of
 from thetahat.verbs.load import Loaded, load
 
 
@@ -56,7 +57,8 @@ def _corpus(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
     settings = {} if data else {"part": "held-out"}
 
     def build() -> Corpus:
-        return build_corpus(_records(loaded.config.data, data), loaded.tokenizer, settings, default_cache() / "corpora")
+        records, encoding = _records(loaded.config.data, data), encoding_of(loaded.config, loaded.labels)
+        return build_corpus(records, loaded.tokenizer, settings, default_cache() / "corpora", encoding)
 
     corpus = world.first_does(build) or build()
     if not data and corpus.fingerprint not in read_progress(loaded.folder)["data"]:

@@ -10,20 +10,21 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
-from thetahat.core.batch import Batch
-from thetahat.core.config import from_toml, to_toml
+from thetahat.core.config import from_toml, kind_of, to_toml
 from thetahat.core.errors import DataError
 from thetahat.core.random import generator
-from thetahat.data.pack import Pieces, take
 from thetahat.distribution.launch import launch
 from thetahat.distribution.world import World, join_world
 from thetahat.model.precision import Dtype
-from thetahat.run.config import RunConfig, resolve, set_up
+from thetahat.run.base import resolved
+from thetahat.run.config import RunConfig, set_up
 from thetahat.run.prepare import prepare
-from thetahat.verbs.bench import Bench, Outcome, perturbed
+from thetahat.verbs.bench import Bench, Outcome
+from thetahat.verbs.literal import COMPUTED, prefix_by_prefix
 
 BOUNDS: dict[Dtype, float] = {"float64": 1e-12, "float32": 2e-6, "bfloat16": 3e-2}
 """The largest relative error that rounding explains, unless the plain step's own rounding is larger than half of it."""
@@ -50,7 +51,7 @@ class Equivalence:
 
 def verify(config: RunConfig, *, ranks: Sequence[int] = (2, 3)) -> Iterator[Equivalence]:
     """Yields each equivalence as it is measured: in float64, and in the config's own dtype."""
-    config = resolve(config)
+    config = resolved(config)
     set_up(config)
     dtypes: list[Dtype] = list(dict.fromkeys(("float64", config.dtype)))
     with TemporaryDirectory() as name:
@@ -95,7 +96,7 @@ class Plain:
 
 def _cuttings(plain: Plain) -> Iterator[Equivalence]:
     bench = plain.bench
-    count = len(bench.pieces)
+    count = len(bench.units)
     order = torch.randperm(count, generator=generator(bench.config.seed, "verify order")).numpy()
     groups = {
         "one-by-one": [np.array([index]) for index in range(count)],
@@ -103,35 +104,22 @@ def _cuttings(plain: Plain) -> Iterator[Equivalence]:
         "shuffled": [order],
     }
     for name, parts in groups.items():
-        batches = [bench.batch(bench.rows(take(bench.pieces, part))) for part in parts]
+        batches = [bench.batch(bench.rows(part)) for part in parts]
         yield plain.compared_with(name, bench.outcome(batches))
     wide = bench.batch(bench.rows(), width=bench.longest + 17)
     yield plain.compared_with("padded", bench.outcome([wide]))
-    yield plain.compared_with("packed", bench.outcome([bench.batch(bench.packed())]))
+    yield plain.compared_with("packed", bench.outcome([bench.batch(bench.in_few_rows())]))
     yield plain.compared_with("chunked", bench.outcome([bench.batch(bench.rows())], chunk_size=7))
-    if bench.config.dtype == "float64":  # two definitions are compared where rounding cannot hide a difference
-        yield _distance("prefix-by-prefix", "float64", *bench.prefix_by_prefix(max_positions=24), BOUNDS["float64"])
-    else:
+    if bench.config.dtype != "float64":
         yield plain.to_float64
+    elif kind_of(bench.config.objective.factorization) in COMPUTED:  # rounding cannot hide a difference
+        yield _distance("prefix-by-prefix", "float64", *prefix_by_prefix(bench, max_positions=24), BOUNDS["float64"])
 
 
 def _perturbations(bench: Bench) -> Iterator[Equivalence]:
-    """What must change nothing at all: other documents of the row, and the future."""
-    packed = bench.batch(bench.packed())
-    places = bench.places(bench.packed())
-    yield Equivalence("no-leak", bench.config.dtype, _change(bench, packed, places == 0, places > 0), 0.0, 0.0)
-    rows = bench.batch(bench.rows())
-    last = (rows.weights > 0).int().flip(1).argmax(1)
-    place, end = torch.arange(rows.targets.shape[1]), rows.targets.shape[1] - 1 - last
-    is_last = place[None] == end[:, None]
-    yield Equivalence("no-look-ahead", bench.config.dtype, _change(bench, rows, is_last, ~is_last), 0.0, 0.0)
-
-
-def _change(bench: Bench, batch: Batch, where: torch.Tensor, watched: torch.Tensor) -> float:
-    """The largest change of a watched target's log-probability, in nats, when other tokens are read at `where`."""
-    before, after = bench.log_probs(batch), bench.log_probs(perturbed(batch, where, bench.vocab_size))
-    counted = ((batch.weights > 0) & watched).to(before.device)
-    return float((after - before)[counted].abs().max()) if bool(counted.any()) else 0.0
+    """What must change nothing at all: other documents of the row, and the answer itself with what comes after it."""
+    yield Equivalence("no-leak", bench.config.dtype, bench.leak(), 0.0, 0.0)
+    yield Equivalence("no-look-ahead", bench.config.dtype, bench.look_ahead(), 0.0, 0.0)
 
 
 def _distance(name: str, dtype: Dtype, plain: Outcome, other: Outcome, bound: float) -> Equivalence:
@@ -163,7 +151,7 @@ def _rank(name: str, dtypes: list[Dtype]) -> None:
     prepared = prepare(config, folder, World())
     for dtype in dtypes:
         bench = Bench(config, prepared, dtype)
-        share = _share(bench.pieces, world)
+        share = _share(bench.units, world)
         outcome = bench.outcome([bench.batch(bench.rows(share))] if len(share) else [], world)
         if world.is_first:
             tensors = {f"gradient {key}": value for key, value in outcome.gradients.items()}
@@ -173,11 +161,10 @@ def _rank(name: str, dtypes: list[Dtype]) -> None:
     world.leave()
 
 
-def _share(pieces: Pieces, world: World) -> Pieces:
-    index = np.arange(len(pieces))
+def _share(units: Int[np.ndarray, " n"], world: World) -> Int[np.ndarray, " n"]:
     busy = max(world.size - 1, 1) if world.size > 2 else world.size
-    bounds = {0: index[:1], busy - 1: index[busy - 1 :]} if busy > 1 else {0: index}
-    return take(pieces, bounds.get(world.rank, index[:0]))
+    bounds = {0: units[:1], busy - 1: units[busy - 1 :]} if busy > 1 else {0: units}
+    return bounds.get(world.rank, units[:0])
 
 
 def _read(path: Path) -> Outcome:

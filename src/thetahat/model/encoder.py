@@ -1,0 +1,54 @@
+"""An encoder-only Transformer: embedding, blocks, norm, head. Its batches say that all see all of their piece."""
+
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from thetahat.core.batch import Inputs
+from thetahat.model.attention import compile_visibility
+from thetahat.model.block import Block
+from thetahat.model.config import EncoderConfig
+from thetahat.model.norm import RMSNorm
+from thetahat.model.rope import rotation
+
+
+@final
+class Encoder(nn.Module):
+    """Reads tokens, returns hidden states; `logits` turns those into logits over the vocabulary, or over labels.
+
+    With `num_labels` the head is a matrix of its own, [num_labels, D], tied to nothing.
+    """
+
+    def __init__(self, config: EncoderConfig, vocab_size: int, num_labels: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = vocab_size
+        self.num_labels = num_labels
+        self.embedding = nn.Embedding(vocab_size, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.width, config.norm_epsilon)
+        self.head = nn.Linear(config.width, num_labels or vocab_size, bias=False)
+        if config.ties_embeddings and not num_labels:
+            self.head.weight = self.embedding.weight
+
+    def hidden(self, inputs: Inputs) -> Float[Tensor, "B T D"]:
+        """The normalised residual stream after the last block, one state a position."""
+        x = self.dropout(self.embedding(inputs.tokens))
+        turn = rotation(inputs.position, self.config.head_width, self.config.rope_base, x.dtype)
+        attend = compile_visibility(inputs.visibility)
+        for block in self.blocks:
+            x = block(x, turn, attend)
+        return self.norm(x)
+
+    def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
+        """Unnormalised log-probabilities of every token of the vocabulary, or of every label."""
+        return linear(hidden, self.head.weight)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.embedding.weight.device

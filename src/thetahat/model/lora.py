@@ -1,0 +1,102 @@
+"""Low-rank adaptation: a frozen matrix, and a trained product of two thin ones beside it."""
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated, final
+
+import torch
+from jaxtyping import Float
+from msgspec import Meta
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from thetahat.core.config import Config
+from thetahat.core.errors import ConfigError
+from thetahat.core.random import generator
+
+
+class LoRAConfig(Config, kw_only=True):
+    """How wide the product is, what it is multiplied with, and which matrices get one."""
+
+    rank: Annotated[int, Meta(ge=1)] = 8
+    alpha: Annotated[float, Meta(gt=0)] = 16.0
+    also: tuple[str, ...] = ()  # patterns of the base's parameters that are trained as well, for example embedding.*
+    targets: tuple[str, ...] = (
+        "*.query",
+        "*.key",
+        "*.value",
+        "*.output",
+        "*.gate",
+        "*.up",
+        "*.down",
+    )  # names of modules
+
+
+@final
+class LowRank(nn.Module):
+    r"""$W x + \tfrac{\alpha}{r} B A x$, $W$ frozen, $A \in \mathbb{R}^{r \times C}$, $B \in \mathbb{R}^{R \times r}$.
+
+    B begins at 0, so the adapted model begins as the one that it adapts. Hu et al., LoRA, 2021 (arXiv 2106.09685).
+    """
+
+    def __init__(self, base: nn.Linear, config: LoRAConfig) -> None:
+        super().__init__()
+        self.base = base
+        self.scale = config.alpha / config.rank
+        self.lora_in = nn.Parameter(base.weight.new_zeros(config.rank, base.in_features))
+        self.lora_out = nn.Parameter(base.weight.new_zeros(base.out_features, config.rank))
+
+    def forward(self, x: Float[Tensor, "*axes C"]) -> Float[Tensor, "*axes R"]:
+        return self.base(x) + self.scale * linear(linear(x, self.lora_in), self.lora_out)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """One matrix that does the same."""
+        self.base.weight += self.scale * (self.lora_out @ self.lora_in)
+        return self.base
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+def adapt(model: nn.Module, config: LoRAConfig, seed: int) -> None:
+    """Puts a LowRank in place of each targeted matrix, and freezes everything else."""
+    named = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    chosen = [(name, module) for name, module in named if any(fnmatchcase(name, p) for p in config.targets)]
+    if not chosen:
+        raise ConfigError(
+            f"adapter.targets={list(config.targets)} name no matrix of the model",
+            allowed=", ".join(sorted({f"*.{name.rpartition('.')[2]}" for name, _ in named})),
+        )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in config.also))
+    for name, module in chosen:
+        low_rank = LowRank(module, config)
+        values = torch.randn(low_rank.lora_in.shape, generator=generator(seed, f"init {name}.lora_in"))
+        low_rank.lora_in.data.copy_(values * module.in_features**-0.5)
+        _replace(model, name, low_rank)
+
+
+def merge(model: nn.Module) -> None:
+    """Puts one matrix in place of each LowRank."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LowRank):
+            _replace(model, name, module.merged())
+
+
+def freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
+    """Freezes the parameters whose names match; a pattern that matches none is an error, as is freezing everything."""
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            shown = ", ".join(sorted({name.split(".")[0] + ".*" for name in names}))
+            raise ConfigError(f"frozen={pattern!r} matches no parameter", allowed=f"patterns such as {shown}")
+    for name, parameter in model.named_parameters():
+        if any(fnmatchcase(name, pattern) for pattern in patterns):
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(f"frozen={list(patterns)} leaves nothing to train")
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)

@@ -1,0 +1,26 @@
+"""The questions that scoring asks: every token once, whatever training draws."""
+
+from collections.abc import Iterator
+
+from thetahat.core.batch import Batch, Packed, Symbols
+from thetahat.objective.config import Masked, ObjectiveConfig, Prefix
+from thetahat.objective.factorization import factor, prefix
+from thetahat.objective.masked import pseudo
+
+
+def questions(
+    packed: Packed, objective: ObjectiveConfig, symbols: Symbols, num_passes: int = 0, width: int | None = None
+) -> Iterator[Batch]:
+    """Batches in which every token that counts is asked exactly once.
+
+    Of a masked model each token is asked given all others (`pseudo`); of a prefix model a text without a prompt is read
+    causally. Spans are asked as they are drawn from the seed: which tokens are scored is a sample, always the same.
+    """
+    plain = ObjectiveConfig(factorization=objective.factorization)
+    match objective.factorization:
+        case Masked():
+            yield from pseudo(packed, plain, symbols, num_passes, width)
+        case Prefix():
+            yield prefix(packed, plain, width, draws=False)
+        case _:
+            yield factor(packed, plain, symbols, width)

@@ -1,0 +1,99 @@
+"""Starting from a trained model: its shape, tokenizer and parameters, to which tokens or an adapter may be added."""
+
+from pathlib import Path
+
+import torch
+from msgspec.structs import replace
+from torch import Tensor, nn
+
+from thetahat.core import store
+from thetahat.core.config import kind_of
+from thetahat.core.errors import ConfigError, ModelError
+from thetahat.data.tokenizer import Tokenizer, load_tokenizer
+from thetahat.model.build import LanguageModel
+from thetahat.run.checkpoint import MODEL, TOKENIZER, load_tensors, read_config
+from thetahat.run.config import RunConfig, resolve
+from thetahat.run.find import find_checkpoint
+
+
+def resolved(config: RunConfig) -> RunConfig:
+    """The config that says what will run: on this machine, and with the shape of the model that it starts from."""
+    config = resolve(config)
+    if config.base is None:
+        return config
+    folder = _folder(config, config.base)
+    theirs = read_config(folder)
+    if kind_of(theirs.model) != kind_of(config.model):
+        raise ConfigError(
+            f"base={config.base} is of the kind {kind_of(theirs.model)}, and model.kind={kind_of(config.model)}",
+            cure=f"model.kind={kind_of(theirs.model)}",
+        )
+    shape = replace(theirs.model, dropout=config.model.dropout)
+    return replace(config, model=shape, base_digest=_digest(folder))
+
+
+def base_tokenizer(config: RunConfig, special_tokens: list[str]) -> Tokenizer:
+    """The tokenizer of the model that a run starts from, with the special tokens that it lacks behind all others."""
+    folder = _folder(config, config.base or "")
+    return load_tokenizer(folder / TOKENIZER).with_special_tokens(special_tokens)
+
+
+@torch.no_grad()
+def load_base(model: LanguageModel, config: RunConfig, num_labels: int = 0) -> None:
+    r"""Copies the parameters that a run starts from into its model.
+
+    Rows of tokens that are new begin at the mean of the old rows, which predicts them no more and no less than an
+    average token, plus the model's own beginning, so that no two are alike (Hewitt, Initializing New Word Embeddings
+    for Pretrained Language Models, 2021). A head over labels keeps its own beginning.
+    """
+    folder = _folder(config, config.base or "")
+    theirs = parameters_of(folder)
+    for name, parameter in model.named_parameters():
+        plain = name.replace(".base.weight", ".weight")
+        if ".lora_" in name or (num_labels and name == "head.weight"):
+            continue
+        if plain not in theirs:
+            raise ModelError(f"base={config.base} has no {plain}, which this model needs")
+        _copy(parameter, theirs[plain], f"{plain} of base={config.base}")
+
+
+def parameters_of(folder: Path) -> dict[str, Tensor]:
+    """The parameters of a checkpoint by their plain names: an adapter is added to the model that it adapts."""
+    config, saved = read_config(folder), load_tensors(folder / MODEL)
+    if config.adapter is None:
+        return saved
+    whole = parameters_of(_folder(config, config.base or ""))
+    for name, value in saved.items():
+        if name.endswith(".lora_in"):
+            matrix, thin = name.removesuffix(".lora_in"), saved[name.removesuffix("_in") + "_out"]
+            scale = config.adapter.alpha / config.adapter.rank
+            whole[f"{matrix}.weight"] = whole[f"{matrix}.weight"] + scale * (thin @ value)
+        elif not name.endswith(".lora_out"):
+            whole[name] = value
+    return whole
+
+
+def _folder(config: RunConfig, name: str) -> Path:
+    """The checkpoint that a run starts from: whole, and the one that it started from before."""
+    folder = find_checkpoint(name)
+    store.verify(folder)
+    if config.base_digest not in {None, _digest(folder)}:
+        raise ModelError(
+            f"{name} is another model than the one that was started from, or adapted: its digest is {_digest(folder)}, "
+            f"not {config.base_digest}",
+            cure="bring that model back under its name; RUN@STEP names a checkpoint that stays what it is",
+        )
+    return folder
+
+
+def _digest(folder: Path) -> str:
+    return store.digest_file(folder / MODEL)[:16]
+
+
+def _copy(parameter: nn.Parameter, saved: Tensor, name: str) -> None:
+    rows = len(saved)
+    if parameter.shape[1:] != saved.shape[1:] or len(parameter) < rows:
+        raise ModelError(f"{name} is {list(saved.shape)}, not {list(parameter.shape)}")
+    parameter[:rows] = saved.to(parameter)
+    if len(parameter) > rows:
+        parameter[rows:] += saved.to(parameter).mean(0)

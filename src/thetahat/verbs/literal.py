@@ -1,0 +1,79 @@
+"""The objective read literally: one pass of the model for every single token, each with nothing but what it may see."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from thetahat.core.batch import Inputs, Source
+from thetahat.core.visibility import Visibility
+from thetahat.model.precision import computing_in
+from thetahat.verbs.bench import Bench, Outcome, paths, shortened
+
+COMPUTED = {"causal", "prefix", "conditional"}
+"""The factorizations that ask tokens from the left to the right."""
+
+
+def prefix_by_prefix(bench: Bench, max_positions: int) -> tuple[Outcome, Outcome]:
+    """The trainer's step, and the same by its definition; texts are shortened, since this takes a pass a token.
+
+    This side shares neither the factorization, nor packing, nor trees, nor masks, nor the log-softmax with the trainer.
+    """
+    pieces, is_text = bench.rows(), not bench.corpus.column["parts.is_prompt"].any()
+    short = shortened(pieces, np.full(len(pieces), max_positions)) if is_text else pieces
+    packed = bench.packed(short)
+    batch = bench.factor(packed)
+    trained = bench.outcome([batch])
+    asked = set(batch.origin[batch.weights != 0].tolist())
+    model = bench.state().model
+    total, weight, place = torch.zeros((), dtype=torch.float64, device=bench.device), 0.0, 0
+    for piece, before, tokens in paths(bench, short):
+        mine = [index for index in range(1, len(tokens)) if place + index in asked]
+        for index in mine:
+            counts = _weight(bench, int(short.span[piece]), int(short.start[piece]) + index)
+            inputs = _inputs(bench, before, tokens[:index], num_open=mine[0] + len(before))
+            with computing_in(bench.config.dtype, bench.device):
+                logits = model.logits(model.hidden(inputs)[0, -1:])[0]
+            wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            total = total + counts * wide.log_softmax(-1)[tokens[index]].double()
+            weight += counts
+        place += len(tokens)
+    divisor = 1.0 if bench.config.objective.normalization == "sum" else weight
+    (-total / divisor).backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return trained, Outcome(total.item() / divisor, gradients)
+
+
+def _inputs(bench: Bench, before: list[int], tokens: list[int], *, num_open: int) -> Inputs:
+    """What stands before the token that is asked: in one stream, or a source and what has been said of the target."""
+    if bench.corpus.layout == "pair":
+        source = _read(bench, before)
+        read = Inputs(*source, Visibility(torch.zeros_like(source[0]), is_causal=False))
+        target = _read(bench, tokens)
+        piece = torch.zeros_like(target[0])
+        return Inputs(*target, Visibility(piece, is_plain=True), Source(read, piece))
+    read = _read(bench, [*before, *tokens])
+    is_prefix = bench.config.objective.factorization.__class__.__name__ == "Prefix"
+    is_open = torch.arange(read[0].shape[1], device=bench.device)[None] < num_open if is_prefix else None
+    return Inputs(*read, Visibility(torch.zeros_like(read[0]), is_plain=not is_prefix, is_open=is_open))
+
+
+def _read(bench: Bench, tokens: list[int]) -> tuple[Tensor, Tensor]:
+    ids = torch.tensor([tokens], device=bench.device)
+    return ids, torch.arange(len(tokens), device=bench.device)[None]
+
+
+def _weight(bench: Bench, span: int, place: int) -> float:
+    """What a token counts for, from the tables of the corpus."""
+    corpus, plan, objective = bench.corpus, bench.prepared.order.plan(0), bench.config.objective
+    part = int(corpus.part_of(corpus.offsets[span] + np.array([place]))[0])
+    document = int(corpus.column["parts.document"][part])
+    weight = float(corpus.column["documents.weight"][document] * corpus.column["parts.weight"][part])
+    of_record, of_part, parts = (
+        int(plan.record_tokens[document]),
+        int(plan.kept[part]),
+        int(plan.record_parts[document]),
+    )
+    exponents = {"length": objective.length_exponent, "sequence": 1.0}
+    if objective.normalization in {"turn", "dialogue"}:
+        return weight / of_part / (parts if objective.normalization == "dialogue" else 1)
+    return weight / of_record ** exponents.get(objective.normalization, 0.0)

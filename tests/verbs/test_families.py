@@ -1,0 +1,78 @@
+"""The proof, over every factorization: the same objective however a batch is cut, in every family of models."""
+
+import json
+
+import pytest
+from msgspec.structs import replace
+
+from tests.examples import WORDS, run_config
+from tests.verbs.test_verify import checks_of
+from thetahat.data.config import DataConfig
+from thetahat.distribution.world import World
+from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
+from thetahat.objective.config import Causal, Conditional, Labels, Masked, ObjectiveConfig, Prefix, Spans
+from thetahat.run.prepare import prepare
+
+SHAPE = {"num_layers": 2, "width": 32, "num_heads": 4, "num_kv_heads": 2, "head_width": 16, "inner_width": 64}
+DECODER, ENCODER = DecoderConfig(**SHAPE), EncoderConfig(**SHAPE)
+BOTH = EncoderDecoderConfig(**SHAPE, num_encoder_layers=1)
+
+
+def sentence(number, longest):
+    return " ".join(WORDS[(number * 7 + j) % len(WORDS)] for j in range(1 + number * 5 % longest))
+
+
+TEXTS = [{"text": sentence(i, 11)} for i in range(24)]
+PAIRS = [{"prompt": sentence(i, 9), "completion": sentence(i + 3, 7), "weight": 0.5 + i % 3} for i in range(24)]
+LABELS = [{"text": sentence(i, 9), "label": ("sea", "land", "air")[i % 3]} for i in range(24)]
+
+FAMILIES = {
+    "causal on texts": (DECODER, Causal(), TEXTS),
+    "causal on pairs": (DECODER, Causal(), PAIRS),
+    "prefix on pairs": (DECODER, Prefix(), PAIRS),
+    "prefix on texts": (DECODER, Prefix(), TEXTS),
+    "masked tokens": (ENCODER, Masked(), TEXTS),
+    "masked words": (ENCODER, Masked(unit="word", replace="80-10-10"), TEXTS),
+    "masked spans": (ENCODER, Masked(unit="span"), PAIRS),
+    "labels": (ENCODER, Labels(), LABELS),
+    "conditional": (BOTH, Conditional(), PAIRS),
+    "spans": (BOTH, Spans(), TEXTS),
+}
+
+
+def config_of(name, tmp_path, normalization="token", **changes):
+    model, factorization, records = FAMILIES[name]
+    path = tmp_path / "records.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    data = DataConfig(train=str(path), held_out="none", context=40, vocab_size=300)
+    objective = ObjectiveConfig(factorization=factorization, normalization=normalization)
+    return run_config(model, data=data, objective=objective, batch_size=8, **changes)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("THETAHAT_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_every_equivalence_holds_in_every_family(name, dtype, tmp_path):
+    config = config_of(name, tmp_path, dtype=dtype)
+    found = checks_of(config, prepare(config, tmp_path, World()), dtype)
+    assert {each: one.holds for each, one in found.items()} == dict.fromkeys(found, True)
+    assert max(one.max_relative_gradient_error for one in found.values()) <= {"float64": 1e-12, "float32": 2e-6}[dtype]
+
+
+@pytest.mark.parametrize("normalization", ["sequence", "turn", "dialogue", "length", "sum"])
+def test_every_normalization_is_exact_for_pairs_with_weights(normalization, tmp_path):
+    config = config_of("conditional", tmp_path, normalization)
+    found = checks_of(config, prepare(config, tmp_path, World()), "float64")
+    assert {each: one.holds for each, one in found.items()} == dict.fromkeys(found, True)
+    assert "prefix-by-prefix" in found
+
+
+def test_a_kind_of_model_that_does_not_compute_a_factorization_is_refused():
+    from thetahat.core.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"model.kind=decoder does not compute objective.factorization.kind=masked"):
+        replace(run_config(DECODER), objective=ObjectiveConfig(factorization=Masked()))
