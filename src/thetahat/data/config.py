@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from thetahat.core.config import Config
 from thetahat.core.errors import ConfigError
+from thetahat.data.template import ChatConfig
 
 OverLong = Literal["error", "split", "truncate-left", "truncate-right", "drop", "keep-last-turns"]
 Packing = Literal["best-fit", "none"]
@@ -30,6 +31,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     shifts_splits: bool = False  # whether each epoch splits over-long documents at other places
     vocab_size: Annotated[int, Meta(ge=257, le=2**24)] = 4096
     tokenizer: str | None = None  # the path of a tokenizer.json to use as it is
+    chat: ChatConfig | None = None  # how dialogues are written; None: there are none
     special_tokens: tuple[str, ...] = ()  # to be in the vocabulary beside <|endoftext|> and what the objective needs
     labels: tuple[str, ...] = ()  # of a classification; empty: those of the training part
 

@@ -6,6 +6,7 @@
 `tools` may stand beside them. What else a message holds (tool_calls, reasoning_content, name) is for the template.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -33,6 +34,17 @@ class Dialogue:
     messages: tuple[Message, ...]
     answers: tuple[Message, ...] = ()  # alternatives, each an answer to all of `messages`
     tools: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What is said, of which a tokenizer learns."""
+        return tuple(message.fields["content"] for message in (*self.messages, *self.answers))
+
+    @property
+    def canonical(self) -> str:
+        """Everything that is in it, as one text: no two different dialogues look alike."""
+        said = [[[message.weight, dict(message.fields)] for message in some] for some in (self.messages, self.answers)]
+        return json.dumps([*said, list(self.tools)], ensure_ascii=False, sort_keys=True)
 
 
 def parse_dialogue(fields: Mapping[str, Any], where: str) -> Dialogue:

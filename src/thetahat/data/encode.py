@@ -1,12 +1,15 @@
 """Records to token ids, in the layout that a factorization reads."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from thetahat.core.errors import DataError, ModelError
+from thetahat.data.chat import ChatOptions, DialogueEncoder
 from thetahat.data.config import OverLong
 from thetahat.data.encoded import Asked, Encoded, Layout, Span
 from thetahat.data.record import Record
+from thetahat.data.template import TEMPLATES
 from thetahat.data.tokenizer import Tokenizer
 
 
@@ -18,13 +21,18 @@ class Encoding:
     labels: tuple[str, ...] = ()  # of the layout `label`: the only completions there are
     room: int = 1 << 30  # positions for what an encoder reads, of the layouts `pair` and `label`
     over_long: OverLong = "error"  # what becomes of a prompt that needs more
+    chat: ChatOptions | None = None  # how dialogues are written; None: there may be none
 
     def settings(self) -> dict[str, str]:
         """What a cache is told apart by; nothing for plain text, which all layouts but one keep alike."""
-        if self.layout in {"stream", "whole"}:
-            return {}
-        labels = "\0".join(self.labels)
-        return {"layout": self.layout, "labels": labels, "room": str(self.room), "over_long": self.over_long}
+        told: dict[str, str] = {}
+        if self.layout not in {"stream", "whole"}:
+            labels = "\0".join(self.labels)
+            told = {"layout": self.layout, "labels": labels, "room": str(self.room), "over_long": self.over_long}
+        if self.chat:
+            chat = {name: getattr(self.chat, name) for name in ("context", "shares_prefixes", "over_long", "streams")}
+            told |= {"chat": json.dumps(chat | {"template": self.chat.template.digest})}
+        return told
 
 
 def encode_records(records: Sequence[Record], tokenizer: Tokenizer, encoding: Encoding) -> Iterator[Encoded]:
@@ -33,8 +41,12 @@ def encode_records(records: Sequence[Record], tokenizer: Tokenizer, encoding: En
     Byte-level tokens must add up to the text, or the tokenizer loses some and is refused.
     """
     prompts = iter(tokenizer.encode([record.prompt for record in records if record.prompt is not None]))
-    texts = iter(tokenizer.encode([record.text for record in records]))
+    texts = iter(tokenizer.encode([record.text for record in records if record.dialogue is None]))
+    dialogues = _dialogues(records, tokenizer, encoding)
     for record in records:
+        if record.dialogue is not None:
+            yield next(dialogues)
+            continue
         text = next(texts)
         _check_bytes(record.text, text, tokenizer, record.id)
         prompt = None
@@ -42,6 +54,24 @@ def encode_records(records: Sequence[Record], tokenizer: Tokenizer, encoding: En
             prompt = next(prompts)
             _check_bytes(record.prompt, prompt, tokenizer, record.id)
         yield _encode(record, prompt, text, tokenizer.end_of_text, encoding)
+
+
+def _dialogues(records: Sequence[Record], tokenizer: Tokenizer, encoding: Encoding) -> Iterator[Encoded]:
+    some = [(record.dialogue, record.where or record.id) for record in records if record.dialogue is not None]
+    if not some:
+        return iter(())
+    if encoding.layout not in {"stream", "pair"}:
+        raise DataError(
+            f"{some[0][1]}: a dialogue, which is neither masked, labelled nor left out in spans",
+            allowed="a decoder (causal, prefix), or an encoder-decoder (conditional)",
+        )
+    if encoding.chat is None:
+        raise DataError(
+            f"{some[0][1]}: a dialogue, and no template to write it with",
+            allowed=f"{', '.join(TEMPLATES)}, or the path of a .jinja file",
+            cure="data.chat.template=chatml",
+        )
+    return DialogueEncoder(tokenizer, encoding.chat).encode(some)
 
 
 def _encode(record: Record, prompt: list[int] | None, text: list[int], end: int, encoding: Encoding) -> Encoded:

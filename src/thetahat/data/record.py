@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from thetahat.core.errors import DataError
+from thetahat.data.dialogue import Dialogue, parse_dialogue
 
 _FORMATS = (
     '{"text": ...}, {"prompt": ..., "completion": ...}, {"text": ..., "label": ...} or {"messages": [...]}, '
@@ -33,10 +34,14 @@ class Record:
     source: str
     weight: float = 1.0
     prompt: str | None = None  # what the text is conditioned on
+    dialogue: Dialogue | None = None  # then the text is what all have said
+    where: str = ""  # file and line, for errors about what it says
 
     @property
     def texts(self) -> tuple[str, ...]:
         """All that a tokenizer learns from."""
+        if self.dialogue is not None:
+            return self.dialogue.texts
         return (self.text,) if self.prompt is None else (self.prompt, self.text)
 
     @property
@@ -47,6 +52,8 @@ class Record:
     @property
     def canonical(self) -> str:
         """Everything that is in it, as one text: no two different contents look alike."""
+        if self.dialogue is not None:
+            return self.dialogue.canonical
         return self.text if self.prompt is None else json.dumps([self.prompt, self.text], ensure_ascii=False)
 
 
@@ -55,13 +62,18 @@ def parse_record(line: bytes, where: str, *, id: str, source: str) -> Record:
     fields = _object(line, where)
     known = _format_of(fields, where)
     id = _identity(fields.get("id"), where) or id
+    source, weight = _source(fields.get("source"), where) or source, _weight(fields.get("weight"), where)
+    if known == "messages":
+        dialogue = parse_dialogue(fields, where)
+        return Record("\n".join(dialogue.texts), id, id, source, weight, dialogue=dialogue, where=where)
     asked, given = {"text": ("text", None), "text and label": ("label", "text")}.get(known, ("completion", "prompt"))
     return Record(
         text=check_text(fields[asked], where, asked),
         id=id,
         document=id,
-        source=_source(fields.get("source"), where) or source,
-        weight=_weight(fields.get("weight"), where),
+        source=source,
+        weight=weight,
+        where=where,
         prompt=None if given is None else check_text(fields[given], where, given),
     )
 
@@ -103,8 +115,6 @@ def _format_of(fields: Mapping[str, Any], where: str) -> str:
         halves = [name for name, wanted in _KEYS.items() if found < wanted and name != "text and label"]
         what = f"half a record of {halves[0]}" if halves else "a mixture of formats in one record"
         raise DataError(f"{where}: {what}; its keys: {keys}", allowed=_FORMATS)
-    if known == "messages":
-        raise DataError(f"{where}: a record of messages, which is recognised but not trained yet", allowed=_FORMATS)
     return known
 
 

@@ -11,11 +11,13 @@ from thetahat.core.config import kind_of
 from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.build import build_corpus
 from thetahat.data.cache import default_cache
+from thetahat.data.chat import ChatOptions
 from thetahat.data.corpus import Corpus, shared_documents
 from thetahat.data.encode import Encoding
 from thetahat.data.encoded import Layout
 from thetahat.data.source import Record, divide
 from thetahat.data.stream import TrainingOrder
+from thetahat.data.template import load_template
 from thetahat.data.tokenizer import MASK, SENTINEL, Tokenizer, load_tokenizer, train_tokenizer
 from thetahat.distribution.world import World
 from thetahat.objective.config import Labels, Masked, Spans
@@ -83,7 +85,8 @@ def _tokenizer_and_corpora(
     tokenizer = _tokenizer(config, folder, train_records)
     labels = _labels(config, train_records)
     cache, encoding = default_cache() / "corpora", encoding_of(config, labels)
-    train = build_corpus(train_records, tokenizer, {"part": "train"}, cache, encoding)
+    sharing = encoding_of(config, labels, shares_prefixes=True)
+    train = build_corpus(train_records, tokenizer, {"part": "train"}, cache, sharing)
     held_out = None
     if held_out_records is not None:
         held_out = build_corpus(held_out_records, tokenizer, {"part": "held-out"}, cache, encoding)
@@ -100,16 +103,25 @@ LAYOUTS: Mapping[str, Layout] = {
 }
 
 
-def encoding_of(config: RunConfig, labels: tuple[str, ...]) -> Encoding:
-    """How records become token ids for the factorization of a run."""
-    layout = LAYOUTS[kind_of(config.objective.factorization)]
-    room = config.data.source_room if layout == "pair" else config.data.context
-    return Encoding(layout, labels, room, config.data.over_long)
+def encoding_of(config: RunConfig, labels: tuple[str, ...], *, shares_prefixes: bool = False) -> Encoding:
+    """How records become token ids for the factorization of a run.
+
+    In training the turns of a dialogue share what they have in common; where they are scored, each is read alone.
+    """
+    data, layout = config.data, LAYOUTS[kind_of(config.objective.factorization)]
+    room = data.source_room if layout == "pair" else data.context
+    chat = None
+    if data.chat:
+        template, streams = load_template(data.chat), 2 if layout == "pair" else 1
+        chat = ChatOptions(template, room, shares_prefixes, data.over_long, streams)
+    return Encoding(layout, labels, room, data.over_long, chat)
 
 
 def special_tokens(config: RunConfig) -> list[str]:
     """What must be in the vocabulary beside <|endoftext|>."""
     names = list(config.data.special_tokens)
+    if config.data.chat:
+        names += load_template(config.data.chat).special_tokens
     match config.objective.factorization:
         case Masked():
             names.append(MASK)
