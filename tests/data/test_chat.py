@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import given, strategies as st
 
 from tests.oracles import dialogue as oracle
@@ -13,7 +14,7 @@ from thetahat.core.errors import DataError, ModelError
 from thetahat.data.chat import ChatOptions, DialogueEncoder, encode_dialogue
 from thetahat.data.dialogue import parse_dialogue
 from thetahat.data.template import TEMPLATES, ChatTemplate
-from thetahat.data.tokenizer import train_tokenizer
+from thetahat.data.tokenizer import Tokenizer, train_tokenizer
 
 SLICES = Path(__file__).with_name("dialogues")
 SHARED = Path(os.environ.get("THETAHAT_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -349,5 +350,9 @@ def test_what_a_template_does_not_render_is_named(tokenizer, case):
 def test_a_tokenizer_without_the_special_tokens_is_refused(byte_tokenizer):
     with pytest.raises(ModelError, match=r"<\|im_start\|>, <\|im_end\|>"):
         encoded(byte_tokenizer, {"messages": HELLO})
+    inner = tokenizers.Tokenizer.from_str(byte_tokenizer.to_json())
+    inner.add_special_tokens(["~"])
+    with pytest.raises(ModelError, match="of one character, '~'"):
+        encoded(Tokenizer(inner), {"messages": HELLO})
     template = TEMPLATES["chatml"]
     encoded(byte_tokenizer.with_special_tokens(template.special_tokens), {"messages": HELLO})

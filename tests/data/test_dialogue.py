@@ -43,6 +43,9 @@ def test_answers_are_messages_of_the_assistant():
         ("assistant", "a", 1.0), ("assistant", "b", 2.0), ("assistant", "c", 1.0)]  # fmt: skip
 
 
+DEEP = []
+for _ in range(200):
+    DEEP = [DEEP]
 WRONG = {
     "no list": ({"a": 1}, "messages: an object"),
     "null": (None, "messages: missing or null"),
@@ -64,6 +67,7 @@ WRONG = {
     "calls": ([USER, {**ANSWER, "tool_calls": ["f"]}], "message 1: a tool call is a string"),
     "no calls": ([USER, {**ANSWER, "tool_calls": {}, "content": None}], "message 1: the content is missing"),
     "call of object": ([USER, {**ANSWER, "tool_calls": {"a": 1}}], "message 1: tool_calls: an object"),
+    "deep": ([USER, {**ANSWER, "note": DEEP}], "message 1: lists and objects more than 100 deep"),
     "surrogate": ([USER, {**ANSWER, "content": "ok \ud800"}], "message 1: half a surrogate pair at character 3"),
     "surrogate below": ([USER, {**ANSWER, "note": [{"\udc00": 1}]}], "message 1: half a surrogate pair"),
 }

@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.oracles import dialogue as oracle
-from thetahat.core.config import from_toml, to_toml
+from thetahat.core.config import from_toml, override, to_toml
 from thetahat.core.errors import ConfigError
 from thetahat.data.rendering import Refusal, Scene, shared
 from thetahat.data.template import TEMPLATES, ChatConfig, load_template, template_of
@@ -159,6 +159,17 @@ def test_a_template_is_read_from_a_tokenizer_config(tmp_path):
     assert rendered(template, DIALOGUE) == "<s>x</s>"
     several = [{"name": "rag", "template": "r"}, {"name": "default", "template": "d"}]
     assert template_of({"chat_template": several}, "x").source == "d"
+
+
+def test_a_tokenizer_config_may_hold_anything():
+    for added in (None, [], {"1": 3}, {"1": {"special": True}}, "x"):
+        assert template_of({"chat_template": "x", "added_tokens_decoder": added}, "n").special_tokens == ()
+
+
+def test_a_variable_is_set_on_the_command_line():
+    config = override(ChatConfig(), ["variables.enable_thinking=false", "template=qwen3"])
+    assert config.variables == {"enable_thinking": False}
+    assert from_toml(to_toml(config), ChatConfig) == config
 
 
 def test_a_template_that_is_not_there_is_named(tmp_path):

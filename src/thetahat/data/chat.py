@@ -58,6 +58,12 @@ class DialogueEncoder:
 
     def __init__(self, tokenizer: Tokenizer, options: ChatOptions, renderer: Renderer | None = None) -> None:
         self._tokenizer, self._options, self._renderer = tokenizer, options, renderer or shared()
+        if short := [name for name in tokenizer.special if len(name) < 2]:
+            raise ModelError(
+                f"the tokenizer has special tokens of one character, {', '.join(map(repr, short))}, which cannot be "
+                "told from the same character in a message",
+                cure="another tokenizer",
+            )
         missing = [name for name in options.template.special_tokens if name not in tokenizer.special]
         if missing:
             raise ModelError(

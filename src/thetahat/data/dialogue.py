@@ -14,6 +14,7 @@ from typing import Any, cast
 from thetahat.core.errors import DataError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+_DEEPEST = 100  # tool calls in objects in lists
 _SHAPE = '{"role": "user", "content": "..."}'
 
 
@@ -58,6 +59,7 @@ def parse_dialogue(fields: Mapping[str, Any], where: str) -> Dialogue:
     tools = _list(fields.get("tools") or [], f"{where}: tools", "a list of objects")
     if strange := [tool for tool in tools if not isinstance(tool, dict)]:
         raise DataError(f"{where}: a tool is {_kind(strange[0])}", allowed="an object")
+    _check_json(tools, f"{where}: tools")
     dialogue = Dialogue(messages, answers, tuple(cast("list[Mapping[str, Any]]", tools)))
     _check_order(dialogue, where)
     return dialogue
@@ -106,7 +108,7 @@ def _message(value: Any, where: str) -> Message:
         raise DataError(f"{where}: a tool call is {_kind(strange[0])}", allowed="an object")
     kept = {name: given for name, given in fields.items() if name not in ("weight", "content")}
     kept["content"] = _content(fields.get("content"), where, may_be_empty=bool(calls))
-    _check_unicode(kept, where)
+    _check_json(kept, where)
     return Message(role, _weight(fields.get("weight"), 1.0 if role == "assistant" else 0.0, where), kept)
 
 
@@ -140,7 +142,9 @@ def _weight(value: Any, default: float, where: str) -> float:
     return float(value)
 
 
-def _check_unicode(value: Any, where: str) -> None:
+def _check_json(value: Any, where: str, room: int = _DEEPEST) -> None:
+    if room == 0:
+        raise DataError(f"{where}: lists and objects more than {_DEEPEST} deep", cure="a flatter record")
     if isinstance(value, str):
         try:
             value.encode()
@@ -151,11 +155,11 @@ def _check_unicode(value: Any, where: str) -> None:
             ) from error
     elif isinstance(value, Mapping):
         for name, below in cast("Mapping[str, Any]", value).items():
-            _check_unicode(name, where)
-            _check_unicode(below, where)
+            _check_json(name, where, room - 1)
+            _check_json(below, where, room - 1)
     elif isinstance(value, Sequence):
         for below in cast("Sequence[Any]", value):
-            _check_unicode(below, where)
+            _check_json(below, where, room - 1)
 
 
 def _list(value: Any, what: str, allowed: str) -> list[Any]:

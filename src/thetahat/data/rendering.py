@@ -1,6 +1,7 @@
 """The process that renders chat templates, as its parent sees it: requests go in, texts or one clear error come out."""
 
 import atexit
+import json
 import os
 import selectors
 import signal
@@ -109,7 +110,7 @@ class Renderer:
 
     def _ask(self, requests: Sequence[Mapping[str, Any]]) -> list[Reply] | str:
         """The answers, or how the process ended instead."""
-        line = msgspec.json.encode(requests) + b"\n"
+        line = json.dumps(requests).encode() + b"\n"
         with self._lock:
             process = self._started()
             deadline = time.monotonic() + self._limits.seconds
@@ -133,7 +134,7 @@ class Renderer:
             return f"it did not end within {self._limits.seconds:g} seconds"
         if code == -signal.SIGXCPU:
             return f"it ran for more than {self._limits.cpu_seconds} seconds"
-        return f"it broke its process (exit code {code}), probably for want of memory"
+        return f"its process ended with exit code {code}" + (", probably for want of memory" if code < 0 else "")
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._owner == os.getpid() and self._process.poll() is not None:

@@ -98,9 +98,10 @@ def template_of(tokenizer_config: Mapping[str, Any], name: str) -> ChatTemplate:
             f"template={name!r} holds no chat_template", allowed=f"{', '.join(TEMPLATES)}, or a .jinja file"
         )
     added = cast("Mapping[str, Any]", tokenizer_config.get("added_tokens_decoder") or {})
-    special = [token["content"] for token in added.values() if token.get("special")]
+    tokens = [token for token in added.values() if isinstance(token, dict)] if isinstance(added, dict) else []
+    special = [_content(token) for token in tokens if token.get("special")]
     bos, eos = _content(tokenizer_config.get("bos_token")), _content(tokenizer_config.get("eos_token"))
-    special += [token for token in (bos, eos) if token]
+    special = [token for token in (*special, bos, eos) if token]
     return ChatTemplate(name, source, tuple(dict.fromkeys(special)), bos_token=bos, eos_token=eos)
 
 

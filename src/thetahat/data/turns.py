@@ -150,7 +150,7 @@ class Script:
         return found[-1].end() if found and not live[found[-1].end() :].strip() else len(live)
 
     def _unused_mark(self, given: Sequence[Any]) -> str:
-        used = set(self._template.source).union(*map(set, _strings(given)))
+        used = {*self._template.source, *self._names.pattern}.union(*map(set, _strings(given)))
         return next(mark for mark in _MARKS if mark not in used)
 
     def _hidden(self, text: str) -> str:
