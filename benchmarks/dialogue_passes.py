@@ -3,9 +3,9 @@
     python benchmarks/dialogue_passes.py DIALOGUES.jsonl [--out results.json]
 
 For every bundled template: the largest difference of a turn's log-probability between the tree of a dialogue, packed
-with others, and the turn alone behind its own inference prompt, in nats a token, over the first 200 dialogues. Then, for
-dialogues of six assistant turns: the time of forward and backward over all of them in one pass and in six, both packed
-into rows of 1,024 positions, medians of alternating runs; and the ratio of the positions that are read.
+with others, and the turn alone behind its own inference prompt, in nats a token, over the first 200 dialogues. Then,
+for dialogues of six assistant turns: the time of forward and backward over all of them in one pass and in six, both
+packed into rows of 1,024 positions, medians of alternating runs; and the ratio of the positions that are read.
 """
 
 import argparse

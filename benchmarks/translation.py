@@ -2,8 +2,8 @@
 
     python benchmarks/translation.py runs/NAME TEST.jsonl [--beams 5] [--out results.json]
 
-sacreBLEU, cased and detokenised (its default, the signature is printed), and lower-cased with the 13a tokeniser, which is
-the nearest to the lower-cased tokenised BLEU of the literature on Multi30k.
+sacreBLEU, cased and detokenised (its default, the signature is printed), and lower-cased with the 13a tokeniser, which
+is the nearest to the lower-cased tokenised BLEU of the literature on Multi30k.
 """
 
 import argparse

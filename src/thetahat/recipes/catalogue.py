@@ -5,13 +5,23 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 from thetahat.core.errors import ConfigError
+from thetahat.recipes.conditional import dialogue, summaries
 from thetahat.recipes.gpt2_124m import gpt2_124m
+from thetahat.recipes.masked import classification, masked
 from thetahat.recipes.quickstart import quickstart
 from thetahat.recipes.translation import translation
 from thetahat.run.config import RunConfig
 
 RECIPES: MappingProxyType[str, Callable[[], RunConfig]] = MappingProxyType(
-    {"quickstart": quickstart, "gpt2-124m": gpt2_124m, "translation": translation}
+    {
+        "quickstart": quickstart,
+        "gpt2-124m": gpt2_124m,
+        "translation": translation,
+        "summaries": summaries,
+        "dialogue": dialogue,
+        "masked": masked,
+        "classification": classification,
+    }
 )
 
 

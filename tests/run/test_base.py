@@ -1,0 +1,183 @@
+"""Pretrain, then fine-tune: from a run's parameters, with new tokens, an adapter, or a part frozen."""
+
+import json
+
+import pytest
+import torch
+from msgspec.structs import replace
+from safetensors.torch import load_file
+
+from tests.examples import SENTENCE, run_config
+from thetahat.core.errors import ConfigError, ModelError
+from thetahat.data.config import DataConfig
+from thetahat.data.template import ChatConfig
+from thetahat.model.config import DecoderConfig, EncoderConfig
+from thetahat.model.lora import LoRAConfig, merge
+from thetahat.objective.config import Labels, Masked, ObjectiveConfig
+from thetahat.run.base import parameters_of
+from thetahat.run.checkpoint import MODEL
+from thetahat.run.train import train
+from thetahat.verbs.load import find_checkpoint, load
+from thetahat.verbs.score import score
+
+SHAPE = {"num_layers": 1, "width": 16, "num_heads": 2, "num_kv_heads": 1, "head_width": 8, "inner_width": 24}
+DIALOGUES = [
+    {"messages": [{"role": "user", "content": f"say {word}"}, {"role": "assistant", "content": word * 2}]}
+    for word in SENTENCE.split()
+]
+LABELS = [{"text": f"{word} {i}", "label": "even" if i % 2 else "odd"} for i, word in enumerate(SENTENCE.split())]
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+def ran(config, folder):
+    for _ in train(config, folder):
+        pass
+    return find_checkpoint(str(folder))
+
+
+@pytest.fixture
+def texts(tmp_path, monkeypatch):
+    monkeypatch.setenv("THETAHAT_CACHE", str(tmp_path / "cache"))
+    return write(tmp_path / "texts.jsonl", [{"text": f"{SENTENCE} {i}"} for i in range(12)])
+
+
+@pytest.fixture
+def base(tmp_path, texts):
+    data = DataConfig(train=texts, held_out="none", context=64, over_long="split", vocab_size=300)
+    return str(ran(run_config(DecoderConfig(**SHAPE), data=data, max_steps=2), tmp_path / "base"))
+
+
+def dialogues(tmp_path, base, **changes):
+    data = DataConfig(
+        train=write(tmp_path / "dialogues.jsonl", DIALOGUES),
+        held_out="none",
+        context=64,
+        chat=ChatConfig(template="chatml"),
+    )
+    return run_config(DecoderConfig(), data=data, base=base, max_steps=2, **changes)
+
+
+def test_a_run_starts_from_its_base_with_new_tokens_behind_the_old_ones(tmp_path, base):
+    config = dialogues(tmp_path, base)
+    checkpoint = ran(config, tmp_path / "tuned")
+    before, first = load_file(f"{base}/{MODEL}"), load_file(checkpoint.parent / "step-00000000" / MODEL)
+    old = len(before["embedding.weight"])
+    assert len(first["embedding.weight"]) == old + 2  # <|im_start|>, <|im_end|>
+    torch.testing.assert_close(first["embedding.weight"][:old], before["embedding.weight"], rtol=0, atol=0)
+    assert not torch.equal(first["embedding.weight"][old], first["embedding.weight"][old + 1])
+    for name in set(before) - {"embedding.weight", "head.weight"}:
+        assert torch.equal(before[name], first[name])
+    tuned = load(str(checkpoint))
+    assert tuned.config.model == DecoderConfig(**SHAPE)
+    assert tuned.tokenizer.special.keys() >= {"<|im_start|>", "<|im_end|>"}
+
+
+def test_an_adapter_begins_as_its_base_and_is_saved_alone(tmp_path, base):
+    config = dialogues(tmp_path, base, adapter=LoRAConfig(rank=2, also=("embedding.*", "head.*")))
+    checkpoint = ran(config, tmp_path / "tuned")
+    saved = load_file(checkpoint / MODEL)
+    assert {name.rpartition(".")[2] for name in saved} == {"lora_in", "lora_out", "weight"}
+    assert {name for name in saved if name.endswith("weight")} == {"embedding.weight", "head.weight"}
+    first = load_file(checkpoint.parent / "step-00000000" / MODEL)
+    assert all(not first[name].any() for name in first if name.endswith("lora_out"))
+    assert any(saved[name].any() for name in saved if name.endswith("lora_out"))
+
+
+def test_a_merged_adapter_computes_the_same(tmp_path, base):
+    config = dialogues(tmp_path, base, adapter=LoRAConfig(rank=2, also=("embedding.*",)))
+    ran(config, tmp_path / "tuned")
+    adapted, whole = (load(str(tmp_path / "tuned")) for _ in range(2))
+    merge(whole.model)
+    plain = parameters_of(adapted.folder)
+    for name, value in whole.model.named_parameters():
+        torch.testing.assert_close(value, plain[name].to(value), rtol=1e-12, atol=1e-14)
+    data = [config.data.train]
+    before, after = score(adapted, data), score(whole, data)
+    assert after.summary.log_likelihood == pytest.approx(before.summary.log_likelihood, rel=1e-12)
+
+
+def test_an_adapter_of_another_base_is_refused(tmp_path, base, texts):
+    data = DataConfig(train=texts, held_out="none", context=64, over_long="split", vocab_size=300)
+    config = dialogues(tmp_path, str(tmp_path / "base"), adapter=LoRAConfig(rank=2))
+    ran(config, tmp_path / "tuned")
+    import shutil
+
+    shutil.rmtree(tmp_path / "base")
+    ran(run_config(DecoderConfig(**SHAPE), data=data, max_steps=2, seed=5), tmp_path / "base")
+    with pytest.raises(ModelError, match="is another model than the one that was started from, or adapted"):
+        load(str(tmp_path / "tuned"))
+
+
+def test_frozen_parameters_do_not_move(tmp_path, base):
+    checkpoint = ran(dialogues(tmp_path, base, frozen=("blocks.0.attention.*", "norm.*")), tmp_path / "tuned")
+    first, last = (load_file(folder / MODEL) for folder in (checkpoint.parent / "step-00000000", checkpoint))
+    moved = {name for name in first if not torch.equal(first[name], last[name])}
+    assert moved
+    assert not any(name.startswith(("blocks.0.attention.", "norm.")) for name in moved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frozen": ("nothing.*",)}, r"frozen='nothing.\*' matches no parameter"),
+        ({"frozen": ("*",)}, "leaves nothing to train"),
+        ({"adapter": LoRAConfig(targets=("nothing",))}, "name no matrix of the model"),
+    ],
+)
+def test_what_cannot_be_frozen_or_adapted_is_named(tmp_path, base, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        ran(dialogues(tmp_path, base, **changes), tmp_path / "tuned")
+
+
+def test_an_adapter_needs_a_base():
+    with pytest.raises(ConfigError, match="an adapter without a model to adapt"):
+        run_config(adapter=LoRAConfig())
+
+
+def test_a_masked_encoder_becomes_a_classifier(tmp_path, texts):
+    data = DataConfig(train=texts, held_out="none", context=64, over_long="split", vocab_size=300)
+    encoder, objective = EncoderConfig(**SHAPE), ObjectiveConfig(factorization=Masked())
+    ran(run_config(encoder, data=data, objective=objective, max_steps=2), tmp_path / "masked")
+    data = DataConfig(train=write(tmp_path / "labels.jsonl", LABELS), held_out="none", context=64)
+    config = run_config(
+        EncoderConfig(),
+        data=data,
+        objective=ObjectiveConfig(factorization=Labels()),
+        base=str(tmp_path / "masked"),
+        max_steps=3,
+    )
+    checkpoint = ran(config, tmp_path / "labels")
+    loaded = load(str(checkpoint))
+    assert loaded.labels == ("even", "odd")
+    assert loaded.model.head.weight.shape[0] == 2
+    assert score(loaded, [data.train]).summary.num_tokens == len(LABELS)
+
+
+@pytest.mark.parametrize("factorization", [Masked(), Masked(unit="span", replace="80-10-10")])
+def test_a_run_with_masks_and_dropout_goes_on_to_the_same_bits(tmp_path, texts, factorization):
+    """Transformers draws new masks after a resume; here they are a function of (seed, epoch, sequence)."""
+    data = DataConfig(train=texts, held_out="none", context=32, over_long="split", vocab_size=300)
+    config = run_config(
+        replace(EncoderConfig(**SHAPE), dropout=0.2),
+        data=data,
+        objective=ObjectiveConfig(factorization=factorization),
+        max_steps=9,
+        dtype="float32",
+    )
+    whole = load_file(ran(config, tmp_path / "whole") / MODEL)
+    reports = train(config, tmp_path / "broken", max_minutes=0)
+    assert next(reports).step.step == 1
+    while not (tmp_path / "broken" / "checkpoints" / "step-00000009").exists():
+        for _ in train(config, tmp_path / "broken", max_minutes=0):
+            pass
+    resumed = load_file(find_checkpoint(str(tmp_path / "broken")) / MODEL)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    lines = [
+        [{k: v for k, v in json.loads(line).items() if k not in {"seconds", "tokens_per_second"}} for line in text]
+        for text in ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "broken"))
+    ]
+    assert lines[0] == lines[1]
