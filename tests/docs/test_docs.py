@@ -105,6 +105,11 @@ def desk(tmp_path_factory):
         for i in range(300)
     ]
     (folder / "my.txt").write_text("\n".join(lines), encoding="utf-8")
+    turns = [
+        {"messages": [{"role": "user", "content": f"ship {i}"}, {"role": "assistant", "content": f"sails {i}"}]}
+        for i in range(40)
+    ]
+    (folder / "dialogues.jsonl").write_text("".join(json.dumps(one) + "\n" for one in turns), encoding="utf-8")
     (folder / "other.txt").write_text("\n".join(lines[:20]), encoding="utf-8")
     return folder
 

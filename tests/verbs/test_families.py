@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from tests.examples import WORDS, run_config
 from tests.verbs.test_verify import checks_of
 from thetahat.data.config import DataConfig
+from thetahat.data.template import ChatConfig
 from thetahat.distribution.world import World
 from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
 from thetahat.objective.config import Causal, Conditional, Labels, Masked, ObjectiveConfig, Prefix, Spans
@@ -26,6 +27,17 @@ TEXTS = [{"text": sentence(i, 11)} for i in range(24)]
 PAIRS = [{"prompt": sentence(i, 9), "completion": sentence(i + 3, 7), "weight": 0.5 + i % 3} for i in range(24)]
 LABELS = [{"text": sentence(i, 9), "label": ("sea", "land", "air")[i % 3]} for i in range(24)]
 
+
+def dialogue(number):
+    turns = [("user", sentence(number, 5)), ("assistant", f"<think>\n{sentence(number + 1, 4)}\n</think>\n\nyes")]
+    turns += [("user", sentence(number + 2, 6)), ("assistant", sentence(number + 3, 5)), ("user", "and"), turns[1]]
+    messages = [{"role": role, "content": text} for role, text in turns]
+    messages[1]["weight"] = 0.5 + number % 3
+    return {"messages": messages} if number % 4 else {"messages": messages[:3], "answers": ["yes", {"content": "no"}]}
+
+
+DIALOGUES = [dialogue(i) for i in range(12)]
+
 FAMILIES = {
     "causal on texts": (DECODER, Causal(), TEXTS),
     "causal on pairs": (DECODER, Causal(), PAIRS),
@@ -37,14 +49,20 @@ FAMILIES = {
     "labels": (ENCODER, Labels(), LABELS),
     "conditional": (BOTH, Conditional(), PAIRS),
     "spans": (BOTH, Spans(), TEXTS),
+    "causal on dialogues": (DECODER, Causal(), DIALOGUES, "chatml"),
+    "causal on dialogues that branch": (DECODER, Causal(), DIALOGUES, "qwen3"),
+    "prefix on dialogues that branch": (DECODER, Prefix(), DIALOGUES, "qwen3"),
+    "conditional on dialogues": (BOTH, Conditional(), DIALOGUES, "chatml"),
 }
 
 
 def config_of(name, tmp_path, normalization="token", **changes):
-    model, factorization, records = FAMILIES[name]
+    model, factorization, records, *template = FAMILIES[name]
     path = tmp_path / "records.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    data = DataConfig(train=str(path), held_out="none", context=40, vocab_size=300)
+    chat = ChatConfig(template=template[0]) if template else None
+    room = {"context": 256, "source_context": 256} if template else {"context": 40}
+    data = DataConfig(train=str(path), held_out="none", vocab_size=320, chat=chat, **room)
     objective = ObjectiveConfig(factorization=factorization, normalization=normalization)
     return run_config(model, data=data, objective=objective, batch_size=8, **changes)
 
@@ -64,8 +82,9 @@ def test_every_equivalence_holds_in_every_family(name, dtype, tmp_path):
 
 
 @pytest.mark.parametrize("normalization", ["sequence", "turn", "dialogue", "length", "sum"])
-def test_every_normalization_is_exact_for_pairs_with_weights(normalization, tmp_path):
-    config = config_of("conditional", tmp_path, normalization)
+@pytest.mark.parametrize("name", ["conditional", "causal on dialogues that branch"])
+def test_every_normalization_is_exact_whatever_the_weights(name, normalization, tmp_path):
+    config = config_of(name, tmp_path, normalization)
     found = checks_of(config, prepare(config, tmp_path, World()), "float64")
     assert {each: one.holds for each, one in found.items()} == dict.fromkeys(found, True)
     assert "prefix-by-prefix" in found

@@ -20,7 +20,7 @@ from thetahat.data.stream import TrainingOrder
 from thetahat.data.template import load_template
 from thetahat.data.tokenizer import MASK, SENTINEL, Tokenizer, load_tokenizer, train_tokenizer
 from thetahat.distribution.world import World
-from thetahat.objective.config import Labels, Masked, Spans
+from thetahat.objective.config import Causal, Labels, Masked, Spans
 from thetahat.objective.factorization import factor
 from thetahat.run.base import base_tokenizer
 from thetahat.run.checkpoint import TOKENIZER
@@ -106,13 +106,15 @@ LAYOUTS: Mapping[str, Layout] = {
 def encoding_of(config: RunConfig, labels: tuple[str, ...], *, shares_prefixes: bool = False) -> Encoding:
     """How records become token ids for the factorization of a run.
 
-    In training the turns of a dialogue share what they have in common; where they are scored, each is read alone.
+    In training the turns of a dialogue share what they have in common; where they are scored, each is read alone. So it
+    is with a prefix that sees all of itself: it is another one for each turn, and there is nothing to share.
     """
     data, layout = config.data, LAYOUTS[kind_of(config.objective.factorization)]
     room = data.source_room if layout == "pair" else data.context
     chat = None
     if data.chat:
         template, streams = load_template(data.chat), 2 if layout == "pair" else 1
+        shares_prefixes = shares_prefixes and isinstance(config.objective.factorization, Causal)
         chat = ChatOptions(template, room, shares_prefixes, data.over_long, streams)
     return Encoding(layout, labels, room, data.over_long, chat)
 

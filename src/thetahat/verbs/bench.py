@@ -108,13 +108,14 @@ class Bench:
 
     def look_ahead(self) -> float:
         """The largest change, in nats, of the log-probability of an answer when another answer stands in its place."""
-        packed = self.packed(self.rows())
+        pieces = self.rows()
+        packed = self.packed(pieces)
         batch = self.factor(packed)
         sees_itself = batch.inputs.tokens == batch.targets  # 80-10-10 lets some stand as they are
         asked = batch.origin[(batch.weights != 0) & ~sees_itself].unique()
-        piece = packed.piece[asked]
-        first = torch.ones_like(piece, dtype=torch.bool)
-        first[1:] = piece[1:] != piece[:-1]
+        unit = torch.from_numpy(pieces.unit)[packed.piece[asked]]  # one of each: what comes after it may change
+        first = torch.ones_like(unit, dtype=torch.bool)
+        first[1:] = unit[1:] != unit[:-1]
         where = torch.zeros(len(packed.tokens), dtype=torch.bool)
         where[asked[first]] = True
         return self._change(packed, where, where)
