@@ -268,3 +268,12 @@ def test_nothing_can_be_held_out(many):
     train, held_out = divide(DataConfig(train=str(many), held_out="none"))
     assert held_out is None
     assert json.dumps([record.text for record in train]) == json.dumps(TEXTS * 2)
+
+
+def test_a_source_weighs_what_the_config_says_and_one_that_is_not_there_is_named(write):
+    path = write("a.jsonl", [{"text": f"t{i}", "source": "ab"[i % 2], "weight": 2} for i in range(6)])
+    train, _ = divide(DataConfig(train=str(path), held_out="none", source_weights={"a": 0.25}))
+    assert [record.weight for record in train] == [0.5, 2.0] * 3
+    train, _ = divide(DataConfig(train=str(path), held_out="none", source_weights={"c": 3.0}))
+    with pytest.raises(DataError, match="names 'c', a source that no record has"):
+        list(train)

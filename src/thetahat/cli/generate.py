@@ -16,15 +16,19 @@ def generate(
     top_k: int = typer.Option(0, help="Choose among so many of the most likely; 0: all."),
     top_p: float = typer.Option(1.0, help="Choose among the fewest that hold so much probability."),
     seed: int = typer.Option(0, help="Another seed, another text; the same seed, the same."),
+    beams: int = typer.Option(0, help="Search for the likeliest text with so many beams instead of drawing one."),
+    length_exponent: float = typer.Option(1.0, help="Of the length that beams are divided by; 0: the likeliest wins."),
     quiet: bool = Quiet,
     json: bool = Json,
 ) -> None:
-    """Continue a text."""
+    """Continue a text, answer a prompt (encoder-decoders), or fill each <|mask|> in it (encoders)."""
     listen_to_library(quiet=quiet)
     from thetahat.core.config import from_plain, override
     from thetahat.core.errors import ConfigError
+    from thetahat.evaluation.beam import Beam
     from thetahat.evaluation.generate import Sampling
-    from thetahat.verbs.generate import generate as continue_text
+    from thetahat.model.decoder import Decoder
+    from thetahat.verbs.generate import answer, generate as continue_text
     from thetahat.verbs.load import load
 
     names, pairs = split_words(words)
@@ -37,9 +41,15 @@ def generate(
     text = _unicode(sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt))
     loaded = load(names[0], tuple(pairs))
     pieces: list[str] = []
-    if not json:
+    continues = isinstance(loaded.model, Decoder)  # others do not begin with what they were given
+    if not json and continues:
         emit(_shown(text), end="")
-    for piece in continue_text(loaded, text, sampling):
+    if beams:
+        widths = {"num_beams": beams, "length_exponent": length_exponent, "max_tokens": sampling.max_tokens}
+        written = iter(answer(loaded, [text], from_plain(widths, Beam)))
+    else:
+        written = continue_text(loaded, text, sampling)
+    for piece in written:
         pieces.append(piece)
         if not json:
             emit(_shown(piece), end="")

@@ -3,7 +3,7 @@
 from fractions import Fraction
 from typing import Annotated, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from thetahat.core.config import Config
 from thetahat.core.errors import ConfigError
@@ -12,6 +12,7 @@ from thetahat.data.template import ChatConfig
 OverLong = Literal["error", "split", "truncate-left", "truncate-right", "drop", "keep-last-turns"]
 Packing = Literal["best-fit", "none"]
 
+Weight = Annotated[float, Meta(ge=0, lt=1e300)]
 _FORMS = "hash:F (whole documents, by digest), tail:F (the end of the data), PATH, none; F between 0 and 1"
 
 
@@ -26,6 +27,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
         None  # what an encoder reads for a decoder; None: same
     )
     over_long: OverLong = "error"  # what becomes of a document that has more targets than that
+    source_weights: dict[str, Weight] = field(default_factory=dict[str, Weight])  # beside records' own; others: 1
     unsupervised: Literal["error", "skip"] = "error"  # what becomes of a record of which nothing is asked
     packing: Packing = "best-fit"
     shifts_splits: bool = False  # whether each epoch splits over-long documents at other places

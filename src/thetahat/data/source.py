@@ -4,12 +4,13 @@ import gzip
 import hashlib
 import zlib
 from array import array
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import BufferedReader
 from pathlib import Path
+from types import MappingProxyType
 from typing import final
 
 from thetahat.core.errors import DataError
@@ -43,16 +44,20 @@ class Records:
     split_on: str | None
     rule: Rule
     if_empty: DataError
+    weights: Mapping[str, float] = MappingProxyType({})  # of sources
 
     def __iter__(self) -> Iterator[Record]:
-        is_empty = True
+        is_empty, unseen = True, set(self.weights)
         for index, record in enumerate(_read_files(self.files, self.split_on)):
+            unseen.discard(record.source)
             kept = self.rule(index, record)
             if kept is not None:
                 is_empty = False
-                yield kept
+                yield replace(kept, weight=kept.weight * self.weights.get(kept.source, 1.0)) if self.weights else kept
         if is_empty:
             raise self.if_empty
+        if unseen:
+            raise DataError(f"data.source_weights names {min(unseen)!r}, a source that no record has")
 
 
 def divide(config: DataConfig) -> tuple[Records, Records | None]:
@@ -61,7 +66,7 @@ def divide(config: DataConfig) -> tuple[Records, Records | None]:
     rule, fraction = config.division
     match rule:
         case "none":
-            return Records(files, config.split_on, _everything, _nothing(config)), None
+            return Records(files, config.split_on, _everything, _nothing(config), config.source_weights), None
         case "path":
             held_out = _other_files(config, files)
             ours, theirs = (_everything, _everything)
@@ -69,7 +74,7 @@ def divide(config: DataConfig) -> tuple[Records, Records | None]:
             held_out, (ours, theirs) = files, _by_digest(fraction)
         case "tail":
             held_out, (ours, theirs) = files, _by_place(_read_files(files, config.split_on), fraction, config)
-    train = Records(files, config.split_on, ours, _nothing_left(config, "train on"))
+    train = Records(files, config.split_on, ours, _nothing_left(config, "train on"), config.source_weights)
     return train, Records(held_out, config.split_on, theirs, _nothing_left(config, "hold out"))
 
 

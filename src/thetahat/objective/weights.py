@@ -1,15 +1,13 @@
 """Who counts how much: what one token of a batch weighs under each normalisation."""
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thetahat.core.batch import Packed, Part
+from thetahat.core.batch import Packed
 from thetahat.objective.config import ObjectiveConfig
-
-Count = TypeVar("Count", float, Tensor)
 
 
 def counted_weights(packed: Packed, objective: ObjectiveConfig) -> Float[Tensor, " N"]:
@@ -27,16 +25,17 @@ def counted_weights(packed: Packed, objective: ObjectiveConfig) -> Float[Tensor,
     weight = packed.weight.to(torch.float64)
     if objective.normalization in {"token", "sum"}:
         return weight
-    counts = torch.tensor([_divisor(part, objective) for part in packed.parts], dtype=torch.float64)
-    return weight / counts[packed.part]
+    counts = [[part.num_tokens, part.record_tokens, part.record_parts] for part in packed.parts]
+    num_tokens, record_tokens, record_parts = torch.tensor(counts, dtype=torch.float64).unbind(1)
+    return weight / divisor(num_tokens, record_tokens, record_parts, objective)[packed.part]
 
 
-def _divisor(part: Part, objective: ObjectiveConfig) -> float:
-    counts = part.num_tokens, part.record_tokens, part.record_parts
-    return divisor(*map(float, counts), objective)
-
-
-def divisor(num_tokens: Count, record_tokens: Count, record_parts: Count, objective: ObjectiveConfig) -> Count:
+def divisor(
+    num_tokens: Float[Tensor, " n"],
+    record_tokens: Float[Tensor, " n"],
+    record_parts: Float[Tensor, " n"],
+    objective: ObjectiveConfig,
+) -> Float[Tensor, " n"]:
     """What the weight of a token is divided by, given the counts of its part and its record."""
     match objective.normalization:
         case "sequence":
@@ -48,7 +47,7 @@ def divisor(num_tokens: Count, record_tokens: Count, record_parts: Count, object
         case "length":
             return record_tokens**objective.length_exponent
         case "token" | "sum":
-            return record_tokens**0.0
+            return torch.ones_like(record_tokens)
 
 
 class Concentration(NamedTuple):

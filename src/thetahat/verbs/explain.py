@@ -194,8 +194,8 @@ def _concentration(prepared: Prepared, plan: Plan, normalization: Any) -> dict[s
     document = torch.from_numpy(corpus.column["parts.document"])
     weight = torch.from_numpy(corpus.column["parts.weight"] * corpus.column["documents.weight"][document.numpy()])
     kept, tokens, parts = (torch.from_numpy(x).double() for x in (plan.kept, plan.record_tokens, plan.record_parts))
-    counts = [values.clamp(min=1) for values in (kept, tokens[document], parts[document])]
-    total = weight * kept / divisor(*counts, objective)
+    of_part, of_record, turns = (values.clamp(min=1) for values in (kept, tokens[document], parts[document]))
+    total = weight * kept / divisor(of_part, of_record, turns, objective)
     by_record = torch.zeros(corpus.num_documents, dtype=torch.float64).index_add_(0, document, total)
     return concentration(by_record[by_record > 0])._asdict()
 
