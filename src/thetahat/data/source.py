@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from io import BufferedReader
 from pathlib import Path
-from types import MappingProxyType
 from typing import final
 
 from thetahat.core.errors import DataError
@@ -44,10 +43,10 @@ class Records:
     split_on: str | None
     rule: Rule
     if_empty: DataError
-    weights: Mapping[str, float] = MappingProxyType({})  # of sources
+    weights: Mapping[str, float] | None = None  # of sources
 
     def __iter__(self) -> Iterator[Record]:
-        is_empty, unseen = True, set(self.weights)
+        is_empty, unseen = True, set(self.weights or ())
         for index, record in enumerate(_read_files(self.files, self.split_on)):
             unseen.discard(record.source)
             kept = self.rule(index, record)
