@@ -94,7 +94,7 @@ BAD = {
     b'{"prompt": "x"}': "half a record of prompt and completion",
     b'{"prompt": "x", "completion": ""}': "the completion is empty",
     b'{"text": "x", "label": 3}': "the label is a number",
-    b'{"messages": []}': "messages, which is recognised but not trained yet",
+    b'{"messages": []}': "no message of the assistant",
     b'{"text": "x", "messages": []}': "a mixture of formats",
     b'{"text": null}': "the text is null",
     b'{"text": 3}': "the text is a number",

@@ -11,9 +11,11 @@ from thetahat.core.config import kind_of
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.data.tokenizer import Tokenizer, load_tokenizer
 from thetahat.model.build import LanguageModel
-from thetahat.run.checkpoint import MODEL, TOKENIZER, load_tensors, read_config
+from thetahat.model.lora import merge
+from thetahat.run.checkpoint import MODEL, TOKENIZER, load_parameters, load_tensors, read_config, read_progress
 from thetahat.run.config import RunConfig, resolve
 from thetahat.run.find import find_checkpoint
+from thetahat.run.state import first_model
 
 
 def resolved(config: RunConfig) -> RunConfig:
@@ -62,15 +64,13 @@ def parameters_of(folder: Path) -> dict[str, Tensor]:
     config, saved = read_config(folder), load_tensors(folder / MODEL)
     if config.adapter is None:
         return saved
-    whole = parameters_of(_folder(config, config.base or ""))
-    for name, value in saved.items():
-        if name.endswith(".lora_in"):
-            matrix, thin = name.removesuffix(".lora_in"), saved[name.removesuffix("_in") + "_out"]
-            scale = config.adapter.alpha / config.adapter.rank
-            whole[f"{matrix}.weight"] = whole[f"{matrix}.weight"] + scale * (thin @ value)
-        elif not name.endswith(".lora_out"):
-            whole[name] = value
-    return whole
+    labels = read_progress(folder)["labels"]
+    vocab_size = load_tokenizer(folder / TOKENIZER).vocab_size
+    model = first_model(config, vocab_size, torch.device("cpu"), len(labels))
+    load_base(model, config, len(labels))
+    load_parameters(model, folder, config)
+    merge(model)
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def _folder(config: RunConfig, name: str) -> Path:

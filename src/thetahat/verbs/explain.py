@@ -191,7 +191,7 @@ def _groups(corpus: Corpus, plan: Plan) -> list[dict[str, Any]]:
 def _concentration(prepared: Prepared, plan: Plan, normalization: Any) -> dict[str, float]:
     corpus = prepared.train
     objective = replace_config(prepared.config.objective, normalization=normalization)
-    document = torch.from_numpy(corpus.column["parts.document"])
+    document = torch.tensor(corpus.column["parts.document"])
     weight = torch.from_numpy(corpus.column["parts.weight"] * corpus.column["documents.weight"][document.numpy()])
     kept, tokens, parts = (torch.from_numpy(x).double() for x in (plan.kept, plan.record_tokens, plan.record_parts))
     of_part, of_record, turns = (values.clamp(min=1) for values in (kept, tokens[document], parts[document]))
