@@ -40,6 +40,7 @@ from thetahat.objective.objective import log_likelihood
 
 CONTEXT, ROWS = 1024, 4
 SHAPE = DecoderConfig(num_layers=4, width=256, num_heads=8, num_kv_heads=4, head_width=32, inner_width=704)
+EXACT = DecoderConfig(num_layers=3, width=64, num_heads=4, num_kv_heads=2, head_width=16, inner_width=176)
 TURNS, REPETITIONS = 6, 5
 
 
@@ -95,7 +96,7 @@ def seconds(model: Any, laid: Laid) -> float:
 def compare(records: list[Record], template: str, *, timed: bool) -> dict[str, Any]:
     names = TEMPLATES[template].special_tokens
     tokenizer = train_tokenizer((text for record in records for text in record.texts), 2000, names)
-    model = build_model(SHAPE, tokenizer.vocab_size)
+    model = build_model(SHAPE if timed else EXACT, tokenizer.vocab_size)
     initialize(model, 0)
     one, many = (lay_out(records, tokenizer, template, shares=shares) for shares in (True, False))
     result: dict[str, Any] = {"template": template, "token_ratio": many.positions / one.positions}
