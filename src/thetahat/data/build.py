@@ -22,7 +22,7 @@ from thetahat.data.encoded import Encoded, Layout
 from thetahat.data.record import Record
 from thetahat.data.tokenizer import Tokenizer
 
-VERSION = 2  # of the format on disk
+VERSION = 3  # of the format on disk
 _BATCH_CHARACTERS = 1 << 22  # tokenised at a time
 Rows = dict[str, list[dict[str, Any]]]
 _TEXT = Encoding()
