@@ -147,7 +147,9 @@ def evaluated(kind: str) -> list[dict[str, Any]]:
         totals = [log_likelihood(model, batch) for batch in cut(kind, rows, sizes)]
         value = -float(sum(totals, Total.zero()).mean())
         error = abs(value - truth) / truth
-        cells.append({"way": f"evaluation, batch {size}", "value": value, "token_mean": truth, "relative_value_error": error})
+        cells.append(
+            {"way": f"evaluation, batch {size}", "value": value, "token_mean": truth, "relative_value_error": error}
+        )
     return cells
 
 
