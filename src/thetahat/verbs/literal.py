@@ -7,6 +7,7 @@ from torch import Tensor
 from thetahat.core.batch import Inputs, Source
 from thetahat.core.visibility import Visibility
 from thetahat.model.precision import computing_in
+from thetahat.objective.config import Prefix
 from thetahat.verbs.bench import Bench, Outcome, paths, shortened
 
 COMPUTED = {"causal", "prefix", "conditional"}
@@ -52,7 +53,7 @@ def _inputs(bench: Bench, before: list[int], tokens: list[int], *, num_open: int
         piece = torch.zeros_like(target[0])
         return Inputs(*target, Visibility(piece, is_plain=True), Source(read, piece))
     read = _read(bench, [*before, *tokens])
-    is_prefix = bench.config.objective.factorization.__class__.__name__ == "Prefix"
+    is_prefix = isinstance(bench.config.objective.factorization, Prefix)
     is_open = torch.arange(read[0].shape[1], device=bench.device)[None] < num_open if is_prefix else None
     return Inputs(*read, Visibility(torch.zeros_like(read[0]), is_plain=not is_prefix, is_open=is_open))
 
