@@ -9,7 +9,9 @@ from thetahat.cli.words import Json, Quiet, emit, emit_json, is_first_rank, list
 
 def score(
     words: list[str] = typer.Argument(metavar="MODEL DATA... [KEY=VALUE]..."),
-    out: Path | None = typer.Option(None, help="Write the ledger, a row a document, as Parquet.", show_default=False),
+    out: Path | None = typer.Option(
+        None, help="Write the ledger, a row a document or turn, as Parquet.", show_default=False
+    ),
     quiet: bool = Quiet,
     json: bool = Json,
 ) -> None:

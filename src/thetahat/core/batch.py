@@ -25,6 +25,10 @@ class Part:
     record_parts: int = 1  # asked parts of the whole record, for example assistant turns
 
 
+MASK, SENTINEL = "<|mask|>", "<|sentinel-{}|>"
+"""What stands where a token is to be guessed, and for the first, second, ... span that is left out."""
+
+
 @dataclass(frozen=True, slots=True)
 class Symbols:
     """What a factorization must know of a vocabulary."""

@@ -86,9 +86,7 @@ class Corpus:
     def column(self) -> dict[str, NDArray[Any]]:
         """The numbers of the tables by `table.name`."""
         return {
-            f"{table}.{name}": self.tables[table][name].to_numpy(zero_copy_only=False)
-            if table == "parts"
-            else self.tables[table][name].to_numpy()
+            f"{table}.{name}": self.tables[table][name].to_numpy()
             for table, names in _NUMBERS.items()
             for name in names
         }

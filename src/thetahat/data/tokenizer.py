@@ -15,10 +15,10 @@ from jaxtyping import Int
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from thetahat.core.batch import Symbols
+from thetahat.core.batch import MASK, SENTINEL, Symbols
 from thetahat.core.errors import ConfigError, DataError, ModelError
 
-END_OF_TEXT, MASK, SENTINEL = "<|endoftext|>", "<|mask|>", "<|sentinel-{}|>"
+END_OF_TEXT = "<|endoftext|>"
 _ENDS = (END_OF_TEXT, "<|end_of_text|>")
 _ALPHABET = frozenset(pre_tokenizers.ByteLevel.alphabet())
 _BLANKS = "\u0120\u010a\u0109\u010d"  # blank, new line, tabulator and return, as the byte alphabet writes them

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from thetahat.core.batch import Batch, Inputs, Packed, Symbols
+from thetahat.core.batch import MASK, Batch, Inputs, Packed, Symbols
 from thetahat.core.errors import ModelError
 from thetahat.core.random import uniform
 from thetahat.core.visibility import Visibility
@@ -14,7 +14,6 @@ from thetahat.objective.config import Masked, ObjectiveConfig
 from thetahat.objective.layout import rows_of
 from thetahat.objective.weights import counted_weights
 
-MASK = "<|mask|>"
 _CHOICE, _REPLACE, _OTHER, _LENGTH = range(4)  # what a number is drawn for
 
 

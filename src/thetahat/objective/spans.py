@@ -5,12 +5,10 @@ from itertools import pairwise
 
 import torch
 
-from thetahat.core.batch import Packed, Symbols
+from thetahat.core.batch import SENTINEL, Packed, Symbols
 from thetahat.core.errors import ModelError
 from thetahat.objective.config import Masked, Spans
 from thetahat.objective.masked import choose
-
-SENTINEL = "<|sentinel-{}|>"
 
 
 def with_spans_left_out(packed: Packed, choice: Spans, symbols: Symbols) -> Packed:

@@ -6,7 +6,7 @@ from logging import getLogger
 from pathlib import Path
 
 from thetahat.core import store
-from thetahat.core.batch import Batch
+from thetahat.core.batch import MASK, SENTINEL, Batch
 from thetahat.core.config import kind_of
 from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.build import build_corpus
@@ -18,7 +18,7 @@ from thetahat.data.encoded import Layout
 from thetahat.data.source import Record, divide
 from thetahat.data.stream import TrainingOrder
 from thetahat.data.template import load_template
-from thetahat.data.tokenizer import MASK, SENTINEL, Tokenizer, load_tokenizer, train_tokenizer
+from thetahat.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from thetahat.distribution.world import World
 from thetahat.objective.config import Causal, Labels, Masked, Spans
 from thetahat.objective.factorization import factor

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from thetahat.core.batch import Packed
 from thetahat.data.corpus import Corpus
-from thetahat.data.pack import Pieces, take
+from thetahat.data.pack import Pieces, enumerate_counts, take
 from thetahat.data.plan import Draw, Plan, gather
 from thetahat.data.tokenizer import Tokenizer
 from thetahat.distribution.world import World
@@ -134,18 +134,18 @@ def account(prepared: Prepared) -> Account:
     corpus, plan = prepared.train, prepared.order.plan(0)
     column, report = corpus.column, prepared.order.cut
     first = corpus.tokens[corpus.offsets[:-1][column["spans.parent"] == 0]]
-    spans, asked = plan.pieces, _asked_ids(corpus, plan)
+    asked = _asked_ids(corpus, plan)
     counted = Counter(note for notes in corpus.documents["notes"].to_pylist() for note in _kinds(notes))
     return Account(
         records=corpus.num_documents,
         tokens_asked=report.num_tokens,
         tokens_cut=report.tokens_cut,
         prompt_tokens_cut=report.prompt_cut,
-        ends_asked=int(corpus.symbols.is_special.numpy()[asked[asked < corpus.symbols.vocab_size]].sum()),
+        ends_asked=0 if corpus.layout == "label" else int(corpus.symbols.is_special.numpy()[asked].sum()),
         begins_with_end_of_text=int((first == corpus.symbols.end_of_text).sum()),
         groups=_groups(corpus, plan),
         concentration={name: _concentration(prepared, plan, name) for name in NORMALIZATIONS},
-        notes=dict(counted) if len(spans) else {},
+        notes=dict(counted),
     )
 
 
@@ -156,9 +156,8 @@ def _kinds(notes: str) -> set[str]:
 
 def _asked_ids(corpus: Corpus, plan: Plan) -> NDArray[np.int64]:
     pieces = plan.pieces
-    counts = pieces.stop - pieces.scored_from
-    begin = corpus.offsets[pieces.span] + pieces.scored_from
-    place = np.repeat(begin - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+    piece, index = enumerate_counts(pieces.targets)
+    place = (corpus.offsets[pieces.span] + pieces.scored_from)[piece] + index
     return corpus.tokens[place[~corpus.column["parts.is_prompt"][corpus.part_of(place)]]].astype(np.int64)
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from logging import getLogger
 
+from thetahat.core.batch import MASK
 from thetahat.core.errors import ConfigError
-from thetahat.data.tokenizer import MASK
 from thetahat.evaluation.beam import Beam, beam_search
 from thetahat.evaluation.generate import Sampling, generate as generate_ids, generate_batch
 from thetahat.evaluation.infill import infill
