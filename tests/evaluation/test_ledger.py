@@ -16,11 +16,10 @@ from thetahat.evaluation.ledger import (
     Block,
     LedgerRow,
     blocks_of,
-    interval_units,
     read_ledger,
-    summarize,
     write_ledger,
 )
+from thetahat.evaluation.summary import interval_units, summarize
 
 METADATA = {"model": "sha256:12ab", "policy": "window(stride=128), context=256, dtype=float32", "unit": "nats"}
 KEYS = {
@@ -38,7 +37,7 @@ nats = st.floats(max_value=0, allow_nan=False, allow_infinity=False)
 blocks = st.tuples(counts, counts, nats)
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 rows = st.fixed_dictionaries(
-    {name: texts for name in ("id", "document", "source", "part", "role")}
+    {name: texts for name in ("id", "document", "source", "part", "role", "digest")}
     | {name: counts for name in ("num_tokens", "num_bytes", "context_length", "tokens_cut")}
     | {
         "log_prob": nats | st.just(-math.inf),

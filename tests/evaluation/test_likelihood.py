@@ -14,8 +14,8 @@ from thetahat.data.build import build_corpus
 from thetahat.data.record import Record
 from thetahat.data.tokenizer import train_tokenizer
 from thetahat.distribution.world import World
-from thetahat.evaluation.ledger import summarize
 from thetahat.evaluation.likelihood import Policy, ledger_rows, score_corpus
+from thetahat.evaluation.summary import summarize
 
 POLICY = Policy(context=48, stride=24, batch_size=16, dtype="float32")
 CPU = torch.device("cpu")

@@ -154,6 +154,10 @@ class Corpus:
         weight = self.documents["weight"][document].as_py() * self.column["parts.weight"][index]
         return Part(**row, name=parts["name"][index].as_py(), role=parts["role"][index].as_py(), weight=float(weight))
 
+    def digest(self, index: int) -> str:
+        """Of the record to which a part belongs, as it was written: the same for every tokenizer."""
+        return self.documents["digest"][int(self.column["parts.document"][index])].as_py().hex()
+
 
 _NUMBERS = {
     "documents": ("weight", "tokens_cut", "prompt_cut"),

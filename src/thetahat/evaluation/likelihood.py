@@ -177,6 +177,7 @@ def _row(likelihoods: Likelihoods, corpus: Corpus, policy: Policy, index: int) -
         context_length=min(policy.context, seen),
         log_prob=float(likelihoods.log_prob[index]),
         weight=part.weight,
+        digest=corpus.digest(number),
         blocks=blocks_of(likelihoods.token_log_prob[first:last], corpus.token_bytes[corpus.tokens[tokens]])
         if num_tokens > BLOCK_TOKENS
         else (),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from thetahat.core.total import Total
-from thetahat.evaluation.ledger import Summary
+from thetahat.evaluation.summary import Summary
 from thetahat.run.state import State
 from thetahat.run.step import StepReport
 

@@ -10,8 +10,8 @@ import torch
 
 from thetahat.core import store
 from thetahat.distribution.world import World, join_world
-from thetahat.evaluation.ledger import Summary, summarize
 from thetahat.evaluation.likelihood import Abandoned, ledger_rows, score_corpus
+from thetahat.evaluation.summary import Summary, summarize
 from thetahat.run.base import resolved
 from thetahat.run.blame import check_parameters
 from thetahat.run.checkpoint import folder_of, save, settle

@@ -12,8 +12,9 @@ from thetahat.data.config import DataConfig
 from thetahat.data.corpus import Corpus
 from thetahat.data.source import Record, divide, read_records
 from thetahat.distribution.world import World, join_world
-from thetahat.evaluation.ledger import LedgerRow, Summary, summarize, write_ledger
+from thetahat.evaluation.ledger import LedgerRow, write_ledger
 from thetahat.evaluation.likelihood import Policy, ledger_rows, score_corpus
+from thetahat.evaluation.summary import Summary, summarize
 from thetahat.run.checkpoint import read_progress
 from thetahat.run.prepare import encoding_of
 from thetahat.verbs.load import Loaded, load
