@@ -94,6 +94,11 @@ def write_ledger(path: Path, rows: Iterable[LedgerRow], metadata: Mapping[str, s
     table = pa.Table.from_pylist([_plain(row) for row in rows], schema=SCHEMA)
     words = json.dumps({**metadata, "ledger": VERSION}, ensure_ascii=False, sort_keys=True)
     table = table.replace_schema_metadata({"thetahat": words, "sha256": _digest(words, table.to_pydict())})
+    write_table(path, table)
+
+
+def write_table(path: Path, table: Any) -> None:
+    """Writes a pyarrow.Table as a Parquet file that appears whole or not at all."""
     temporary = path.with_name(f".{path.name}.partial")
     with naming_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
