@@ -76,6 +76,11 @@ class FolderJournal:
             save_file(columns, part / "answers.safetensors")
         self._waiting.clear()
 
+    def save_if_interrupted(self, error: type[BaseException] | None, *_: object) -> None:
+        """How a `with` ends: where all went well, nothing needs to be gone on with."""
+        if error:
+            self.save()
+
     def _free_name(self) -> str:
         """One that no damaged part holds, and no other rank takes."""
         number = len(list(self._parts.glob(f"part-{self._rank}-*")))

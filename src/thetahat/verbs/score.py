@@ -103,7 +103,7 @@ def _journal(out: Path, metadata: dict[str, str], world: World, stack: ExitStack
     if world.is_first:
         stack.enter_context(store.holding(journal.folder))
     world.first_does(journal.clear_others)
-    stack.push(lambda error, *_: journal.save() if error else None)
+    stack.push(journal.save_if_interrupted)
     return journal
 
 
