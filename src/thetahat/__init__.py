@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from thetahat.run.train import train as train
     from thetahat.verbs.load import load as load
     from thetahat.verbs.score import score as score
+    from thetahat.verbs.select import select as select
     from thetahat.verbs.verify import verify as verify
 
 _VERBS = {
     "find_recipe": "thetahat.recipes.catalogue",
     "load": "thetahat.verbs.load",
     "score": "thetahat.verbs.score",
+    "select": "thetahat.verbs.select",
     "train": "thetahat.run.train",
     "verify": "thetahat.verbs.verify",
 }

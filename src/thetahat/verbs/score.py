@@ -66,7 +66,7 @@ def score(
             _check_out(path)
     loaded = load(model) if isinstance(model, str) else model
     world = join_world(loaded.config.device)
-    corpus, policy = _corpus(loaded, data, world), loaded.config.policy()
+    corpus, policy = corpus_of(loaded, data, world), loaded.config.policy()
     metadata = _metadata(loaded, corpus, policy, data)
     with ExitStack() as stack:
         journal = _journal(out, metadata, world, stack) if out else None
@@ -111,7 +111,8 @@ def _journal_folder(out: Path) -> Path:
     return out.with_name(f".{out.name}.scoring")
 
 
-def _corpus(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
+def corpus_of(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
+    """The data as the model reads it; without data, what its run held out."""
     settings = {} if data else {"part": "held-out"}
 
     def build() -> Corpus:
