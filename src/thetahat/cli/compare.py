@@ -58,7 +58,7 @@ def compare(
 def _show(compared: "Comparison") -> None:
     plain = compared.to_dict()
     emit(f"A  {escape(compared.a)}\nB  {escape(compared.b)}\n")
-    emit(f"{compared.sentence}\n")
+    emit(f"{compared.headline}: {compared.numbers}.\n")
     for name in [name for name in plain if name not in {"a", "b", "verdict", "notes", "sources", "gains", "losses"}]:
         emit(f"{name:<36} {_said(plain[name])}")
     if len(compared.sources) > 1:

@@ -15,7 +15,7 @@ from thetahat.evaluation.compare import Case, Comparison, Difference
 
 MOST_SOURCES = 30
 MOST_TEXT = 2_000  # characters of a case
-NUM_BINS = 60
+MOST_BINS = 60
 ROW, LEFT, RIGHT = 28, 230, 590  # pixels: of a row; where an axis begins and ends
 TALL = 180  # pixels: of the histogram
 
@@ -110,7 +110,8 @@ def _histogram(whole: Difference) -> dict[str, Any]:
     values = whole.main.by_document
     low, high = (float(end) for end in np.quantile(values, [0.01, 0.99]))
     reach = max(abs(low), abs(high)) or 1.0
-    counts, edges = np.histogram(np.clip(values, -reach, reach), NUM_BINS, (-reach, reach))
+    num_bins = min(MOST_BINS, 2 * math.isqrt(2 * len(values)) + 2)  # even, so that one edge is 0
+    counts, edges = np.histogram(np.clip(values, -reach, reach), num_bins, (-reach, reach))
     axis, most = Axis(-reach, reach, 20, 840), int(counts.max())
     bins = [
         {

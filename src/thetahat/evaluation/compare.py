@@ -134,21 +134,24 @@ class Comparison:
         return "B" if low > 0 else "A"
 
     @property
-    def sentence(self) -> str:
-        """The verdict with its numbers."""
-        estimate, low, high = self.whole.main.interval
-        count = f"{self.whole.num_documents:,} document{'s' if self.whole.num_documents > 1 else ''}"
-        interval = "no interval" if math.isnan(low) else f"95% interval {low:+.4g} to {high:+.4g}"
-        numbers = f"B - A = {estimate:+.4g} {self.unit} ({interval}, p = {self.whole.p_value:.2g}, {count})"
-        if not self.whole.per_token:
-            numbers = numbers.replace("B - A = ", "B saves ")
+    def headline(self) -> str:
+        """The verdict in words."""
         match self.verdict:
             case "same":
-                return f"A and B give each of {count} the same likelihood, to the last bit."
+                return "A and B give every document the same likelihood, to the last bit"
             case "open":
-                return f"It is open which one makes the data more likely: {numbers}."
+                return "It is open which one makes the data more likely"
             case better:
-                return f"{better} makes the data more likely: {numbers}."
+                return f"{better} makes the data more likely"
+
+    @property
+    def numbers(self) -> str:
+        """What the verdict rests on."""
+        estimate, low, high = self.whole.main.interval
+        difference = f"B - A = {estimate:+.4g}" if self.whole.per_token else f"B saves {estimate:+.4g}"
+        interval = "no interval" if math.isnan(low) else f"95% interval {low:+.4g} to {high:+.4g}"
+        count = f"{self.whole.num_documents:,} document{'s' if self.whole.num_documents > 1 else ''}"
+        return f"{difference} {self.unit} ({interval}, p = {self.whole.p_value:.2g}, {count})"
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
