@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -40,7 +41,7 @@ def run(*words):
     return code, out.getvalue(), err.getvalue()
 
 
-def write_pair(folder, texts=TEXTS, **metadata_b):
+def write_pair(folder, texts=TEXTS):
     """Two ledgers and the records that they are of."""
     lines = [json.dumps({"text": text, "id": f"<i>{i}</i>", "source": f"s{i % 2}<b>"}) for i, text in enumerate(texts)]
     (folder / "data.jsonl").write_text("\n".join(lines), encoding="utf-8")
@@ -57,12 +58,9 @@ def write_pair(folder, texts=TEXTS, **metadata_b):
         )
         for i, text in enumerate(texts)
     ]
-    better = [
-        LedgerRow(**{name: getattr(row, name) for name in LedgerRow.__slots__} | {"log_prob": row.log_prob + i % 7 - 2})
-        for i, row in enumerate(rows)
-    ]
+    better = [replace(row, log_prob=row.log_prob + i % 7 - 2) for i, row in enumerate(rows)]
     write_ledger(folder / "a.parquet", rows, METADATA)
-    write_ledger(folder / "b.parquet", better, METADATA | metadata_b)
+    write_ledger(folder / "b.parquet", better, METADATA)
     return folder / "a.parquet", folder / "b.parquet", folder / "data.jsonl"
 
 
@@ -150,9 +148,25 @@ def test_the_page_shows_everything_runs_nothing_and_loads_nothing(pair, tmp_path
     assert "\x1b" not in text
     for part in ("B makes the data more likely", "s0<b>", "<script>alert(", "\\x1b[31m", "95%", "p 0."):
         assert part in page.words
+    assert_drawn_inside(page)
+
+
+def assert_drawn_inside(page):
     for tag, found in page.tags:
         numbers = [found[name] for name in ("x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "width") if name in found]
         assert tag == "svg" or all(-20 <= float(number) <= 900 for number in numbers), (tag, found)
+
+
+def test_an_interval_far_wider_than_the_others_is_drawn_to_the_edge(pair, tmp_path):
+    for path, nats in zip(pair[:2], (0.0, 900.0), strict=True):
+        rows, metadata = read_ledger(path)
+        wild = [replace(rows[i], id=f"w{i}", document=f"w{i}", source="w", log_prob=-950 + nats * i) for i in range(2)]
+        write_ledger(tmp_path / path.name, [*rows, *wild], metadata)
+    code, _, err = run("compare", *(tmp_path / path.name for path in pair[:2]), "--html", tmp_path / "page.html")
+    assert code == 0, err
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert [tag for tag, _ in page.tags].count("circle") == 4
+    assert_drawn_inside(page)
 
 
 def test_a_page_of_one_document_or_of_no_difference_can_be_drawn(tmp_path):
@@ -175,7 +189,7 @@ def test_what_goes_wrong_ends_with_its_code(pair, tmp_path):
     assert run("compare", pair[0], tmp_path / "none")[0] == 4
     assert run("compare", *pair[:2], "dtype=float64")[0] == 2
     rows, metadata = read_ledger(pair[0])
-    sick = [*rows[1:], LedgerRow(**{n: getattr(rows[0], n) for n in LedgerRow.__slots__} | {"log_prob": float("nan")})]
+    sick = [*rows[1:], replace(rows[0], log_prob=float("nan"))]
     write_ledger(tmp_path / "sick.parquet", sick, metadata)
     code, out, err = run("compare", pair[0], tmp_path / "sick.parquet")
     assert (code, out) == (5, "")

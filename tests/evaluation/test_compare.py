@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,11 +40,7 @@ def ledgers(seed, num_rows=40, *, num_documents=None, effect=0.05):
         )
         for i, (t, x) in enumerate(zip(tokens, nats, strict=True))
     ]
-    return a, [changed(one, log_prob=one.log_prob + float(d)) for one, d in zip(a, differences, strict=True)]
-
-
-def changed(one, **values):
-    return LedgerRow(**{name: getattr(one, name) for name in LedgerRow.__slots__} | values)
+    return a, [replace(one, log_prob=one.log_prob + float(d)) for one, d in zip(a, differences, strict=True)]
 
 
 def compare(a, b, *, metadata_a=METADATA, metadata_b=METADATA, top=10):
@@ -98,7 +95,7 @@ def test_with_a_and_b_exchanged_every_difference_changes_its_sign(seed):
 
 def test_turns_of_one_dialogue_are_one_document():
     a = [row(i, document=f"dialogue-{i // 4}", part=f"turn-{i % 4}") for i in range(80)]
-    found = compare(a, [changed(one, log_prob=one.log_prob + 0.1) for one in a])
+    found = compare(a, [replace(one, log_prob=one.log_prob + 0.1) for one in a])
     assert found.whole.num_documents == 20
     assert found.whole.improved.estimate == 1.0
 
@@ -123,7 +120,7 @@ def test_a_positive_difference_speaks_for_b():
 def test_a_verdict_needs_the_interval_and_the_test():
     assert compare(*ledgers(2, effect=0.0)).verdict == "open"
     alike = [row(i) for i in range(4)]  # four documents that agree: a short interval, but p = 2/16
-    found = compare(alike, [changed(one, log_prob=one.log_prob + 0.1 * one.num_tokens) for one in alike])
+    found = compare(alike, [replace(one, log_prob=one.log_prob + 0.1 * one.num_tokens) for one in alike])
     assert found.whole.main.interval.low > 0
     assert found.verdict == "open"
 
@@ -159,7 +156,7 @@ def test_the_largest_gains_and_losses_come_first():
     assert [case.difference for case in found.gains] == ranked[::-1][:4]
     assert [case.difference for case in found.losses] == ranked[:4]
     assert compare(a, b, top=0).gains == []
-    everywhere = compare(a, [changed(one, log_prob=one.log_prob + 1.0) for one in a])
+    everywhere = compare(a, [replace(one, log_prob=one.log_prob + 1.0) for one in a])
     assert (len(everywhere.gains), everywhere.losses) == (10, [])
 
 
@@ -172,7 +169,7 @@ def test_one_document_has_no_interval():
 
 def test_with_other_tokenizers_only_bytes_are_compared():
     a, b = ledgers(7)
-    b = [changed(one, num_tokens=one.num_tokens + 3) for one in b]
+    b = [replace(one, num_tokens=one.num_tokens + 3) for one in b]
     found = compare(a, b, metadata_b=METADATA | {"tokenizer_sha256": "34cd"})
     plain = found.to_dict()
     assert plain["nats_per_token_difference"] is plain["ci95"] is plain["num_tokens"] is None
@@ -206,12 +203,12 @@ def test_rows_that_only_one_has_are_named():
 def test_rows_of_other_text_are_named(values, message):
     a = [row(i) for i in range(4)]
     with pytest.raises(DataError, match=message):
-        compare(a, [*a[:2], changed(a[2], **values), a[3]])
+        compare(a, [*a[:2], replace(a[2], **values), a[3]])
 
 
 def test_without_digests_ids_and_bytes_are_trusted_and_that_is_said():
     a = [row(i) for i in range(4)]
-    found = compare(a, [changed(one, digest="") for one in a])
+    found = compare(a, [replace(one, digest="") for one in a])
     assert any("of 4 rows only id and bytes" in note for note in found.notes)
     assert not any("digest" in note for note in compare(a, a).notes)
 
@@ -219,7 +216,7 @@ def test_without_digests_ids_and_bytes_are_trusted_and_that_is_said():
 def test_several_rows_of_one_id_and_part_are_refused():
     a = [row(i) for i in range(4)]
     with pytest.raises(DataError, match=r"b\.parquet has several rows of one id and part: d1"):
-        compare(a, [*a, changed(a[1], step=3)])
+        compare(a, [*a, replace(a[1], step=3)])
 
 
 def test_an_empty_ledger_is_refused():
@@ -231,7 +228,7 @@ def test_an_empty_ledger_is_refused():
 def test_a_likelihood_that_is_not_finite_is_named(value):
     a = [row(i) for i in range(4)]
     with pytest.raises(NonFiniteError, match=r"b\.parquet has 1 row whose likelihood is not finite: d3"):
-        compare(a, [*a[:3], changed(a[3], log_prob=value)])
+        compare(a, [*a[:3], replace(a[3], log_prob=value)])
 
 
 def policies(ours, theirs, length=64):

@@ -36,7 +36,7 @@ class Axis:
 
     def ticks(self) -> list[tuple[float, str]]:
         """About five round values, with their places."""
-        step = 10 ** math.floor(math.log10((self.high - self.low) / 2))
+        step = 10.0 ** math.floor(math.log10((self.high - self.low) / 2))
         step *= next(factor for factor in (0.5, 1, 2, 5, 10) if (self.high - self.low) / (step * factor) <= 6)
         first, last = math.ceil(self.low / step), math.floor(self.high / step)
         return [(self(step * index), f"{step * index:+.4g}" if index else "0") for index in range(first, last + 1)]
