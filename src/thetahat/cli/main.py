@@ -6,7 +6,7 @@ import traceback
 
 import typer
 
-from thetahat.cli import chat, explain, generate, recipes, score, select, tokenizer, train, verify
+from thetahat.cli import chat, compare, explain, generate, recipes, score, select, tokenizer, train, verify
 from thetahat.cli.words import fail, say
 from thetahat.core.errors import DiskFullError, FolderError, OutOfMemoryError, ThetahatError, says_full
 
@@ -26,7 +26,7 @@ for command in (
     explain.explain,
     verify.verify,
     score.score,
-    select.select,
+from thetahat.cli import chat, compare, explain, generate, recipes, score, select, tokenizer, train, verify
     generate.generate,
     chat.chat,
 ):
