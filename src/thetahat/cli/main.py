@@ -26,7 +26,8 @@ for command in (
     explain.explain,
     verify.verify,
     score.score,
-from thetahat.cli import chat, compare, explain, generate, recipes, score, select, tokenizer, train, verify
+    compare.compare,
+    select.select,
     generate.generate,
     chat.chat,
 ):
