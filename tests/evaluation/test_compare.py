@@ -231,9 +231,9 @@ def test_a_likelihood_that_is_not_finite_is_named(value):
         compare(a, [*a[:3], replace(a[3], log_prob=value)])
 
 
-def policies(ours, theirs, length=64):
-    a = [row(i, context_length=length) for i in range(4)]
-    return pair_rows(Scored("A", a, METADATA | {"policy": ours}), Scored("B", a, METADATA | {"policy": theirs}))
+def policies(ours, theirs, read="whole"):
+    a, told = [row(i) for i in range(4)], METADATA | {"read": read}
+    return pair_rows(Scored("A", a, told | {"policy": ours}), Scored("B", a, told | {"policy": theirs}))
 
 
 def test_another_dtype_is_no_other_policy():
@@ -242,25 +242,21 @@ def test_another_dtype_is_no_other_policy():
     assert any("bfloat16" in note for note in found.notes)
 
 
-def test_another_window_counts_only_where_a_document_does_not_fit():
+def test_another_window_counts_only_where_a_document_is_not_read_whole():
     wider = "window(stride=512), context=1024, dtype=float32"
-    assert policies(POLICY, wider, length=255)
-    with pytest.raises(DataError, match="different ways"):
-        policies(POLICY, wider, length=256)
-    assert policies(POLICY, POLICY, length=256)
-
-
-def test_another_window_counts_where_tokens_were_cut():
-    a = [row(1, tokens_cut=2)]
-    with pytest.raises(DataError, match="different ways"):
-        compare(a, a, metadata_b=METADATA | {"policy": POLICY.replace("256", "512")})
+    assert policies(POLICY, wider)
+    assert policies(f"conditional, {POLICY}", f"prefix, {wider}")
+    for read in ("in part through windows or limits", ""):
+        with pytest.raises(DataError, match="different ways"):
+            policies(POLICY, wider, read)
+        assert policies(POLICY, POLICY, read)
+        assert policies(f"conditional, {POLICY}", POLICY, read)
 
 
 def test_a_pseudo_likelihood_is_not_compared_with_a_likelihood():
-    with pytest.raises(DataError, match="different ways"):
-        policies(POLICY, f"pseudo-likelihood, each token masked alone, {POLICY}")
-    with pytest.raises(DataError, match="different ways"):
-        policies(POLICY, f"conditional, {POLICY}")
+    for other in (f"pseudo-likelihood, each token masked alone, {POLICY}", f"spans, {POLICY}"):
+        with pytest.raises(DataError, match="different ways"):
+            policies(POLICY, other)
 
 
 def test_rows_without_bytes_cannot_be_compared_without_tokens():

@@ -1,7 +1,6 @@
 """Whether two ledgers are of the same data, and which row of one goes with which row of the other."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -18,13 +17,16 @@ _TEXTUAL = {
 }
 """Of a row that is of the same text, whatever the model; what two that differ do."""
 
+WHOLE = "whole"  # what `read` says in the metadata of a ledger where nothing was out of sight
+_LIKELIHOODS = ("conditional", "prefix")  # like causal: log Pr of a text given what stands before it
+
 
 class Scored(NamedTuple):
     """What one model gave: the rows of a ledger and what it says of them."""
 
     name: str
     rows: Sequence[LedgerRow]
-    metadata: Mapping[str, str]  # of which `policy` and `tokenizer_sha256` are used
+    metadata: Mapping[str, str]  # of which `policy`, `read` and `tokenizer_sha256` are used
 
 
 class Pair(NamedTuple):
@@ -88,26 +90,28 @@ def _refuse(what: str, rows: Sequence[LedgerRow]) -> None:
 
 
 def _check_policies(a: Scored, b: Scored) -> None:
-    """The window counts only where a document is longer than it; dtype and batch size only in the last digits."""
-    ignored = ("dtype=", "batch_size=", *(("context=", "window(") if _read_whole(a) and _read_whole(b) else ()))
+    """The window counts only where a document is longer than it; dtype and batch size only in the last digits.
+
+    What an encoder-decoder gives a completion and what a decoder gives it after the same prompt is the same quantity.
+    """
+    ignored = ("dtype=", "batch_size=", *(("context=", "window(") if _is_whole(a) and _is_whole(b) else ()))
     if _policy_words(a, ignored) != _policy_words(b, ignored):
         said = "; ".join(f"{scored.name}: {scored.metadata.get('policy', '(not said)')}" for scored in (a, b))
         raise DataError(
             f"A and B were scored in different ways: {said}",
-            allowed="another dtype; another context and stride where every document is shorter than both contexts",
+            allowed="another dtype; another context and stride where both read every document whole",
             cure=_SCORE,
         )
 
 
-def _read_whole(scored: Scored) -> bool:
-    """Whether every document is surely shorter than the context, so that no window cut it."""
-    context = re.search(r"\bcontext=(\d+)", scored.metadata.get("policy", ""))
-    longest = max(row.context_length for row in scored.rows)
-    return context is not None and longest < int(context[1]) and not any(row.tokens_cut for row in scored.rows)
+def _is_whole(scored: Scored) -> bool:
+    """Whether no window and no limit kept any token of a record from what comes after it."""
+    return scored.metadata.get("read") == WHOLE
 
 
 def _policy_words(scored: Scored, ignored: tuple[str, ...]) -> list[str]:
-    return [word for word in scored.metadata.get("policy", "").split(", ") if not word.startswith(ignored)]
+    words = scored.metadata.get("policy", "").split(", ")
+    return [word for word in words if word not in _LIKELIHOODS and not word.startswith(ignored)]
 
 
 def _count(rows: Sequence[LedgerRow]) -> str:

@@ -61,8 +61,7 @@ def _scored(model: "Loaded | str | Path", data: Sequence[str], overrides: Sequen
     loaded = load(str(model), tuple(overrides)) if isinstance(model, str | Path) else model
     found = score(loaded, data)
     name = str(model) if isinstance(model, str | Path) else str(loaded.folder)
-    notes = {"model": str(loaded.folder), "policy": found.policy, "tokenizer_sha256": loaded.tokenizer.digest}
-    return Scored(name, found.rows, notes), loaded.config.data.split_on
+    return Scored(name, found.rows, found.metadata), loaded.config.data.split_on
 
 
 def _with_texts(compared: Comparison, data: Sequence[str], split_on: str | None) -> Comparison:

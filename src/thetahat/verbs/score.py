@@ -17,6 +17,7 @@ from thetahat.data.build import build_corpus
 from thetahat.data.cache import default_cache
 from thetahat.data.config import DataConfig
 from thetahat.data.corpus import Corpus
+from thetahat.data.plan import plan_scoring
 from thetahat.data.source import Record, divide, read_records
 from thetahat.data.tokenizer import END_OF_TEXT
 from thetahat.distribution.world import World, join_world
@@ -25,6 +26,7 @@ from thetahat.evaluation.journal import FolderJournal
 from thetahat.evaluation.ledger import LedgerRow, write_ledger
 from thetahat.evaluation.likelihood import Likelihoods, Policy, Watch, bytes_of, ledger_rows, score_corpus
 from thetahat.evaluation.noise import NoiseFloor, noise_floor
+from thetahat.evaluation.pairing import WHOLE
 from thetahat.evaluation.summary import Summary, summarize
 from thetahat.evaluation.token_table import token_table, write_tokens
 from thetahat.run.checkpoint import MODEL, read_progress
@@ -45,6 +47,7 @@ class Score:
     noise: NoiseFloor  # what reading in other company changes
     tokens_cut: int  # asked by the data and not scored: what the context could not hold under data.over_long
     prompt_cut: int  # of prompts and earlier turns, not read
+    metadata: dict[str, str]  # what the ledger says of itself
 
 
 def score(
@@ -86,6 +89,7 @@ def score(
         noise_floor(loaded.model, corpus, policy, likelihoods, loaded.device),
         int(corpus.column["documents.tokens_cut"].sum()),
         int(corpus.column["documents.prompt_cut"].sum()),
+        metadata,
     )
 
 
@@ -153,6 +157,11 @@ def _cells(likelihoods: Likelihoods, corpus: Corpus, rows: list[LedgerRow]) -> I
         )
 
 
+def _is_whole(corpus: Corpus, policy: Policy) -> bool:
+    cuts = corpus.column["documents.tokens_cut"].any() or corpus.column["documents.prompt_cut"].any()
+    return not cuts and not plan_scoring(corpus, policy.context, policy.stride).pieces.start.any()
+
+
 def _metadata(loaded: Loaded, corpus: Corpus, policy: Policy, data: Sequence[str]) -> dict[str, str]:
     """What the ledger says of itself: all on which a number in it depends."""
     tokenizer = loaded.tokenizer
@@ -165,6 +174,7 @@ def _metadata(loaded: Loaded, corpus: Corpus, policy: Policy, data: Sequence[str
         "data": corpus.fingerprint,
         "data_paths": "\n".join(data) or "what the run held out",
         "policy": policy.describe(),
+        "read": WHOLE if _is_whole(corpus, policy) else "in part through windows or limits",
         "batch_size": "1 at a time" if policy.deterministic else str(policy.batch_size),
         "first_token": f"{END_OF_TEXT}, id {tokenizer.symbols.end_of_text}: read once before each text, never asked",
         "unit": "nats",
