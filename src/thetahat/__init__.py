@@ -14,11 +14,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from thetahat.recipes.catalogue import find_recipe as find_recipe
     from thetahat.run.train import train as train
+    from thetahat.verbs.choose import choose as choose
     from thetahat.verbs.load import load as load
     from thetahat.verbs.score import score as score
     from thetahat.verbs.verify import verify as verify
 
 _VERBS = {
+    "choose": "thetahat.verbs.choose",
     "find_recipe": "thetahat.recipes.catalogue",
     "load": "thetahat.verbs.load",
     "score": "thetahat.verbs.score",

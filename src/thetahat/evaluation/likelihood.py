@@ -7,7 +7,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor
@@ -22,7 +22,7 @@ from thetahat.evaluation.interval import BLOCK_TOKENS, exact_sum
 from thetahat.evaluation.ledger import LedgerRow, blocks_of
 from thetahat.model.precision import Dtype, computing_in
 from thetahat.objective.config import ObjectiveConfig
-from thetahat.objective.log_prob import chunked_token_log_probs
+from thetahat.objective.log_prob import token_log_probs
 from thetahat.objective.objective import Model
 from thetahat.objective.scoring import questions
 
@@ -73,6 +73,7 @@ class Likelihoods:
     part: NDArray[np.int64]  # [asked parts], index in the corpus's parts
     start: NDArray[np.int64]  # [asked parts + 1], where each begins in `token_log_prob`
     log_prob: NDArray[np.float64]  # [asked parts], nats
+    is_greedy: NDArray[np.bool_]  # [asked parts], whether at each of its tokens no other was likelier
 
 
 class Abandoned(Exception):
@@ -101,7 +102,7 @@ def score_corpus(
     As soon as `is_abandoned` on one rank, all raise Abandoned.
     """
     plan = plan_scoring(corpus, policy.context, policy.stride)
-    found = np.zeros((2, len(corpus.tokens)), dtype=np.float64)  # nats, and whether they were asked
+    found = np.zeros((3, len(corpus.tokens)), dtype=np.float64)  # nats, whether asked, how often another was likelier
     size = 1 if policy.deterministic else policy.batch_size
     for width, group in _groups(plan.pieces, size)[world.rank :: world.size]:
         if is_abandoned():
@@ -110,11 +111,12 @@ def score_corpus(
         token = _places(corpus, plan.pieces, index)
         packed = gather(corpus, plan, index)
         for batch in questions(packed, policy.objective, corpus.symbols, policy.passes, width):
+            asked = (batch.weights.flatten() > 0).nonzero()[:, 0]
             with computing_in(policy.dtype, device):
-                log_probs = _log_probs(model, batch.to(device)).cpu().numpy()
-            is_asked = batch.weights.numpy() > 0
-            where = token[batch.origin.numpy()[is_asked]]
-            np.add.at(found[0], where, log_probs[is_asked])  # a sentinel counts for its span's first token
+                answers = _answers(model, batch.to(device), asked.to(device)).cpu().numpy()
+            where = token[batch.origin.flatten()[asked].numpy()]
+            np.add.at(found[0], where, answers[0])  # a sentinel counts for its span's first token
+            np.add.at(found[2], where, answers[1])
             found[1, where] = 1.0
     if world.any(is_abandoned()):
         raise Abandoned
@@ -131,7 +133,8 @@ def _likelihoods(found: NDArray[np.float64], corpus: Corpus) -> Likelihoods:
     start = np.append(first, len(part)).astype(np.int64)
     nats = found[0, tokens]
     sums = np.array([exact_sum(nats[low:high]) for low, high in pairwise(start)], dtype=np.float64)
-    return Likelihoods(nats, tokens, asked.astype(np.int64), start, sums)
+    misses = np.add.reduceat(found[2, tokens], first) if len(first) else first
+    return Likelihoods(nats, tokens, asked.astype(np.int64), start, sums, misses == 0)
 
 
 def _places(corpus: Corpus, pieces: Pieces, index: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -150,10 +153,18 @@ def _groups(pieces: Pieces, size: int) -> list[tuple[int, NDArray[np.int64]]]:
     return [(int(widths[run[0]]), run[first : first + size]) for run in runs for first in range(0, len(run), size)]
 
 
-def _log_probs(model: Model, batch: Batch) -> Float[Tensor, "B T"]:
-    hidden_ND = model.hidden(batch.inputs).flatten(0, 1)
-    log_probs_N = chunked_token_log_probs(hidden_ND, model.logits, batch.targets.flatten(), chunk_size=CHUNK_SIZE)
-    return log_probs_N.to(torch.float64).view_as(batch.targets)
+def _answers(model: Model, batch: Batch, asked: Int[Tensor, " n"]) -> Float[Tensor, "2 n"]:
+    """The log-probability of each target that is asked, and 1 where another token is likelier, a chunk at a time."""
+    padded = torch.nn.functional.pad(asked, (0, -len(asked) % WIDTHS))  # with the first place, for the kernels' sake
+    hidden_ND, targets_N = model.hidden(batch.inputs).flatten(0, 1)[padded], batch.targets.flatten()[padded]
+    chunks = zip(hidden_ND.split(CHUNK_SIZE), targets_N.split(CHUNK_SIZE), strict=True)
+    return torch.cat([_chunk(model.logits(hidden), targets) for hidden, targets in chunks], dim=1)[:, : len(asked)]
+
+
+def _chunk(logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"]) -> Float[Tensor, "2 N"]:
+    log_prob = token_log_probs(logits, lambda logits: logits, targets)
+    is_missed = logits.amax(-1) > logits.gather(-1, targets[:, None])[:, 0]
+    return torch.stack([log_prob.to(torch.float64), is_missed.to(torch.float64)])
 
 
 def ledger_rows(likelihoods: Likelihoods, corpus: Corpus, policy: Policy) -> list[LedgerRow]:
