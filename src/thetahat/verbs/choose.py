@@ -1,7 +1,7 @@
 """Which of several answers a model finds likeliest: multiple choice, minimal pairs and clozes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,9 +87,12 @@ def asking_of(loaded: Loaded, **choices: Any) -> Asking:
     return Asking(LAYOUTS[kind_of(factorization)], data.context, data.source_room, **choices)
 
 
-def score_questions(loaded: Loaded, asked: AskedQuestions) -> tuple[Likelihoods, list[LedgerRow]]:
-    """The log-probability of every choice, and a row for each."""
+def score_questions(
+    loaded: Loaded, asked: AskedQuestions, stride: int | None = None
+) -> tuple[Likelihoods, list[LedgerRow]]:
+    """The log-probability of every choice, and a row for each; `stride` is for texts longer than the context."""
     policy, world = loaded.config.policy(), join_world(loaded.config.device)
+    policy = replace(policy, stride=stride) if stride else policy
     likelihoods = score_corpus(loaded.model, asked.corpus, policy, world, loaded.device)
     return likelihoods, ledger_rows(likelihoods, asked.corpus, policy)
 
