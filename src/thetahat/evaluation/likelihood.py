@@ -26,7 +26,8 @@ from thetahat.objective.log_prob import token_log_probs
 from thetahat.objective.objective import Model
 from thetahat.objective.scoring import questions
 
-CHUNK_SIZE = 8192  # tokens whose logits exist at once
+CHUNK_SIZE = 8192  # tokens whose logits exist at once; on the CPU, fewer stay in its caches:
+CPU_CHUNK_SIZE = 1024
 WIDTHS = (
     16  # rows are as wide as a multiple of it: kernels round the smallest products and the ends of vectors otherwise
 )
@@ -157,7 +158,8 @@ def _answers(model: Model, batch: Batch, asked: Int[Tensor, " n"]) -> Float[Tens
     """The log-probability of each target that is asked, and 1 where another token is likelier, a chunk at a time."""
     padded = torch.nn.functional.pad(asked, (0, -len(asked) % WIDTHS))  # with the first place, for the kernels' sake
     hidden_ND, targets_N = model.hidden(batch.inputs).flatten(0, 1)[padded], batch.targets.flatten()[padded]
-    chunks = zip(hidden_ND.split(CHUNK_SIZE), targets_N.split(CHUNK_SIZE), strict=True)
+    size = CPU_CHUNK_SIZE if hidden_ND.is_cpu else CHUNK_SIZE
+    chunks = zip(hidden_ND.split(size), targets_N.split(size), strict=True)
     return torch.cat([_chunk(model.logits(hidden), targets) for hidden, targets in chunks], dim=1)[:, : len(asked)]
 
 
