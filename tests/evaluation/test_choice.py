@@ -105,9 +105,12 @@ def test_a_cloze_is_right_where_the_model_would_write_it():
     ]
     assert fair
     items = [([context], [ending], 0, "right") for context, ending in fair]
-    items += [([context], [" night and night"], 0, "wrong") for context in contexts]
+    items += [([context], [" night and night"], 0, "wrong") for context in contexts[:2]]
+    items += [
+        ([context], [next(one for one in ",;" if text[0] != one)], 0, "one wrong token") for context, text in fair
+    ]
     found, _ = answered(asked_of(items, delimiter=""))
-    assert [answer.is_right("greedy") for answer in found] == [True] * len(fair) + [False] * len(contexts)
+    assert [answer.is_right("greedy") for answer in found] == [True] * len(fair) + [False] * (2 + len(fair))
     counted = accuracies(found)["greedy"]
     assert (counted.num_right, counted.num_questions, counted.tied) == (len(fair), len(items), ())
 
