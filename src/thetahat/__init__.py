@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from thetahat.recipes.catalogue import find_recipe as find_recipe
     from thetahat.run.train import train as train
+    from thetahat.verbs.choose import choose as choose
     from thetahat.verbs.compare import compare as compare
     from thetahat.verbs.load import load as load
     from thetahat.verbs.score import score as score
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from thetahat.verbs.verify import verify as verify
 
 _VERBS = {
+    "choose": "thetahat.verbs.choose",
     "compare": "thetahat.verbs.compare",
     "find_recipe": "thetahat.recipes.catalogue",
     "load": "thetahat.verbs.load",

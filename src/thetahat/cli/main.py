@@ -6,7 +6,7 @@ import traceback
 
 import typer
 
-from thetahat.cli import chat, compare, explain, generate, recipes, score, select, tokenizer, train, verify
+from thetahat.cli import chat, choose, compare, explain, generate, recipes, score, select, tokenizer, train, verify
 from thetahat.cli.words import fail, say
 from thetahat.core.errors import DiskFullError, FolderError, OutOfMemoryError, ThetahatError, says_full
 
@@ -26,6 +26,7 @@ for command in (
     explain.explain,
     verify.verify,
     score.score,
+    choose.choose,
     compare.compare,
     select.select,
     generate.generate,

@@ -44,17 +44,3 @@ def _lines() -> Shows:
             say(f"{done:,} of {total:,} tokens  {rate:,.0f} tokens/s  {(total - done) / rate:.0f} s left")
 
     return show
-
-
-@contextmanager
-def steps_progress(what: str, *, shown: bool) -> Generator[Shows]:
-    """The same for a few long steps."""
-    if shown and sys.stderr.isatty():
-        counts = TextColumn("{task.completed:.0f}/{task.total:.0f} " + what)
-        with Progress(
-            BarColumn(bar_width=20), counts, TimeRemainingColumn(), console=Console(stderr=True), transient=True
-        ) as bar:
-            task = bar.add_task("", total=1, visible=False)
-            yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
-    else:
-        yield lambda done, total: say(f"{done} of {total} {what}") if shown else None

@@ -23,7 +23,6 @@ def select(
     Half of the documents choose, the other half say how good the choice is. Without DATA: what the run held out.
     """
     listen_to_library(quiet=quiet)
-    from thetahat.cli.progress import steps_progress
     from thetahat.core.errors import ConfigError
     from thetahat.verbs.select import select as select_checkpoint, to_plain
 
@@ -31,10 +30,7 @@ def select(
     if not names:
         raise ConfigError("no RUN came", cure="thetahat select runs/NAME my.jsonl")
     run, *data = names
-    with steps_progress("models scored", shown=is_first_rank() and not quiet) as shows:
-        selected = select_checkpoint(
-            run, data, report=report, averages=averages, save=save, overrides=pairs, shows=shows
-        )
+    selected = select_checkpoint(run, data, report=report, averages=averages, save=save, overrides=pairs)
     if not is_first_rank():
         return
     plain = to_plain(selected)

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, final
 
@@ -53,6 +54,17 @@ def build_corpus(
                 if seen.digest() != fingerprint:
                     raise DataError("the data changed while it was read", cure="start again when nothing writes to it")
         return _open(folder, tokenizer, encoding.layout)
+
+
+def corpus_of_encoded(records: Iterable[tuple[Record, Encoded]], tokenizer: Tokenizer, layout: Layout) -> Corpus:
+    """Records that are token ids already, in memory; its fingerprint is of their ids and these tokens."""
+    tables, fingerprint = _Tables(tokenizer), hashlib.blake2b(tokenizer.digest.encode(), digest_size=16)
+    for record, encoded in records:
+        tables.add(record, encoded)
+        fingerprint.update(json.dumps([record.canonical, encoded.sequences], default=asdict).encode())
+    tokens, rows = tables.take()
+    made = {name: _table(name, rows[name]) for name in SCHEMAS}
+    return _corpus(tokens, made, tokenizer, fingerprint.hexdigest(), layout)
 
 
 def fingerprint_of(records: Iterable[Record], tokenizer: Tokenizer, settings: Mapping[str, str]) -> str:

@@ -48,11 +48,11 @@ def encode_records(records: Sequence[Record], tokenizer: Tokenizer, encoding: En
             yield next(dialogues)
             continue
         text = next(texts)
-        _check_bytes(record.text, text, tokenizer, record.id)
+        check_bytes(record.text, text, tokenizer, record.id)
         prompt = None
         if record.prompt is not None:
             prompt = next(prompts)
-            _check_bytes(record.prompt, prompt, tokenizer, record.id)
+            check_bytes(record.prompt, prompt, tokenizer, record.id)
         yield _encode(record, prompt, text, tokenizer.end_of_text, encoding)
 
 
@@ -136,7 +136,8 @@ def _fitted(prompt: list[int], room: int, encoding: Encoding, name: str) -> list
             )
 
 
-def _check_bytes(text: str, ids: Sequence[int], tokenizer: Tokenizer, name: str) -> None:
+def check_bytes(text: str, ids: Sequence[int], tokenizer: Tokenizer, name: str) -> None:
+    """Raises ModelError unless the tokens add up to the text."""
     size, found = len(text.encode()), int(tokenizer.num_bytes[list(ids)].sum())
     if found != size:
         raise ModelError(

@@ -59,10 +59,10 @@ class Record:
 
 def parse_record(line: bytes, where: str, *, id: str, source: str) -> Record:
     """The record that a line of JSON holds, with this id and source where it brings none; errors name `where`."""
-    fields = _object(line, where)
+    fields = read_object(line, where)
     known = _format_of(fields, where)
-    id = _identity(fields.get("id"), where) or id
-    source, weight = _source(fields.get("source"), where) or source, _weight(fields.get("weight"), where)
+    id = check_identity(fields.get("id"), where) or id
+    source, weight = check_source(fields.get("source"), where) or source, _weight(fields.get("weight"), where)
     if known == "messages":
         dialogue = parse_dialogue(fields, where)
         return Record("\n".join(dialogue.texts), id, id, source, weight, dialogue=dialogue, where=where)
@@ -81,7 +81,7 @@ def parse_record(line: bytes, where: str, *, id: str, source: str) -> Record:
 def check_text(text: Any, where: str, name: str = "text") -> str:
     """The text, if there is any and it is Unicode."""
     if not isinstance(text, str):
-        raise DataError(f"{where}: the {name} is {_kind(text)}", allowed="a string")
+        raise DataError(f"{where}: the {name} is {kind_of_value(text)}", allowed="a string")
     if not text and name == "text":
         raise DataError(f"{where}: the document is empty", cure="remove it: it has nothing to predict")
     if not text:
@@ -95,13 +95,14 @@ def check_text(text: Any, where: str, name: str = "text") -> str:
     return text
 
 
-def _object(line: bytes, where: str) -> Mapping[str, Any]:
+def read_object(line: bytes, where: str, formats: str = _FORMATS) -> Mapping[str, Any]:
+    """The JSON object of a line; where it is none, the error shows the formats that are allowed."""
     try:
         value = msgspec.json.decode(line)
     except (msgspec.DecodeError, RecursionError) as error:
         raise DataError(f"{where}: not JSON: {error}", allowed="one JSON object a line") from error
     if not isinstance(value, dict):
-        raise DataError(f"{where}: the line holds {_kind(value)}", allowed=f"an object: {_FORMATS}")
+        raise DataError(f"{where}: the line holds {kind_of_value(value)}", allowed=f"an object: {formats}")
     return value
 
 
@@ -118,25 +119,29 @@ def _format_of(fields: Mapping[str, Any], where: str) -> str:
     return known
 
 
-def _identity(value: Any, where: str) -> str:
+def check_identity(value: Any, where: str) -> str:
+    """The id that a record brings, or nothing."""
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise DataError(f"{where}: the id is {_kind(value)}", allowed="a string that is not empty, or a whole number")
+        raise DataError(
+            f"{where}: the id is {kind_of_value(value)}", allowed="a string that is not empty, or a whole number"
+        )
     return str(value)
 
 
-def _source(value: Any, where: str) -> str:
+def check_source(value: Any, where: str) -> str:
+    """The source that a record brings, or nothing."""
     if value is None or isinstance(value, str):
         return value or ""
-    raise DataError(f"{where}: the source is {_kind(value)}", allowed="a string")
+    raise DataError(f"{where}: the source is {kind_of_value(value)}", allowed="a string")
 
 
 def _weight(value: Any, where: str) -> float:
     if value is None:
         return 1.0
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(f"{where}: the weight is {_kind(value)}", allowed="a number, 0 or more")
+        raise DataError(f"{where}: the weight is {kind_of_value(value)}", allowed="a number, 0 or more")
     try:
         weight = float(value)
     except OverflowError:  # an integer of hundreds of digits
@@ -149,7 +154,8 @@ def _weight(value: Any, where: str) -> float:
     return weight
 
 
-def _kind(value: Any) -> str:
+def kind_of_value(value: Any) -> str:
+    """What JSON calls it."""
     names = {type(None): "null", bool: "true or false", list: "a list", dict: "an object", str: "a string"}
     if value == "":
         return "an empty string"

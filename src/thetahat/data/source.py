@@ -159,12 +159,12 @@ def _read_files(files: Sequence[Path], split_on: str | None) -> Iterator[Record]
         is_empty = True
         for record in read(path, label, split_on):
             is_empty = False
-            yield _with_own_id(record, taken)
+            yield with_own_id(record, taken)
         if is_empty:
             raise DataError(f"{path} is empty", cure="remove it, or write some text into it")
 
 
-def _with_own_id(record: Record, taken: dict[str, int]) -> Record:
+def with_own_id(record: Record, taken: dict[str, int]) -> Record:
     """The record, with ~2, ~3, ... behind an id that another has; its document stays, so they are one cluster."""
     if record.id not in taken:
         taken[record.id] = 1
@@ -177,15 +177,20 @@ def _with_own_id(record: Record, taken: dict[str, int]) -> Record:
 
 
 def _read_lines(path: Path, label: str, split_on: str | None) -> Iterator[Record]:
+    for number, line in read_lines(path):
+        yield parse_record(line, f"{path}:{number}", id=f"{label}:{number}", source=label)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not blank, with their numbers; raises DataError where one is not UTF-8."""
     offset = 0
     with _opening(path) as file:
         for number, line in enumerate(file, start=1):
-            where = f"{path}:{number}"
-            _decode(line, where, offset)
+            _decode(line, f"{path}:{number}", offset)
             offset += len(line)
             data = line.removeprefix(_ORDER_MARK) if number == 1 else line
             if data.strip():
-                yield parse_record(data, where, id=f"{label}:{number}", source=label)
+                yield number, data
 
 
 def _read_text(path: Path, label: str, split_on: str | None) -> Iterator[Record]:

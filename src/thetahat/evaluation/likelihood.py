@@ -22,11 +22,11 @@ from thetahat.evaluation.interval import BLOCK_TOKENS, exact_sum
 from thetahat.evaluation.ledger import LedgerRow, blocks_of
 from thetahat.model.precision import Dtype, computing_in
 from thetahat.objective.config import Masked, ObjectiveConfig
-from thetahat.objective.log_prob import chunked_token_log_probs
+from thetahat.objective.log_prob import token_log_probs
 from thetahat.objective.objective import Model
 from thetahat.objective.scoring import questions
 
-CHUNK_SIZE = 8192  # tokens whose logits exist at once
+LOGITS_ON_CPU, LOGITS_ON_GPU = 2**23, 2**27  # that exist at once: 32 and 512 MiB in float32
 WIDTHS = (
     16  # rows are as wide as a multiple of it: kernels round the smallest products and the ends of vectors otherwise
 )
@@ -74,6 +74,7 @@ class Likelihoods:
     part: NDArray[np.int64]  # [asked parts], index in the corpus's parts
     start: NDArray[np.int64]  # [asked parts + 1], where each begins in `token_log_prob`
     log_prob: NDArray[np.float64]  # [asked parts], nats
+    is_greedy: NDArray[np.bool_]  # [asked parts], whether at each of its tokens no other was likelier
 
 
 class Abandoned(Exception):
@@ -86,6 +87,7 @@ class Answers(NamedTuple):
     token: NDArray[np.int64]  # [n], places in the corpus; a sentinel counts for its span's first token
     log_prob: NDArray[np.float64]  # [n], nats
     context_length: NDArray[np.int64]  # [n]
+    is_missed: NDArray[np.float64]  # [n], 1.0 where another token was likelier
 
 
 @runtime_checkable
@@ -123,7 +125,7 @@ def score_corpus(
     """
     reader = Reader(model, corpus, policy, device)
     known = watch.journal.known() if watch.journal else {}
-    found = np.zeros((3, len(corpus.tokens)), dtype=np.float64)  # nats, how often they were asked, context
+    found = np.zeros((4, len(corpus.tokens)), dtype=np.float64)  # nats, whether asked, context, misses
     for answers in known.values() if world.is_first else ():
         _note(found, answers)
     left = [number for number in range(len(reader.groups)) if number not in known][world.rank :: world.size]
@@ -146,6 +148,7 @@ def _note(found: NDArray[np.float64], answers: Answers) -> None:
     np.add.at(found[0], answers.token, answers.log_prob)
     found[1, answers.token] = 1.0
     found[2, answers.token] = answers.context_length
+    np.add.at(found[3], answers.token, answers.is_missed)
 
 
 @final
@@ -175,15 +178,17 @@ class Reader:
         packed, policy = gather(self.corpus, self.plan, index), self.policy
         found: list[Answers] = []
         for batch in questions(packed, policy.objective, self.corpus.symbols, policy.passes, width):
+            asked = (batch.weights.flatten() > 0).nonzero()[:, 0]
+            size = num_chunked(self.corpus.symbols.vocab_size, self.device)
             with computing_in(policy.dtype, self.device):
-                log_probs = _log_probs(self.model, batch.to(self.device)).cpu().numpy()
-            is_asked = batch.weights.numpy() > 0
+                values = _values(self.model, batch.to(self.device), asked.to(self.device), size).cpu().numpy()
             seen = context_lengths(batch, masks=isinstance(policy.objective.factorization, Masked))
-            found.append(Answers(token[batch.origin.numpy()[is_asked]], log_probs[is_asked], seen.numpy()[is_asked]))
+            where, seen = (tensor.flatten()[asked].numpy() for tensor in (batch.origin, seen))
+            found.append(Answers(token[where], values[0], seen, values[1]))
         return Answers(*(np.concatenate(values) for values in zip(*found, strict=True))) if found else NOTHING
 
 
-NOTHING = Answers(np.empty(0, np.int64), np.empty(0, np.float64), np.empty(0, np.int64))
+NOTHING = Answers(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), np.empty(0))
 
 
 def context_lengths(batch: Batch, *, masks: bool) -> Int[Tensor, "B T"]:
@@ -216,7 +221,8 @@ def _likelihoods(found: NDArray[np.float64], corpus: Corpus) -> Likelihoods:
     start = np.append(first, len(part)).astype(np.int64)
     nats, seen = found[0, tokens], found[2, tokens].astype(np.int64)
     sums = np.array([exact_sum(nats[low:high]) for low, high in pairwise(start)], dtype=np.float64)
-    return Likelihoods(nats, tokens, seen, asked.astype(np.int64), start, sums)
+    misses = np.add.reduceat(found[3, tokens], first) if len(first) else first
+    return Likelihoods(nats, tokens, seen, asked.astype(np.int64), start, sums, misses == 0)
 
 
 def _places(corpus: Corpus, pieces: Pieces, index: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -235,10 +241,24 @@ def _groups(pieces: Pieces, size: int) -> list[tuple[int, NDArray[np.int64]]]:
     return [(int(widths[run[0]]), run[first : first + size]) for run in runs for first in range(0, len(run), size)]
 
 
-def _log_probs(model: Model, batch: Batch) -> Float[Tensor, "B T"]:
-    hidden_ND = model.hidden(batch.inputs).flatten(0, 1)
-    log_probs_N = chunked_token_log_probs(hidden_ND, model.logits, batch.targets.flatten(), chunk_size=CHUNK_SIZE)
-    return log_probs_N.to(torch.float64).view_as(batch.targets)
+def num_chunked(vocab_size: int, device: torch.device) -> int:
+    """How many tokens have logits at once: so many that these take the same memory for every vocabulary."""
+    room = LOGITS_ON_CPU if device.type == "cpu" else LOGITS_ON_GPU
+    return max(room // vocab_size // WIDTHS, 1) * WIDTHS
+
+
+def _values(model: Model, batch: Batch, asked: Int[Tensor, " n"], size: int) -> Float[Tensor, "2 n"]:
+    """The log-probability of each target that is asked, and 1 where another token is likelier, a chunk at a time."""
+    padded = torch.nn.functional.pad(asked, (0, -len(asked) % WIDTHS))  # with the first place, for the kernels' sake
+    hidden_ND, targets_N = model.hidden(batch.inputs).flatten(0, 1)[padded], batch.targets.flatten()[padded]
+    chunks = zip(hidden_ND.split(size), targets_N.split(size), strict=True)
+    return torch.cat([_chunk(model.logits(hidden), targets) for hidden, targets in chunks], dim=1)[:, : len(asked)]
+
+
+def _chunk(logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"]) -> Float[Tensor, "2 N"]:
+    log_prob = token_log_probs(logits, lambda logits: logits, targets)
+    is_missed = logits.amax(-1) > logits.gather(-1, targets[:, None])[:, 0]
+    return torch.stack([log_prob.to(torch.float64), is_missed.to(torch.float64)])
 
 
 def bytes_of(likelihoods: Likelihoods, corpus: Corpus) -> NDArray[np.int64]:

@@ -79,7 +79,8 @@ def wilson_interval(count: int, total: int, confidence: float = 0.95) -> Interva
     shrink = 1 + z * z / total
     middle = (share + z * z / (2 * total)) / shrink
     half_width = z / shrink * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return Interval(share, max(0.0, middle - half_width), min(1.0, middle + half_width))
+    low, high = middle - half_width, middle + half_width
+    return Interval(share, low if count else 0.0, high if count < total else 1.0)  # exact at the ends
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,6 +1,6 @@
 """Which checkpoint of a run maximises the likelihood of held-out text."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -74,7 +74,6 @@ def select(
     averages: int = 5,
     save: Path | None = None,
     overrides: Sequence[str] = (),
-    shows: Callable[[int, int], None] | None = None,
 ) -> Selected:
     """Scores every checkpoint of `run`, and means of the last 2 to `averages` of them, and chooses.
 
@@ -88,11 +87,11 @@ def select(
     world = join_world(loaded.config.device)
     corpora = [corpus_of(loaded, some, world) for some in ((data, report) if report else (data,))]
     sets: list[list[Sequence[LedgerRow]]] = []
-    for number, model in enumerate(models):
+    for number, model in enumerate(models, start=1):
         scored = [_rows(loaded, model, corpus, world) for corpus in corpora]
         sets.append(list(halves(scored[0])) if not report else list(scored))
-        if shows:
-            shows(number + 1, len(models))
+        if world.is_first:
+            logger.info("scored %s, %d of %d", model.name, number, len(models))
     _check(sets[0], data)
     candidates = [
         Candidate(model.name, model.step, len(model.folders) > 1, rows[0])

@@ -1,0 +1,273 @@
+"""Tokens scored per second: `score_corpus` and lm-eval's Hugging Face backend, the same weights, texts and threads.
+
+    pip install -e ".[eval]" transformers
+    python benchmarks/scoring.py TEXT... [--vocab-size 8192] [--documents 192] [--repeats 5] [--out results.json]
+
+A decoder with random weights is written into transformers' Qwen3, whose shape it has. Both sides get texts and give a
+log-likelihood for each, tokenisation included; nothing is timed unless the models agree in float64 to 1e-4 nats a text.
+Each side is timed at every batch size, and again at its best one in alternation. Memory: a process each.
+"""
+
+import argparse
+import gzip
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from thetahat.data.choice import Asking, ask_questions
+from thetahat.data.question import question
+from thetahat.data.record import Record
+from thetahat.data.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer, train_tokenizer
+from thetahat.distribution.world import World
+from thetahat.evaluation.likelihood import Policy, score_corpus
+from thetahat.model.build import build_model
+from thetahat.model.config import DecoderConfig
+from thetahat.model.decoder import Decoder
+from thetahat.model.init import initialize
+from thetahat.model.precision import Dtype
+
+CONTEXT, THREADS = 512, 2
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+SHAPE = DecoderConfig(num_layers=8, width=512, num_heads=8, num_kv_heads=4, head_width=64, inner_width=1408)
+NAMES = {  # ours: transformers'
+    "embedding.": "model.embed_tokens.",
+    "blocks.": "model.layers.",
+    "attention_norm.gain": "input_layernorm.weight",
+    "mlp_norm.gain": "post_attention_layernorm.weight",
+    "attention.query_norm.gain": "self_attn.q_norm.weight",
+    "attention.key_norm.gain": "self_attn.k_norm.weight",
+    "attention.query.": "self_attn.q_proj.",
+    "attention.key.": "self_attn.k_proj.",
+    "attention.value.": "self_attn.v_proj.",
+    "attention.output.": "self_attn.o_proj.",
+    "mlp.gate.": "mlp.gate_proj.",
+    "mlp.up.": "mlp.up_proj.",
+    "mlp.down.": "mlp.down_proj.",
+    "head.": "lm_head.",
+}
+Scorer = Callable[[list[str], int], list[float]]
+
+
+def our_model(tokenizer: Tokenizer) -> Decoder:
+    """Random weights, large enough that every path matters."""
+    model = build_model(SHAPE, tokenizer.vocab_size)
+    initialize(model, 0)
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=draw)
+    return model.eval()
+
+
+def their_name(name: str) -> str:
+    if name == "norm.gain":
+        return "model.norm.weight"
+    for ours, theirs in NAMES.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+def ours(folder: Path, dtype: Dtype = "float32") -> Scorer:
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    model = our_model(tokenizer).to(getattr(torch, dtype))
+
+    def score(texts: list[str], batch_size: int) -> list[float]:
+        questions = [question([""], [text], 0, Record("", str(i), str(i), "")) for i, text in enumerate(texts)]
+        corpus = ask_questions(questions, tokenizer, Asking(context=CONTEXT)).corpus
+        how = Policy(CONTEXT, CONTEXT, batch_size, dtype)
+        return score_corpus(model, corpus, how, World(), torch.device("cpu")).log_prob.tolist()
+
+    return score
+
+
+def harness_of(folder: Path) -> Any:
+    from lm_eval.models.huggingface import HFLM
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+    inner = load_tokenizer(folder / "tokenizer.json")
+    config = Qwen3Config(
+        vocab_size=inner.vocab_size,
+        hidden_size=SHAPE.width,
+        intermediate_size=SHAPE.inner_width,
+        num_hidden_layers=SHAPE.num_layers,
+        num_attention_heads=SHAPE.num_heads,
+        num_key_value_heads=SHAPE.num_kv_heads,
+        head_dim=SHAPE.head_width,
+        rope_parameters={"rope_type": "default", "rope_theta": SHAPE.rope_base},
+        rms_norm_eps=SHAPE.norm_epsilon,
+        tie_word_embeddings=SHAPE.ties_embeddings,
+        max_position_embeddings=CONTEXT,
+        dtype="float32",
+    )
+    model = Qwen3ForCausalLM(config).eval()
+    model.load_state_dict({their_name(name): tensor for name, tensor in our_model(inner).state_dict().items()})
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), eos_token=END_OF_TEXT, bos_token=END_OF_TEXT
+    )
+    return HFLM(pretrained=model, tokenizer=tokenizer, max_length=CONTEXT, device="cpu")
+
+
+def theirs(folder: Path) -> Scorer:
+    harness = harness_of(folder)
+
+    def score(texts: list[str], batch_size: int) -> list[float]:
+        harness.batch_size_per_gpu = batch_size
+        return harness.loglikelihood_rolling([SimpleNamespace(args=(text,)) for text in texts], disable_tqdm=True)
+
+    return score
+
+
+@torch.no_grad()
+def their_sums(folder: Path, texts: list[str]) -> list[float]:
+    """Of their model in float64, but for its norms, which are float32 whatever the model is."""
+    harness = harness_of(folder)
+    harness.model.double()
+    found: list[float] = []
+    for text in texts:
+        ids = torch.tensor([[harness.prefix_token_id, *harness.tok_encode(text)]])
+        log_probs = harness.model(ids[:, :-1]).logits.log_softmax(-1)
+        found.append(float(log_probs.gather(-1, ids[:, 1:, None]).sum()))
+    return found
+
+
+SIDES = {"thetahat": ours, "lm-eval hf": theirs}
+
+
+def documents(text: str, number: int) -> list[str]:
+    """Cuts of 80 to 1,600 characters, their lengths spread evenly on a logarithmic scale."""
+    draw = np.random.default_rng(0)
+    sizes = np.exp(draw.uniform(np.log(80), np.log(1600), number)).astype(int)
+    starts = draw.integers(0, len(text) - 1600, number)
+    return [text[start : start + size].strip() for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)]
+
+
+def read(path: str) -> str:
+    file = Path(path)
+    return (gzip.open(file).read() if file.suffix == ".gz" else file.read_bytes()).decode()
+
+
+def seconds(score: Scorer, texts: list[str], batch_size: int) -> float:
+    start = time.perf_counter()
+    score(texts, batch_size)
+    return time.perf_counter() - start
+
+
+def swept(score: Scorer, texts: list[str], num_tokens: int) -> dict[int, float]:
+    """Tokens per second at each batch size, until two in a row are a fifth below the best."""
+    rates: dict[int, float] = {}
+    for size in BATCH_SIZES:
+        rates[size] = num_tokens / seconds(score, texts, size)
+        if max(list(rates.values())[-2:]) < 0.8 * max(rates.values()):
+            break
+    return rates
+
+
+def memory(side: str, folder: Path, batch_size: int) -> dict[str, float]:
+    """Peak MiB of a process of its own, above what stands there once the model has read one short text."""
+    command = [sys.executable, __file__, "--only", side, "--folder", str(folder), "--batch-size", str(batch_size)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def resident(name: str) -> float:
+    """MiB of this process: VmRSS now, VmHWM at the most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
+
+
+def only(side: str, folder: Path, batch_size: int) -> None:
+    texts = json.loads((folder / "texts.json").read_text())
+    score = SIDES[side](folder)
+    score(texts[:1], 1)
+    loaded = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew; ru_maxrss would be the parent's
+    score(texts, batch_size)
+    peak = resident("VmHWM")
+    print(json.dumps({"loaded_mib": loaded, "peak_mib": peak, "above_mib": peak - loaded}))
+
+
+def compare(folder: Path, texts: list[str], repeats: int) -> dict[str, object]:
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
+    sizes = [len(ids) for ids in tokenizer.encode(texts)]
+    num_tokens = sum(sizes)
+    scorers = {side: build(folder) for side, build in SIDES.items()}
+    found = {side: np.array(score(texts, 8)) for side, score in scorers.items()}
+    checked = sorted(texts, key=len)[:: max(1, len(texts) // 24)]
+    gap = float(np.abs(np.array(ours(folder, "float64")(checked, 8)) - their_sums(folder, checked)).max())
+    if gap > 1e-4:
+        raise SystemExit(f"not the same model: {gap} nats apart")
+    sweep = {side: swept(score, texts, num_tokens) for side, score in scorers.items()}
+    best = {side: max(sweep[side], key=lambda size: sweep[side][size]) for side in SIDES}
+    times: dict[str, list[float]] = {side: [] for side in SIDES}
+    for _ in range(repeats):
+        for side, score in scorers.items():
+            times[side].append(num_tokens / seconds(score, texts, best[side]))
+    medians = {side: statistics.median(rates) for side, rates in times.items()}
+    ratios = [ours / peer for ours, peer in zip(times["thetahat"], times["lm-eval hf"], strict=True)]
+    return {
+        "num_documents": len(texts),
+        "num_tokens": num_tokens,
+        "longest": max(sizes),
+        "shortest": min(sizes),
+        "max_difference_nats_float64": gap,
+        "max_difference_nats_float32": float(np.abs(found["thetahat"] - found["lm-eval hf"]).max()),
+        "sweep_tokens_per_second": sweep,
+        "best_batch_size": best,
+        "tokens_per_second": times,
+        "median_tokens_per_second": medians,
+        "ratio": medians["thetahat"] / medians["lm-eval hf"],
+        "ratio_min_max": [min(ratios), max(ratios)],
+        "memory": {side: memory(side, folder, best[side]) for side in SIDES},
+        "memory_at_16": {side: memory(side, folder, 16) for side in SIDES},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("texts", nargs="*")
+    parser.add_argument("--vocab-size", type=int, default=8192)
+    parser.add_argument("--documents", type=int, default=192)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", choices=SIDES)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--batch-size", type=int, default=16)
+    asked = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    if asked.only:
+        only(asked.only, asked.folder, asked.batch_size)
+        return
+    text = "".join(map(read, asked.texts))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tokenizer = train_tokenizer([text[: 1 << 21]], asked.vocab_size)
+        (folder / "tokenizer.json").write_text(tokenizer.to_json())
+        texts = documents(text, asked.documents)
+        (folder / "texts.json").write_text(json.dumps(texts))
+        found = compare(folder, texts, asked.repeats)
+    versions = {name: __import__(name).__version__ for name in ("torch", "transformers")}
+    machine = {"machine": platform.processor() or platform.machine(), "threads": THREADS, **versions}
+    shape = {"vocab_size": tokenizer.vocab_size, "context": CONTEXT, "parameters": num_parameters(tokenizer)}
+    report = json.dumps({**machine, **shape, **found}, indent=1)
+    print(report)
+    if asked.out:
+        asked.out.write_text(report + "\n")
+
+
+def num_parameters(tokenizer: Tokenizer) -> int:
+    return sum(parameter.numel() for parameter in build_model(SHAPE, tokenizer.vocab_size).parameters())
+
+
+if __name__ == "__main__":
+    main()

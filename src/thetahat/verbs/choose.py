@@ -1,0 +1,132 @@
+"""Which of several answers a model finds likeliest: multiple choice, minimal pairs and clozes."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from thetahat.core import store
+from thetahat.core.config import kind_of
+from thetahat.core.errors import DataError, FolderError
+from thetahat.data.choice import CHOICE, AskedQuestions, Asking, ask_questions
+from thetahat.data.question import read_questions
+from thetahat.distribution.world import join_world
+from thetahat.evaluation.choice import Accuracy, Answer, accuracies, answers, by_source, macro_interval
+from thetahat.evaluation.interval import Interval
+from thetahat.evaluation.ledger import LedgerRow, write_ledger
+from thetahat.evaluation.likelihood import Likelihoods, ledger_rows, score_corpus
+from thetahat.evaluation.summary import Summary, summarize
+from thetahat.objective.config import Spans
+from thetahat.run.prepare import LAYOUTS
+from thetahat.verbs.load import Loaded, load
+
+OverLong = Literal["error", "truncate-left"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """How often the right choice was the likeliest, and all that this was counted from."""
+
+    answers: list[Answer]
+    overall: dict[str, Accuracy]  # by rule, every question alike
+    sources: dict[str, dict[str, Accuracy]]
+    macro: dict[str, Interval]  # by rule, every source alike
+    gold: Summary  # how likely the right choices are
+    tokens_straddling: int  # that hold the end of a context and the start of a choice; they count with the choice
+    context_tokens_counted: int  # whole tokens of a context that count with the choice, since one beside it straddles
+    context_tokens_cut: int  # left out, where over_long says so
+    contexts_cut: int
+    policy: str
+    rows: list[LedgerRow]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        overall, sources = _plain(self.overall), {name: _plain(found) for name, found in self.sources.items()}
+        macro = {rule: {"accuracy": mean, "ci95": [low, high]} for rule, (mean, low, high) in self.macro.items()}
+        counts = ("tokens_straddling", "context_tokens_counted", "context_tokens_cut", "contexts_cut", "policy")
+        return {
+            "num_questions": len(self.answers),
+            "overall": overall,
+            "macro": macro,
+            "sources": sources,
+            "gold": self.gold.to_dict(),
+            **{name: getattr(self, name) for name in counts},
+        }
+
+
+def choose(
+    model: Loaded | str,
+    data: Sequence[str],
+    *,
+    out: Path | None = None,
+    delimiter: str = " ",
+    over_long: OverLong = "error",
+) -> Choices:
+    r"""Asks a model every question of `data`, and says how often the right choice is the likeliest, rule by rule.
+
+    Decoders and encoder-decoders by $\log \Pr(\text{choice} \mid \text{context})$; encoders by the
+    pseudo-log-likelihood of the choice's tokens. `delimiter` stands between a context and a choice that bring no blank.
+    """
+    if out and out.exists():
+        raise FolderError(f"{str(out)!r} exists, and nothing is written over", cure="another --out, or remove it first")
+    loaded = load(model) if isinstance(model, str) else model
+    asking = asking_of(loaded, delimiter=delimiter, over_long=over_long)
+    asked = ask_questions(read_questions(data), loaded.tokenizer, asking)
+    likelihoods, rows = score_questions(loaded, asked)
+    found = _choices(asked, likelihoods, rows, f"{loaded.config.policy().describe()}, over_long={over_long}")
+    if out and join_world(loaded.config.device).is_first:
+        write_ledger(out, rows, _metadata(loaded, asked, found.policy))
+    return found
+
+
+def asking_of(loaded: Loaded, **choices: Any) -> Asking:
+    """How this model is asked: in the layout that it was trained on, with the room that it has."""
+    factorization, data = loaded.config.objective.factorization, loaded.config.data
+    if isinstance(factorization, Spans):
+        raise DataError("a model that fills spans has no likelihood of a choice", cure="a decoder or an encoder")
+    return Asking(LAYOUTS[kind_of(factorization)], data.context, data.source_room, **choices)
+
+
+def score_questions(
+    loaded: Loaded, asked: AskedQuestions, stride: int | None = None
+) -> tuple[Likelihoods, list[LedgerRow]]:
+    """The log-probability of every choice, and a row for each; `stride` is for texts longer than the context."""
+    policy, world = loaded.config.policy(), join_world(loaded.config.device)
+    policy = replace(policy, stride=stride) if stride else policy
+    likelihoods = score_corpus(loaded.model, asked.corpus, policy, world, loaded.device)
+    return likelihoods, ledger_rows(likelihoods, asked.corpus)
+
+
+def _choices(asked: AskedQuestions, likelihoods: Likelihoods, rows: list[LedgerRow], policy: str) -> Choices:
+    listed = answers(asked, likelihoods, rows)
+    sources = by_source(listed)
+    overall, cut = accuracies(listed), asked.corpus.column["documents.prompt_cut"]
+    gold = {(question.record.id, CHOICE.format(question.gold)) for question in asked.questions}
+    return Choices(
+        answers=listed,
+        overall=overall,
+        sources=sources,
+        macro={rule: macro_interval(one[rule] for one in sources.values() if rule in one) for rule in overall},
+        gold=summarize([row for row in rows if (row.id, row.part) in gold]),
+        tokens_straddling=sum(asked.straddling),
+        context_tokens_counted=sum(asked.counted_context),
+        context_tokens_cut=int(cut.sum()),
+        contexts_cut=int((cut > 0).sum()),
+        policy=policy,
+        rows=rows,
+    )
+
+
+def _plain(found: Mapping[str, Accuracy]) -> dict[str, Any]:
+    return {rule: accuracy.to_dict() for rule, accuracy in found.items()}
+
+
+def _metadata(loaded: Loaded, asked: AskedQuestions, policy: str) -> dict[str, str]:
+    return {
+        "model": str(loaded.folder),
+        "model_sha256": store.digest_file(loaded.folder / "model.safetensors"),
+        "tokenizer_sha256": loaded.tokenizer.digest,
+        "data": asked.corpus.fingerprint,
+        "policy": policy,
+        "unit": "nats",
+    }

@@ -1,0 +1,161 @@
+"""Under the harness's own evaluator and command line, on tasks defined here, without a network."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import pytest
+
+from tests.cli.test_choose import COPA, PAIRS, SMALL, lines
+from thetahat.core.errors import ConfigError
+from thetahat.verbs.choose import choose
+from thetahat.verbs.lm_eval import HarnessModel
+from thetahat.verbs.load import load
+from thetahat.verbs.score import score
+
+pytestmark = pytest.mark.skipif(
+    find_spec("lm_eval") is None, reason='lm-eval is not installed: pip install -e ".[eval]"'
+)
+
+TASK = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {path}}}}}
+test_split: test
+output_type: {kind}
+{rest}
+"""
+TASKS = {
+    "pairs": (
+        "multiple_choice",
+        'doc_to_text: ""\ntarget_delimiter: ""\ndoc_to_choice: "{{[good, bad]}}"\ndoc_to_target: 0\n'
+        "metric_list: [{metric: acc}]",
+    ),
+    "copa": (
+        "multiple_choice",
+        'doc_to_text: "{{query}}"\ndoc_to_choice: choices\ndoc_to_target: gold\n'
+        "metric_list: [{metric: acc}, {metric: acc_mutual_info}]",
+    ),
+    "cloze": (
+        "loglikelihood",
+        'doc_to_text: "{{context}}"\ndoc_to_target: " {{continuation}}"\n'
+        "metric_list: [{metric: perplexity}, {metric: acc}]",
+    ),
+    "long": (
+        "loglikelihood_rolling",
+        'doc_to_text: ""\ndoc_to_target: "{{text}}"\nmetric_list: [{metric: bits_per_byte}]',
+    ),
+    "written": (
+        "generate_until",
+        'doc_to_text: "{{context}}"\ndoc_to_target: "{{continuation}}"\n'
+        'generation_kwargs: {until: ["e"], max_gen_toks: 5}\nmetric_list: [{metric: exact_match}]',
+    ),
+}
+LONG = [{"text": "To be or not to be, that is the question. " * 9}, {"text": "The king."}]
+RECORDS = {"pairs": PAIRS, "copa": COPA[:1] * 2, "cloze": COPA[2:], "long": LONG, "written": COPA[2:]}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("harness")
+    train = ["train", *SMALL, "max_steps=3", "batch_size=4", "threads=1", "data.over_long=split", "--out", "run", "-q"]
+    done = say(folder, "-m", "thetahat", *train)
+    assert done.returncode == 0, done.stderr
+    for name, records in RECORDS.items():
+        (folder / f"{name}.jsonl").write_text(lines(records))
+        kind, rest = TASKS[name]
+        (folder / f"{name}.yaml").write_text(
+            TASK.format(name=name, path=folder / f"{name}.jsonl", kind=kind, rest=rest)
+        )
+    return folder
+
+
+def say(folder, *words):
+    environment = os.environ | {
+        "THETAHAT_CACHE": str(folder / "cache"),
+        "HF_HOME": str(folder / "hf"),
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    return subprocess.run(
+        [sys.executable, *words], env=environment, cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def results(place):
+    asked = ["--model", "thetahat", "--model_args", "model=run,dtype=float64", "--tasks", ",".join(TASKS)]
+    written = ["--include_path", str(place), "--output_path", "out", "--log_samples", "--batch_size", "4"]
+    done = say(place, "-m", "thetahat.verbs.lm_eval", *asked, *written)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (path,) = (place / "out").rglob("results_*.json")
+    samples = {
+        file.name.split("_")[1]: [json.loads(line) for line in file.read_text().splitlines()]
+        for file in path.parent.glob("samples_*.jsonl")
+    }
+    return json.loads(path.read_text())["results"], samples
+
+
+def test_its_answers_are_those_of_choose(place, results):
+    found, samples = results
+    loaded = load(str(place / "run"), ("dtype=float64",))
+    for name in ("pairs", "copa"):
+        ours = choose(loaded, [str(place / f"{name}.jsonl")])
+        assert found[name]["acc,none"] == ours.overall["sum"].interval.estimate
+        for sample, answer in zip(sorted(samples[name], key=lambda one: one["doc_id"]), ours.answers, strict=True):
+            theirs = [float(one[0][0]) for one in sample["resps"]][: len(answer.scores["sum"])]
+            assert theirs == pytest.approx(answer.scores["sum"], rel=1e-12)
+    cloze = choose(loaded, [str(place / "cloze.jsonl")])
+    assert found["cloze"]["acc,none"] == cloze.overall["greedy"].interval.estimate
+    assert found["cloze"]["perplexity,none"] == pytest.approx(math.exp(-cloze.gold.log_likelihood))
+
+
+def test_a_long_text_is_scored_whole_in_disjoint_windows(place, results):
+    loaded = load(str(place / "run"), ("dtype=float64", "evaluation.stride=32"))
+    rows = score(loaded, [str(place / "long.jsonl")]).rows
+    theirs = [float(sample["resps"][0][0]) for sample in sorted(results[1]["long"], key=lambda one: one["doc_id"])]
+    for row, mine, record in zip(rows, theirs, LONG, strict=True):
+        ids = loaded.tokenizer.encode([record["text"]])[0]
+        assert row.num_tokens == len(ids) + 1  # `score` also asks for the end of a text, the harness does not
+        assert mine > row.log_prob
+    asked = SimpleNamespace(args=(LONG[1]["text"],), task_name="long", doc_id=0)
+    both = SimpleNamespace(args=("", LONG[1]["text"]), task_name="long", doc_id=0)
+    model = HarnessModel(loaded)
+    (rolling,), ((once, _),) = model.loglikelihood_rolling([asked]), model.loglikelihood([both])
+    assert rolling == pytest.approx(once, rel=1e-12)
+
+
+def test_a_text_ends_before_what_ends_it(results):
+    (sample,) = results[1]["written"]
+    assert "e" not in sample["resps"][0][0]
+
+
+def test_continuations_are_spans_of_one_tokenisation(place):
+    """The pitfall of encoding a pair: no continuation of ours is empty, and the halves add up to the whole."""
+    model = HarnessModel(str(place / "run"), dtype="float64")
+    text = "The king is here, and the lord"
+    request = SimpleNamespace(task_name="t", doc_id=0)
+    for cut in range(1, len(text)):
+        request.args = (text[:cut], text[cut:])
+        ((found, _),) = model.loglikelihood([request])
+        assert found < 0
+    request.args = ("", text)
+    ((whole, _),) = model.loglikelihood([request])
+    assert found > whole
+
+
+def test_what_is_too_long_is_an_error_or_cut(place):
+    request = SimpleNamespace(task_name="t", doc_id=0, args=("king " * 90, "be"))
+    with pytest.raises(ValueError, match=r"request 0: .* longer than what the model reads"):
+        HarnessModel(str(place / "run")).loglikelihood([request])
+    kept = HarnessModel(str(place / "run"), over_long="truncate-left")
+    assert kept.loglikelihood([request])[0][0] < 0
+    request.args = ("king " * 90, {"until": ["x"], "max_gen_toks": 2})
+    assert len(kept.generate_until([request])) == 1
+    with pytest.raises(ConfigError, match="a prompt of"):
+        HarnessModel(str(place / "run")).generate_until([request])
