@@ -6,7 +6,7 @@ import traceback
 
 import typer
 
-from thetahat.cli import chat, explain, generate, recipes, score, tokenizer, train, verify
+from thetahat.cli import chat, explain, generate, influence, recipes, score, tokenizer, train, verify
 from thetahat.cli.words import fail, say
 from thetahat.core.errors import DiskFullError, FolderError, OutOfMemoryError, ThetahatError, says_full
 
@@ -26,6 +26,7 @@ for command in (
     explain.explain,
     verify.verify,
     score.score,
+    influence.influence,
     generate.generate,
     chat.chat,
 ):

@@ -91,7 +91,7 @@ def blocks_of(log_prob: ArrayLike, num_bytes: ArrayLike) -> tuple[Block, ...]:
 
 
 TOKENS = pa.field("token_log_probs", pa.list_(pa.float32()), nullable=False)
-"""A last column that a ledger may have: nats of each scored token, in the order in which they were read."""
+"""A further column that a training ledger may have: nats of each token, in the order in which they were read."""
 
 Table = Any  # pyarrow's
 
@@ -102,7 +102,7 @@ def write_ledger(path: Path, rows: Iterable[LedgerRow], metadata: Mapping[str, s
 
 
 def write_columns(path: Path, table: Table, metadata: Mapping[str, str]) -> None:
-    """The same from columns: of SCHEMA, and perhaps TOKENS."""
+    """The same from columns: those of SCHEMA, and behind them whatever else is known of a row."""
     words = json.dumps({**metadata, "ledger": VERSION}, ensure_ascii=False, sort_keys=True)
     table = table.replace_schema_metadata({"thetahat": words, "sha256": _digest(words, table)})
     temporary = path.with_name(f".{path.name}.partial")
@@ -144,8 +144,7 @@ def read_columns(path: Path) -> tuple[Table, dict[str, str]]:
         raise DataError(f"{path} is a Parquet file, but not a ledger", cure=_CURE)
     if (version := metadata.pop("ledger")) != VERSION:
         raise DataError(f"{path} is a ledger of version {version}", allowed=f"version {VERSION}", cure=_CURE)
-    is_known = table.schema.equals(SCHEMA) or table.schema.equals(SCHEMA.append(TOKENS))
-    if not is_known or digest != found:
+    if list(table.schema)[: len(SCHEMA)] != list(SCHEMA) or digest != found:
         raise DataError(f"{path} is damaged: its rows are not those that were written", cure=_CURE)
     return table, metadata
 
@@ -153,7 +152,8 @@ def read_columns(path: Path) -> tuple[Table, dict[str, str]]:
 def _digest(words: str, table: Table) -> str:
     """Of what the file says, not of how it is encoded: Parquet's own checksums leave the names and counts uncovered."""
     digest = hashlib.sha256(words.encode())
-    for column in table.columns:
+    for field, column in zip(table.schema, table.columns, strict=True):
+        digest.update(field.name.encode())
         for values in _values(column.combine_chunks()):
             digest.update(np.int64(values.nbytes).tobytes() + values.tobytes())
     return digest.hexdigest()

@@ -58,7 +58,7 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
     if config.base and (newest is None or config.adapter):
         load_base(state.model, config, num_labels)
     if newest:
-        _check_data(prepared, progress["data"], folder)
+        check_data(prepared, progress["data"], folder)
         restore(state, newest)
         if world.is_first:
             logger.info("going on from %s", newest)
@@ -94,7 +94,7 @@ def find_newest(folder: Path, config: RunConfig, world: World) -> Path | None:
     return newest
 
 
-def _check_data(prepared: Prepared, then: list[str], folder: Path) -> None:
+def check_data(prepared: Prepared, then: list[str], folder: Path) -> None:
     """Exact resume needs the same text, to the byte."""
     if fingerprints(prepared) != then:
         raise FolderError(
