@@ -169,9 +169,9 @@ def paused(tmp_path):
             break
     reports.close()
     folder = tmp_path / "run" / "ledger"
-    beyond = "step-00000005-00000006.parquet"
-    (folder / beyond).write_bytes((tmp_path / "whole" / "ledger" / beyond).read_bytes())
-    (folder / f".{beyond}.partial").write_bytes(b"half")
+    beyond = (tmp_path / "whole" / "ledger" / "step-00000005-00000006.parquet").read_bytes()
+    (folder / "step-00000005-00000005.parquet").write_bytes(beyond)  # killed as a signal had it saved
+    (folder / ".step-00000006-00000006.parquet.partial").write_bytes(beyond[:100])
     (folder / "mine.parquet").write_bytes(b"a user's own")
     return config, tmp_path
 
@@ -180,7 +180,8 @@ def test_rows_that_a_checkpoint_does_not_know_are_made_again(paused):
     config, folder = paused
     assert [step.step for step in trained(config, folder / "run")] == [5, 6]
     assert read_run_ledger(folder / "run").equals(read_run_ledger(folder / "whole"))
-    assert sorted(path.name for path in (folder / "run" / "ledger").iterdir())[0] == "mine.parquet"
+    whole = [path.name for path in part_files(folder / "whole")]
+    assert sorted(path.name for path in (folder / "run" / "ledger").iterdir()) == ["mine.parquet", *whole]
 
 
 @pytest.mark.parametrize("harm", ["missing", "damaged"])
