@@ -100,6 +100,12 @@ def test_one_flipped_bit_is_refused_or_changes_nothing(tmp_path):
     assert num_refused > 200
 
 
+def test_a_folder_whose_name_looks_like_a_column_adds_none(tmp_path):
+    path = tmp_path / "seed=1" / "a.parquet"
+    write_ledger(path, [row(1)], METADATA)
+    assert read_ledger(path) == ([row(1)], METADATA)
+
+
 def test_what_is_not_a_ledger_is_refused(tmp_path):
     path = tmp_path / "a.parquet"
     with pytest.raises(DataError, match="does not exist"):

@@ -16,6 +16,7 @@ import pytest
 
 from thetahat.core import store
 from thetahat.core.errors import ModelError
+from thetahat.evaluation.training import read_run_ledger
 
 SERVER = Path(__file__).with_name("server.py")
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "wizards", "box", "in", "fog"]
@@ -184,7 +185,7 @@ def num_lines(path):
 
 
 def outcome(run):
-    """What must be the same, bit for bit: final weights and optimizer, and every line but for its clock."""
+    """What must be the same, bit for bit: final weights and optimizer, the ledger, every line but for its clock."""
     steps = sorted((run / "checkpoints").glob("step-*"))
     store.verify(steps[-1])
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -193,7 +194,20 @@ def outcome(run):
         del line["seconds"], line["tokens_per_second"]
     pointers = {name: (run / "checkpoints" / name).read_text() for name in ("latest", "best")}
     files = {name: store.digest_file(steps[-1] / name) for name in ("model.safetensors", "optimizer.safetensors")}
-    return {"lines": lines, **pointers, **files}
+    return {"lines": lines, "ledger": ledger_of(run, lines), **pointers, **files}
+
+
+def ledger_of(run, lines):
+    """Its rows; those of each step come to what its line says, and no step or sequence is there twice."""
+    rows = read_run_ledger(run).to_pylist()
+    assert len({(row["step"], row["id"], row["part"]) for row in rows}) == len(rows)
+    for line in lines:
+        mine = [row for row in rows if row["step"] == line["step"]]
+        weight = sum(row["weight"] * row["num_tokens"] for row in mine)
+        value = sum(row["weight"] * row["log_prob"] for row in mine) / weight
+        assert value == pytest.approx(line["log_likelihood_per_token"], rel=1e-9)
+    assert {row["step"] for row in rows} == {line["step"] for line in lines}
+    return rows
 
 
 def kept(run):

@@ -146,8 +146,8 @@ def test_the_comparison_sees_a_wrong_divisor(mutation, monkeypatch, expected):
     right = module.log_likelihood
     batches = batches_of(CUTTINGS["ragged accumulation"])
 
-    def mean_of_means(model, batch, log_probs):
-        total = right(model, batch, log_probs)
+    def mean_of_means(model, batch, log_probs, note):
+        total = right(model, batch, log_probs, note)
         share = sum(b.weight() for b in batches) / len(batches)
         return Total(total.log_prob / total.weight * share, total.weight)
 

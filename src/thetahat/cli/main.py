@@ -6,7 +6,20 @@ import traceback
 
 import typer
 
-from thetahat.cli import chat, choose, compare, explain, generate, recipes, score, select, tokenizer, train, verify
+from thetahat.cli import (
+    chat,
+    choose,
+    compare,
+    explain,
+    generate,
+    influence,
+    recipes,
+    score,
+    select,
+    tokenizer,
+    train,
+    verify,
+)
 from thetahat.cli.words import fail, say
 from thetahat.core.errors import DiskFullError, FolderError, OutOfMemoryError, ThetahatError, says_full
 
@@ -29,6 +42,7 @@ for command in (
     choose.choose,
     compare.compare,
     select.select,
+    influence.influence,
     generate.generate,
     chat.chat,
 ):

@@ -23,6 +23,7 @@ class Part:
     num_tokens: int = 1  # asked tokens of this part, wherever its pieces lie
     record_tokens: int = 1  # asked tokens of the whole record
     record_parts: int = 1  # asked parts of the whole record, for example assistant turns
+    number: int = -1  # index in the parts of its corpus; -1: of none
 
 
 MASK, SENTINEL = "<|mask|>", "<|sentinel-{}|>"

@@ -145,7 +145,8 @@ class Corpus:
         parts, document = self.tables["parts"], int(self.column["parts.document"][index])
         row = {name: self.documents[name][document].as_py() for name in ("id", "document", "source")}
         weight = self.documents["weight"][document].as_py() * self.column["parts.weight"][index]
-        return Part(**row, name=parts["name"][index].as_py(), role=parts["role"][index].as_py(), weight=float(weight))
+        name, role = (parts[column][index].as_py() for column in ("name", "role"))
+        return Part(**row, name=name, role=role, weight=float(weight), number=index)
 
     def digest(self, index: int) -> str:
         """Of the record to which a part belongs, as it was written: the same for every tokenizer."""

@@ -6,6 +6,7 @@ from typing import TypeVar, final
 
 import torch
 import torch.distributed as dist
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from thetahat.core.errors import ConfigError, ThetahatError
@@ -49,6 +50,19 @@ class World:
             parts = flat.split([gradient.numel() for gradient in bucket])
             for gradient, part in zip(bucket, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
+
+    def gather(self, rows: Shaped[Tensor, "N *axes"]) -> list[Shaped[Tensor, "n *axes"]]:
+        """Everyone's rows, however many each has, on the first rank in the order of ranks; nothing on the others."""
+        if self.size == 1:
+            return [rows]
+        counts = torch.zeros(self.size, dtype=torch.int64)
+        counts[self.rank] = len(rows)
+        counts = self.sum(counts).tolist()
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        into = [torch.empty_like(padded) for _ in counts] if self.is_first else None
+        dist.gather(padded, into)
+        return [whole[:count] for whole, count in zip(into, counts, strict=True)] if into else []
 
     def any(self, flag: bool) -> bool:
         """Whether any rank says yes; every rank gets the same answer, so all act alike."""

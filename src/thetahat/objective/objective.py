@@ -1,5 +1,6 @@
 """L and Σ: the weighted log-likelihood of a batch under a model."""
 
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 from thetahat.core.batch import Batch, Inputs
 from thetahat.core.total import Total
 from thetahat.objective.log_prob import LogProbs, token_log_probs
+
+Note = Callable[[Batch, Tensor], None]  # is told the log-probability of each asked token of a batch
 
 
 @runtime_checkable
@@ -24,7 +27,9 @@ class Model(Protocol):
         ...
 
 
-def log_likelihood(model: Model, batch: Batch, log_probs: LogProbs = token_log_probs) -> Total:
+def log_likelihood(
+    model: Model, batch: Batch, log_probs: LogProbs = token_log_probs, note: Note | None = None
+) -> Total:
     r"""$\sum_i w_i \log \Pr_\theta(t_i \mid \mathrm{visible}_i)$ and $\sum_i w_i$ over the batch, in float64.
 
     Divide by the weight of the *global* batch, not by this one's: then the value and the gradient do not depend on how
@@ -38,4 +43,6 @@ def log_likelihood(model: Model, batch: Batch, log_probs: LogProbs = token_log_p
     if batch.asked is not None:  # what counts for nothing needs no logits
         hidden_ND, targets_N, weights_N = (values[batch.asked] for values in (hidden_ND, targets_N, weights_N))
     log_probs_N = log_probs(hidden_ND, model.logits, targets_N)
+    if note:
+        note(batch, log_probs_N.detach())
     return Total((weights_N * log_probs_N.to(torch.float64)).sum(), batch.weight())

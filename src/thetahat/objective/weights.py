@@ -1,12 +1,13 @@
 """Who counts how much: what one token of a batch weighs under each normalisation."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thetahat.core.batch import Packed
+from thetahat.core.batch import Packed, Part
 from thetahat.objective.config import ObjectiveConfig
 
 
@@ -25,9 +26,18 @@ def counted_weights(packed: Packed, objective: ObjectiveConfig) -> Float[Tensor,
     weight = packed.weight.to(torch.float64)
     if objective.normalization in {"token", "sum"}:
         return weight
-    counts = [[part.num_tokens, part.record_tokens, part.record_parts] for part in packed.parts]
-    num_tokens, record_tokens, record_parts = torch.tensor(counts, dtype=torch.float64).unbind(1)
-    return weight / divisor(num_tokens, record_tokens, record_parts, objective)[packed.part]
+    return weight / _divisors(packed.parts, objective)[packed.part]
+
+
+def part_weights(parts: Sequence[Part], objective: ObjectiveConfig) -> Float[Tensor, " n"]:
+    """What each token of these parts counts for where it is asked: within a part all of them alike, to the bit."""
+    return torch.tensor([part.weight for part in parts], dtype=torch.float64) / _divisors(parts, objective)
+
+
+def _divisors(parts: Sequence[Part], objective: ObjectiveConfig) -> Float[Tensor, " n"]:
+    counts = [[part.num_tokens, part.record_tokens, part.record_parts] for part in parts]
+    num_tokens, record_tokens, record_parts = torch.tensor(counts, dtype=torch.float64).reshape(-1, 3).unbind(1)
+    return divisor(num_tokens, record_tokens, record_parts, objective)
 
 
 def divisor(

@@ -35,6 +35,13 @@ class CheckpointConfig(Config, kw_only=True):
     keep: Count = 2
 
 
+class LedgerConfig(Config, kw_only=True):
+    """What a run writes down of every sequence that it learns from."""
+
+    every: Annotated[int, Meta(ge=0)] = 1  # steps whose sequences get a row; 0: none
+    tokens: bool = False  # the log-probability of each token, too
+
+
 class RunConfig(Config, kw_only=True):
     """A whole training run."""
 
@@ -61,6 +68,7 @@ class RunConfig(Config, kw_only=True):
     max_tokens: Count | None = None  # stop at the first step that reaches so many targets, if that is earlier
     evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    ledger: LedgerConfig = LedgerConfig()
     prompt: str = ""  # continued when training ends
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from thetahat.run.checkpoint import newest_verified, read_progress, restore, set
 from thetahat.run.config import RunConfig
 from thetahat.run.feed import Feed
 from thetahat.run.folder import enter, has_begun, leave_nothing
+from thetahat.run.ledger import TrainingLedger
 from thetahat.run.log import METRICS, MetricsLog, read_last
 from thetahat.run.prepare import Prepared, prepare
 from thetahat.run.report import from_plain
@@ -34,6 +35,7 @@ class Running:
     state: State
     feed: Feed
     log: MetricsLog | None  # on the first rank
+    ledger: TrainingLedger
     is_new: bool  # nothing was saved yet
     pending: StepReport | None = None  # a step whose evaluation was broken off: made, but not yet reported
 
@@ -42,7 +44,7 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
     """The run as it stands at its newest whole checkpoint, or at step 0; None where it is finished."""
     world.first_does(lambda: enter(folder, config))
     newest = find_newest(folder, config, world)
-    progress: Mapping[str, Any] = read_progress(newest) if newest else {"metrics_bytes": 0, "pending": None}
+    progress: Mapping[str, Any] = read_progress(newest) if newest else _NOTHING
     if newest and progress["step"] == progress["num_steps"] and not progress["pending"]:
         return None
     try:
@@ -56,13 +58,19 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
     if config.base and (newest is None or config.adapter):
         load_base(state.model, config, num_labels)
     if newest:
-        _check_data(prepared, progress["data"], folder)
+        check_data(prepared, progress["data"], folder)
         restore(state, newest)
         if world.is_first:
             logger.info("going on from %s", newest)
     log = MetricsLog(folder / METRICS, progress["metrics_bytes"]) if world.is_first else None
     feed = Feed(prepared, world, ahead=device.type != "cpu")  # a CPU has no time to spare
-    return Running(folder, world, prepared, state, feed, log, newest is None, from_plain(progress["pending"]))
+    ledger = TrainingLedger(folder, config, prepared.train, progress["ledger"])
+    world.first_does(ledger.settle)
+    pending = from_plain(progress["pending"])
+    return Running(folder, world, prepared, state, feed, log, ledger, newest is None, pending)
+
+
+_NOTHING: Mapping[str, Any] = {"metrics_bytes": 0, "pending": None, "ledger": {}}
 
 
 def find_newest(folder: Path, config: RunConfig, world: World) -> Path | None:
@@ -86,7 +94,7 @@ def find_newest(folder: Path, config: RunConfig, world: World) -> Path | None:
     return newest
 
 
-def _check_data(prepared: Prepared, then: list[str], folder: Path) -> None:
+def check_data(prepared: Prepared, then: list[str], folder: Path) -> None:
     """Exact resume needs the same text, to the byte."""
     if fingerprints(prepared) != then:
         raise FolderError(

@@ -13,7 +13,7 @@ from thetahat.core.random import derived_seed
 from thetahat.core.total import Total
 from thetahat.distribution.world import World
 from thetahat.model.precision import computing_in
-from thetahat.objective.objective import log_likelihood
+from thetahat.objective.objective import Note, log_likelihood
 from thetahat.optimization.clip import clip_gradients
 from thetahat.optimization.schedule import learning_rate_factor
 from thetahat.run.blame import non_finite_error
@@ -31,11 +31,12 @@ class StepReport:
     learning_rate_factor: float
 
 
-def step(state: State, batches: Sequence[Batch], world: World) -> StepReport:
+def step(state: State, batches: Sequence[Batch], world: World, note: Note | None = None) -> StepReport:
     r"""Moves θ uphill on $\frac{1}{Z} \sum_{x \in \text{batch}} \sum_i w_i \log \Pr_\theta(t_i \mid \cdot)$, once.
 
     The five things that a training iteration does, in order. Z is the weight of the whole global batch, over all
-    micro-batches and ranks, so the result does not depend on how the batch was cut.
+    micro-batches and ranks, so the result does not depend on how the batch was cut. `note` is told the log-probability
+    of each token, at the parameters before the update.
     """
     config, parameters = state.config, list(state.model.parameters())
 
@@ -49,7 +50,7 @@ def step(state: State, batches: Sequence[Batch], world: World) -> StepReport:
     for index, batch in enumerate(batches):
         torch.manual_seed(derived_seed(config.seed, "dropout", state.step, world.rank, index))
         with computing_in(config.dtype, state.device):
-            part = log_likelihood(state.model, batch.to(state.device), state.log_probs)
+            part = log_likelihood(state.model, batch.to(state.device), state.log_probs, note)
         (-part.log_prob / divisor).backward()  # the one sign flip: optimizers go downhill
         total += part.detach()
     world.sum_gradients(parameters)

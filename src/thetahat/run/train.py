@@ -45,13 +45,15 @@ def train(
         started = last = time.perf_counter()
         with listening() as stop:
             while run.pending or state.step < state.num_steps:
-                done = run.pending or step(state, run.feed.batches(state.step), world)
+                done = run.pending or step(state, run.feed.batches(state.step), world, run.ledger.note(state.step + 1))
                 held_out, run.pending = _evaluate_if_due(run, done, stop)
                 now = time.perf_counter()
                 state.seconds, spent, last = state.seconds + now - last, now - last, now
                 if run.log and not run.pending:
                     batch = run.feed.fingerprint(done.step - 1)
                     run.log.append(metrics_line(done, state, held_out, batch=batch, seconds=spent))
+                if run.ledger.is_full(state.step):
+                    run.ledger.write(state.step, world)
                 wish = _agree(stop, max_minutes is not None and now - started >= 60 * max_minutes, world)
                 saved = _save(run, held_out) if wish or _is_due(state, config.checkpoint.every) else None
                 if not run.pending:
@@ -110,6 +112,7 @@ def _save(run: Running, held_out: Summary | None = None) -> Path | None:
     best = state.best_bits_per_byte
     if held_out and _is_due(state, state.config.checkpoint.every) and (best is None or held_out.bits_per_byte < best):
         state.best_bits_per_byte, state.best_step = held_out.bits_per_byte, state.step
+    run.ledger.write(state.step, run.world)
 
     def write() -> Path:
         beside = {
@@ -117,6 +120,7 @@ def _save(run: Running, held_out: Summary | None = None) -> Path | None:
             "data": fingerprints(run.prepared),
             "labels": run.prepared.labels,
             "pending": to_plain(run.pending),
+            "ledger": run.ledger.files,
         }
         target = save(state, run.folder, run.prepared.tokenizer, beside)
         settle(run.folder, target, keep)

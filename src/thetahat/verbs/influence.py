@@ -1,0 +1,163 @@
+"""What the step after a checkpoint does to each sequence of its batch, and whom a run's objective was made of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from thetahat.core import store
+from thetahat.core.config import kind_of
+from thetahat.core.errors import ConfigError, FolderError
+from thetahat.data.tokenizer import Tokenizer
+from thetahat.distribution.world import World
+from thetahat.evaluation.contribution import account, deciles, grouped
+from thetahat.evaluation.ledger import SCHEMA, write_columns
+from thetahat.evaluation.training import part_files, read_run_ledger
+from thetahat.run.base import load_base
+from thetahat.run.checkpoint import all_checkpoints, read_config, read_progress, restore, step_of
+from thetahat.run.config import RunConfig, resolve, set_up
+from thetahat.run.find import find_checkpoint
+from thetahat.run.influence import Effect, effects
+from thetahat.run.prepare import Prepared, prepare
+from thetahat.run.start import check_data
+from thetahat.run.state import State, first_state
+from thetahat.run.step import StepReport
+
+EXCERPT = 60  # letters
+
+
+@dataclass(frozen=True, slots=True)
+class Influence:
+    """One step, sequence by sequence, and the run so far."""
+
+    checkpoint: Path
+    report: StepReport
+    effects: list[Effect]
+    texts: list[str]  # how each sequence begins
+    account: dict[str, Any] | None  # of the run's ledger; None where it has none
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints: the step and its groups, each sequence from the largest share down, the account."""
+        shares = np.array([one.share for one in self.effects])
+        order = np.argsort(-shares, kind="stable").tolist()
+        return {
+            "checkpoint": str(self.checkpoint),
+            "step": self.report.step,
+            "log_likelihood_per_token": self.report.total.mean().item(),
+            "gradient_norm": self.report.gradient_norm.item(),
+            "sum_of_shares": float(shares.sum()),
+            "sequences": [_plain(self.effects[i]) | {"text": self.texts[i]} for i in order],
+            "sources": self._groups([one.part.source for one in self.effects]),
+            "lengths": self._groups(deciles([len(one.targets) for one in self.effects])),
+            "ledger": self.account,
+        }
+
+    def _groups(self, names: list[str]) -> list[dict[str, Any]]:
+        made_of = {
+            "share": np.array([one.share for one in self.effects]),
+            "gain": np.array([one.after - one.before for one in self.effects]),
+            "tokens": np.array([len(one.targets) for one in self.effects]),
+        }
+        return grouped(names, made_of)
+
+
+def influence(name: str, *, out: Path | None = None) -> Influence:
+    """Makes the step that comes after the checkpoint RUN@STEP in memory; nothing of the run is changed.
+
+    The batch is the one that the run reads, and so is the update: to the bit on the same machine and with one rank.
+    Without @STEP: the newest checkpoint that has a step after it.
+    """
+    if out and out.exists():
+        raise FolderError(f"{str(out)!r} exists, and nothing is written over", cure="another --out, or remove it first")
+    folder = _with_a_step_after_it(name)
+    store.verify(folder)
+    prepared, state = _loaded(folder)
+    batches = prepared.batches(state.step, World())
+    report, found = effects(state, batches)
+    if out:
+        _write(out, found, report, prepared)
+    run = folder.parent.parent
+    rows = read_run_ledger(run) if part_files(run) else None
+    is_sum = prepared.config.objective.normalization == "sum"
+    told = account(rows, is_sum=is_sum) if rows is not None and len(rows) else None
+    return Influence(folder, report, found, [_excerpt(prepared.tokenizer, one) for one in found], told)
+
+
+def _with_a_step_after_it(name: str) -> Path:
+    folder = find_checkpoint(name)
+    progress = read_progress(folder)
+    if progress["step"] < progress["num_steps"]:
+        return folder
+    earlier = [one for one in all_checkpoints(folder.parent.parent) if step_of(one) < progress["num_steps"]]
+    if not earlier or "@" in name:
+        raise ConfigError(
+            f"{folder} is the end of its run: no step comes after it",
+            allowed=", ".join(f"RUN@{step_of(one)}" for one in earlier) or "a run with checkpoint.every=N",
+        )
+    return earlier[-1]
+
+
+def _loaded(folder: Path) -> tuple[Prepared, State]:
+    """The data and the state of a run at a checkpoint."""
+    config: RunConfig = resolve(read_config(folder))
+    device, progress = set_up(config), read_progress(folder)
+    prepared = prepare(config, folder, World())
+    check_data(prepared, progress["data"], folder)
+    num_labels = len(prepared.labels)
+    state = first_state(config, prepared.tokenizer.vocab_size, progress["num_steps"], device, num_labels)
+    if config.adapter:
+        load_base(state.model, config, num_labels)
+    restore(state, folder)
+    return prepared, state
+
+
+def _plain(effect: Effect) -> dict[str, Any]:
+    part = effect.part
+    named = {"id": part.id, "source": part.source, "part": part.name, "sequence": effect.sequence}
+    numbers = {"num_tokens": len(effect.targets), "weight": effect.weight, "share": effect.share}
+    return named | numbers | {"before": effect.before, "after": effect.after}
+
+
+def _excerpt(tokenizer: Tokenizer, effect: Effect) -> str:
+    text = tokenizer.decode(effect.tokens[:EXCERPT]).strip()
+    return text if len(text) <= EXCERPT else f"{text[:EXCERPT]}…"
+
+
+EXTRA = (
+    pa.field("sequence", pa.int64(), nullable=False),
+    pa.field("log_prob_after", pa.float64(), nullable=False),
+    pa.field("share", pa.float64(), nullable=False),
+)
+
+
+def _write(out: Path, found: list[Effect], report: StepReport, prepared: Prepared) -> None:
+    corpus, config = prepared.train, prepared.config
+    is_label = corpus.layout == "label"
+    rows = [
+        {
+            **{name: getattr(one.part, name) for name in ("id", "document", "source", "role")},
+            "part": one.part.name,
+            "num_tokens": len(one.targets),
+            "num_bytes": int(
+                corpus.column["parts.num_bytes"][one.part.number]
+                if is_label
+                else corpus.token_bytes[list(one.targets)].sum()
+            ),
+            "context_length": config.data.context,
+            "tokens_cut": 0,
+            "log_prob": one.before,
+            "weight": one.weight,
+            "step": report.step,
+            "digest": corpus.digest(one.part.number),
+            "blocks": [],
+            "sequence": one.sequence,
+            "log_prob_after": one.after,
+            "share": one.share,
+        }
+        for one in found
+    ]
+    table = pa.Table.from_pylist(rows, schema=pa.schema([*SCHEMA, *EXTRA]))
+    policy = f"one step: {kind_of(config.objective.factorization)}"
+    write_columns(out, table, {"data": corpus.fingerprint, "unit": "nats", "policy": policy})
