@@ -99,7 +99,7 @@ def environment() -> dict[str, Any]:
     """Versions, hardware and commit: an allow-list, so no secret of the environment gets in."""
     packages = ("thetahat", "torch", "tokenizers", "safetensors", "numpy", "pyarrow", "msgspec")
     return {
-        "packages": {name: _version(name) for name in packages},
+        "packages": {name: version_of(name) for name in packages},
         "python": platform.python_version(),
         "system": platform.platform(),
         "processor": platform.machine(),
@@ -111,7 +111,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
+    """Of an installed package; None where it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

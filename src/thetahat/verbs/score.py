@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from thetahat import __version__
 from thetahat.core import store
 from thetahat.core.config import digest
 from thetahat.core.errors import DataError, FolderError
@@ -30,6 +29,7 @@ from thetahat.evaluation.pairing import WHOLE
 from thetahat.evaluation.summary import Summary, summarize
 from thetahat.evaluation.token_table import token_table, write_tokens
 from thetahat.run.checkpoint import MODEL, read_progress
+from thetahat.run.folder import version_of
 from thetahat.run.prepare import encoding_of
 from thetahat.verbs.load import Loaded, load
 
@@ -166,7 +166,7 @@ def _metadata(loaded: Loaded, corpus: Corpus, policy: Policy, data: Sequence[str
     """What the ledger says of itself: all on which a number in it depends."""
     tokenizer = loaded.tokenizer
     return {
-        "thetahat": __version__,
+        "thetahat": version_of("thetahat") or "",
         "model": str(loaded.folder),
         "model_sha256": store.digest_file(loaded.folder / MODEL),
         "config": digest(loaded.config),
