@@ -14,14 +14,18 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from thetahat.recipes.catalogue import find_recipe as find_recipe
     from thetahat.run.train import train as train
+    from thetahat.verbs.compare import compare as compare
     from thetahat.verbs.load import load as load
     from thetahat.verbs.score import score as score
+    from thetahat.verbs.select import select as select
     from thetahat.verbs.verify import verify as verify
 
 _VERBS = {
+    "compare": "thetahat.verbs.compare",
     "find_recipe": "thetahat.recipes.catalogue",
     "load": "thetahat.verbs.load",
     "score": "thetahat.verbs.score",
+    "select": "thetahat.verbs.select",
     "train": "thetahat.run.train",
     "verify": "thetahat.verbs.verify",
 }

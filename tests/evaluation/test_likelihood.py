@@ -110,7 +110,7 @@ def test_strided_windows_approach_the_full_context(models):
 
 def test_the_rows_add_up_to_the_total(corpus, models):
     found = scored(models["float32"], corpus)
-    rows = ledger_rows(found, corpus, POLICY)
+    rows = ledger_rows(found, corpus)
     summary = summarize(rows)
     assert summary.num_tokens == corpus.num_tokens
     assert summary.num_bytes == corpus.num_bytes

@@ -6,7 +6,7 @@ import traceback
 
 import typer
 
-from thetahat.cli import chat, explain, generate, influence, recipes, score, tokenizer, train, verify
+from thetahat.cli import chat, compare, explain, generate, influence, recipes, score, select, tokenizer, train, verify
 from thetahat.cli.words import fail, say
 from thetahat.core.errors import DiskFullError, FolderError, OutOfMemoryError, ThetahatError, says_full
 
@@ -27,6 +27,8 @@ for command in (
     verify.verify,
     score.score,
     influence.influence,
+    compare.compare,
+    select.select,
     generate.generate,
     chat.chat,
 ):

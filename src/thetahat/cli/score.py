@@ -1,10 +1,13 @@
 """`thetahat score`."""
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from thetahat.cli.words import Json, Quiet, emit, emit_json, is_first_rank, listen_to_library, say, split_words
+
+SHOWN = 12  # groups of a table; --json has them all
 
 
 def score(
@@ -12,14 +15,19 @@ def score(
     out: Path | None = typer.Option(
         None, help="Write the ledger, a row a document or turn, as Parquet.", show_default=False
     ),
+    tokens: Path | None = typer.Option(
+        None, help="Write a row a token, with its context length, as Parquet.", show_default=False
+    ),
     quiet: bool = Quiet,
     json: bool = Json,
 ) -> None:
     """Say how likely a text is under a model, exactly and with an interval.
 
-    MODEL is a run folder, RUN@best, RUN@STEP or a checkpoint folder. Without DATA: what the run held out.
+    MODEL is a run folder, RUN@best, RUN@STEP or a checkpoint folder. Without DATA: what the run held out. With --out,
+    the same command goes on where it was interrupted.
     """
     listen_to_library(quiet=quiet)
+    from thetahat.cli.progress import tokens_progress
     from thetahat.core.errors import ConfigError, NonFiniteError
     from thetahat.verbs.load import load
     from thetahat.verbs.score import score as score_text
@@ -28,19 +36,67 @@ def score(
     if not names:
         raise ConfigError("no MODEL came", cure="thetahat score runs/NAME my.txt")
     model, *data = names
-    scored = score_text(load(model, tuple(pairs)), data, out=out)
+    with tokens_progress(shown=is_first_rank() and not quiet) as shows:
+        scored = score_text(load(model, tuple(pairs)), data, out=out, tokens=tokens, shows=shows)
     if not is_first_rank():
         return
-    how = {"interval_unit": scored.summary.interval_unit, "policy": scored.policy}
-    numbers = scored.summary.to_dict() | how
+    numbers = _numbers(scored)
+    groups = {name: [group.to_dict() for group in groups] for name, groups in scored.groups.items()}
     if json:
-        emit_json(numbers)
+        emit_json(numbers | {"by": groups})
     else:
         for name, value in numbers.items():
-            emit(f"{name:<20} {value}")
+            emit(f"{name:<26} {value}")
+        for name, table in groups.items():
+            _show(name, table)
     if isinstance(numbers["log_likelihood"], str):
         sick = [row.id for row in scored.rows if not row.log_prob > float("-inf")]
         raise NonFiniteError(f"the likelihood is {numbers['log_likelihood']}; documents: {', '.join(sick[:8])}")
     if not quiet:
-        say(f"ledger in {out}") if out else None
-        say(f"Next: thetahat generate {model}")
+        _conclude(model, out, scored)
+
+
+def _numbers(scored: Any) -> dict[str, Any]:
+    return scored.summary.to_dict() | {
+        "noise_floor_nats_per_token": scored.noise.nats_per_token,
+        "tokens_cut": scored.tokens_cut,
+        "prompt_tokens_cut": scored.prompt_cut,
+        "interval_unit": scored.summary.interval_unit,
+        "policy": scored.policy,
+    }
+
+
+def _show(name: str, groups: list[dict[str, Any]]) -> None:
+    """One table; the largest groups where there are many."""
+    shown = groups
+    if len(groups) > SHOWN:
+        kept = sorted(groups, key=lambda group: -group["num_tokens"])[:SHOWN]
+        shown = [group for group in groups if group in kept]
+    width = max(26, *(len(str(group["name"])) + 1 for group in shown))
+    emit(f"\n{'by ' + name:<{width}} {'documents':>10} {'tokens':>12} {'nats/token':>11} {'bits/byte':>10}   95 %")
+    for group in shown:
+        numbers = "".join(
+            f" {value:>{room}.4f}" if isinstance(value, float) else f" {value:>{room}}"
+            for value, room in ((group["nats_per_token"], 11), (group["bits_per_byte"], 10))
+        )
+        ends = group["bits_per_byte_ci95"]
+        interval = f"{ends[0]:.4f} to {ends[1]:.4f}" if ends else "fewer than 30 documents"
+        counts = f"{group['num_documents']:>10,} {group['num_tokens']:>12,}"
+        emit(f"{group['name'] or '(none)':<{width}} {counts}{numbers}   {interval}")
+    if len(groups) > len(shown):
+        emit(f"... and {len(groups) - len(shown)} smaller ones: --json")
+
+
+def _conclude(model: str, out: Path | None, scored: Any) -> None:
+    noise = scored.noise
+    if noise.num_sequences:
+        say(f"{noise.num_sequences} sequences read again, alone: {noise.nats_per_token:.1e} nats a token apart at most")
+    if scored.tokens_cut or scored.prompt_cut:
+        say(
+            f"cut by data.over_long: {scored.tokens_cut:,} tokens not scored, {scored.prompt_cut:,} of prompts not read"
+        )
+    if out:
+        say(f"ledger in {out}")
+        say(f"Next: thetahat compare {out} OTHER.parquet")
+    else:
+        say(f"Next: thetahat score {model} DATA --out ledger.parquet, to compare with another model's")

@@ -136,13 +136,6 @@ class Corpus:
         )
         return np.bincount(part[segment], np.maximum(overlap, 0), len(self.tables["parts"])).astype(np.int64)
 
-    def seen_before(self, place: int) -> int:
-        """How many tokens stand before this one on its path, a source included."""
-        span = int(np.searchsorted(self.offsets, place, side="right")) - 1
-        before = place - int(self.offsets[span]) + int(self.column["spans.position"][span])
-        parent = int(self.column["spans.parent"][span])
-        return before + int(self.lengths[span - parent]) if self.layout == "pair" and parent else before
-
     def name_of(self, span: int) -> str:
         """The id of the record that a span belongs to."""
         return self.documents["id"][int(self.column["spans.document"][span])].as_py()

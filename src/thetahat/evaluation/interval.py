@@ -33,20 +33,27 @@ def ratio_interval(numerator: ArrayLike, denominator: ArrayLike, confidence: flo
     """
     if not 0 < confidence < 1:
         raise ConfigError(f"confidence={confidence} does not fit", allowed="between 0 and 1, for example 0.95")
+    estimate, error = ratio_error(numerator, denominator)
+    if math.isnan(error):
+        return Interval(estimate, math.nan, math.nan)
+    half_width = t_quantile((1 + confidence) / 2, np.size(numerator) - 1) * error
+    return Interval(estimate, estimate - half_width, estimate + half_width)
+
+
+def ratio_error(numerator: ArrayLike, denominator: ArrayLike) -> tuple[float, float]:
+    """The ratio and the standard error of `ratio_interval`; NaN where there is too little to say."""
     d, t = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
     if d.ndim != 1 or d.shape != t.shape:
         raise ConfigError(f"numerator {list(d.shape)} and denominator {list(t.shape)} need one entry for each unit")
     total = exact_sum(t)
     if total == 0:
-        return Interval(math.nan, math.nan, math.nan)
+        return math.nan, math.nan
     estimate = exact_sum(d) / total
     if len(d) < 2:
-        return Interval(estimate, math.nan, math.nan)
+        return estimate, math.nan
     with np.errstate(invalid="ignore", over="ignore"):  # what is not finite comes out as NaN or infinite ends
         squares = (d - estimate * t) ** 2
-    variance = len(d) / (len(d) - 1) * exact_sum(squares) / total**2
-    half_width = t_quantile((1 + confidence) / 2, len(d) - 1) * math.sqrt(variance)
-    return Interval(estimate, estimate - half_width, estimate + half_width)
+    return estimate, math.sqrt(len(d) / (len(d) - 1) * exact_sum(squares) / total**2)
 
 
 def bits_per_byte_interval(log_prob: ArrayLike, num_bytes: ArrayLike, confidence: float = 0.95) -> Interval:

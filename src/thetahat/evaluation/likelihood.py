@@ -1,13 +1,13 @@
 """How likely a corpus is under a model: every token once, exact sums, the same in training and in `score`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, NamedTuple, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor
@@ -21,7 +21,7 @@ from thetahat.distribution.world import World
 from thetahat.evaluation.interval import BLOCK_TOKENS, exact_sum
 from thetahat.evaluation.ledger import LedgerRow, blocks_of
 from thetahat.model.precision import Dtype, computing_in
-from thetahat.objective.config import ObjectiveConfig
+from thetahat.objective.config import Masked, ObjectiveConfig
 from thetahat.objective.log_prob import chunked_token_log_probs
 from thetahat.objective.objective import Model
 from thetahat.objective.scoring import questions
@@ -70,6 +70,7 @@ class Likelihoods:
 
     token_log_prob: NDArray[np.float64]  # [asked tokens], parts one after the other, nats
     tokens: NDArray[np.int64]  # [asked tokens], their places in the corpus
+    context_length: NDArray[np.int64]  # [asked tokens], how many tokens each could see
     part: NDArray[np.int64]  # [asked parts], index in the corpus's parts
     start: NDArray[np.int64]  # [asked parts + 1], where each begins in `token_log_prob`
     log_prob: NDArray[np.float64]  # [asked parts], nats
@@ -79,18 +80,39 @@ class Abandoned(Exception):
     """Somebody asked to stop while a corpus was being scored, so there is no number."""
 
 
-def _never() -> bool:
-    return False
+class Answers(NamedTuple):
+    """What one group of sequences, read together, says of its tokens."""
+
+    token: NDArray[np.int64]  # [n], places in the corpus; a sentinel counts for its span's first token
+    log_prob: NDArray[np.float64]  # [n], nats
+    context_length: NDArray[np.int64]  # [n]
+
+
+@runtime_checkable
+class Journal(Protocol):
+    """Where answers are kept while a corpus is being scored, so that a later start goes on."""
+
+    def known(self) -> Mapping[int, Answers]:
+        """Of an earlier start, by the number of the group."""
+        ...
+
+    def add(self, number: int, answers: Answers) -> None:
+        """Keeps what one group says; when it is safe on disk is the journal's business."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who looks on while a corpus is scored; none of it changes a number."""
+
+    stops: Callable[[], bool] = lambda: False  # asked between groups; where one rank says so, all raise Abandoned
+    shows: Callable[[int, int], None] = lambda done, total: None  # tokens answered and to be answered, of this rank
+    journal: Journal | None = None
 
 
 @torch.no_grad()
 def score_corpus(
-    model: Model,
-    corpus: Corpus,
-    policy: Policy,
-    world: World,
-    device: torch.device,
-    is_abandoned: Callable[[], bool] = _never,
+    model: Model, corpus: Corpus, policy: Policy, world: World, device: torch.device, watch: Watch = Watch()
 ) -> Likelihoods:
     r"""$\log \Pr_\theta(x_j \mid \text{context})$ of every token of every document, each exactly once.
 
@@ -98,27 +120,90 @@ def score_corpus(
     scored in the window that gives it the most context. Sums are exact, so their order does not matter.
     Windows are padded to a width that depends on their own length alone, and read with others of that width; in
     deterministic mode each is read alone, so that no product of matrices knows what else is being scored.
-    As soon as `is_abandoned` on one rank, all raise Abandoned.
     """
-    plan = plan_scoring(corpus, policy.context, policy.stride)
-    found = np.zeros((2, len(corpus.tokens)), dtype=np.float64)  # nats, and whether they were asked
-    size = 1 if policy.deterministic else policy.batch_size
-    for width, group in _groups(plan.pieces, size)[world.rank :: world.size]:
-        if is_abandoned():
+    reader = Reader(model, corpus, policy, device)
+    known = watch.journal.known() if watch.journal else {}
+    found = np.zeros((3, len(corpus.tokens)), dtype=np.float64)  # nats, how often they were asked, context
+    for answers in known.values() if world.is_first else ():
+        _note(found, answers)
+    left = [number for number in range(len(reader.groups)) if number not in known][world.rank :: world.size]
+    total, done = sum(reader.num_tokens(number) for number in left), 0
+    for number in left:
+        if watch.stops():
             break
-        index = unit_pieces(plan.pieces, group)
-        token = _places(corpus, plan.pieces, index)
-        packed = gather(corpus, plan, index)
-        for batch in questions(packed, policy.objective, corpus.symbols, policy.passes, width):
-            with computing_in(policy.dtype, device):
-                log_probs = _log_probs(model, batch.to(device)).cpu().numpy()
-            is_asked = batch.weights.numpy() > 0
-            where = token[batch.origin.numpy()[is_asked]]
-            np.add.at(found[0], where, log_probs[is_asked])  # a sentinel counts for its span's first token
-            found[1, where] = 1.0
-    if world.any(is_abandoned()):
+        answers = reader.read(number)
+        _note(found, answers)
+        if watch.journal:
+            watch.journal.add(number, answers)
+        done += reader.num_tokens(number)
+        watch.shows(done, total)
+    if world.any(watch.stops()):
         raise Abandoned
     return _likelihoods(world.sum(torch.from_numpy(found)).numpy(), corpus)
+
+
+def _note(found: NDArray[np.float64], answers: Answers) -> None:
+    np.add.at(found[0], answers.token, answers.log_prob)
+    found[1, answers.token] = 1.0
+    found[2, answers.token] = answers.context_length
+
+
+@final
+class Reader:
+    """A corpus cut into groups of sequences that are read together: a function of corpus and policy alone."""
+
+    def __init__(self, model: Model, corpus: Corpus, policy: Policy, device: torch.device) -> None:
+        self.model = model
+        self.corpus = corpus
+        self.policy = policy
+        self.device = device
+        self.plan = plan_scoring(corpus, policy.context, policy.stride)
+        self.groups = _groups(self.plan.pieces, 1 if policy.deterministic else policy.batch_size)
+
+    def num_tokens(self, number: int) -> int:
+        """About how many tokens a group is asked."""
+        pieces, (_, units) = self.plan.pieces, self.groups[number]
+        index = unit_pieces(pieces, units)
+        return int((pieces.stop - pieces.scored_from)[index].sum())
+
+    @torch.no_grad()
+    def read(self, number: int) -> Answers:
+        """Asks the model."""
+        width, units = self.groups[number]
+        index = unit_pieces(self.plan.pieces, units)
+        token = _places(self.corpus, self.plan.pieces, index)
+        packed, policy = gather(self.corpus, self.plan, index), self.policy
+        found: list[Answers] = []
+        for batch in questions(packed, policy.objective, self.corpus.symbols, policy.passes, width):
+            with computing_in(policy.dtype, self.device):
+                log_probs = _log_probs(self.model, batch.to(self.device)).cpu().numpy()
+            is_asked = batch.weights.numpy() > 0
+            seen = context_lengths(batch, masks=isinstance(policy.objective.factorization, Masked))
+            found.append(Answers(token[batch.origin.numpy()[is_asked]], log_probs[is_asked], seen.numpy()[is_asked]))
+        return Answers(*(np.concatenate(values) for values in zip(*found, strict=True))) if found else NOTHING
+
+
+NOTHING = Answers(np.empty(0, np.int64), np.empty(0, np.float64), np.empty(0, np.int64))
+
+
+def context_lengths(batch: Batch, *, masks: bool) -> Int[Tensor, "B T"]:
+    """How many tokens each target could see: those before it, or the whole of its piece; and of a source, all.
+
+    Where what is asked is masked, it and all that is masked with it does not count.
+    """
+    inputs, piece = batch.inputs, batch.inputs.visibility.piece.clamp(min=0)
+    if inputs.visibility.is_causal:
+        seen = inputs.position + 1
+    else:
+        is_read = inputs.visibility.piece >= 0
+        counts = is_read & (batch.weights == 0) if masks else is_read
+        size = int(piece.max()) + 1
+        seen = torch.bincount(piece.flatten(), counts.flatten().double(), size).long()[piece]
+    if inputs.source is not None:
+        of_source = inputs.source.inputs.visibility.piece
+        sizes = torch.bincount(of_source[of_source >= 0], minlength=int(inputs.source.piece.max()) + 1)
+        seen = seen + sizes[inputs.source.piece.clamp(min=0)]
+    return seen
 
 
 def _likelihoods(found: NDArray[np.float64], corpus: Corpus) -> Likelihoods:
@@ -129,9 +214,9 @@ def _likelihoods(found: NDArray[np.float64], corpus: Corpus) -> Likelihoods:
     tokens, part = tokens[order], part[order]
     asked, first = np.unique(part, return_index=True)
     start = np.append(first, len(part)).astype(np.int64)
-    nats = found[0, tokens]
+    nats, seen = found[0, tokens], found[2, tokens].astype(np.int64)
     sums = np.array([exact_sum(nats[low:high]) for low, high in pairwise(start)], dtype=np.float64)
-    return Likelihoods(nats, tokens, asked.astype(np.int64), start, sums)
+    return Likelihoods(nats, tokens, seen, asked.astype(np.int64), start, sums)
 
 
 def _places(corpus: Corpus, pieces: Pieces, index: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -156,16 +241,22 @@ def _log_probs(model: Model, batch: Batch) -> Float[Tensor, "B T"]:
     return log_probs_N.to(torch.float64).view_as(batch.targets)
 
 
-def ledger_rows(likelihoods: Likelihoods, corpus: Corpus, policy: Policy) -> list[LedgerRow]:
+def bytes_of(likelihoods: Likelihoods, corpus: Corpus) -> NDArray[np.int64]:
+    """[asked tokens], of the text behind each; a label is one token, whose text is all that is asked."""
+    if corpus.layout == "label":
+        return np.repeat(corpus.column["parts.num_bytes"][likelihoods.part], np.diff(likelihoods.start))
+    return corpus.token_bytes[corpus.tokens[likelihoods.tokens]]
+
+
+def ledger_rows(likelihoods: Likelihoods, corpus: Corpus) -> list[LedgerRow]:
     """A row for each part that is asked; the long ones with their blocks, which intervals over few documents need."""
-    return [_row(likelihoods, corpus, policy, index) for index in range(len(likelihoods.part))]
+    return [_row(likelihoods, corpus, index) for index in range(len(likelihoods.part))]
 
 
-def _row(likelihoods: Likelihoods, corpus: Corpus, policy: Policy, index: int) -> LedgerRow:
+def _row(likelihoods: Likelihoods, corpus: Corpus, index: int) -> LedgerRow:
     first, last = (int(edge) for edge in likelihoods.start[index : index + 2])
     number, num_tokens = int(likelihoods.part[index]), last - first
     part, tokens = corpus.part(number), likelihoods.tokens[first:last]
-    seen = corpus.seen_before(int(tokens[-1]))
     return LedgerRow(
         id=part.id,
         document=part.document,
@@ -174,7 +265,7 @@ def _row(likelihoods: Likelihoods, corpus: Corpus, policy: Policy, index: int) -
         role=part.role,
         num_tokens=num_tokens,
         num_bytes=int(corpus.column["parts.num_bytes"][number]),
-        context_length=min(policy.context, seen),
+        context_length=int(likelihoods.context_length[first:last].max()),
         log_prob=float(likelihoods.log_prob[index]),
         weight=part.weight,
         digest=corpus.digest(number),

@@ -51,7 +51,7 @@ def save(state: State, run: Path, tokenizer: Tokenizer, beside: Mapping[str, Any
     if target.exists():
         store.remove(target)
     with store.publishing(target) as folder:
-        save_file(_contiguous(_saved(state.model, state.config)), folder / MODEL)
+        save_parameters(state.model, state.config, folder)
         save_file(_contiguous(state.optimizer.state()), folder / OPTIMIZER)
         progress = {
             "step": state.step,
@@ -150,17 +150,26 @@ def read_config(folder: Path) -> RunConfig:
         raise ConfigError(f"{path} cannot be read: {error}") from error
 
 
-@torch.no_grad()
 def load_parameters(model: LanguageModel, folder: Path, config: RunConfig) -> None:
     """Copies saved parameters into a model of the same names and shapes; of an adapter these are the trained ones."""
-    saved = load_tensors(folder / MODEL)
+    copy_parameters(model, load_tensors(folder / MODEL), config, str(folder / MODEL))
+
+
+@torch.no_grad()
+def copy_parameters(model: LanguageModel, saved: Mapping[str, Tensor], config: RunConfig, where: str) -> None:
+    """The same with parameters in memory; errors name `where` they are from."""
     wanted = _saved(model, config)
     if odd := sorted(set(saved) ^ set(wanted)):
-        raise ModelError(f"{folder / MODEL} does not fit the model: {odd[0]} is in one of them only")
+        raise ModelError(f"{where} does not fit the model: {odd[0]} is in one of them only")
     for name, parameter in wanted.items():
         if saved[name].shape != parameter.shape:
-            raise ModelError(f"{folder / MODEL}: {name} is {list(saved[name].shape)}, not {list(parameter.shape)}")
+            raise ModelError(f"{where}: {name} is {list(saved[name].shape)}, not {list(parameter.shape)}")
         parameter.copy_(saved[name])
+
+
+def save_parameters(model: LanguageModel, config: RunConfig, folder: Path) -> None:
+    """Writes what a checkpoint holds of a model."""
+    save_file(_contiguous(_saved(model, config)), folder / MODEL)
 
 
 def _saved(model: LanguageModel, config: RunConfig) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import torch
 
 from thetahat.core import store
 from thetahat.distribution.world import World, join_world
-from thetahat.evaluation.likelihood import Abandoned, ledger_rows, score_corpus
+from thetahat.evaluation.likelihood import Abandoned, Watch, ledger_rows, score_corpus
 from thetahat.evaluation.summary import Summary, summarize
 from thetahat.run.base import resolved
 from thetahat.run.blame import check_parameters
@@ -74,10 +74,10 @@ def evaluate(
     state.model.eval()
     policy, stops = state.config.policy(), is_abandoned or (lambda: False)
     try:
-        likelihoods = score_corpus(state.model, prepared.held_out, policy, world, state.device, stops)
+        likelihoods = score_corpus(state.model, prepared.held_out, policy, world, state.device, Watch(stops=stops))
     finally:
         state.model.train()
-    return summarize(ledger_rows(likelihoods, prepared.held_out, policy))
+    return summarize(ledger_rows(likelihoods, prepared.held_out))
 
 
 def _evaluate_if_due(run: Running, done: StepReport, stop: Stop) -> tuple[Summary | None, StepReport | None]:

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from thetahat.core import store
 from thetahat.core.config import override
-from thetahat.core.errors import ConfigError
+from thetahat.core.errors import ConfigError, NonFiniteError
 from thetahat.data.tokenizer import Tokenizer, load_tokenizer
 from thetahat.model.build import LanguageModel
 from thetahat.run.base import load_base
@@ -51,6 +51,8 @@ def load(name: str, overrides: tuple[str, ...] = ()) -> Loaded:
     if config.adapter:
         load_base(model, config, len(labels))
     load_parameters(model, folder, config)
+    if sick := [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]:
+        raise NonFiniteError(f"{folder}: parameters are not finite: {', '.join(sick[:5])}", cure="another checkpoint")
     return Loaded(model.eval(), tokenizer, config, folder, device, labels)
 
 

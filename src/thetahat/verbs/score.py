@@ -1,23 +1,39 @@
 """How likely a text is under a model."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from thetahat import __version__
 from thetahat.core import store
+from thetahat.core.config import digest
 from thetahat.core.errors import DataError, FolderError
 from thetahat.data.build import build_corpus
 from thetahat.data.cache import default_cache
 from thetahat.data.config import DataConfig
 from thetahat.data.corpus import Corpus
+from thetahat.data.plan import plan_scoring
 from thetahat.data.source import Record, divide, read_records
+from thetahat.data.tokenizer import END_OF_TEXT
 from thetahat.distribution.world import World, join_world
+from thetahat.evaluation.breakdown import Cell, Group, by_position, position_cells
+from thetahat.evaluation.journal import FolderJournal
 from thetahat.evaluation.ledger import LedgerRow, write_ledger
-from thetahat.evaluation.likelihood import Policy, ledger_rows, score_corpus
+from thetahat.evaluation.likelihood import Likelihoods, Policy, Watch, bytes_of, ledger_rows, score_corpus
+from thetahat.evaluation.noise import NoiseFloor, noise_floor
+from thetahat.evaluation.pairing import WHOLE
 from thetahat.evaluation.summary import Summary, summarize
-from thetahat.run.checkpoint import read_progress
+from thetahat.evaluation.token_table import token_table, write_tokens
+from thetahat.run.checkpoint import MODEL, read_progress
 from thetahat.run.prepare import encoding_of
 from thetahat.verbs.load import Loaded, load
+
+Shows = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +43,54 @@ class Score:
     summary: Summary
     policy: str
     rows: list[LedgerRow]
+    groups: dict[str, list[Group]]  # by source, role, part, length, position; where there is more than one
+    noise: NoiseFloor  # what reading in other company changes
+    tokens_cut: int  # asked by the data and not scored: what the context could not hold under data.over_long
+    prompt_cut: int  # of prompts and earlier turns, not read
+    metadata: dict[str, str]  # what the ledger says of itself
 
 
-def score(model: Loaded | str, data: Sequence[str] = (), *, out: Path | None = None) -> Score:
+def score(
+    model: Loaded | str,
+    data: Sequence[str] = (),
+    *,
+    out: Path | None = None,
+    tokens: Path | None = None,
+    shows: Shows | None = None,
+) -> Score:
     """The log-likelihood of every document of `data`; without data, of what the run held out.
 
     Policy, dtype and text division are those of the run, so on its held-out part this is the number of its log.
+    `out` gets the ledger, `tokens` a row for every token. With `out`, what was scored is kept beside it until it is
+    there: started again after an interruption, scoring goes on.
     """
-    if out:
-        _check_out(out)
+    for path in (out, tokens):
+        if path:
+            _check_out(path)
     loaded = load(model) if isinstance(model, str) else model
     world = join_world(loaded.config.device)
-    corpus = _corpus(loaded, data, world)
-    policy = loaded.config.policy()
-    likelihoods = score_corpus(loaded.model, corpus, policy, world, loaded.device)
-    rows = ledger_rows(likelihoods, corpus, policy)
+    corpus, policy = corpus_of(loaded, data, world), loaded.config.policy()
+    metadata = _metadata(loaded, corpus, policy, data)
+    with ExitStack() as stack:
+        journal = _journal(out, metadata, world, stack) if out else None
+        watch = Watch(shows=shows or (lambda done, total: None), journal=journal)
+        likelihoods = score_corpus(loaded.model, corpus, policy, world, loaded.device, watch)
+    rows = _with_cuts(ledger_rows(likelihoods, corpus), corpus)
     if out and world.is_first:
-        write_ledger(out, rows, _metadata(loaded, corpus, policy))
-    return Score(summarize(rows), policy.describe(), rows)
+        write_ledger(out, rows, metadata)
+        shutil.rmtree(_journal_folder(out), ignore_errors=True)
+    if tokens and world.is_first:
+        write_tokens(tokens, token_table(likelihoods, corpus, rows), metadata)
+    return Score(
+        summarize(rows),
+        policy.describe(),
+        rows,
+        by_position(rows, _cells(likelihoods, corpus, rows)),
+        noise_floor(loaded.model, corpus, policy, likelihoods, loaded.device),
+        int(corpus.column["documents.tokens_cut"].sum()),
+        int(corpus.column["documents.prompt_cut"].sum()),
+        metadata,
+    )
 
 
 def _check_out(out: Path) -> None:
@@ -54,7 +100,23 @@ def _check_out(out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _corpus(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
+def _journal(out: Path, metadata: dict[str, str], world: World, stack: ExitStack) -> FolderJournal:
+    """What an earlier start of the same command has scored; saved once more when this one is interrupted."""
+    key = hashlib.sha256(repr(sorted(metadata.items())).encode()).hexdigest()[:16]
+    journal = FolderJournal(_journal_folder(out), key, world.rank)
+    if world.is_first:
+        stack.enter_context(store.holding(journal.folder))
+    world.first_does(journal.clear_others)
+    stack.push(journal.save_if_interrupted)
+    return journal
+
+
+def _journal_folder(out: Path) -> Path:
+    return out.with_name(f".{out.name}.scoring")
+
+
+def corpus_of(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
+    """The data as the model reads it; without data, what its run held out."""
     settings = {} if data else {"part": "held-out"}
 
     def build() -> Corpus:
@@ -79,12 +141,41 @@ def _records(config: DataConfig, data: Sequence[str]) -> Iterator[Record] | list
     return list(held_out)
 
 
-def _metadata(loaded: Loaded, corpus: Corpus, policy: Policy) -> dict[str, str]:
+def _with_cuts(rows: list[LedgerRow], corpus: Corpus) -> list[LedgerRow]:
+    """The rows, the first of each record with what was cut of it."""
+    ids, counts = corpus.documents["id"].to_pylist(), corpus.column["documents.tokens_cut"]
+    cut = {id: int(count) for id, count in zip(ids, counts, strict=True) if count}
+    return [replace(row, tokens_cut=cut.pop(row.id)) if row.id in cut else row for row in rows]
+
+
+def _cells(likelihoods: Likelihoods, corpus: Corpus, rows: list[LedgerRow]) -> Iterator[Cell]:
+    num_bytes = bytes_of(likelihoods, corpus)
+    for number, row in enumerate(rows):
+        at = slice(likelihoods.start[number], likelihoods.start[number + 1])
+        yield from position_cells(
+            row, likelihoods.token_log_prob[at], num_bytes[at], np.arange(at.stop - at.start, dtype=np.int64)
+        )
+
+
+def _is_whole(corpus: Corpus, policy: Policy) -> bool:
+    cuts = corpus.column["documents.tokens_cut"].any() or corpus.column["documents.prompt_cut"].any()
+    return not cuts and not plan_scoring(corpus, policy.context, policy.stride).pieces.start.any()
+
+
+def _metadata(loaded: Loaded, corpus: Corpus, policy: Policy, data: Sequence[str]) -> dict[str, str]:
+    """What the ledger says of itself: all on which a number in it depends."""
+    tokenizer = loaded.tokenizer
     return {
+        "thetahat": __version__,
         "model": str(loaded.folder),
-        "model_sha256": store.digest_file(loaded.folder / "model.safetensors"),
-        "tokenizer_sha256": loaded.tokenizer.digest,
+        "model_sha256": store.digest_file(loaded.folder / MODEL),
+        "config": digest(loaded.config),
+        "tokenizer_sha256": tokenizer.digest,
         "data": corpus.fingerprint,
+        "data_paths": "\n".join(data) or "what the run held out",
         "policy": policy.describe(),
+        "read": WHOLE if _is_whole(corpus, policy) else "in part through windows or limits",
+        "batch_size": "1 at a time" if policy.deterministic else str(policy.batch_size),
+        "first_token": f"{END_OF_TEXT}, id {tokenizer.symbols.end_of_text}: read once before each text, never asked",
         "unit": "nats",
     }

@@ -1,0 +1,138 @@
+"""A likelihood taken apart: by source, role, turn, length and position, each with an interval."""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thetahat.evaluation.interval import MIN_DOCUMENTS, bits_per_byte_interval, exact_sum
+from thetahat.evaluation.ledger import LedgerRow
+
+NUM_BUCKETS = 10  # of documents by their length
+GROWTH = 4  # of the buckets of positions: 1 to 16, 17 to 64, 65 to 256, ...
+FIRST = 16
+
+
+class Cell(NamedTuple):
+    """Some scored tokens of one document that belong to one group."""
+
+    group: str
+    document: str
+    num_tokens: int
+    num_bytes: int
+    log_prob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """How likely one part of what was scored is."""
+
+    name: str
+    num_documents: int
+    num_tokens: int
+    num_bytes: int
+    log_likelihood: float  # nats
+    nats_per_token: float
+    bits_per_byte: float
+    bits_per_byte_ci95: tuple[float, float] | None  # over documents; None with fewer than 30
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `--json` prints it: what is not finite is text."""
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+
+def by_row(rows: Sequence[LedgerRow]) -> dict[str, list[Group]]:
+    """Source, role, turn and length of the document; a division into one group says nothing, and is left out."""
+    lengths = _lengths(rows)
+    found = {
+        "source": groups_of(_cell(row, row.source) for row in rows),
+        "role": groups_of(_cell(row, row.role) for row in rows),
+        "part": groups_of(_cell(row, row.part) for row in rows),
+        "length": groups_of(_cell(row, lengths[row.document]) for row in rows),
+    }
+    return {name: groups for name, groups in found.items() if len(groups) > 1}
+
+
+def by_position(rows: Sequence[LedgerRow], cells: Iterable[Cell]) -> dict[str, list[Group]]:
+    """`by_row`, and by how many tokens of the same part stand before."""
+    found, positions = by_row(rows), groups_of(cells)
+    return found | ({"position": positions} if len(positions) > 1 else {})
+
+
+def position_cells(
+    row: LedgerRow, log_prob: NDArray[np.float64], num_bytes: NDArray[np.int64], position: NDArray[np.int64]
+) -> list[Cell]:
+    """The tokens of one row by their position in the text, from 0: how likely, how many bytes, and where each is."""
+    bucket = np.searchsorted(EDGES, position, side="right")
+    cells: list[Cell] = []
+    for number in np.unique(bucket).tolist():
+        at = bucket == number
+        name = _range(1 if number == 0 else int(EDGES[number - 1]) + 1, int(EDGES[number]), "token")
+        cells.append(Cell(name, row.document, int(at.sum()), int(num_bytes[at].sum()), exact_sum(log_prob[at])))
+    return cells
+
+
+EDGES = np.array([FIRST * GROWTH**power for power in range(24)], dtype=np.int64)
+
+
+def groups_of(cells: Iterable[Cell]) -> list[Group]:
+    """The sums of each group, clustered by document, in the natural order of their names."""
+    ordered = sorted(cells, key=lambda cell: (_natural(cell.group), cell.group, cell.document))
+    return [_group(name, list(members)) for name, members in groupby(ordered, key=lambda cell: cell.group)]
+
+
+def _group(name: str, cells: Sequence[Cell]) -> Group:
+    documents = [list(members) for _, members in groupby(cells, key=lambda cell: cell.document)]
+    nats = [exact_sum(cell.log_prob for cell in members) for members in documents]
+    sizes = [sum(cell.num_bytes for cell in members) for members in documents]
+    num_tokens, num_bytes, total = sum(cell.num_tokens for cell in cells), sum(sizes), exact_sum(nats)
+    interval = bits_per_byte_interval(nats, sizes) if num_bytes and len(documents) >= MIN_DOCUMENTS else None
+    return Group(
+        name=name,
+        num_documents=len(documents),
+        num_tokens=num_tokens,
+        num_bytes=num_bytes,
+        log_likelihood=total,
+        nats_per_token=-total / num_tokens,
+        bits_per_byte=-total / math.log(2) / num_bytes if num_bytes else math.inf,
+        bits_per_byte_ci95=None if interval is None else (interval.low, interval.high),
+    )
+
+
+def _cell(row: LedgerRow, group: str) -> Cell:
+    return Cell(group, row.document, row.num_tokens, row.num_bytes, row.log_prob)
+
+
+def _lengths(rows: Sequence[LedgerRow]) -> dict[str, str]:
+    """For each document the name of its bucket by length: tenths of the documents, equal lengths together."""
+    totals: dict[str, int] = {}
+    for row in rows:
+        totals[row.document] = totals.get(row.document, 0) + row.num_tokens
+    sizes = np.sort(np.array(list(totals.values())))
+    edges = np.unique(sizes[[math.ceil(len(sizes) * tenth / NUM_BUCKETS) - 1 for tenth in range(1, NUM_BUCKETS + 1)]])
+    firsts = [int(sizes[0]), *(int(sizes[np.searchsorted(sizes, edge, side="right")]) for edge in edges[:-1])]
+    names = [_range(first, int(last), "token") for first, last in zip(firsts, edges, strict=True)]
+    return {document: names[int(np.searchsorted(edges, size))] for document, size in totals.items()}
+
+
+def _range(first: int, last: int, unit: str) -> str:
+    span = f"{first:,}" if first == last else f"{first:,} to {last:,}"
+    return f"{span} {unit}{'' if last == 1 else 's'}"
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """turn-2 before turn-10."""
+    return [
+        (int(piece), "") if piece.isdecimal() else (-1, piece) for piece in re.split(r"(\d+)", name.replace(",", ""))
+    ]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(end) for end in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,208 @@
+"""Which checkpoint of a run maximises the likelihood of held-out text."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from logging import getLogger
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from thetahat.core import store
+from thetahat.core.errors import DataError, FolderError, ModelError
+from thetahat.data.corpus import Corpus
+from thetahat.distribution.world import World, join_world
+from thetahat.evaluation.interval import Interval
+from thetahat.evaluation.ledger import LedgerRow
+from thetahat.evaluation.likelihood import Watch, ledger_rows, score_corpus
+from thetahat.evaluation.selection import Candidate, Selection, choose, gain, halves, plain
+from thetahat.evaluation.summary import Summary, summarize
+from thetahat.run.checkpoint import (
+    MODEL,
+    OPTIMIZER,
+    all_checkpoints,
+    copy_parameters,
+    load_tensors,
+    save_parameters,
+    step_of,
+)
+from thetahat.verbs.load import Loaded, load
+from thetahat.verbs.score import corpus_of
+
+FEWEST = 2  # documents on each side
+logger = getLogger("thetahat")
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """How a chosen model does on documents that chose nothing."""
+
+    name: str
+    summary: Summary
+    gain: Interval  # bits per byte that it saves over the last checkpoint there, paired
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """The choice, and what can be expected of it."""
+
+    selection: Selection
+    best: Reported
+    one_error: Reported
+    last: Reported
+    num_report_documents: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """One candidate: the checkpoints whose parameters it is the mean of."""
+
+    name: str
+    folders: tuple[Path, ...]
+
+    @property
+    def step(self) -> int:
+        return step_of(self.folders[-1])
+
+
+def select(
+    run: str,
+    data: Sequence[str] = (),
+    *,
+    report: Sequence[str] = (),
+    averages: int = 5,
+    save: Path | None = None,
+    overrides: Sequence[str] = (),
+    shows: Callable[[int, int], None] | None = None,
+) -> Selected:
+    """Scores every checkpoint of `run`, and means of the last 2 to `averages` of them, and chooses.
+
+    Half of the documents of `data` choose (by the digest of their text), the other half, or `report`, say how good the
+    choice is. Without `data`: what the run held out. `save` gets the best, as a checkpoint folder.
+    """
+    if save and save.exists():
+        raise FolderError(f"{save} exists, and nothing is written over", cure="--save another folder")
+    models = _models(Path(run), averages)
+    loaded = load(str(models[-1].folders[-1]), tuple(overrides))
+    world = join_world(loaded.config.device)
+    corpora = [corpus_of(loaded, some, world) for some in ((data, report) if report else (data,))]
+    sets: list[list[Sequence[LedgerRow]]] = []
+    for number, model in enumerate(models):
+        scored = [_rows(loaded, model, corpus, world) for corpus in corpora]
+        sets.append(list(halves(scored[0])) if not report else list(scored))
+        if shows:
+            shows(number + 1, len(models))
+    _check(sets[0], data)
+    candidates = [
+        Candidate(model.name, model.step, len(model.folders) > 1, rows[0])
+        for model, rows in zip(models, sets, strict=True)
+    ]
+    selection = choose(candidates)
+    last = max(range(len(models)), key=lambda index: (len(models[index].folders) == 1, models[index].step))
+
+    def reported(index: int) -> Reported:
+        return Reported(models[index].name, summarize(sets[index][1]), gain(sets[index][1], sets[last][1]))
+
+    if save and world.is_first:
+        _save(save, models[selection.best], loaded)
+    num_reported = len({row.document for row in sets[0][1]})
+    three = (reported(index) for index in (selection.best, selection.one_error, last))
+    return Selected(selection, *three, num_report_documents=num_reported)
+
+
+def _models(run: Path, averages: int) -> list[_Model]:
+    """The checkpoints that are whole, oldest first, and the means of the last ones."""
+    whole: list[Path] = []
+    for folder in all_checkpoints(run):
+        try:
+            store.verify(folder)
+        except ModelError as error:
+            logger.warning("not a candidate: %s", error)
+        else:
+            whole.append(folder)
+    if len(whole) < 2:
+        raise ModelError(
+            f"{run} has {len(whole)} whole checkpoint{'' if len(whole) == 1 else 's'}: there is nothing to choose from",
+            allowed="a run folder with two or more",
+            cure="thetahat train RECIPE checkpoint.every=100 checkpoint.keep=50",
+        )
+    singles = [_Model(str(step_of(folder)), (folder,)) for folder in whole]
+    trained = [folder for folder in whole if step_of(folder) > 0]
+    counts = range(2, min(averages, len(trained)) + 1)
+    return singles + [_Model(f"mean of the last {count}", tuple(trained[-count:])) for count in counts]
+
+
+def _rows(loaded: Loaded, model: _Model, corpus: Corpus, world: World) -> list[LedgerRow]:
+    copy_parameters(loaded.model, _parameters(model), loaded.config, model.name)
+    likelihoods = score_corpus(loaded.model, corpus, loaded.config.policy(), world, loaded.device, Watch())
+    return ledger_rows(likelihoods, corpus)
+
+
+def _parameters(model: _Model) -> dict[str, Tensor]:
+    r"""$\frac{1}{k} \sum_j \theta_j$ over the checkpoints, summed in float64 and rounded once to their own dtype.
+
+    Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, arXiv 1803.05407.
+    """
+    first = load_tensors(model.folders[0] / MODEL)
+    if len(model.folders) == 1:
+        return first
+    sums = {name: value.double() for name, value in first.items()}
+    for folder in model.folders[1:]:
+        for name, value in load_tensors(folder / MODEL).items():
+            sums[name] += value.double()
+    return {name: (value / len(model.folders)).to(first[name].dtype) for name, value in sums.items()}
+
+
+def _check(sets: Sequence[Sequence[LedgerRow]], data: Sequence[str]) -> None:
+    """Both sides need documents, and none may be on both."""
+    counts = [len({row.document for row in rows}) for rows in sets]
+    if min(counts) < FEWEST:
+        raise DataError(
+            f"{counts[0]} documents to choose by and {counts[1]} to report on: that says nothing",
+            allowed=f"at least {FEWEST} on each side, better hundreds",
+            cure="more data, or data.split_on=TEXT if the documents of a .txt stand between such",
+        )
+    if shared := {row.digest for row in sets[0]} & {row.digest for row in sets[1]}:
+        names = [row.id for row in sets[1] if row.digest in shared]
+        raise DataError(
+            f"{len(names)} documents would choose and be reported on: {', '.join(names[:3])}",
+            cure=f"a --report that shares no text with {', '.join(data) or 'what the run held out'}",
+        )
+
+
+@torch.no_grad()
+def _save(target: Path, model: _Model, loaded: Loaded) -> None:
+    """A folder like the last checkpoint of the model's, with its parameters, and no optimizer to go on with."""
+    copy_parameters(loaded.model, _parameters(model), loaded.config, model.name)
+    with store.publishing(target) as folder:
+        for file in model.folders[-1].iterdir():
+            if file.name not in (MODEL, OPTIMIZER, store.MANIFEST):
+                (folder / file.name).write_bytes(file.read_bytes())
+        save_parameters(loaded.model, loaded.config, folder)
+
+
+def to_plain(selected: Selected) -> dict[str, Any]:
+    """What `--json` prints."""
+
+    def of(reported: Reported) -> dict[str, Any]:
+        low, high = plain(reported.gain.low), plain(reported.gain.high)
+        ends = None if low is None else [low, high]
+        of_last = {"saves_over_last": plain(reported.gain.estimate), "saves_over_last_ci95": ends}
+        return {"name": reported.name} | reported.summary.to_dict() | of_last
+
+    selection = selected.selection
+    standings = [
+        {name: getattr(standing, name) for name in ("name", "step", "is_average", "bits_per_byte", "behind")}
+        | {"error": plain(standing.error), "behind_error": plain(standing.behind_error)}
+        for standing in selection.standings
+    ]
+    return {
+        "best": selection.standings[selection.best].name,
+        "one_standard_error": selection.standings[selection.one_error].name,
+        "candidates": standings,
+        "training_noise": plain(selection.training_noise),
+        "num_documents": selection.num_documents,
+        "num_report_documents": selected.num_report_documents,
+        "report": {"best": of(selected.best), "one_standard_error": of(selected.one_error), "last": of(selected.last)},
+    }
