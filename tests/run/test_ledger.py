@@ -83,7 +83,7 @@ def test_a_row_is_what_scoring_says_of_its_part(name, tmp_path):
     policy = config.policy()
     corpus = prepared.held_out
     likelihoods = score_corpus(state.model, corpus, policy, World(), state.device)
-    scored = {(row.id, row.part): row for row in ledger_rows(likelihoods, corpus, policy)}
+    scored = {(row.id, row.part): row for row in ledger_rows(likelihoods, corpus)}
     rows = read_ledger(part_files(tmp_path / "run")[0])[0]
     assert rows
     for row in rows:

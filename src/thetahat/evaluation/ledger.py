@@ -104,12 +104,11 @@ def write_ledger(path: Path, rows: Iterable[LedgerRow], metadata: Mapping[str, s
 def write_columns(path: Path, table: Table, metadata: Mapping[str, str]) -> None:
     """The same from columns: those of SCHEMA, and behind them whatever else is known of a row."""
     words = json.dumps({**metadata, "ledger": VERSION}, ensure_ascii=False, sort_keys=True)
-    table = table.replace_schema_metadata({"thetahat": words, "sha256": _digest(words, table)})
-    write_table(path, table)
+    write_table(path, table.replace_schema_metadata({"thetahat": words, "sha256": _digest(words, table)}))
 
 
 def write_table(path: Path, table: Table) -> None:
-    """Writes a table as a Parquet file that appears whole or not at all."""
+    """Writes a pyarrow.Table as a Parquet file that appears whole or not at all."""
     temporary = path.with_name(f".{path.name}.partial")
     with naming_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
