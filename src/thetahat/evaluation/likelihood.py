@@ -22,7 +22,6 @@ from thetahat.evaluation.interval import BLOCK_TOKENS, exact_sum
 from thetahat.evaluation.ledger import LedgerRow, blocks_of
 from thetahat.model.precision import Dtype, computing_in
 from thetahat.objective.config import Masked, ObjectiveConfig
-from thetahat.objective.log_prob import token_log_probs
 from thetahat.objective.objective import Model
 from thetahat.objective.scoring import questions
 
@@ -256,9 +255,11 @@ def _values(model: Model, batch: Batch, asked: Int[Tensor, " n"], size: int) -> 
 
 
 def _chunk(logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"]) -> Float[Tensor, "2 N"]:
-    log_prob = token_log_probs(logits, lambda logits: logits, targets)
-    is_missed = logits.amax(-1) > logits.gather(-1, targets[:, None])[:, 0]
-    return torch.stack([log_prob.to(torch.float64), is_missed.to(torch.float64)])
+    """What `token_log_probs` says, and whether another token is likelier, in the memory of the logits themselves."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    target, largest = logits.gather(-1, targets[:, None])[:, 0], logits.amax(-1)
+    log_sum = logits.sub_(largest[:, None]).exp_().sum(-1).log_().add_(largest)
+    return torch.stack([(target - log_sum).to(torch.float64), (largest > target).to(torch.float64)])
 
 
 def bytes_of(likelihoods: Likelihoods, corpus: Corpus) -> NDArray[np.int64]:
