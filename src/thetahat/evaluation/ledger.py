@@ -110,11 +110,12 @@ def write_columns(path: Path, table: Table, metadata: Mapping[str, str]) -> None
 def write_table(path: Path, table: Table) -> None:
     """Writes a pyarrow.Table as a Parquet file that appears whole or not at all."""
     temporary = path.with_name(f".{path.name}.partial")
+    texts: Any = [name for name in table.column_names if not _is_number(table.schema.field(name).type)]
     with naming_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb") as file:
-                pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+                pq.write_table(table, file, compression="zstd", write_page_checksum=True, use_dictionary=texts)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -122,6 +123,11 @@ def write_table(path: Path, table: Table) -> None:
             temporary.unlink(missing_ok=True)
             raise
         flush_folder(path.parent)
+
+
+def _is_number(kind: Any) -> bool:
+    """Numbers that hardly ever repeat are not worth a dictionary, which takes longer than writing them."""
+    return pa.types.is_floating(kind) or (pa.types.is_list(kind) and pa.types.is_floating(kind.value_type))
 
 
 def read_ledger(path: Path) -> tuple[list[LedgerRow], dict[str, str]]:
