@@ -40,8 +40,10 @@ def select(
         _show(plain)
     if not quiet:
         best = plain["best"]
-        place = str(save) if save else f"{run}@{best}" if best.isdigit() else f"... --save DIR, for {best}"
-        say(f"Next: thetahat score {place} OTHER" if save or best.isdigit() else f"Next: thetahat select {run} {place}")
+        if save or best.isdigit():
+            say(f"Next: thetahat score {save or f'{run}@{best}'} OTHER")
+        else:
+            say(f"Next: the same with --save DIR, which writes the {best} as a model")
 
 
 def _show(plain: dict[str, Any]) -> None:

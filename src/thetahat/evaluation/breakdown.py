@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from thetahat.evaluation.interval import MIN_DOCUMENTS, bits_per_byte_interval, exact_sum
 from thetahat.evaluation.ledger import LedgerRow
+from thetahat.evaluation.summary import finite_or_text
 
 NUM_BUCKETS = 10  # of documents by their length
 GROWTH = 4  # of the buckets of positions: 1 to 16, 17 to 64, 65 to 256, ...
@@ -43,7 +44,7 @@ class Group:
 
     def to_dict(self) -> dict[str, Any]:
         """As `--json` prints it: what is not finite is text."""
-        return {name: _plain(value) for name, value in asdict(self).items()}
+        return {name: finite_or_text(value) for name, value in asdict(self).items()}
 
 
 def by_row(rows: Sequence[LedgerRow]) -> dict[str, list[Group]]:
@@ -130,9 +131,3 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [
         (int(piece), "") if piece.isdecimal() else (-1, piece) for piece in re.split(r"(\d+)", name.replace(",", ""))
     ]
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(end) for end in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -26,9 +26,7 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints: a number that is not finite is a string, an interval that is not there is null."""
-        ends = self.bits_per_byte_ci95
-        plain = {name: _finite_or_text(value) for name, value in asdict(self).items() if name != "interval_unit"}
-        return plain | {"bits_per_byte_ci95": None if ends is None else [_finite_or_text(end) for end in ends]}
+        return {name: finite_or_text(value) for name, value in asdict(self).items() if name != "interval_unit"}
 
 
 def summarize(rows: Sequence[LedgerRow]) -> Summary:
@@ -96,5 +94,8 @@ def _exp(value: float) -> float:
         return math.inf
 
 
-def _finite_or_text(value: Any) -> Any:
+def finite_or_text(value: Any) -> Any:
+    """A value as JSON holds it: a number that is not finite is text; so are those in a tuple, which becomes a list."""
+    if isinstance(value, tuple):
+        return [finite_or_text(one) for one in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

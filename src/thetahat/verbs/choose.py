@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from thetahat.core import store
 from thetahat.core.config import kind_of
-from thetahat.core.errors import DataError, FolderError
+from thetahat.core.errors import DataError
 from thetahat.data.choice import CHOICE, AskedQuestions, Asking, ask_questions
 from thetahat.data.question import read_questions
 from thetahat.distribution.world import join_world
@@ -17,8 +17,10 @@ from thetahat.evaluation.ledger import LedgerRow, write_ledger
 from thetahat.evaluation.likelihood import Likelihoods, ledger_rows, score_corpus
 from thetahat.evaluation.summary import Summary, summarize
 from thetahat.objective.config import Spans
+from thetahat.run.checkpoint import MODEL
 from thetahat.run.prepare import LAYOUTS
 from thetahat.verbs.load import Loaded, load
+from thetahat.verbs.score import check_out
 
 OverLong = Literal["error", "truncate-left"]
 
@@ -67,8 +69,8 @@ def choose(
     Decoders and encoder-decoders by $\log \Pr(\text{choice} \mid \text{context})$; encoders by the
     pseudo-log-likelihood of the choice's tokens. `delimiter` stands between a context and a choice that bring no blank.
     """
-    if out and out.exists():
-        raise FolderError(f"{str(out)!r} exists, and nothing is written over", cure="another --out, or remove it first")
+    if out:
+        check_out(out)
     loaded = load(model) if isinstance(model, str) else model
     asking = asking_of(loaded, delimiter=delimiter, over_long=over_long)
     asked = ask_questions(read_questions(data), loaded.tokenizer, asking)
@@ -124,7 +126,7 @@ def _plain(found: Mapping[str, Accuracy]) -> dict[str, Any]:
 def _metadata(loaded: Loaded, asked: AskedQuestions, policy: str) -> dict[str, str]:
     return {
         "model": str(loaded.folder),
-        "model_sha256": store.digest_file(loaded.folder / "model.safetensors"),
+        "model_sha256": store.digest_file(loaded.folder / MODEL),
         "tokenizer_sha256": loaded.tokenizer.digest,
         "data": asked.corpus.fingerprint,
         "policy": policy,

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from thetahat.core import store
 from thetahat.core.config import kind_of
-from thetahat.core.errors import ConfigError, FolderError
+from thetahat.core.errors import ConfigError
 from thetahat.data.tokenizer import Tokenizer
 from thetahat.distribution.world import World
 from thetahat.evaluation.contribution import account, deciles, grouped
@@ -24,6 +24,7 @@ from thetahat.run.prepare import Prepared, prepare
 from thetahat.run.start import check_data
 from thetahat.run.state import State, first_state
 from thetahat.run.step import StepReport
+from thetahat.verbs.score import check_out
 
 EXCERPT = 60  # letters
 
@@ -69,8 +70,8 @@ def influence(name: str, *, out: Path | None = None) -> Influence:
     The batch is the one that the run reads, and so is the update: to the bit on the same machine and with one rank.
     Without @STEP: the newest checkpoint that has a step after it.
     """
-    if out and out.exists():
-        raise FolderError(f"{str(out)!r} exists, and nothing is written over", cure="another --out, or remove it first")
+    if out:
+        check_out(out)
     folder = _with_a_step_after_it(name)
     store.verify(folder)
     prepared, state = _loaded(folder)

@@ -66,7 +66,7 @@ def score(
     """
     for path in (out, tokens):
         if path:
-            _check_out(path)
+            check_out(path)
     loaded = load(model) if isinstance(model, str) else model
     world = join_world(loaded.config.device)
     corpus, policy = corpus_of(loaded, data, world), loaded.config.policy()
@@ -93,7 +93,7 @@ def score(
     )
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
     """Before anything takes time: a ledger that cannot be written is an hour of scoring lost."""
     if not out.name or out.exists():
         raise FolderError(f"{str(out)!r} exists, and nothing is written over", cure="another --out, or remove it first")

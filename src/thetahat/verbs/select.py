@@ -15,7 +15,7 @@ from thetahat.data.corpus import Corpus
 from thetahat.distribution.world import World, join_world
 from thetahat.evaluation.interval import Interval
 from thetahat.evaluation.ledger import LedgerRow
-from thetahat.evaluation.likelihood import Watch, ledger_rows, score_corpus
+from thetahat.evaluation.likelihood import ledger_rows, score_corpus
 from thetahat.evaluation.selection import Candidate, Selection, choose, gain, halves, plain
 from thetahat.evaluation.summary import Summary, summarize
 from thetahat.run.checkpoint import (
@@ -134,7 +134,7 @@ def _models(run: Path, averages: int) -> list[_Model]:
 
 def _rows(loaded: Loaded, model: _Model, corpus: Corpus, world: World) -> list[LedgerRow]:
     copy_parameters(loaded.model, _parameters(model), loaded.config, model.name)
-    likelihoods = score_corpus(loaded.model, corpus, loaded.config.policy(), world, loaded.device, Watch())
+    likelihoods = score_corpus(loaded.model, corpus, loaded.config.policy(), world, loaded.device)
     return ledger_rows(likelihoods, corpus)
 
 
