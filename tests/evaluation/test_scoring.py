@@ -18,7 +18,15 @@ from tests.oracles import decoder as decoder_oracle, encoder as encoder_oracle, 
 from tests.verbs.test_families import config_of
 from thetahat.distribution.world import World
 from thetahat.evaluation.journal import FolderJournal
-from thetahat.evaluation.likelihood import Abandoned, Watch, bytes_of, context_lengths, ledger_rows, score_corpus
+from thetahat.evaluation.likelihood import (
+    Abandoned,
+    Reader,
+    Watch,
+    bytes_of,
+    context_lengths,
+    ledger_rows,
+    score_corpus,
+)
 from thetahat.evaluation.noise import noise_floor
 from thetahat.evaluation.token_table import TOKEN_SCHEMA, token_table, write_tokens
 from thetahat.model.build import build_model
@@ -92,6 +100,29 @@ def test_batch_sizes_orders_and_ranks_change_no_bit_in_deterministic_mode(name, 
         assert np.array_equal(other.context_length, plain.context_length)
     together = sum(_of_rank(model, corpus, policy, rank, 3) for rank in range(3))
     assert np.array_equal(together[plain.tokens], plain.token_log_prob)
+
+
+@pytest.mark.parametrize("name", ["causal on texts", "causal on pairs", "masked tokens", "labels"])
+def test_packed_rows_say_what_each_document_alone_says(name, tmp_path):
+    _, corpus, policy, (_, exact) = asked(name, tmp_path, "float64")
+    alone = score_corpus(exact, corpus, change(policy, dtype="float64", deterministic=True), World(), CPU)
+    for batch_size in (1, 3, 64):
+        together = change(policy, dtype="float64", batch_size=batch_size)
+        assert len(Reader(exact, corpus, together, CPU).groups) < corpus.num_documents
+        found = score_corpus(exact, corpus, together, World(), CPU)
+        np.testing.assert_allclose(found.token_log_prob, alone.token_log_prob, rtol=1e-12, atol=1e-13)
+        assert np.array_equal(found.context_length, alone.context_length)
+
+
+def test_rows_on_a_cpu_hold_every_window_once_and_no_more_than_fits(tmp_path):
+    _, corpus, policy, (model, _) = asked("causal on texts", tmp_path)
+    reader = Reader(model, corpus, change(policy, context=8, stride=3, batch_size=2), CPU)
+    pieces = reader.plan.pieces
+    assert sorted(np.concatenate([units for _, units in reader.groups])) == list(range(len(pieces)))
+    for number, (width, units) in enumerate(reader.groups):
+        assert set(pieces.row[units]) == {number}
+        assert pieces.size[units].sum() <= min(width, 2 * 8)
+        assert width % 16 == 0
 
 
 def _of_rank(model, corpus, policy, rank, size):
@@ -176,6 +207,7 @@ def test_tokens_in_a_file_add_up_to_the_rows(tmp_path):
 
 def test_a_later_start_asks_only_for_what_is_not_yet_known(tmp_path):
     _, corpus, policy, (model, _) = asked("causal on texts", tmp_path)
+    policy = change(policy, batch_size=1)
     plain = score_corpus(model, corpus, policy, World(), CPU)
     asked_groups = []
     journal = FolderJournal(tmp_path / "journal", "key")

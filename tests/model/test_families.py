@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, strategies as st
 from msgspec.structs import asdict
 
 from tests.examples import TINY, lively
@@ -13,7 +14,7 @@ from thetahat.core.config import Config, from_toml, override, to_toml
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.core.schema import fields
 from thetahat.core.visibility import Visibility
-from thetahat.model.attention import compile_visibility
+from thetahat.model.attention import attend_apart, attend_under, compile_visibility, runs_of
 from thetahat.model.build import build_model
 from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig, ModelConfig
 
@@ -143,6 +144,46 @@ def test_attention_without_a_mask_is_attention_under_the_mask(is_causal, num_pad
     found, expected = compile_visibility(plain)(q, k, v), scores.softmax(-1) @ v
     is_text = (piece >= 0)[:, None, :, None].expand_as(found)
     torch.testing.assert_close(found[is_text], expected[is_text], rtol=1e-12, atol=1e-13)
+
+
+@given(
+    st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=9), min_size=1, max_size=3),
+    st.booleans(),
+    st.integers(0, 99),
+)
+def test_attention_apart_is_attention_under_the_mask(lengths, is_causal, seed):
+    """Rows of pieces, neighbours of one length or not, padded at their end: values and gradients."""
+    total = max(map(sum, lengths))
+    names = iter(range(99))
+    rows = [[next(names) for _ in row] for row in lengths]
+    piece = torch.tensor(
+        [
+            [name for name, size in zip(of_row, row, strict=True) for _ in range(size)] + [-1] * (total - sum(row))
+            for of_row, row in zip(rows, lengths, strict=True)
+        ]
+    )
+    packed = Visibility(piece, is_causal=is_causal)
+    draw = torch.Generator().manual_seed(seed)
+    q = torch.randn(len(rows), 4, total, 8, dtype=torch.float64, generator=draw, requires_grad=True)
+    k, v = (torch.randn(len(rows), 2, total, 8, dtype=torch.float64, generator=draw, requires_grad=True) for _ in "kv")
+    found, expected = (
+        attend(q.transpose(1, 2).contiguous().transpose(1, 2), k, v)
+        for attend in (attend_apart(runs_of(piece), is_causal=is_causal), attend_under(packed.mask()))
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+    pull = torch.randn(found.shape, dtype=torch.float64, generator=draw)
+    for ours, theirs in zip(*(torch.autograd.grad(x, (q, k, v), pull) for x in (found, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
+
+
+def test_a_row_of_a_few_long_pieces_needs_no_mask_and_one_of_many_short_ones_does():
+    sizes = {"long": [40, 40, 70, 42], "alike": [3] * 64, "short": [1, 2] * 30}
+    made = {
+        name: compile_visibility(Visibility(torch.repeat_interleave(torch.arange(len(size)), torch.tensor(size))[None]))
+        for name, size in sizes.items()
+    }
+    kinds = {name: attend.__qualname__.split(".")[0] for name, attend in made.items()}
+    assert kinds == {"long": "attend_apart", "alike": "attend_apart", "short": "attend_under"}
 
 
 def test_an_encoder_decoder_without_a_source_says_what_is_missing():

@@ -1,7 +1,7 @@
 """How likely a corpus is under a model: every token once, exact sums, the same in training and in `score`."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, NamedTuple, Protocol, final, runtime_checkable
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from thetahat.core.batch import Batch
 from thetahat.core.config import Config, kind_of
 from thetahat.data.corpus import Corpus
-from thetahat.data.pack import Pieces, enumerate_counts, unit_pieces
+from thetahat.data.pack import Pieces, enumerate_counts, take, unit_pieces
 from thetahat.data.plan import gather, plan_scoring
 from thetahat.distribution.world import World
 from thetahat.evaluation.interval import BLOCK_TOKENS, exact_sum
@@ -25,10 +25,11 @@ from thetahat.objective.config import Masked, ObjectiveConfig
 from thetahat.objective.objective import Model
 from thetahat.objective.scoring import questions
 
-LOGITS_ON_CPU, LOGITS_ON_GPU = 2**23, 2**27  # that exist at once: 32 and 512 MiB in float32
+LOGITS_ON_CPU, LOGITS_ON_GPU = 2**22, 2**27  # that exist at once: 16 and 512 MiB in float32
 WIDTHS = (
     16  # rows are as wide as a multiple of it: kernels round the smallest products and the ends of vectors otherwise
 )
+ROOM_ON_CPU = 1024  # positions of a packed row: enough for products of matrices at full speed, in little memory
 
 
 _CAUSAL = ObjectiveConfig()
@@ -39,7 +40,7 @@ class EvaluationConfig(Config, kw_only=True):
 
     every: Annotated[int, Meta(ge=0)] = 0  # steps; 0: only at the end
     stride: Annotated[int, Meta(ge=1)] | None = None  # of the windows over long documents; None: half the context
-    batch_size: Annotated[int, Meta(ge=1)] = 16  # windows read at once
+    batch_size: Annotated[int, Meta(ge=1)] = 16  # windows read at once; shorter texts as many as fit in their room
     passes: Annotated[int, Meta(ge=0)] = 0  # of a masked model: one token in so many is masked at once; 0: one alone
 
 
@@ -119,7 +120,8 @@ def score_corpus(
 
     A document that fits into the context is read whole; of a longer one, strided windows are read and each token is
     scored in the window that gives it the most context. Sums are exact, so their order does not matter.
-    Windows are padded to a width that depends on their own length alone, and read with others of that width; in
+    On a CPU short windows are packed into rows without padding. Elsewhere, and where a window is more than one piece,
+    they are padded to a width that depends on their own length alone, and read with others of that width. In
     deterministic mode each is read alone, so that no product of matrices knows what else is being scored.
     """
     reader = Reader(model, corpus, policy, device)
@@ -160,7 +162,11 @@ class Reader:
         self.policy = policy
         self.device = device
         self.plan = plan_scoring(corpus, policy.context, policy.stride)
-        self.groups = _groups(self.plan.pieces, 1 if policy.deterministic else policy.batch_size)
+        if device.type == "cpu" and not policy.deterministic and _stands_apart(corpus, policy):
+            self.plan = replace(self.plan, pieces=_packed(self.plan.pieces, policy))
+            self.groups = _rows(self.plan.pieces)
+        else:
+            self.groups = _groups(self.plan.pieces, 1 if policy.deterministic else policy.batch_size)
 
     def num_tokens(self, number: int) -> int:
         """About how many tokens a group is asked."""
@@ -238,6 +244,32 @@ def _groups(pieces: Pieces, size: int) -> list[tuple[int, NDArray[np.int64]]]:
     by_width = np.argsort(-widths, kind="stable")
     runs = np.split(by_width, np.flatnonzero(np.diff(widths[by_width])) + 1)
     return [(int(widths[run[0]]), run[first : first + size]) for run in runs for first in range(0, len(run), size)]
+
+
+def _stands_apart(corpus: Corpus, policy: Policy) -> bool:
+    """Whether no window has a source, branches or an open prefix, so that each is one piece that sees itself alone."""
+    kind = kind_of(policy.objective.factorization)
+    return kind in {"causal", "masked", "labels"} and not corpus.column["spans.parent"].any()
+
+
+def _packed(pieces: Pieces, policy: Policy) -> Pieces:
+    """The same pieces, the longest first, in rows that are filled one after the other."""
+    room = min(ROOM_ON_CPU, policy.batch_size * policy.context)
+    order = np.argsort(-pieces.size, kind="stable")
+    row, used, number = np.zeros(len(pieces), np.int64), 0, 0
+    for place, size in enumerate(pieces.size[order].tolist()):
+        if used and used + size > room:
+            number, used = number + 1, 0
+        row[place], used = number, used + size
+    return replace(take(pieces, order), row=row, num_rows=number + 1)
+
+
+def _rows(pieces: Pieces) -> list[tuple[int, NDArray[np.int64]]]:
+    """The width of each row, and its units."""
+    widths = -(-np.bincount(pieces.row, pieces.size).astype(np.int64) // WIDTHS) * WIDTHS
+    edges = np.searchsorted(pieces.row, np.arange(1, len(widths)))
+    units = np.split(np.arange(len(pieces)), edges)
+    return list(zip(widths.tolist(), units, strict=True)) if len(pieces) else []
 
 
 def num_chunked(vocab_size: int, device: torch.device) -> int:

@@ -1,7 +1,7 @@
 """Attention with grouped queries, QK-norm and rotary positions; who sees whom is handed in."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,6 +13,8 @@ from thetahat.model.cache import LayerCache
 from thetahat.model.config import TransformerConfig
 from thetahat.model.norm import RMSNorm
 from thetahat.model.rope import Rotation, rotate
+
+FEW = 32  # positions a call: with fewer, calls cost more than a mask that is mostly false
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q [B H T K], k [B G S K], v [B G S K] -> [B H T K]
 
@@ -29,7 +31,37 @@ def compile_visibility(visibility: Visibility, seen: Int[Tensor, "B S"] | None =
         return attend_under(None, is_causal=True)
     if visibility.is_plain and not visibility.is_causal and _is_full(visibility.piece):
         return attend_under(None)
+    if (runs := _runs_apart(visibility)) is not None:
+        return attend_apart(runs, is_causal=visibility.is_causal)
     return attend_under(visibility.mask())
+
+
+class Run(NamedTuple):
+    """Neighbouring pieces of one length."""
+
+    number: int
+    length: int
+
+
+def _runs_apart(visibility: Visibility) -> list[Run] | None:
+    """The pieces of packed rows on a CPU, if none sees another and those of one length are mostly neighbours.
+
+    On another device nobody waits for the answer, and a graph that is compiled must not depend on it.
+    """
+    is_simple = visibility.ancestors is None and visibility.is_open is None
+    if not is_simple or visibility.piece.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    runs = runs_of(visibility.piece)
+    return runs if visibility.piece.numel() >= FEW * len(runs) else None
+
+
+def runs_of(piece: Int[Tensor, "B T"]) -> list[Run]:
+    """Row after row, pieces (and the padding at a row's end) of one length that are neighbours."""
+    begins = torch.ones_like(piece, dtype=torch.bool)
+    begins[:, 1:] = piece[:, 1:] != piece[:, :-1]
+    lengths = torch.diff(begins.flatten().nonzero()[:, 0], append=torch.tensor([begins.numel()]))
+    length, number = torch.unique_consecutive(lengths, return_counts=True)
+    return [Run(*run) for run in zip(number.tolist(), length.tolist(), strict=True)]
 
 
 def _is_full(piece: Int[Tensor, "B T"]) -> bool:
@@ -46,6 +78,24 @@ def attend_under(mask: Bool[Tensor, "B T S"] | None, *, is_causal: bool = False)
     ) -> Float[Tensor, "B H T K"]:
         is_grouped = q.shape[1] != k.shape[1]
         return scaled_dot_product_attention(q, k, v, attn_mask=mask_B1TS, is_causal=is_causal, enable_gqa=is_grouped)
+
+    return attend
+
+
+def attend_apart(runs: list[Run], *, is_causal: bool) -> Attend:
+    """Attention within each piece, a call for each run of them: Σ n² products, where a mask over the row has T²."""
+    sizes = [run.number * run.length for run in runs]
+
+    def attend(
+        q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T K"]
+    ) -> Float[Tensor, "B H T K"]:
+        flat = (x.transpose(1, 2).flatten(0, 1).split(sizes) for x in (q, k, v))  # N H K
+        attend_run = attend_under(None, is_causal=is_causal)
+        found: list[Tensor] = []
+        for run, *parts in zip(runs, *flat, strict=True):
+            each = (part.unflatten(0, run).transpose(1, 2) for part in parts)
+            found.append(attend_run(*each).transpose(1, 2).flatten(0, 1))
+        return torch.cat(found).unflatten(0, (q.shape[0], q.shape[2])).transpose(1, 2)
 
     return attend
 
