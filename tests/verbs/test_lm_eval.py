@@ -91,7 +91,7 @@ def say(folder, *words):
 def results(place):
     asked = ["--model", "thetahat", "--model_args", "model=run,dtype=float64", "--tasks", ",".join(TASKS)]
     written = ["--include_path", str(place), "--output_path", "out", "--log_samples", "--batch_size", "4"]
-    done = say(place, "-m", "thetahat.verbs.lm_eval", *asked, *written)
+    done = say(place, "-m", "lm_eval", *asked, *written)
     assert done.returncode == 0, done.stdout + done.stderr
     (path,) = (place / "out").rglob("results_*.json")
     samples = {

@@ -1,10 +1,10 @@
 r"""A model of ours under the harness's tasks: `lm_eval` asks, `score_corpus` answers.
 
-    python -m thetahat.verbs.lm_eval --model thetahat --model_args model=runs/NAME --tasks hellaswag
+    lm_eval --model thetahat --model_args model=runs/NAME --tasks hellaswag
     lm_eval.simple_evaluate(model=HarnessModel("runs/NAME"), tasks=[...])
 
-The harness (0.4.13) finds models by name in a list of its own and knows no plug-ins, so this module registers the name
-and then is its command line. `--model_args` takes what `thetahat score` takes as KEY=VALUE, and `over_long`.
+The harness (0.4.13) finds models by name in a list of its own, to which `_thetahat_lm_eval` adds this one.
+`--model_args` takes what `thetahat score` takes as KEY=VALUE, and `over_long`.
 
 - Beginning: every text begins with exactly one `<|endoftext|>`, which is read and never asked, in the first window of a
   long text alone; a literal `<|endoftext|>` in a text is text. The end of a text is not asked.
@@ -15,7 +15,6 @@ and then is its command line. `--model_args` takes what `thetahat score` takes a
 """
 
 import itertools
-import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -152,18 +151,3 @@ def _say(asked: AskedQuestions, rows: Sequence[LedgerRow]) -> None:
 
 def _plain(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def main() -> None:
-    """The harness's command line, in which `thetahat` is the name of a model."""
-    if not _IS_THERE:
-        raise ConfigError("lm-eval is not installed", cure=_CURE)
-    sys.argv[0] = "lm_eval"
-    import_module("lm_eval.__main__").cli_evaluate()
-
-
-if _IS_THERE:
-    import_module("lm_eval.api.registry").register_model("thetahat")(HarnessModel)
-
-if __name__ == "__main__":
-    main()
