@@ -261,6 +261,8 @@ def test_a_separator_typed_in_a_shell_stands_between_documents(write, tmp_path):
     write("texts/b.txt", "a document alone")
     train, _ = divide(DataConfig(train=f"{tmp_path}/texts", held_out="none", split_on=r"\n\n"))
     assert [record.text for record in train] == ["one", "two", "three", "a document alone"]
+    parts = divide(DataConfig(train=f"{tmp_path}/texts", held_out="tail:0.6", split_on=r"\n\n"))
+    assert [[record.text for record in part] for part in parts] == [["one", "two", "three"], ["a document alone"]]
 
 
 def test_a_separator_that_stands_nowhere_in_the_texts_to_train_on_is_named(write, tmp_path):

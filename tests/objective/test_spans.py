@@ -15,7 +15,7 @@ from thetahat.data.config import DataConfig
 from thetahat.model.config import EncoderDecoderConfig
 from thetahat.objective.config import ObjectiveConfig, Spans
 from thetahat.objective.factorization import factor
-from thetahat.objective.spans import leave_out, num_sentinels, with_spans_left_out
+from thetahat.objective.spans import counts, leave_out, num_sentinels, with_spans_left_out
 from thetahat.run.prepare import special_tokens
 
 CHOICES = st.builds(Spans, rate=st.sampled_from([0.15, 0.5]), mean_span=st.sampled_from([1.5, 4.0]))
@@ -149,6 +149,12 @@ def test_exactly_so_many_tokens_are_left_out_in_exactly_so_many_spans_that_do_no
         if n > 1:
             assert drawn[0] == "0"
             assert drawn[-1] == "1"
+
+
+def test_the_number_of_tokens_and_of_spans_is_rounded_in_double_precision():
+    for percent in range(1, 100):
+        found = torch.stack(counts(torch.arange(101), Spans(rate=percent / 100, mean_span=1.1)))
+        assert found.T.tolist() == [list(oracle.span_counts(n, percent / 100, 1.1)) for n in range(101)]
 
 
 def test_the_mean_length_of_a_span_is_the_one_that_was_asked_for():

@@ -114,7 +114,7 @@ def num_sentinels(context: int, choice: Spans) -> int:
 
 def _check_sentinels(packed: Packed, drawn: Bool[Tensor, " N"], symbols: Symbols) -> None:
     begins = drawn.clone()
-    begins[1:] &= ~drawn[:-1] | (packed.piece[1:] != packed.piece[:-1])
+    begins[1:] &= ~drawn[:-1]  # the first token of a piece is never drawn
     needed, found = int(torch.bincount(packed.piece[begins], minlength=1).max()), len(symbols.sentinels)
     if needed > found:
         raise ModelError(
