@@ -21,6 +21,24 @@ def test_a_division_survives_the_config_file(value):
     assert from_toml(to_toml(config), DataConfig) == config
 
 
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        (r"\n\n", "\n\n"),  # as it comes from a shell
+        (r'"\n\n"', "\n\n"),  # TOML reads this one
+        (r"\r\n---\t\r\n", "\r\n---\t\r\n"),
+        (r"\\newpage", r"\newpage"),
+        (r"\\\n", "\\\n"),
+        (r"\section", r"\section"),
+        ("<|end|>", "<|end|>"),
+        ("none", None),
+    ],
+)
+def test_the_escapes_of_a_separator_are_read_however_it_is_typed_and_kept(typed, read):
+    config = override(DataConfig(), [f"split_on={typed}"])
+    assert config.separator == from_toml(to_toml(config), DataConfig).separator == read
+
+
 def test_words_that_look_like_nothing_stay_words():
     config = override(DataConfig(), ["held_out=none", "packing=none", "split_on=none"])
     assert (config.held_out, config.packing, config.split_on) == ("none", "none", None)

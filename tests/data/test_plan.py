@@ -1,5 +1,8 @@
 """Prompts, pairs and labels: what is read, what is asked, what a policy leaves out."""
 
+from collections import Counter
+from dataclasses import replace as replace_fields
+
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -12,6 +15,9 @@ from thetahat.data.encode import Encoding
 from thetahat.data.pack import lay
 from thetahat.data.plan import gather, plan_scoring, plan_training
 from thetahat.data.record import Record
+from thetahat.objective.config import Masked, ObjectiveConfig, Prefix
+from thetahat.objective.factorization import factor
+from thetahat.objective.masked import maskable
 
 END = 0
 pairs_of = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=12)
@@ -20,7 +26,7 @@ contexts = st.integers(4, 30)
 
 def corpus_of(sizes, tokenizer, layout="stream", labels=()):
     records = [
-        Record("c" * target, f"id{i}", f"id{i}", "s", 1.0 + i, prompt="p" * source)
+        Record("c" * target, f"id{i}", f"id{i}", "s", 1.0 + i, prompt="p" * source if source else None)
         for i, (source, target) in enumerate(sizes)
     ]
     return build_corpus(records, tokenizer, {}, None, Encoding(layout, labels))
@@ -81,6 +87,47 @@ def test_every_asked_token_is_kept_once_or_counted_as_cut(byte_tokenizer, sizes,
     assert report.num_tokens + report.tokens_cut == corpus.num_tokens
     if policy == "split":
         assert report.tokens_cut == 0
+
+
+@given(pairs_of, contexts, st.sampled_from(["split", "truncate-left", "truncate-right"]), st.booleans(), st.booleans())
+def test_normalisations_count_what_may_be_asked(byte_tokenizer, sizes, context, policy, is_text, is_whole):
+    """Of one stream all that is kept; where all is read at once not the end, which no mask and no span ever hides."""
+    corpus = corpus_of([(0 if is_text else x, y) for x, y in sizes], byte_tokenizer, "whole" if is_whole else "stream")
+    plan, _ = plan_training(corpus, DataConfig(context=context, over_long=policy, unsupervised="skip"))
+    packed = gather(corpus, plan, np.arange(len(plan.pieces)))
+    may_be = maskable(packed, corpus.symbols) if is_whole else packed.weight != 0
+    of_record = Counter(packed.parts[part].document for part in packed.part[may_be].tolist())
+    for part, number in Counter(packed.part[may_be].tolist()).items():
+        one = packed.parts[part]
+        assert (one.num_tokens, one.record_tokens, one.record_parts) == (number, of_record[one.document], 1)
+    assert plan.asked.sum() == may_be.sum()
+    if not is_whole:
+        assert plan.asked.tolist() == plan.kept.tolist()
+
+
+def test_by_sequence_a_masked_record_weighs_the_share_of_its_text_that_is_masked(byte_tokenizer):
+    sizes = [(0, n) for n in (1, 2, 5, 10, 40)]
+    corpus = corpus_of(sizes, byte_tokenizer, "whole")
+    plan, _ = plan_training(corpus, DataConfig(context=16, over_long="split"))
+    objective = ObjectiveConfig(factorization=Masked(rate=0.5), normalization="sequence")
+    symbols = replace_fields(corpus.symbols, mask=corpus.symbols.end_of_text)
+    batch = factor(gather(corpus, plan, np.arange(len(plan.pieces))), objective, symbols)
+    found = np.bincount(batch.part.flatten(), batch.weights.flatten(), len(sizes))
+    shares = [1, 1 / 2, 2 / 5, 1 / 2, (8 + 8 + 5) / 40]  # 15, 15 and 10 of 40 in a piece each; times 1, 2, ...
+    np.testing.assert_allclose(found, [(i + 1) * share for i, share in enumerate(shares)], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("policy", "num_open"), [("split", [5, 0, 0]), ("truncate-left", [0])])
+def test_a_piece_of_a_completion_that_lies_behind_its_prompt_is_read_causally(byte_tokenizer, policy, num_open):
+    """A prompt of 4 tokens and a completion of 20, 10 a piece; beside them a text, which has no prompt."""
+    corpus = corpus_of([(4, 20), (0, 9)], byte_tokenizer)
+    plan, _ = plan_training(corpus, DataConfig(context=10, over_long=policy))
+    packed = gather(corpus, plan, np.arange(len(plan.pieces)))
+    batch = factor(packed, ObjectiveConfig(factorization=Prefix()), corpus.symbols)
+    *ours, of_text = batch.inputs.visibility.is_open.sum(1).tolist()
+    assert ours == num_open
+    assert of_text > 0
+    assert (batch.weights[:-1] != 0).sum() == plan.kept[1]
 
 
 def test_a_completion_of_which_nothing_is_left_is_an_error_unless_it_may_be_skipped(byte_tokenizer):

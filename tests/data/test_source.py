@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from thetahat.core.errors import DataError
+from thetahat.data import source
 from thetahat.data.config import DataConfig
 from thetahat.data.files import find_files
 from thetahat.data.source import divide, read_records
@@ -253,6 +254,39 @@ def test_a_part_that_ends_up_empty_says_what_to_type():
     train, held_out = divide(DataConfig(held_out="hash:0.1"))  # one document: one part is empty
     with pytest.raises(DataError, match=r"data\.held_out=tail:0\.1"):
         print(sum(1 for part in (train, held_out) for _ in part))
+
+
+def test_a_separator_typed_in_a_shell_stands_between_documents(write, tmp_path):
+    write("texts/a.txt", "one\n\ntwo\n\nthree")
+    write("texts/b.txt", "a document alone")
+    train, _ = divide(DataConfig(train=f"{tmp_path}/texts", held_out="none", split_on=r"\n\n"))
+    assert [record.text for record in train] == ["one", "two", "three", "a document alone"]
+    parts = divide(DataConfig(train=f"{tmp_path}/texts", held_out="tail:0.6", split_on=r"\n\n"))
+    assert [[record.text for record in part] for part in parts] == [["one", "two", "three"], ["a document alone"]]
+
+
+def test_a_separator_that_stands_nowhere_in_the_texts_to_train_on_is_named(write, tmp_path):
+    text = write("a.txt", "one\n\ntwo")
+    for split_on, shown in ((r"\n\n\n", r"'\n\n\n'"), (r"\\n", r"'\\n'")):
+        with pytest.raises(DataError) as error:
+            divide(DataConfig(train=str(text), held_out="none", split_on=split_on))
+        assert str(error.value).startswith(f"data.split_on={shown} stands nowhere in data.train={text}")
+    lines = write("a.jsonl", [{"text": "no text file"}])
+    other = write("held_out.txt", "one document is all that is held out")
+    divide(DataConfig(train=str(lines), held_out="none", split_on="|"))
+    _, held_out = divide(DataConfig(train=str(text), held_out=str(other), split_on="\n\n"))
+    assert len(list(held_out)) == 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_a_separator_is_found_across_the_border_of_what_is_read_at_once(write, size, monkeypatch):
+    monkeypatch.setattr(source, "_CHUNK", 4)
+    for start in range(12):
+        text = write("a.txt", "." * start + "|" * size + "." * (12 - start))
+        train, _ = divide(DataConfig(train=str(text), held_out="none", split_on="|" * size))
+        assert "".join(record.text for record in train) == "." * 12
+        with pytest.raises(DataError, match="stands nowhere"):
+            divide(DataConfig(train=str(text), held_out="none", split_on="|" * (size + 1)))
 
 
 def test_other_files_can_be_held_out_but_not_the_same(write, tmp_path):

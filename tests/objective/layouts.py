@@ -40,6 +40,7 @@ class Layout:
     drawn: list[Piece]
     counts: list[tuple[int, int, int]]  # of each part: its tokens, its record's tokens and parts
     objective: ObjectiveConfig
+    has_prompt: tuple[bool, ...] = (False,) * 3  # of each part: its record
 
     @cached_property
     def pieces(self) -> list[Piece]:
@@ -49,7 +50,10 @@ class Layout:
             [counted_weight(w, self.counts[part], normalization, exponent) for w, part in zip(*both, strict=True)]
             for both in ((piece.weight, piece.part) for piece in self.drawn)
         ]
-        return [replace(piece, weight=weight) for piece, weight in zip(self.drawn, counted, strict=True)]
+        return [
+            replace(piece, weight=weight, has_prompt=any(self.has_prompt[part] for part in piece.part))
+            for piece, weight in zip(self.drawn, counted, strict=True)
+        ]
 
     @cached_property
     def packed(self) -> Packed:
@@ -64,8 +68,10 @@ class Layout:
             seeds=[piece.seed for piece in self.drawn],
             part=[piece.part for piece in self.drawn],
             parts=[
-                Part(f"p{i}", f"d{i}", "test", num_tokens=tokens, record_tokens=record, record_parts=number)
-                for i, (tokens, record, number) in enumerate(self.counts)
+                Part(f"p{i}", f"d{i}", "test", "", "", 1.0, tokens, record, number, has_prompt=has_prompt)
+                for i, ((tokens, record, number), has_prompt) in enumerate(
+                    zip(self.counts, self.has_prompt, strict=True)
+                )
             ],
         )
 
@@ -84,7 +90,8 @@ def layouts(draw, *, has_trees=False, has_prompts=True, prompts_weigh=False, lon
         parent = draw(st.sampled_from([-1, *mates])) if has_trees else -1
         pieces.append(_piece(draw, pieces, row, parent, place, (has_prompts, prompts_weigh, longest)))
         place += len(pieces[-1].tokens)
-    return Layout(pieces, draw(st.lists(counts, min_size=3, max_size=3)), draw(OBJECTIVES))
+    has_prompt = st.tuples(*(st.booleans(),) * 3) if has_prompts else st.just((False,) * 3)
+    return Layout(pieces, draw(st.lists(counts, min_size=3, max_size=3)), draw(OBJECTIVES), draw(has_prompt))
 
 
 def _piece(draw, before, row, parent, place, rules) -> Piece:

@@ -22,6 +22,7 @@ class Piece:
     parent: int = -1
     seed: int = 0
     position: int = 0  # of the first token
+    has_prompt: bool = False  # its record, wherever it lies
 
 
 class Question(NamedTuple):
@@ -98,13 +99,16 @@ def prefix(pieces: Sequence[Piece], *, draws: bool = True) -> dict[Place, Entry]
 
 
 def prompt_size(piece: Piece, *, draws: bool) -> int:
-    """How many tokens stand before the first answer; the first token is none. Without a prompt, a drawn number or 0."""
+    """How many tokens stand before the first answer; the first token is none. Without a prompt, a drawn number or 0.
+
+    Where the record has a prompt that does not lie in this piece it is 0.
+    """
     if any(piece.is_prompt):
         size = 1
         while size < len(piece.tokens) and piece.is_prompt[size]:
             size += 1
         return size
-    return 1 + int(uniform(piece.seed, 0) * (len(piece.tokens) - 1)) if draws else 0
+    return 1 + int(uniform(piece.seed, 0) * (len(piece.tokens) - 1)) if draws and not piece.has_prompt else 0
 
 
 def conditional(pieces: Sequence[Piece]) -> tuple[dict[Place, Entry], dict[Place, Entry]]:
@@ -187,6 +191,39 @@ def replaced(piece: Piece, chosen: set[int], replace: str, vocabulary: Vocabular
         elif kind < 0.9:
             read[k] = plain[int(uniform(piece.seed, 4 * k + 2) * len(plain))]
     return read
+
+
+def span_counts(size: int, rate: float, mean_span: float) -> tuple[int, int]:
+    """Of `size` tokens, (how many are left out, in how many spans)."""
+    if size < 2:
+        return size, size
+    num_left_out = min(max(round(rate * size), 1), size - 1)
+    return num_left_out, max(min(round(num_left_out / mean_span), size - num_left_out), 1)
+
+
+def left_out(piece: Piece, rate: float, mean_span: float, vocabulary: Vocabulary) -> set[int]:
+    """The places of what is left out: of those that may be, some are kept, some left out, some kept, and so on."""
+    places = [k for k, free in enumerate(maskable(piece, vocabulary)) if free]
+    num_left_out, num_spans = span_counts(len(places), rate, mean_span)
+    num_kept = len(places) - num_left_out
+
+    def lengths(low: int, high: int) -> list[int]:
+        """Of `num_spans` stretches of the numbers low to high: cut before the smallest drawn, but not before low."""
+        drawn = sorted((uniform(piece.seed, number), number) for number in range(low + 1, high))
+        begins = {low, *(number for _, number in drawn[: num_spans - 1])}
+        found: list[int] = []
+        for number in range(low, high):
+            if number in begins:
+                found.append(0)
+            found[-1] += 1
+        return found
+
+    kept, lost = lengths(0, num_kept) or [0], lengths(num_kept, len(places))
+    found, at = set[int](), 0
+    for length, gone in zip(kept, lost, strict=True) if places else ():
+        found |= set(places[at + length : at + length + gone])
+        at += length + gone
+    return found
 
 
 def spans(piece: Piece, chosen: set[int], vocabulary: Vocabulary) -> tuple[list[int], list[tuple[int, int | None]]]:

@@ -13,6 +13,7 @@ from thetahat.distribution.world import World
 from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
 from thetahat.objective.config import Causal, Conditional, Labels, Masked, ObjectiveConfig, Prefix, Spans
 from thetahat.run.prepare import prepare
+from thetahat.verbs.explain import account
 
 SHAPE = {"num_layers": 2, "width": 32, "num_heads": 4, "num_kv_heads": 2, "head_width": 16, "inner_width": 64}
 DECODER, ENCODER = DecoderConfig(**SHAPE), EncoderConfig(**SHAPE)
@@ -88,6 +89,15 @@ def test_every_normalization_is_exact_whatever_the_weights(name, normalization, 
     found = checks_of(config, prepare(config, tmp_path, World()), "float64")
     assert {each: one.holds for each, one in found.items()} == dict.fromkeys(found, True)
     assert "prefix-by-prefix" in found
+
+
+@pytest.mark.parametrize(("name", "num_ends"), [("masked tokens", 0), ("spans", 0), ("causal on texts", 24)])
+def test_the_account_counts_an_end_as_asked_where_one_is(name, num_ends, tmp_path):
+    prepared = prepare(config_of(name, tmp_path), tmp_path, World())
+    found, num_texts = account(prepared), prepared.train.num_tokens - 24
+    assert (found.ends_asked, found.tokens_cut) == (num_ends, 0)
+    assert found.tokens_asked == num_texts + num_ends == sum(group["asked"] for group in found.groups)
+    assert sum(group["cut"] for group in found.groups) == 0
 
 
 def test_a_kind_of_model_that_does_not_compute_a_factorization_is_refused():

@@ -20,9 +20,10 @@ class Part:
     name: str = "document"  # or completion, turn-3, ...
     role: str = ""
     weight: float = 1.0  # what the record asked for, times what the message did
-    num_tokens: int = 1  # asked tokens of this part, wherever its pieces lie
-    record_tokens: int = 1  # asked tokens of the whole record
+    num_tokens: int = 1  # tokens of this part that may be asked, wherever its pieces lie
+    record_tokens: int = 1  # the same of the whole record
     record_parts: int = 1  # asked parts of the whole record, for example assistant turns
+    has_prompt: bool = False  # whether something of the record is a condition, in whatever piece it lies
     number: int = -1  # index in the parts of its corpus; -1: of none
 
 

@@ -1,5 +1,6 @@
 """What to train on, what to hold out, and how documents are laid into the model's context."""
 
+import re
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ OverLong = Literal["error", "split", "truncate-left", "truncate-right", "drop", 
 Packing = Literal["best-fit", "none"]
 
 Weight = Annotated[float, Meta(ge=0, lt=1e300)]
+_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", "\\\\": "\\"}
 _FORMS = "hash:F (whole documents, by digest), tail:F (the end of the data), PATH, none; F between 0 and 1"
 
 
@@ -21,7 +23,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
 
     train: str = "bundled:tinyshakespeare"  # a file, a folder, a glob, - or bundled:NAME
     held_out: str = "hash:0.1"  # hash:F, tail:F, none, or other files
-    split_on: str | None = None  # what stands between the documents of a .txt; it belongs to neither
+    split_on: str | None = None  # what stands between the documents of a .txt, or \n, \t, \r for it
     context: Annotated[int, Meta(ge=2, le=2**22)] = 1024  # positions that the model reads at once
     source_context: Annotated[int, Meta(ge=2, le=2**22)] | None = (
         None  # what an encoder reads for a decoder; None: same
@@ -45,6 +47,14 @@ class DataConfig(Config, frozen=True, kw_only=True):
         rule, fraction = self.division
         if rule in {"hash", "tail"} and not 0 < fraction < 1:
             raise ConfigError(f"data.held_out={self.held_out!r} leaves one part empty", allowed=_FORMS)
+
+    @property
+    def separator(self) -> str | None:
+        r"""What stands between the documents of a .txt, and belongs to neither: `split_on`, its escapes read.
+
+        `\n`, `\t`, `\r` stand for line break, tabulator and return, which a shell does not make; `\\` for a backslash.
+        """
+        return None if self.split_on is None else re.sub(r"\\[\\ntr]", lambda found: _ESCAPES[found[0]], self.split_on)
 
     @property
     def source_room(self) -> int:

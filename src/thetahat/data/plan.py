@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from thetahat.core.batch import Packed, Part
 from thetahat.core.errors import DataError
@@ -22,8 +23,10 @@ class Plan:
 
     pieces: Pieces
     kept: Ints  # [parts]; of prompts: 0
-    record_tokens: Ints  # [documents]
+    asked: Ints  # [parts], of these, how many may be asked; normalisations count them
+    record_tokens: Ints  # [documents], the same of a whole record
     record_parts: Ints  # [documents], of which something is asked
+    has_prompt: NDArray[np.bool_]  # [documents]
     weighs: bool = True  # whether a token counts for its weight, or 1 as in scoring
 
 
@@ -143,10 +146,19 @@ def _plan(corpus: Corpus, pieces: Pieces) -> Plan:
     document, is_prompt = corpus.column["parts.document"], corpus.column["parts.is_prompt"]
     kept = corpus.count_by_part(pieces.span, pieces.scored_from, pieces.stop)
     kept[is_prompt] = 0
-    counted = np.where(corpus.column["parts.weight"] > 0, kept, 0)
+    asked = kept - _ends(corpus, pieces) if corpus.layout == "whole" else kept
+    counted = np.where(corpus.column["parts.weight"] > 0, asked, 0)
     record_tokens = np.bincount(document, counted, corpus.num_documents).astype(np.int64)
     record_parts = np.bincount(document, counted > 0, corpus.num_documents).astype(np.int64)
-    return Plan(pieces, kept, record_tokens, record_parts)
+    has_prompt = np.bincount(document[is_prompt], minlength=corpus.num_documents) > 0
+    return Plan(pieces, kept, asked, record_tokens, record_parts, has_prompt)
+
+
+def _ends(corpus: Corpus, pieces: Pieces) -> Ints:
+    """[parts], how many of the kept tokens close a text: who reads it whole is asked for what it says, not its end."""
+    last = corpus.offsets[pieces.span] + pieces.stop - 1
+    is_end = corpus.symbols.is_special.numpy()[corpus.tokens[last].astype(np.int64)]
+    return np.bincount(corpus.part_of(last[is_end]), minlength=len(corpus.tables["parts"]))
 
 
 def gather(corpus: Corpus, plan: Plan, index: Ints, draw: Draw | None = None) -> Packed:
@@ -183,7 +195,12 @@ def gather(corpus: Corpus, plan: Plan, index: Ints, draw: Draw | None = None) ->
 
 def _part(corpus: Corpus, plan: Plan, index: int) -> Part:
     document = int(corpus.column["parts.document"][index])
-    counts = plan.kept[index], plan.record_tokens[document], plan.record_parts[document]
+    counts = plan.asked[index], plan.record_tokens[document], plan.record_parts[document]
     num_tokens, record_tokens, record_parts = (max(int(count), 1) for count in counts)
-    part = corpus.part(index)
-    return replace(part, num_tokens=num_tokens, record_tokens=record_tokens, record_parts=record_parts)
+    return replace(
+        corpus.part(index),
+        num_tokens=num_tokens,
+        record_tokens=record_tokens,
+        record_parts=record_parts,
+        has_prompt=bool(plan.has_prompt[document]),
+    )

@@ -62,19 +62,21 @@ class Records:
 def divide(config: DataConfig) -> tuple[Records, Records | None]:
     """The documents to train on and those held out (None where none are): no document is in both."""
     files = tuple(find_files(config.train))
+    if config.separator is not None:
+        _check_separator(config.separator, files, config)
     rule, fraction = config.division
     match rule:
         case "none":
-            return Records(files, config.split_on, _everything, _nothing(config), config.source_weights), None
+            return Records(files, config.separator, _everything, _nothing(config), config.source_weights), None
         case "path":
             held_out = _other_files(config, files)
             ours, theirs = (_everything, _everything)
         case "hash":
             held_out, (ours, theirs) = files, _by_digest(fraction)
         case "tail":
-            held_out, (ours, theirs) = files, _by_place(_read_files(files, config.split_on), fraction, config)
-    train = Records(files, config.split_on, ours, _nothing_left(config, "train on"), config.source_weights)
-    return train, Records(held_out, config.split_on, theirs, _nothing_left(config, "hold out"))
+            held_out, (ours, theirs) = files, _by_place(_read_files(files, config.separator), fraction, config)
+    train = Records(files, config.separator, ours, _nothing_left(config, "train on"), config.source_weights)
+    return train, Records(held_out, config.separator, theirs, _nothing_left(config, "hold out"))
 
 
 def is_held_out(text: str, fraction: Fraction) -> bool:
@@ -132,6 +134,31 @@ def _cut_at(target: int, size: int, config: DataConfig) -> tuple[Rule, Rule]:
     return lambda index, record: halves(record)[0], lambda index, record: halves(record)[1]
 
 
+def _check_separator(separator: str, files: Sequence[Path], config: DataConfig) -> None:
+    """What stands nowhere in the texts to train on divides nothing, and one huge document is not what was meant."""
+    texts = [path for path in files if not _has_lines(path)]
+    if texts and not any(_holds(path, separator.encode()) for path in texts):
+        raise DataError(
+            f"data.split_on={separator!r} stands nowhere in data.train={config.train}",
+            cure=r"what stands between documents (\n is a line break, \\ a backslash), or data.split_on=none",
+        )
+
+
+def _holds(path: Path, data: bytes) -> bool:
+    with _opening(path) as file:
+        rest = b""
+        while chunk := file.read(_CHUNK):
+            rest += chunk
+            if data in rest:
+                return True
+            rest = rest[len(rest) - len(data) + 1 :]  # where it may have begun
+    return False
+
+
+def _has_lines(path: Path) -> bool:
+    return ".jsonl" in path.suffixes
+
+
 def _other_files(config: DataConfig, files: Sequence[Path]) -> tuple[Path, ...]:
     held_out = tuple(find_files(config.held_out))
     if both := {path.resolve() for path in files} & {path.resolve() for path in held_out}:
@@ -155,7 +182,7 @@ def _nothing_left(config: DataConfig, purpose: str) -> DataError:
 def _read_files(files: Sequence[Path], split_on: str | None) -> Iterator[Record]:
     taken: dict[str, int] = {}
     for path, label in zip(files, label_files(list(files)), strict=True):
-        read = _read_lines if ".jsonl" in path.suffixes else _read_text
+        read = _read_lines if _has_lines(path) else _read_text
         is_empty = True
         for record in read(path, label, split_on):
             is_empty = False

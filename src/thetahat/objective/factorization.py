@@ -56,8 +56,9 @@ def prefix(packed: Packed, objective: ObjectiveConfig, width: int | None = None,
     r"""$\log \Pr(y \mid x)$ by one stream in which all of x sees all of x, and y sees x and what came before.
 
     x is what stands before the first answer; of one that branches share, each of them reads the last token. In a piece
-    without a prompt the first m tokens stand for one, m uniform over 1 to n - 1 of its n, drawn from the seed: those
-    weigh nothing. Without `draws` such a piece is read causally, as in scoring.
+    of a record without a prompt the first m tokens stand for one, m uniform over 1 to n - 1 of its n, drawn from the
+    seed: those weigh nothing. Without `draws` such a piece is read causally, as in scoring. So is a piece without a
+    prompt where that of its record lies in an earlier piece, or was cut.
     Raffel et al., Exploring the Limits of Transfer Learning, 2020 (prefix LM).
     """
     is_open = _prompts(packed, draws=draws)
@@ -142,7 +143,7 @@ def _is_plain(row: Int[Tensor, " P"]) -> bool:
 
 
 def _prompts(packed: Packed, *, draws: bool) -> Bool[Tensor, " N"]:
-    """What each piece that has no parent begins with: its prompt, or, where it has none, as many tokens as are drawn.
+    """What each piece that has no parent begins with: its prompt, or, in a record without, as many tokens as are drawn.
 
     A prompt ends at the first answer. What is given after that, such as the next turn of a user, has read the answer,
     so whoever gives it must not see it.
@@ -155,5 +156,7 @@ def _prompts(packed: Packed, *, draws: bool) -> Bool[Tensor, " N"]:
     answers = (~packed.is_prompt).long().cumsum(0)
     is_leading = answers == answers[starts][packed.piece]  # the first token is not asked, so it is no answer
     drawn = 1 + (uniform(packed.seed, 0) * (size - 1)).long() if draws else torch.zeros_like(size)
+    has_prompt = torch.tensor([part.has_prompt for part in packed.parts], dtype=torch.bool)[packed.part]
+    drawn = drawn.index_fill(0, packed.piece[has_prompt], 0)
     is_drawn = place < drawn[packed.piece]
     return torch.where((given > 0)[packed.piece], is_leading, is_drawn) & is_root[packed.piece]

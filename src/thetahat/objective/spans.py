@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
 
 from thetahat.core.batch import SENTINEL, Packed, Symbols
 from thetahat.core.errors import ModelError
-from thetahat.objective.config import Masked, Spans
-from thetahat.objective.masked import choose
+from thetahat.core.random import uniform
+from thetahat.objective.config import Spans
+from thetahat.objective.masked import maskable
 
 
 def with_spans_left_out(packed: Packed, choice: Spans, symbols: Symbols) -> Packed:
@@ -16,11 +19,11 @@ def with_spans_left_out(packed: Packed, choice: Spans, symbols: Symbols) -> Pack
 
     Source: $x_1 \langle s_0 \rangle x_4 x_5 \langle s_1 \rangle \ldots$; target: $\langle end \rangle
     \langle s_0 \rangle x_2 x_3 \langle s_1 \rangle \ldots \langle end \rangle$, asked token by token, sentinels too.
-    A sentinel weighs and counts for its span's first token, the end for the last one left out. What is left out is
-    drawn from the seed of the piece, in spans of geometric length with the mean `mean_span`; neighbours join.
+    A sentinel weighs and counts for its span's first token, the end for the last one left out.
     Raffel et al., Exploring the Limits of Transfer Learning, 2020 (arXiv 1910.10683).
     """
-    drawn = choose(packed, Masked(rate=choice.rate, unit="span", mean_span=choice.mean_span), _maskless(symbols))
+    drawn = leave_out(packed, choice, symbols)
+    _check_sentinels(packed, drawn, symbols)
     flat, is_drawn = packed.tokens.tolist(), drawn.tolist()
     tokens, origin, piece, is_source = [], [], [], []
     bounds = torch.searchsorted(packed.piece, torch.arange(len(packed.row) + 1)).tolist()
@@ -53,13 +56,72 @@ def with_spans_left_out(packed: Packed, choice: Spans, symbols: Symbols) -> Pack
     )
 
 
-def _maskless(symbols: Symbols) -> Symbols:
-    if not symbols.sentinels:
+def leave_out(packed: Packed, choice: Spans, symbols: Symbols) -> Bool[Tensor, " N"]:
+    r"""Which tokens are left out: spans of random lengths, between which and before which something is kept.
+
+    Of the n tokens of a piece that may be asked (`maskable`), in their order, $m$ are left out in $s$ spans (`counts`).
+    The lengths of the spans are one of the $\binom{m-1}{s-1}$ ways to write $m$ as a sum of $s$ positive numbers, each
+    as likely; so are, of $n - m$, those of what is kept. Kept and left out alternate, and what is kept comes first: no
+    two spans touch, the first of the n tokens is kept (where n > 1) and the last is left out.
+    A token that may not be asked stays where it is. Texts have such tokens at their ends alone; one inside a span cuts
+    it in two, each with its sentinel. All is drawn from the seed of the piece.
+    Raffel et al., 2020 (`random_spans_noise_mask`).
+    """
+    free = maskable(packed, symbols)
+    piece = packed.piece[free]
+    size = torch.bincount(piece, minlength=len(packed.row))
+    num_left_out, num_spans = counts(size, choice)
+    item = torch.arange(len(piece)) - (size.cumsum(0) - size)[piece]  # of each piece: those to keep, then the others
+    is_left_out = item >= (size - num_left_out)[piece]
+    heap = 2 * piece + is_left_out
+    begins_heap = torch.ones_like(is_left_out)
+    begins_heap[1:] = heap[1:] != heap[:-1]
+    first = begins_heap.nonzero()[:, 0][begins_heap.long().cumsum(0) - 1]  # of its heap
+    # an item begins a stretch where its number is among the smallest of its heap; that of the first item is below all
+    order = torch.argsort(torch.where(begins_heap, -1.0, uniform(packed.seed[piece], item)), stable=True)
+    order = order[torch.argsort(heap[order], stable=True)]
+    begins = torch.zeros_like(is_left_out)
+    begins[order] = torch.arange(len(piece)) - first < num_spans[piece]
+    # the stretches of the two heaps in turn: 0, 2, 4, ... are kept, 1, 3, 5, ... left out
+    through = begins.long().cumsum(0)
+    order = torch.argsort(2 * (through - through[first]) + is_left_out, stable=True)
+    order = order[torch.argsort(piece[order], stable=True)]
+    drawn = torch.zeros_like(free)
+    drawn[free] = is_left_out[order]
+    return drawn
+
+
+def counts(size: Int[Tensor, " n"], choice: Spans) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    r"""How many of `size` = n tokens are left out, and in how many spans.
+
+    $m = \mathrm{round}(\mathrm{rate} \cdot n)$, from 1 to $n - 1$, in $\mathrm{round}(m / \mathrm{mean\_span})$ spans,
+    at least one and no more than there are tokens to stand before them. Of a single token it is that one.
+    """
+    most = (size - 1).clamp(min=1)
+    num_left_out = torch.minimum((choice.rate * size.double()).round().long().clamp(min=1), most)
+    num_spans = (num_left_out.double() / choice.mean_span).round().long()
+    num_spans = torch.minimum(num_spans, size - num_left_out).clamp(min=1)
+    return torch.where(size > 0, num_left_out, 0), torch.where(size > 0, num_spans, 0)
+
+
+def num_sentinels(context: int, choice: Spans) -> int:
+    """How many sentinels pieces of at most `context` tokens need: of the first of a piece nothing is asked.
+
+    The number of spans grows with that of tokens, so it is that of the longest piece.
+    """
+    return int(counts(torch.tensor([context - 1]), choice)[1])
+
+
+def _check_sentinels(packed: Packed, drawn: Bool[Tensor, " N"], symbols: Symbols) -> None:
+    begins = drawn.clone()
+    begins[1:] &= ~drawn[:-1]  # the first token of a piece is never drawn
+    needed, found = int(torch.bincount(packed.piece[begins], minlength=1).max()), len(symbols.sentinels)
+    if needed > found:
         raise ModelError(
-            f"the vocabulary has no {SENTINEL.format(0)}, which stands for a span that is left out",
-            cure="data.tokenizer=none trains one that has them; or add them to the special tokens of yours",
+            f"the vocabulary has no {SENTINEL.format(found)}: {needed} spans of one sequence are left out, and each "
+            f"needs a sentinel of its own, from {SENTINEL.format(0)} on",
+            cure=f"a tokenizer that has {needed} of them; thetahat train adds what its factorization needs",
         )
-    return symbols
 
 
 def _pair(
@@ -73,7 +135,7 @@ def _pair(
         token = tokens[place]
         if drawn[place]:
             if not is_inside:
-                sentinel = _sentinel(symbols, num_spans)
+                sentinel = symbols.sentinels[num_spans]
                 source.append((sentinel, place))
                 target.append((sentinel, place))
                 num_spans += 1
@@ -83,12 +145,3 @@ def _pair(
             source.append((token, place))
         is_inside = drawn[place]
     return source, [*target, (symbols.end_of_text, last)]
-
-
-def _sentinel(symbols: Symbols, number: int) -> int:
-    if number >= len(symbols.sentinels):
-        raise ModelError(
-            f"a sequence needs more than the {len(symbols.sentinels)} sentinels of the vocabulary",
-            cure="a smaller data.context, a lower objective.factorization.rate or a larger mean_span",
-        )
-    return symbols.sentinels[number]

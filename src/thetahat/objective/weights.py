@@ -21,7 +21,8 @@ def counted_weights(packed: Packed, objective: ObjectiveConfig) -> Float[Tensor,
     - length: $c_i = n^\alpha$ with $\alpha$ = `length_exponent`, from `token` (0) to `sequence` (1).
 
     Counts are of the whole record, wherever and with whomever its pieces lie, so nothing depends on the batching. Where
-    a factorization asks only some of the tokens (masked, spans), they are counts of those that it may ask.
+    a factorization asks only some of the tokens (masked, spans), they are counts of those that it may ask: without the
+    end that closes a text. The sentinels and the end that spans are told by are asked beside them, and not counted.
     """
     weight = packed.weight.to(torch.float64)
     if objective.normalization in {"token", "sum"}:

@@ -22,6 +22,7 @@ from thetahat.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from thetahat.distribution.world import World
 from thetahat.objective.config import Causal, Labels, Masked, Spans
 from thetahat.objective.factorization import factor
+from thetahat.objective.spans import num_sentinels
 from thetahat.run.base import base_tokenizer
 from thetahat.run.checkpoint import TOKENIZER
 from thetahat.run.config import RunConfig
@@ -127,9 +128,8 @@ def special_tokens(config: RunConfig) -> list[str]:
     match config.objective.factorization:
         case Masked():
             names.append(MASK)
-        case Spans(rate=rate, mean_span=mean):
-            count = max(16, round(2 * rate * config.data.context / mean))  # twice as many as a sequence has on average
-            names += [SENTINEL.format(number) for number in range(count)]
+        case Spans() as choice:
+            names += [SENTINEL.format(number) for number in range(num_sentinels(config.data.context, choice))]
         case _:
             pass
     return names

@@ -44,7 +44,7 @@ def compare(
     if not data:
         return compared
     given = override(DataConfig(), [pair.removeprefix("data.") for pair in overrides if pair.startswith(_SPLIT)])
-    return _with_texts(compared, data, given.split_on or split_a or split_b)
+    return _with_texts(compared, data, given.separator or split_a or split_b)
 
 
 def _is_ledger(model: "Loaded | str | Path") -> bool:
@@ -61,7 +61,7 @@ def _scored(model: "Loaded | str | Path", data: Sequence[str], overrides: Sequen
     loaded = load(str(model), tuple(overrides)) if isinstance(model, str | Path) else model
     found = score(loaded, data)
     name = str(model) if isinstance(model, str | Path) else str(loaded.folder)
-    return Scored(name, found.rows, found.metadata), loaded.config.data.split_on
+    return Scored(name, found.rows, found.metadata), loaded.config.data.separator
 
 
 def _with_texts(compared: Comparison, data: Sequence[str], split_on: str | None) -> Comparison:

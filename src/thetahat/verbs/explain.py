@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from thetahat.core.batch import Packed
 from thetahat.data.corpus import Corpus
 from thetahat.data.pack import Pieces, enumerate_counts, take
-from thetahat.data.plan import Draw, Plan, gather
+from thetahat.data.plan import WHOLE, Draw, Plan, gather
 from thetahat.data.tokenizer import Tokenizer
 from thetahat.distribution.world import World
 from thetahat.objective.factorization import factor
@@ -134,14 +134,14 @@ def account(prepared: Prepared) -> Account:
     corpus, plan = prepared.train, prepared.order.plan(0)
     column, report = corpus.column, prepared.order.cut
     first = corpus.tokens[corpus.offsets[:-1][column["spans.parent"] == 0]]
-    asked = _asked_ids(corpus, plan)
+    targets = _target_ids(corpus, plan)
     counted = Counter(note for notes in corpus.documents["notes"].to_pylist() for note in _kinds(notes))
     return Account(
         records=corpus.num_documents,
-        tokens_asked=report.num_tokens,
+        tokens_asked=int(plan.asked.sum()),
         tokens_cut=report.tokens_cut,
         prompt_tokens_cut=report.prompt_cut,
-        ends_asked=0 if corpus.layout == "label" else int(corpus.symbols.is_special.numpy()[asked].sum()),
+        ends_asked=0 if corpus.layout in WHOLE else int(corpus.symbols.is_special.numpy()[targets].sum()),
         begins_with_end_of_text=int((first == corpus.symbols.end_of_text).sum()),
         groups=_groups(corpus, plan),
         concentration={name: _concentration(prepared, plan, name) for name in NORMALIZATIONS},
@@ -154,7 +154,7 @@ def _kinds(notes: str) -> set[str]:
     return {line.partition(": ")[2] or line for line in notes.split("\n") if line}
 
 
-def _asked_ids(corpus: Corpus, plan: Plan) -> NDArray[np.int64]:
+def _target_ids(corpus: Corpus, plan: Plan) -> NDArray[np.int64]:
     pieces = plan.pieces
     piece, index = enumerate_counts(pieces.targets)
     place = (corpus.offsets[pieces.span] + pieces.scored_from)[piece] + index
@@ -172,17 +172,18 @@ def _groups(corpus: Corpus, plan: Plan) -> list[dict[str, Any]]:
         names,
         corpus.part_tokens.tolist(),
         plan.kept.tolist(),
+        plan.asked.tolist(),
         column["parts.is_prompt"].tolist(),
         strict=True,
     )
-    for source, role, name, there, kept, is_prompt in rows:
+    for source, role, name, there, kept, asked, is_prompt in rows:
         key = (source, role, name)
         group = found.setdefault(
             key, {"source": source, "role": role, "part": name, "records": 0, "asked": 0, "read": 0, "cut": 0}
         )
         group["records"] += 1
         group["read"] += there if is_prompt else kept
-        group["asked"] += kept
+        group["asked"] += asked
         group["cut"] += 0 if is_prompt else there - kept
     return list(found.values())
 
@@ -192,9 +193,9 @@ def _concentration(prepared: Prepared, plan: Plan, normalization: Any) -> dict[s
     objective = replace_config(prepared.config.objective, normalization=normalization)
     document = torch.tensor(corpus.column["parts.document"])
     weight = torch.from_numpy(corpus.column["parts.weight"] * corpus.column["documents.weight"][document.numpy()])
-    kept, tokens, parts = (torch.from_numpy(x).double() for x in (plan.kept, plan.record_tokens, plan.record_parts))
-    of_part, of_record, turns = (values.clamp(min=1) for values in (kept, tokens[document], parts[document]))
-    total = weight * kept / divisor(of_part, of_record, turns, objective)
+    asked, tokens, parts = (torch.from_numpy(x).double() for x in (plan.asked, plan.record_tokens, plan.record_parts))
+    of_part, of_record, turns = (values.clamp(min=1) for values in (asked, tokens[document], parts[document]))
+    total = weight * asked / divisor(of_part, of_record, turns, objective)
     by_record = torch.zeros(corpus.num_documents, dtype=torch.float64).index_add_(0, document, total)
     return concentration(by_record[by_record > 0])._asdict()
 

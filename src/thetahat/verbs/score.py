@@ -134,7 +134,7 @@ def corpus_of(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
 
 def _records(config: DataConfig, data: Sequence[str]) -> Iterator[Record] | list[Record]:
     if data:
-        return list(read_records(data, config.split_on))
+        return list(read_records(data, config.separator))
     _, held_out = divide(config)
     if held_out is None:
         raise DataError("this run held out nothing (data.held_out=none)", cure="thetahat score MODEL DATA")
