@@ -122,7 +122,7 @@ def test_every_record_gets_its_text_in_the_order_of_the_file(place):
             assert one["generated"] == alone
 
 
-@pytest.mark.parametrize(("run", "file"), [("talk", "dialogues"), ("both", "dialogues"), ("pairs", "pairs")])
+@pytest.mark.parametrize(("run", "file"), [("talk", "dialogues"), ("pairs", "pairs")])
 def test_a_text_depends_on_its_record_its_number_and_the_seed_alone(place, tmp_path, run, file):
     records = [json.loads(line) for line in (place / f"{file}.jsonl").read_text().splitlines()][:7]
     write(tmp_path / "some.jsonl", records)
