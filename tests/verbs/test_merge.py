@@ -1,5 +1,7 @@
 """A run with adapters as a plain model: the same likelihood, without its base."""
 
+import json
+import resource
 import shutil
 
 import numpy as np
@@ -7,10 +9,11 @@ import pytest
 from msgspec.structs import replace
 from safetensors.torch import load_file
 
+from tests.cli.test_generate import thetahat
 from tests.examples import SENTENCE, run_config
 from tests.run.test_base import LABELS, SHAPE, dialogues, ran, write
 from thetahat.core import store
-from thetahat.core.errors import ConfigError, FolderError, ModelError
+from thetahat.core.errors import ConfigError, DiskFullError, FolderError, ModelError
 from thetahat.data.config import DataConfig
 from thetahat.model.config import DecoderConfig, EncoderConfig
 from thetahat.model.lora import LoRAConfig
@@ -165,3 +168,25 @@ def test_what_cannot_be_merged_is_named_and_leaves_nothing(place, tmp_path):
     with pytest.raises(ModelError, match=r"cut/model\.safetensors has \d+ bytes where \d+ were written"):
         merge(str(cut), tmp_path / "plain")
     assert {path.name for path in tmp_path.iterdir()} == {"dialogues.jsonl", "whole", "taken", "cut"}
+
+
+def test_a_full_disk_leaves_nothing(place, tmp_path):
+    """No file may grow to what the parameters need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        with pytest.raises(DiskFullError, match=r"no space left while writing .*plain"):
+            merge(str(place / "tuned-float64"), tmp_path / "plain")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_says_where_the_model_is_and_what_it_was_made_of(place, tmp_path):
+    out = str(tmp_path / "plain")
+    said = json.loads(thetahat("merge", str(place / "tuned-float32"), "--out", out, "--json", "-q"))
+    assert (said["model"], said["step"], said["rank"], said["num_matrices"]) == (out, 6, 3, 7)
+    assert "has no adapters to merge" in thetahat("merge", out, code=2)
+    assert "exists, and nothing is written over" in thetahat(
+        "merge", str(place / "tuned-float32"), "--out", out, code=7
+    )
