@@ -1,64 +1,103 @@
 """`thetahat generate`."""
 
+import json as to_json
 import os
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
+from thetahat.cli.decoding import Beams, LengthExponent, MaxTokens, Seed, TopK, TopP, how_to_write, temperature
 from thetahat.cli.words import Json, Quiet, emit, emit_json, escape, listen_to_library, say, split_words
+
+if TYPE_CHECKING:
+    from thetahat.evaluation.beam import Beam
+    from thetahat.evaluation.generate import Sampling
+    from thetahat.verbs.load import Loaded
 
 
 def generate(
     words: list[str] = typer.Argument(metavar="MODEL [KEY=VALUE]..."),
     prompt: str = typer.Option("", help="The text to continue; - reads standard input."),
-    max_tokens: int = typer.Option(256, help="Stop after so many tokens."),
-    temperature: float = typer.Option(1.0, help="0: always the most likely token."),
-    top_k: int = typer.Option(0, help="Choose among so many of the most likely; 0: all."),
-    top_p: float = typer.Option(1.0, help="Choose among the fewest that hold so much probability."),
-    seed: int = typer.Option(0, help="Another seed, another text; the same seed, the same."),
-    beams: int = typer.Option(0, help="Search for the likeliest text with so many beams instead of drawing one."),
-    length_exponent: float = typer.Option(1.0, help="Of the length that beams are divided by; 0: the likeliest wins."),
+    prompts: str = typer.Option("", help="A .jsonl of prompts or dialogues to answer, all of them."),
+    out: Path | None = typer.Option(
+        None, help="Where the answers to --prompts are written; without it standard output.", show_default=False
+    ),
+    max_tokens: int = MaxTokens,
+    temperature: float = temperature(1.0),
+    top_k: int = TopK,
+    top_p: float = TopP,
+    seed: int = Seed,
+    beams: int = Beams,
+    length_exponent: float = LengthExponent,
     quiet: bool = Quiet,
     json: bool = Json,
 ) -> None:
-    """Continue a text, answer a prompt (encoder-decoders), or fill each <|mask|> in it (encoders)."""
+    """Continue a text, answer a prompt (encoder-decoders), or fill each <|mask|> in it (encoders).
+
+    With --prompts, a line for each line of the file: {"prompt": ...} or {"messages": [...]}, and what is written after
+    it as "generated".
+    """
     listen_to_library(quiet=quiet)
-    from thetahat.core.config import from_plain, override
     from thetahat.core.errors import ConfigError
-    from thetahat.evaluation.beam import Beam
-    from thetahat.evaluation.generate import Sampling
-    from thetahat.model.decoder import Decoder
-    from thetahat.verbs.generate import answer, generate as continue_text
     from thetahat.verbs.load import load
+    from thetahat.verbs.score import check_out
 
     names, pairs = split_words(words)
     if len(names) != 1:
         raise ConfigError(f"{len(names)} models came", allowed="one", cure="thetahat generate runs/NAME --prompt TEXT")
+    if prompt and prompts:
+        raise ConfigError("--prompt and --prompts came", allowed="one of them")
+    if out and not prompts:
+        raise ConfigError(f"--out {out} without --prompts", cure="--prompts FILE.jsonl --out FILE, or > FILE")
     chosen = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    named = [pair for pair in pairs if pair.partition("=")[0] in chosen]  # KEY=VALUE for --KEY VALUE
-    sampling = override(from_plain(chosen, Sampling), named)
-    pairs = [pair for pair in pairs if pair not in named]
+    how, pairs = how_to_write(chosen, beams, length_exponent, pairs)
+    if out:
+        check_out(out)
     text = _unicode(sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt))
     loaded = load(names[0], tuple(pairs))
-    pieces: list[str] = []
-    continues = isinstance(loaded.model, Decoder)  # others do not begin with what they were given
-    if not json and continues:
-        emit(_shown(text), end="")
-    if beams:
-        widths = {"num_beams": beams, "length_exponent": length_exponent, "max_tokens": sampling.max_tokens}
-        written = iter(answer(loaded, [text], from_plain(widths, Beam)))
+    if prompts:
+        _answer(loaded, prompts, how, out, json=json)
     else:
-        written = continue_text(loaded, text, sampling)
+        _continue(loaded, text, how, json=json)
+    if not quiet and not json:
+        say(f"\nNext: thetahat score {names[0]} {prompts or 'YOUR.txt'}")
+
+
+def _answer(loaded: "Loaded", prompts: str, how: "Sampling | Beam", out: Path | None, *, json: bool) -> None:
+    from thetahat.core import store
+    from thetahat.verbs.answer import answer_records
+
+    answered = answer_records(loaded, prompts, how)
+    lines = "".join(to_json.dumps(record, ensure_ascii=False) + "\n" for record in answered)
+    if out is None:
+        emit(lines, end="")  # JSON as it is
+        return
+    store.write_text(out, lines)
+    if json:
+        emit_json({"out": str(out), "num_texts": len(answered)})
+    else:
+        emit(str(out))
+
+
+def _continue(loaded: "Loaded", text: str, how: "Sampling | Beam", *, json: bool) -> None:
+    from thetahat.evaluation.beam import Beam
+    from thetahat.model.decoder import Decoder
+    from thetahat.verbs.generate import answer, generate as continue_text
+
+    pieces: list[str] = []
+    if not json and isinstance(loaded.model, Decoder):  # others do not begin with what they were given
+        emit(_shown(text), end="")
+    written = iter(answer(loaded, [text], how)) if isinstance(how, Beam) else continue_text(loaded, text, how)
     for piece in written:
         pieces.append(piece)
         if not json:
             emit(_shown(piece), end="")
     if json:
         emit_json({"prompt": text, "continuation": "".join(pieces)})
-        return
-    emit("")
-    if not quiet:
-        say(f"\nNext: thetahat score {names[0]} YOUR.txt")
+    else:
+        emit("")
 
 
 def _shown(text: str) -> str:

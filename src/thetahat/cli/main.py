@@ -13,6 +13,7 @@ from thetahat.cli import (
     explain,
     generate,
     influence,
+    merge,
     recipes,
     score,
     select,
@@ -43,6 +44,7 @@ for command in (
     compare.compare,
     select.select,
     influence.influence,
+    merge.merge,
     generate.generate,
     chat.chat,
 ):

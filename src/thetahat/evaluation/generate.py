@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thetahat.core.config import Config
 from thetahat.core.random import generator
-from thetahat.evaluation.rows import Continuer, begin
+from thetahat.evaluation.rows import Continuer, Rows, begin
 
 
 class Sampling(Config, kw_only=True):
@@ -57,12 +57,20 @@ def generate_batch(
     Row i draws from a generator of its own, a function of (seed, i), so it does not depend on the other prompts beyond
     rounding. An encoder-decoder starts from `start`, or from `end` where that is None.
     """
-    texts: list[list[int]] = [[] for _ in prompts]
-    if not texts:
-        return texts
+    if not prompts:
+        return []
     draws = [generator(sampling.seed, "generate", row) for row in range(len(prompts))]
     rows = begin(model, prompts, context, sampling.max_tokens, end if start is None else start)
-    active = list(range(len(prompts)))
+    return draw_texts(rows, sampling, draws, end)
+
+
+@torch.inference_mode()
+def draw_texts(
+    rows: Rows, sampling: Sampling, draws: Sequence[torch.Generator], end: int | None = None
+) -> list[list[int]]:
+    """What is drawn behind each row until `end` (not in it) or `max_tokens`, with a generator each."""
+    texts: list[list[int]] = [[] for _ in draws]
+    active = list(range(len(draws)))
     for _ in range(sampling.max_tokens):
         tokens = choose_each(rows.read().float(), sampling, [draws[row] for row in active])
         going = [place for place, token in enumerate(tokens) if token != end]

@@ -90,6 +90,7 @@ class Rows:
         return torch.tensor(values, device=self.model.device)[:, None]
 
 
+@torch.no_grad()
 def begin(model: Continuer, prompts: Sequence[Sequence[int]], context: int, max_tokens: int, start: int | None) -> Rows:
     """Rows that continue their prompts; of an encoder-decoder, that continue `start` and read their prompts as sources.
 

@@ -50,8 +50,9 @@ class LowRank(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """One matrix that does the same."""
-        self.base.weight += self.scale * (self.lora_out @ self.lora_in)
+        r"""One matrix that does the same: $W + \tfrac{\alpha}{r} B A$, computed in float64 and rounded once."""
+        product = self.lora_out.double() @ self.lora_in.double()
+        self.base.weight.copy_(self.base.weight.double() + self.scale * product)
         return self.base
 
     if TYPE_CHECKING:
@@ -76,11 +77,12 @@ def adapt(model: nn.Module, config: LoRAConfig, seed: int) -> None:
         _replace(model, name, low_rank)
 
 
-def merge(model: nn.Module) -> None:
-    """Puts one matrix in place of each LowRank."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LowRank):
-            _replace(model, name, module.merged())
+def merge(model: nn.Module) -> int:
+    """Puts one matrix in place of each LowRank, and says of how many."""
+    adapted = [(name, module) for name, module in model.named_modules() if isinstance(module, LowRank)]
+    for name, module in adapted:
+        _replace(model, name, module.merged())
+    return len(adapted)
 
 
 def freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:

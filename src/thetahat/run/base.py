@@ -75,7 +75,15 @@ def parameters_of(folder: Path) -> dict[str, Tensor]:
 
 def _folder(config: RunConfig, name: str) -> Path:
     """The checkpoint that a run starts from: whole, and the one that it started from before."""
-    folder = find_checkpoint(name)
+    try:
+        folder = find_checkpoint(name)
+    except ModelError as error:
+        if config.base_digest is None:
+            raise
+        raise ModelError(
+            f"base={name} is gone, which this run was started from: {str(error).splitlines()[0]}",
+            cure="bring it back under that name, or type the command in the folder where the run was started",
+        ) from error
     store.verify(folder)
     if config.base_digest not in {None, _digest(folder)}:
         raise ModelError(

@@ -4,32 +4,46 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thetahat.core.errors import ConfigError
-from thetahat.data.chat import ChatOptions, encode_dialogue
-from thetahat.data.dialogue import parse_dialogue
+from thetahat.data.chat import ChatOptions, DialogueEncoder
+from thetahat.data.dialogue import Dialogue
+from thetahat.data.encoded import Encoded
+from thetahat.data.prompt import unanswered
 from thetahat.data.template import load_template
-from thetahat.evaluation.generate import Sampling, generate_batch
+from thetahat.evaluation.beam import Beam
+from thetahat.evaluation.generate import Sampling
 from thetahat.model.encoder import Encoder
 from thetahat.model.encoder_decoder import EncoderDecoder
+from thetahat.verbs.generate import Prompt, write
 from thetahat.verbs.load import Loaded
 
 
-def answer(loaded: Loaded, messages: Sequence[Mapping[str, Any]], sampling: Sampling) -> str:
-    """What the model says after these messages, in the words of the template that it was trained with.
+def answer(loaded: Loaded, messages: Sequence[Mapping[str, Any]], how: Sampling | Beam) -> str:
+    """What the model says after these messages, in the words of the template that it was trained with."""
+    where = "the dialogue"
+    (text,) = write(loaded, dialogue_prompts(loaded, [(unanswered({"messages": [*messages]}, where), where)]), how)
+    return text
 
-    The prompt is made by the code that made those of training, and the answer ends where a turn of training did.
+
+def dialogue_prompts(loaded: Loaded, dialogues: Sequence[tuple[Dialogue, str]]) -> list[Prompt]:
+    """What the model reads before the last message of each dialogue, given with the place that errors name.
+
+    The code that made the prompts of training makes these, and an answer ends where a turn of training did.
     """
-    data, model = loaded.config.data, loaded.model
+    data, model, tokenizer = loaded.config.data, loaded.model, loaded.tokenizer
+    if not dialogues:
+        return []
     if data.chat is None or isinstance(model, Encoder):
         raise ConfigError(f"{loaded.folder} was not trained on dialogues", cure="thetahat generate continues a text")
     streams = 2 if isinstance(model, EncoderDecoder) else 1
     options = ChatOptions(load_template(data.chat), 1 << 30, shares_prefixes=False, streams=streams)
-    asked = parse_dialogue({"messages": [*messages, {"role": "assistant", "content": "x"}]}, "the dialogue")
-    encoded = encode_dialogue(asked, "the dialogue", loaded.tokenizer, options)
+    encoded = DialogueEncoder(tokenizer, options).encode(dialogues)
+    return [_prompt(one, tokenizer.end_of_text) for one in encoded]
+
+
+def _prompt(encoded: Encoded, end_of_text: int) -> Prompt:
+    """Of two spans the first, which an encoder reads; of one span what is not asked."""
     first, *others = encoded.sequences[-1]
-    prompt = [
+    read = [
         token for token, part in zip(first.tokens, first.part, strict=True) if encoded.parts[part].is_prompt or others
     ]
-    end = (others[0] if others else first).tokens[-1]
-    start = loaded.tokenizer.end_of_text if others else None
-    (ids,) = generate_batch(model, [prompt], sampling, context=data.context, end=end, start=start)
-    return loaded.tokenizer.decode(ids)
+    return Prompt(read, end_of_text, (others[0] if others else first).tokens[-1])

@@ -1,13 +1,17 @@
 """Text from a model."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from logging import getLogger
 
 from thetahat.core.batch import MASK
 from thetahat.core.errors import ConfigError
+from thetahat.core.random import generator
 from thetahat.evaluation.beam import Beam, beam_search
-from thetahat.evaluation.generate import Sampling, generate as generate_ids, generate_batch
+from thetahat.evaluation.generate import Sampling, draw_texts, generate as generate_ids
 from thetahat.evaluation.infill import infill
+from thetahat.evaluation.rows import begin
 from thetahat.model.decoder import Decoder
 from thetahat.model.encoder import Encoder
 from thetahat.verbs.load import Loaded
@@ -29,25 +33,65 @@ def generate(loaded: Loaded, prompt: str, sampling: Sampling) -> Iterator[str]:
             yield from answer(loaded, [prompt], sampling)
 
 
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is read before a text is written."""
+
+    tokens: Sequence[int]
+    start: int  # from which an encoder-decoder writes
+    end: int  # with which the text ends
+
+
 def answer(loaded: Loaded, prompts: Sequence[str], how: Sampling | Beam, batch_size: int = 64) -> list[str]:
-    """What a decoder or an encoder-decoder writes after each prompt, those of like length together."""
-    model, tokenizer = loaded.model, loaded.tokenizer
+    """What a decoder or an encoder-decoder writes after each text."""
+    return write(loaded, text_prompts(loaded, prompts), how, batch_size)
+
+
+def text_prompts(loaded: Loaded, texts: Sequence[str]) -> list[Prompt]:
+    """Texts as the prompts that they are in training."""
+    end = loaded.tokenizer.end_of_text
+    return [Prompt([end, *tokens], end, end) for tokens in loaded.tokenizer.encode(texts)]
+
+
+def write(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam, batch_size: int = 64) -> list[str]:
+    """What a decoder or an encoder-decoder writes after each prompt, those of like length together.
+
+    The i-th is drawn with a generator of its own, a function of (seed, i): whatever the others are and however many are
+    read at once, it is the same text, but where rounding turns the scale.
+    """
+    model, context = loaded.model, loaded.config.data.context
     if isinstance(model, Encoder):
         raise ConfigError("an encoder writes no text", cure=f"a prompt with {MASK} in it is filled")
-    end, context = tokenizer.end_of_text, loaded.config.data.context
-    ids = [[end, *tokens] for tokens in tokenizer.encode(prompts)]
-    order = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
+    if isinstance(model, Decoder) and (cut := sum(len(prompt.tokens) > context for prompt in prompts)):
+        logger.warning(
+            "%d of %d prompts are longer than the context: their last %d tokens are read", cut, len(prompts), context
+        )
     texts: dict[int, str] = {}
-    for first in range(0, len(order), batch_size):
-        chosen = order[first : first + batch_size]
-        batch = [ids[index] for index in chosen]
+    for numbers in _batches(prompts, batch_size):
+        batch, first = [prompts[number].tokens for number in numbers], prompts[numbers[0]]
         match how:
             case Beam():
-                found = beam_search(model, batch, how, context=context, end=end)
+                found = beam_search(model, batch, how, context=context, end=first.end, start=first.start)
             case Sampling():
-                found = generate_batch(model, batch, how, context=context, end=end)
-        texts |= {index: tokenizer.decode(tokens) for index, tokens in zip(chosen, found, strict=True)}
-    return [texts[index] for index in range(len(prompts))]
+                draws = [generator(how.seed, "generate", number) for number in numbers]
+                rows = begin(model, batch, context, how.max_tokens, first.start)
+                found = draw_texts(rows, how, draws, first.end)
+        texts |= {number: loaded.tokenizer.decode(tokens) for number, tokens in zip(numbers, found, strict=True)}
+        if len(prompts) > batch_size:
+            logger.info("%d of %d texts written", len(texts), len(prompts))
+    return [texts[number] for number in range(len(prompts))]
+
+
+def _batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[list[int]]:
+    """The numbers of the prompts that are read at once: of one start and one end, the longest first."""
+
+    def ends(number: int) -> tuple[int, int]:
+        return prompts[number].start, prompts[number].end
+
+    order = sorted(range(len(prompts)), key=lambda number: (ends(number), -len(prompts[number].tokens)))
+    for _, some in groupby(order, ends):
+        alike = list(some)
+        yield from (alike[first : first + batch_size] for first in range(0, len(alike), batch_size))
 
 
 def fill(loaded: Loaded, text: str) -> str:

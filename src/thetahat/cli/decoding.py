@@ -1,0 +1,38 @@
+"""How a text is written: the options that `generate` and `chat` share."""
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from thetahat.evaluation.beam import Beam
+    from thetahat.evaluation.generate import Sampling
+
+MaxTokens = typer.Option(256, help="Stop a text after so many tokens.")
+TopK = typer.Option(0, help="Choose among so many of the most likely; 0: all.")
+TopP = typer.Option(1.0, help="Choose among the fewest that hold so much probability.")
+Seed = typer.Option(0, help="Another seed, another text; the same seed, the same.")
+Beams = typer.Option(0, help="Search for the likeliest text with so many beams instead of drawing one.")
+LengthExponent = typer.Option(1.0, help="Of the length that beams are divided by; 0: the likeliest wins.")
+
+
+def temperature(default: float) -> Any:
+    """The option, with a default of the command's own."""
+    return typer.Option(default, help="0: always the most likely token.")
+
+
+def how_to_write(
+    sampling: dict[str, Any], beams: int, length_exponent: float, pairs: list[str]
+) -> tuple["Sampling | Beam", list[str]]:
+    """What the options mean, and the KEY=VALUE pairs that are not about it: `top_k=5` is `--top-k 5`."""
+    from thetahat.core.config import from_plain, override
+    from thetahat.evaluation.beam import Beam
+    from thetahat.evaluation.generate import Sampling
+
+    named = [pair for pair in pairs if pair.partition("=")[0] in sampling]
+    others = [pair for pair in pairs if pair not in named]
+    drawn = override(from_plain(sampling, Sampling), named)
+    if not beams:
+        return drawn, others
+    widths = {"num_beams": beams, "length_exponent": length_exponent, "max_tokens": drawn.max_tokens}
+    return from_plain(widths, Beam), others

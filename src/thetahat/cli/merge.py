@@ -1,0 +1,32 @@
+"""`thetahat merge`."""
+
+from pathlib import Path
+
+import typer
+
+from thetahat.cli.words import Json, Quiet, emit, emit_json, listen_to_library, say
+
+
+def merge(
+    model: str = typer.Argument(metavar="MODEL"),
+    out: Path | None = typer.Option(
+        None, help="The folder to write; without it MODEL-merged, beside it.", show_default=False
+    ),
+    quiet: bool = Quiet,
+    json: bool = Json,
+) -> None:
+    """Make a plain model of one that was trained with adapters (LoRA): it needs no base any more, and can be one."""
+    listen_to_library(quiet=quiet)
+    from thetahat.verbs.merge import merge as merge_adapters
+
+    folder, merged = merge_adapters(model, out)
+    if json:
+        emit_json({"model": str(folder)} | merged.to_dict())
+    else:
+        emit(str(folder))
+    if not quiet:
+        say(
+            f"{merged.num_matrices} matrices of base={merged.base} with adapters of rank {merged.rank} and alpha "
+            f"{merged.alpha:g}, of step {merged.step}"
+        )
+        say(f"Next: thetahat score {folder} DATA, or thetahat train base={folder}")

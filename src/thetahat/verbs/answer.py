@@ -1,0 +1,25 @@
+"""A text for every prompt and dialogue of a file."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from thetahat.data.prompt import GENERATED, read_prompts
+from thetahat.evaluation.beam import Beam
+from thetahat.evaluation.generate import Sampling
+from thetahat.verbs.chat import dialogue_prompts
+from thetahat.verbs.generate import text_prompts, write
+from thetahat.verbs.load import Loaded
+
+
+def answer_records(loaded: Loaded, data: str | Sequence[str], how: Sampling | Beam) -> list[dict[str, Any]]:
+    """Each record of `data`, in their order, and in it what the model writes, as `generated`.
+
+    `evaluation.batch_size` of them are read at once.
+    """
+    records = read_prompts(data)
+    texts = iter(text_prompts(loaded, [record.text for record in records if record.dialogue is None]))
+    asked = [(record.dialogue, record.where) for record in records if record.dialogue is not None]
+    dialogues = iter(dialogue_prompts(loaded, asked))
+    prompts = [next(texts if record.dialogue is None else dialogues) for record in records]
+    written = write(loaded, prompts, how, loaded.config.evaluation.batch_size)
+    return [{**record.fields, GENERATED: text} for record, text in zip(records, written, strict=True)]

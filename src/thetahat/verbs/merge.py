@@ -1,0 +1,88 @@
+"""A run with adapters as a plain model: one matrix in place of each product, and no base to look for."""
+
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from thetahat.core import store
+from thetahat.core.config import digest, to_toml
+from thetahat.core.errors import ConfigError, FolderError
+from thetahat.model import lora
+from thetahat.run.checkpoint import CONFIG, STATE, TOKENIZER, read_config, read_progress, save_parameters
+from thetahat.verbs.load import load
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a plain model was made of; its `state.json` says so, too."""
+
+    checkpoint: str  # of the run with adapters
+    step: int
+    base: str
+    base_digest: str | None
+    rank: int
+    alpha: float
+    num_matrices: int  # to which a product was added
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON has it."""
+        return asdict(self)
+
+
+def merge(name: str, out: Path | None = None) -> tuple[Path, Merged]:
+    r"""Writes the model of a run that was trained with adapters as a folder of its own, and says where.
+
+    Each adapted matrix becomes $W + \tfrac{\alpha}{r} B A$, computed in float64 and rounded once to the dtype of the
+    run's parameters. The folder is a checkpoint like any other, with a config that has neither base nor adapter, and
+    without an optimizer to go on with: it is scored, asked, and the base of other runs. Without `out` it lies beside
+    the run, as RUN-merged. Hu et al., LoRA, 2021 (arXiv 2106.09685), section 4.1.
+    """
+    target = out or _beside(name)
+    if target.exists():
+        raise FolderError(f"{target} exists, and nothing is written over", cure="--out another folder")
+    loaded = load(name, ("device=cpu",))
+    saved, progress = read_config(loaded.folder), read_progress(loaded.folder)
+    if saved.adapter is None or saved.base is None:
+        how = f"started from base={saved.base} and trained as a whole" if saved.base else "trained from the beginning"
+        raise ConfigError(
+            f"{name} has no adapters to merge: it was {how}, and is a plain model already",
+            cure=f"thetahat score {name}; adapters are trained with thetahat train base={name} adapter.rank=8",
+        )
+    merged = Merged(
+        checkpoint=str(loaded.folder),
+        step=progress["step"],
+        base=saved.base,
+        base_digest=saved.base_digest,
+        rank=saved.adapter.rank,
+        alpha=saved.adapter.alpha,
+        num_matrices=lora.merge(loaded.model),
+    )
+    config = replace(saved, base=None, base_digest=None, adapter=None, frozen=())  # `frozen` may name adapters
+    with _alone(target), store.publishing(target) as folder:
+        save_parameters(loaded.model, config, folder)
+        store.write_json(folder / STATE, progress | {"config": digest(config), "merged": merged.to_dict()})
+        store.write_text(folder / CONFIG, to_toml(config))
+        (folder / TOKENIZER).write_bytes((loaded.folder / TOKENIZER).read_bytes())
+    return target, merged
+
+
+def _beside(name: str) -> Path:
+    """RUN-merged; of RUN@500, RUN-500-merged."""
+    path = Path(name) if Path(name).name not in {"", ".."} else Path(name).resolve()
+    return path.with_name(f"{path.name.replace('@', '-')}-merged")
+
+
+@contextmanager
+def _alone(target: Path) -> Generator[None]:
+    """Keeps other processes from publishing the same folder."""
+    lock = target.with_name(f".{target.name}.merging")
+    with store.holding(lock):
+        try:
+            yield
+        finally:
+            shutil.rmtree(lock)

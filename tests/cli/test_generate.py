@@ -1,0 +1,209 @@
+"""`thetahat generate` and `thetahat chat`: the same options, and a text for every record of a file."""
+
+import contextlib
+import io
+import json
+import sys
+
+import pytest
+import typer
+
+from tests.cli.test_explain import DIALOGUES, PAIRS, SMALL
+from thetahat.cli.main import app, main
+from thetahat.data.chat import ChatOptions, encode_dialogue
+from thetahat.data.dialogue import parse_dialogue
+from thetahat.data.prompt import unanswered
+from thetahat.data.template import load_template
+from thetahat.evaluation.beam import Beam
+from thetahat.verbs.chat import answer, dialogue_prompts
+from thetahat.verbs.load import load
+
+RUNS = {
+    "talk": ["dialogue", "data.train=dialogues.jsonl"],
+    "pairs": ["translation", "data.train=pairs.jsonl", "model.num_encoder_layers=1"],
+    "both": ["translation", "data.train=dialogues.jsonl", "data.chat.template=chatml", "model.num_encoder_layers=1"],
+    "masked": ["masked", "data.train=pairs.jsonl"],
+}
+SAID = [message for message in DIALOGUES[3]["messages"][:3]]
+RECORDS = [
+    {"id": "a", "prompt": "the number 7 and some more words, so that it is the longest", "completion": "sieben"},
+    {"id": "b", "messages": [{"role": "user", "content": "say 9"}]},
+    {"prompt": "the", "note": [1, {"x": None}]},
+    {"id": "d", "messages": [*SAID, {"role": "assistant", "content": "number 3"}], "source": "s"},
+    {"prompt": "the number 8"},
+]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("generate")
+    for name, records in {"dialogues": DIALOGUES, "pairs": PAIRS, "records": RECORDS}.items():
+        write(place / f"{name}.jsonl", records)
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(place):
+        patch.setenv("THETAHAT_CACHE", str(place / "cache"))
+        for name, words in RUNS.items():
+            thetahat("train", *words, *SMALL, "--out", f"runs/{name}", "-q")
+        yield place
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def thetahat(*words, stdin="", code=0):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["thetahat", *words])
+        patch.setattr(sys, "stdin", io.StringIO(stdin))
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+            ended = 0
+            try:
+                main()
+            except SystemExit as end:
+                ended = end.code or 0
+    assert ended == code, err.getvalue()
+    return out.getvalue() if code == 0 else err.getvalue()
+
+
+def answered(run, file, *words):
+    lines = thetahat("generate", f"runs/{run}", "--prompts", str(file), "--max-tokens", "9", "-q", *words)
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def test_both_commands_have_the_same_options_of_writing():
+    commands = typer.main.get_command(app).commands
+    known = {name: {option for one in commands[name].params for option in one.opts} for name in ("generate", "chat")}
+    writing = {"--max-tokens", "--temperature", "--top-k", "--top-p", "--seed", "--beams", "--length-exponent"}
+    assert writing <= known["generate"] & known["chat"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--temperature", "-1"], "temperature=-1.0 does not fit"),
+        (["--top-k", "-1"], "top_k=-1 does not fit"),
+        (["--top-p", "0"], "top_p=0.0 does not fit"),
+        (["--beams", "-2"], "num_beams=-2 does not fit"),
+        (["--beams", "2", "--length-exponent", "-1"], "length_exponent=-1.0 does not fit"),
+        (["--beams", "2", "max_tokens=0"], "max_tokens=0 does not fit"),
+        (["top_k=some"], "top_k='some' does not fit"),
+        (["max_steps=4"], "max_steps does not change how a trained model is asked"),
+    ],
+)
+def test_both_commands_refuse_the_same_values_with_the_same_words(place, words, message):
+    said = [thetahat(command, "runs/talk", *words, code=2) for command in ("generate", "chat")]
+    assert message in said[0]
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("run", ["talk", "both"])
+def test_chat_searches_draws_and_takes_the_likeliest(place, run):
+    def said(*words, stdin="say 3\nsay 4\n"):
+        return thetahat("chat", f"runs/{run}", "--max-tokens", "9", "-q", *words, stdin=stdin)
+
+    greedy = said("--temperature", "0")
+    assert greedy == said("--beams", "1") == said("--top-k", "1") == said("top_k=1")
+    drawn = {said(*words) for words in ([], ["--seed", "1"], ["--top-p", "0.05"], ["--temperature", "0.1"])}
+    assert len(drawn) == 4
+    first = said("--beams", "4", "--length-exponent", "0.5", stdin="say 3\n")
+    beam = Beam(num_beams=4, length_exponent=0.5, max_tokens=9)
+    messages = [{"role": "user", "content": "say 3"}]
+    assert first == answer(load(f"runs/{run}"), messages, beam) + "\n"
+
+
+def test_every_record_gets_its_text_in_the_order_of_the_file(place):
+    found = answered("talk", "records.jsonl", "--temperature", "0", "batch_size=2")
+    assert [{name: one[name] for name in one if name != "generated"} for one in found] == RECORDS
+    for record, one in zip(RECORDS, found, strict=True):
+        if "prompt" in record:
+            words = ["--prompt", record["prompt"], "--max-tokens", "9", "--temperature", "0", "--json"]
+            assert one["generated"] == json.loads(thetahat("generate", "runs/talk", *words))["continuation"]
+        else:
+            alone = answer(load("runs/talk"), [*record["messages"]][:3], Beam(num_beams=1, max_tokens=9))
+            assert one["generated"] == alone
+
+
+@pytest.mark.parametrize(("run", "file"), [("talk", "dialogues"), ("pairs", "pairs")])
+def test_a_text_depends_on_its_record_its_number_and_the_seed_alone(place, tmp_path, run, file):
+    records = [json.loads(line) for line in (place / f"{file}.jsonl").read_text().splitlines()][:7]
+    write(tmp_path / "some.jsonl", records)
+    changed = [
+        record if number % 2 else {"prompt": "another " * number + "one"} for number, record in enumerate(records)
+    ]
+    write(tmp_path / "changed.jsonl", changed)
+    found = answered(run, tmp_path / "some.jsonl", "--seed", "5")
+    assert found == answered(run, tmp_path / "some.jsonl", "--seed", "5", "batch_size=2")
+    assert found[1::2] == answered(run, tmp_path / "changed.jsonl", "--seed", "5", "batch_size=3")[1::2]
+    assert found != answered(run, tmp_path / "some.jsonl", "--seed", "6")
+    assert len({one["generated"] for one in found}) == 7
+    searched = answered(run, tmp_path / "some.jsonl", "--beams", "3")
+    assert searched == answered(run, tmp_path / "some.jsonl", "--beams", "3", "batch_size=1")
+
+
+@pytest.mark.parametrize(("run", "streams"), [("talk", 1), ("both", 2)])
+def test_what_is_read_before_an_answer_is_what_training_read_and_the_answer_itself_is_not(place, run, streams):
+    loaded = load(f"runs/{run}")
+    template = load_template(loaded.config.data.chat)
+    options = ChatOptions(template, shares_prefixes=False, streams=streams)
+    for record in DIALOGUES[:3]:
+        trained = encode_dialogue(parse_dialogue(record, "d"), "d", loaded.tokenizer, options)
+        for turn, spans in zip((1, 3), trained.sequences, strict=True):
+            (prompt,) = dialogue_prompts(loaded, [(unanswered({"messages": record["messages"][: turn + 1]}, "d"), "d")])
+            asked = spans[-1].tokens if streams == 2 else spans[0].tokens[len(prompt.tokens) :]
+            assert spans[0].tokens[: len(prompt.tokens)] == tuple(prompt.tokens)
+            assert prompt.end == asked[-1]
+            said = loaded.tokenizer.decode([*asked[streams - 1 : -1]])
+            assert said == record["messages"][turn]["content"]
+
+
+def test_answers_go_to_a_file_that_is_not_there_yet(place, tmp_path):
+    out = tmp_path / "new" / "answers.jsonl"
+    said = answered("talk", "records.jsonl", "--out", str(out), "--json")
+    assert said == [{"out": str(out), "num_texts": 5}]
+    assert [json.loads(line) for line in out.read_text().splitlines()] == answered("talk", "records.jsonl")
+    words = ["generate", "runs/talk", "--prompts", "records.jsonl", "--out", str(out)]
+    assert "exists, and nothing is written over" in thetahat(*words, code=7)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": 3}', "bad.jsonl:2: the prompt is a number"),
+        ('{"prompt": ""}', "bad.jsonl:2: the prompt is empty"),
+        ('{"prompt": "a", "messages": []}', "bad.jsonl:2: a prompt and messages in one record"),
+        ('{"text": "a"}', "bad.jsonl:2: a record without a prompt or messages; its keys: 'text'"),
+        ('{"prompt": "a", "generated": "b"}', "bad.jsonl:2: it has 'generated', the key of what is written"),
+        ("[1]", "bad.jsonl:2: the line holds a list"),
+        ('{"prompt"', "bad.jsonl:2: not JSON"),
+        ('{"prompt": null}', "bad.jsonl:2: the prompt is null"),
+        ('{"messages": 3}', "bad.jsonl:2: messages: a number"),
+        ('{"messages": []}', "bad.jsonl:2: no message that is to be answered"),
+        ('{"messages": [{"role": "assistant", "content": "a"}]}', "bad.jsonl:2: no message that is to be answered"),
+        ('{"messages": [{"role": "user", "content": ""}]}', "bad.jsonl:2: message 0: the content is empty"),
+        ('{"messages": [{"role": "me", "content": "a"}]}', "bad.jsonl:2: message 0: the role is 'me'"),
+        ('{"messages": ["a"]}', "bad.jsonl:2: message 0 is a string"),
+    ],
+)
+def test_a_record_that_is_no_prompt_is_named_with_its_line(place, line, message):
+    (place / "bad.jsonl").write_text(f'{{"prompt": "a"}}\n{line}\n')
+    assert message in thetahat("generate", "runs/talk", "--prompts", "bad.jsonl", code=3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "code"),
+    [
+        (["runs/talk", "--prompts", "records.jsonl", "--prompt", "a"], "--prompt and --prompts came", 2),
+        (["runs/talk", "--prompt", "a", "--out", "new.jsonl"], "--out new.jsonl without --prompts", 2),
+        (["runs/talk", "--prompts", "nothing.jsonl"], "no such file or folder: nothing.jsonl", 3),
+        (["runs/pairs", "--prompts", "dialogues.jsonl"], "was not trained on dialogues", 2),
+        (["runs/masked", "--prompts", "pairs.jsonl"], "an encoder writes no text", 2),
+    ],
+)
+def test_what_does_not_fit_is_named_and_nothing_is_written(place, words, message, code):
+    assert message in thetahat("generate", *words, code=code)
+    assert not (place / "new.jsonl").exists()
+
+
+def test_prompts_longer_than_the_context_are_counted(place, tmp_path, caplog):
+    write(tmp_path / "long.jsonl", [{"prompt": "number " * 900}, {"prompt": "the"}])
+    answered("talk", tmp_path / "long.jsonl")
+    assert "1 of 2 prompts are longer than the context" in caplog.text
