@@ -13,9 +13,10 @@ from thetahat.core.batch import Inputs, Source
 from thetahat.core.errors import ConfigError
 from thetahat.core.random import generator
 from thetahat.core.visibility import Visibility
-from thetahat.evaluation.beam import Beam, beam_search
-from thetahat.evaluation.generate import Sampling, choose, generate, generate_batch
+from thetahat.evaluation.beam import Beam, beam_search, search
+from thetahat.evaluation.generate import Sampling, choose, draw_texts, generate, generate_batch
 from thetahat.evaluation.infill import infill
+from thetahat.evaluation.rows import begin
 from thetahat.model.build import build_model
 from thetahat.model.config import EncoderConfig, EncoderDecoderConfig
 from thetahat.model.decoder import Decoder
@@ -105,6 +106,50 @@ def test_the_later_half_of_a_full_context_is_read_again():
         read.append(text[-1])
         read = read[-3:] if len(read) > 6 else read
     assert list(generate(model, prompt, GREEDY, context=6)) == text
+
+
+@torch.no_grad()
+def open_logits(model, read, num_open):
+    """Read anew, the first `num_open` tokens both ways, as a prefix model is trained."""
+    tokens = torch.tensor([read])
+    place = torch.arange(len(read))[None]
+    inputs = Inputs(tokens, place, Visibility(torch.zeros_like(tokens), is_open=place < num_open))
+    return model.logits(model.hidden(inputs)[0, -1:])[0]
+
+
+@pytest.mark.parametrize("context", [6, 64])
+def test_a_prompt_that_opens_is_read_both_ways_and_what_is_written_is_not(context):
+    model, expected = model_of("decoder"), []
+    for prompt in PROMPTS:
+        read, num_open, text = prompt[-context:], len(prompt[-context:]), []
+        for _ in range(GREEDY.max_tokens):
+            text.append(int(open_logits(model, read, num_open).argmax()))
+            read = [*read, text[-1]]
+            if len(read) > context:
+                read, num_open = read[-(context // 2) :], max(num_open - (len(read) - context // 2), 0)
+        expected.append(text)
+        assert list(generate(model, prompt, GREEDY, context=context, opens=True)) == text
+    for end in (None, expected[0][1]):  # so that some rows end before the others
+        rows = begin(model, PROMPTS, context, GREEDY.max_tokens, opens=True)
+        ended = [text[: text.index(end)] if end in text else text for text in expected]
+        assert draw_texts(rows, GREEDY, [generator(0, "any")] * len(PROMPTS), end) == ended
+    assert generate_batch(model, PROMPTS, GREEDY, context=context) != expected
+
+
+def test_beams_behind_a_prompt_that_opens_are_those_of_the_oracle():
+    model = model_of("decoder", 5, 0.3)
+    beam = Beam(num_beams=3, max_tokens=4)
+    prompts = [[3, 1, 4], [1, 2]]
+    found = search(begin(model, prompts, 64, beam.max_tokens, opens=True), beam, START)
+    asked = [
+        oracle.search(open_asker(model, prompt), beam.max_tokens, beam.length_exponent, START, beam.num_beams)
+        for prompt in prompts
+    ]
+    assert found == asked
+
+
+def open_asker(model, prompt):
+    return lambda text: open_logits(model, [*prompt, *text], len(prompt)).log_softmax(-1).tolist()
 
 
 def asker(model, prompt):

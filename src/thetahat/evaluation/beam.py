@@ -10,7 +10,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from thetahat.core.config import Config
-from thetahat.evaluation.rows import Continuer, begin
+from thetahat.evaluation.rows import Continuer, Rows, begin
 
 
 class Beam(Config, kw_only=True):
@@ -40,6 +40,14 @@ def beam_search(
     end: int,
     start: int | None = None,
 ) -> list[list[int]]:
+    """What `search` finds for each prompt; an encoder-decoder starts from `start`, or from `end` where that is None."""
+    if not prompts:
+        return []
+    return search(begin(model, prompts, context, beam.max_tokens, end if start is None else start), beam, end)
+
+
+@torch.inference_mode()
+def search(rows: Rows, beam: Beam, end: int) -> list[list[int]]:
     r"""For each prompt x the continuation y found with the highest $\log \Pr(y \mid x) / |y|^a$, without its `end`.
 
     $a$ is `length_exponent`, and $|y|$ counts `end`. A continuation ends with `end`, or has `max_tokens` tokens. Of the
@@ -50,23 +58,20 @@ def beam_search(
     Plain division, not the $(5 + |y|)^a / 6^a$ of Wu et al., Google's Neural Machine Translation System, 2016 (arXiv
     1609.08144): with it, $a = 1$ compares by nats a token.
     """
-    searches = [Search(beam, end) for _ in prompts]
-    if not searches:
-        return []
-    rows = begin(model, prompts, context, beam.max_tokens, end if start is None else start)
+    searches = [Search(beam, end) for _ in rows.texts]
     active = searches
     for _ in range(beam.max_tokens):
-        log_probs = torch.tensor([search.log_probs for search in active], dtype=torch.float64)
+        log_probs = torch.tensor([one.log_probs for one in active], dtype=torch.float64)
         found = candidates(rows.read(), log_probs, beam.num_beams)
         width = log_probs.shape[1]
-        kept = [search.advance(found[place]) for place, search in enumerate(active)]
-        going = [place for place, search in enumerate(active) if not search.is_over]
+        kept = [one.advance(found[place]) for place, one in enumerate(active)]
+        going = [place for place, one in enumerate(active) if not one.is_over]
         if not going:
             break
         rows.select([place * width + parent for place in going for parent in kept[place]])
         active = [active[place] for place in going]
-        rows.append([text[-1] for search in active for text in search.texts])
-    return [search.best for search in searches]
+        rows.append([text[-1] for one in active for text in one.texts])
+    return [one.best for one in searches]
 
 
 def candidates(logits: Float[Tensor, "N V"], log_probs: Float[Tensor, "B n"], num_beams: int) -> list[list[Candidate]]:

@@ -25,15 +25,21 @@ class Sampling(Config, kw_only=True):
 
 @torch.inference_mode()
 def generate(
-    model: Continuer, prompt: Sequence[int], sampling: Sampling, *, context: int, end: int | None = None
+    model: Continuer,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    *,
+    context: int,
+    end: int | None = None,
+    opens: bool = False,
 ) -> Iterator[int]:
     """Yields token ids after `prompt` until `end` (not yielded) or `max_tokens`.
 
     When the context is full, the later half of what was read is read again and goes on from there. An encoder-decoder
-    reads `prompt` as its source, and starts from `end`.
+    reads `prompt` as its source, and starts from `end`; a prefix model's prompt `opens` (`Rows`).
     """
     draw = generator(sampling.seed, "generate")
-    rows = begin(model, [prompt], context, sampling.max_tokens, end)
+    rows = begin(model, [prompt], context, sampling.max_tokens, end, opens=opens)
     for _ in range(sampling.max_tokens):
         token = choose(rows.read()[0].float().cpu(), sampling, draw)
         if token == end:

@@ -23,6 +23,7 @@ class Rows:
 
     Shorter rows are padded on their left, with positions counted from their own beginning, so each reads what it would
     read alone. When the context of a row is full, the later half of what it read is read again and goes on from there.
+    Where a prompt `opens`, all of it sees all of it, as a prefix language model has learned.
     """
 
     def __init__(
@@ -32,12 +33,15 @@ class Rows:
         context: int,
         max_tokens: int,
         reading: Reading | None = None,
+        *,
+        opens: bool = False,
     ) -> None:
         self.model = model
         self.context = context
         self.max_tokens = max_tokens
         self.reading = reading
         self.texts = [list(text[-context:]) for text in texts]
+        self._num_open = [len(text) * opens for text in self.texts]
         self._begin()
 
     def read(self) -> Float[Tensor, "B V"]:
@@ -45,7 +49,9 @@ class Rows:
         first, width = self._cache.length, self._waiting.shape[1]
         padded = self._cache.piece
         piece = torch.zeros_like(self._waiting) if padded is None else padded[:, first : first + width]
-        visibility = Visibility(piece, is_causal=first == 0, is_plain=padded is None)  # a single token sees the cache
+        is_open = self._is_open if first == 0 else None
+        # a single token sees the cache
+        visibility = Visibility(piece, is_causal=first == 0, is_plain=padded is None, is_open=is_open)
         inputs = Inputs(self._waiting, self._position, visibility)
         if isinstance(self.model, Decoder):
             hidden = self.model.hidden(inputs, self._cache)
@@ -60,7 +66,9 @@ class Rows:
             text.append(token)
         if self._cache.length + 1 > self.context:
             half = self.context // 2 or 1
-            self.texts = [text[-half:] if len(text) > self.context else text for text in self.texts]
+            left_out = [len(text) - half if len(text) > self.context else 0 for text in self.texts]
+            self.texts = [text[number:] for text, number in zip(self.texts, left_out, strict=True)]
+            self._num_open = [max(some - number, 0) for some, number in zip(self._num_open, left_out, strict=True)]
             self._begin()
         else:
             self._waiting = self._column(tokens)
@@ -69,6 +77,7 @@ class Rows:
     def select(self, rows: Sequence[int]) -> None:
         """Keeps these rows, in this order, before the next token is appended; one may be kept several times."""
         self.texts = [list(self.texts[row]) for row in rows]
+        self._num_open = [self._num_open[row] for row in rows]
         index = self._column(rows)[:, 0]
         self._cache.select(index)
         if self.reading is not None:
@@ -84,6 +93,8 @@ class Rows:
         tokens = [[0] * (widest - len(text)) + text for text in self.texts]
         self._waiting = torch.tensor(tokens, device=self.model.device)
         self._position = (place[:, :widest] - padding).clamp(min=0)
+        is_open = place[:, :widest] < padding + self._column(self._num_open)
+        self._is_open = is_open if any(self._num_open) else None
         self._cache = Cache(self.model.config, len(lengths), place.shape[1], self.model.head.weight, piece)
 
     def _column(self, values: Sequence[int]) -> Tensor:
@@ -91,15 +102,23 @@ class Rows:
 
 
 @torch.no_grad()
-def begin(model: Continuer, prompts: Sequence[Sequence[int]], context: int, max_tokens: int, start: int | None) -> Rows:
+def begin(
+    model: Continuer,
+    prompts: Sequence[Sequence[int]],
+    context: int,
+    max_tokens: int,
+    start: int | None = None,
+    *,
+    opens: bool = False,
+) -> Rows:
     """Rows that continue their prompts; of an encoder-decoder, that continue `start` and read their prompts as sources.
 
-    Of a decoder's prompt the last `context` tokens are read; a source is read whole.
+    Of a decoder's prompt the last `context` tokens are read, both ways where it `opens`; a source is read whole.
     """
     if not all(prompts):
         raise ConfigError("the prompt has no token", cure="begin with the tokenizer's <|endoftext|>")
     if isinstance(model, Decoder):
-        return Rows(model, prompts, context, max_tokens)
+        return Rows(model, prompts, context, max_tokens, opens=opens)
     if start is None:
         raise ConfigError(
             "an encoder-decoder needs a token to start from", cure="start with <|endoftext|>, as training does"

@@ -8,12 +8,13 @@ from logging import getLogger
 from thetahat.core.batch import MASK
 from thetahat.core.errors import ConfigError
 from thetahat.core.random import generator
-from thetahat.evaluation.beam import Beam, beam_search
+from thetahat.evaluation.beam import Beam, search
 from thetahat.evaluation.generate import Sampling, draw_texts, generate as generate_ids
 from thetahat.evaluation.infill import infill
 from thetahat.evaluation.rows import begin
 from thetahat.model.decoder import Decoder
 from thetahat.model.encoder import Encoder
+from thetahat.objective.config import Prefix
 from thetahat.verbs.load import Loaded
 
 logger = getLogger("thetahat")
@@ -69,17 +70,22 @@ def write(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam, batch
     texts: dict[int, str] = {}
     for numbers in _batches(prompts, batch_size):
         batch, first = [prompts[number].tokens for number in numbers], prompts[numbers[0]]
+        rows = begin(model, batch, context, how.max_tokens, first.start, opens=opens_prompts(loaded))
         match how:
             case Beam():
-                found = beam_search(model, batch, how, context=context, end=first.end, start=first.start)
+                found = search(rows, how, first.end)
             case Sampling():
                 draws = [generator(how.seed, "generate", number) for number in numbers]
-                rows = begin(model, batch, context, how.max_tokens, first.start)
                 found = draw_texts(rows, how, draws, first.end)
         texts |= {number: loaded.tokenizer.decode(tokens) for number, tokens in zip(numbers, found, strict=True)}
         if len(prompts) > batch_size:
             logger.info("%d of %d texts written", len(texts), len(prompts))
     return [texts[number] for number in range(len(prompts))]
+
+
+def opens_prompts(loaded: Loaded) -> bool:
+    """Whether all of a prompt sees all of it, as a prefix language model has learned."""
+    return isinstance(loaded.config.objective.factorization, Prefix)
 
 
 def _batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[list[int]]:
@@ -116,7 +122,8 @@ def _continue(loaded: Loaded, model: Decoder, prompt: str, sampling: Sampling) -
         logger.warning("the prompt is longer than the context: its first %d tokens are not read", left_out)
     new: list[int] = []
     shown = ""
-    for token in generate_ids(model, ids, sampling, context=loaded.config.data.context, end=tokenizer.end_of_text):
+    context, opens = loaded.config.data.context, opens_prompts(loaded)
+    for token in generate_ids(model, ids, sampling, context=context, end=tokenizer.end_of_text, opens=opens):
         new.append(token)
         text = tokenizer.decode(new)
         if text.endswith("\N{REPLACEMENT CHARACTER}") and len(text) - len(shown) < 4:
