@@ -140,7 +140,7 @@ def test_attention_without_a_mask_is_attention_under_the_mask(is_causal, num_pad
     plain = Visibility(piece, is_causal=is_causal, is_plain=True, is_open=is_open)
     q, k, v = torch.randn(3, 2, 4, 6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     scores = (q @ k.transpose(-1, -2) / 8**0.5).masked_fill(~plain.mask()[:, None], -torch.inf)
-    found, expected = compile_visibility(plain)(q, k, v), scores.softmax(-1) @ v
+    found, expected = compile_visibility(plain, 8, q.dtype)(q, k, v), scores.softmax(-1) @ v
     is_text = (piece >= 0)[:, None, :, None].expand_as(found)
     torch.testing.assert_close(found[is_text], expected[is_text], rtol=1e-12, atol=1e-13)
 
