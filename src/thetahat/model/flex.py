@@ -25,8 +25,8 @@ Sees = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # row, head, query po
 BLOCK = 128
 """Positions of a block, of queries and of keys: the kernels' own."""
 
-CELLS = 2**26
-"""Pairs of positions that are looked at together where blocks are told apart: 64 MiB, whatever the length of a row."""
+CELLS = 2**24
+"""Pairs of positions that are looked at together where blocks are told apart: 16 MiB, whatever the length of a row."""
 
 MAX_KERNELS = 64
 """Kernels for different kinds of batch, more than ever meet: one row or several, a tree or not, with a gradient or not.
@@ -87,7 +87,7 @@ def attend_in_blocks(visibility: Visibility) -> Callable[[Tensor, Tensor, Tensor
     blocks = blocks_of(visibility)
 
     @no_type_check  # read by the compiler, which cannot read the checks of the tests
-    def attend(q, k, v):
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         run = flex_attention if torch.compiler.is_compiling() else _run_compiled
         # under autocast normalised queries and keys are still float32, and the kernels want one dtype
         return run(q.to(v.dtype), k.to(v.dtype), v, block_mask=blocks, enable_gqa=True)
@@ -103,7 +103,7 @@ def _run_compiled(
     block_mask: BlockMask,
     enable_gqa: bool,
 ) -> Float[Tensor, "B H T K"]:
-    with torch._dynamo.config.patch(recompile_limit=MAX_KERNELS):  # pyright: ignore
+    with torch._dynamo.config.patch(recompile_limit=MAX_KERNELS):  # pyright: ignore[reportPrivateUsage]
         return _compiled()(q, k, v, block_mask=block_mask, enable_gqa=enable_gqa)
 
 
@@ -121,19 +121,18 @@ def blocks_of(visibility: Visibility, size: int = BLOCK) -> BlockMask:
     rows, length = visibility.piece.shape
     sees = relation(visibility)
     if visibility.ancestors is not None and not torch.compiler.is_compiling():
-        torch._dynamo.maybe_mark_dynamic(visibility.ancestors, [0, 1])  # the number of pieces changes with the batch
+        # the number of pieces changes with the batch
+        torch._dynamo.maybe_mark_dynamic(visibility.ancestors, [0, 1])  # pyright: ignore[reportPrivateUsage]
     row = torch.arange(rows, device=visibility.piece.device)[:, None, None]
     place = torch.arange(length, device=visibility.piece.device)
-    portion = max(CELLS // (rows * length) // size, 1) * size
+    portion = max(CELLS // max(rows * length, 1) // size, 1) * size
     visible = [
         _pairs_seen(sees(row, row.new_zeros(()), queries[:, None], place), size) for queries in place.split(portion)
     ]
     pairs = torch.cat(visible, dim=1)
     is_whole = pairs == size * size
     partly, whole = _listed((pairs > 0) & ~is_whole), _listed(is_whole)
-    return BlockMask.from_kv_blocks(
-        *partly, *whole, BLOCK_SIZE=size, mask_mod=sees, seq_lengths=(length, length)
-    )
+    return BlockMask.from_kv_blocks(*partly, *whole, BLOCK_SIZE=size, mask_mod=sees, seq_lengths=(length, length))
 
 
 def _pairs_seen(visible: Bool[Tensor, "B t T"], size: int) -> Int[Tensor, "B b c"]:
@@ -155,7 +154,7 @@ def relation(visibility: Visibility) -> Sees:
     is_causal = visibility.is_causal
 
     @no_type_check
-    def sees(row, head, query, key):
+    def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         query_piece, key_piece = piece[row, query], piece[row, key]
         visible = query_piece == key_piece
         if ancestors is not None:
