@@ -1,11 +1,13 @@
 """All turns of a dialogue in one pass, against a pass for each turn: the same numbers, and how much sooner.
 
-    python benchmarks/dialogue_passes.py DIALOGUES.jsonl [--out results.json]
+    python benchmarks/dialogue_passes.py DIALOGUES.jsonl [--device cuda] [--dtype bfloat16] [--out results.json]
 
 For every bundled template: the largest difference of a turn's log-probability between the tree of a dialogue, packed
 with others, and the turn alone behind its own inference prompt, in nats a token, over the first 200 dialogues. Then,
 for dialogues of six assistant turns: the time of forward and backward over all of them in one pass and in six, both
-packed into rows of 1,024 positions, medians of alternating runs; and the ratio of the positions that are read.
+packed into rows of 1,024 positions, medians of alternating runs; and the ratio of the positions that are read. On a
+GPU also the most memory that each of the two takes at once. `--dtype` is that of the products that are timed; numbers
+are compared in float32.
 """
 
 import argparse
@@ -34,6 +36,7 @@ from thetahat.data.tokenizer import train_tokenizer
 from thetahat.model.build import build_model
 from thetahat.model.config import DecoderConfig
 from thetahat.model.init import initialize
+from thetahat.model.precision import Dtype, computing_in
 from thetahat.objective.factorization import causal
 from thetahat.objective.log_prob import token_log_probs
 from thetahat.objective.objective import log_likelihood
@@ -72,10 +75,11 @@ def turns(model: Any, laid: Laid) -> dict[tuple[str, str], tuple[float, int]]:
     """The log-probability and the tokens of every turn, by record and name."""
     found: dict[tuple[str, str], tuple[float, int]] = {}
     for batch in laid.batches:
+        batch = batch.to(model.device)
         hidden, targets = model.hidden(batch.inputs).flatten(0, 1), batch.targets.flatten()
-        asked = torch.arange(len(targets)) if batch.asked is None else batch.asked
-        nats = token_log_probs(hidden[asked], model.logits, targets[asked]).double()
-        part = batch.part.flatten()[asked]
+        asked = torch.arange(len(targets), device=model.device) if batch.asked is None else batch.asked
+        nats = token_log_probs(hidden[asked], model.logits, targets[asked]).double().cpu()
+        part = batch.part.flatten()[asked].cpu()
         sums = torch.zeros(len(batch.parts), dtype=torch.float64).index_add_(0, part, nats)
         counts = torch.bincount(part, minlength=len(batch.parts))
         for number, one in enumerate(batch.parts):
@@ -85,28 +89,43 @@ def turns(model: Any, laid: Laid) -> dict[tuple[str, str], tuple[float, int]]:
     return found
 
 
-def seconds(model: Any, laid: Laid) -> float:
+def seconds(model: Any, laid: Laid, dtype: Dtype) -> float:
     start = time.perf_counter()
     for batch in laid.batches:
-        (-log_likelihood(model, batch).log_prob).backward()
+        with computing_in(dtype, model.device):
+            total = log_likelihood(model, batch.to(model.device))
+        (-total.log_prob).backward()
         model.zero_grad()
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
-def compare(records: list[Record], template: str, *, timed: bool) -> dict[str, Any]:
+def peak_mebibytes(model: Any, laid: Laid, dtype: Dtype) -> float:
+    torch.cuda.reset_peak_memory_stats()
+    seconds(model, laid, dtype)
+    return torch.cuda.max_memory_allocated() / 2**20
+
+
+def compare(records: list[Record], template: str, device: str, *, timed: Dtype | None = None) -> dict[str, Any]:
     names = TEMPLATES[template].special_tokens
     tokenizer = train_tokenizer((text for record in records for text in record.texts), 2000, names)
     model = build_model(SHAPE if timed else EXACT, tokenizer.vocab_size)
     initialize(model, 0)
+    model.to(device)
     one, many = (lay_out(records, tokenizer, template, shares=shares) for shares in (True, False))
     result: dict[str, Any] = {"template": template, "token_ratio": many.positions / one.positions}
     if timed:
-        seconds(model, one)
-        pairs = [(seconds(model, one), seconds(model, many)) for _ in range(REPETITIONS)]
+        for laid in (one, many):
+            seconds(model, laid, timed)  # kernels are compiled, memory is asked for
+        pairs = [(seconds(model, one, timed), seconds(model, many, timed)) for _ in range(REPETITIONS)]
         result["seconds_one_pass"] = statistics.median(first for first, _ in pairs)
         result["seconds_k_passes"] = statistics.median(second for _, second in pairs)
         result["time_ratio"] = result["seconds_k_passes"] / result["seconds_one_pass"]
         result["share_of_token_ratio"] = result["time_ratio"] / result["token_ratio"]
+        if device == "cuda":
+            result["peak_mebibytes_one_pass"] = peak_mebibytes(model, one, timed)
+            result["peak_mebibytes_k_passes"] = peak_mebibytes(model, many, timed)
         return result
     ours, theirs = turns(model, one), turns(model, many)
     assert ours.keys() == theirs.keys()
@@ -139,14 +158,17 @@ if __name__ == "__main__":
     parser.add_argument("dialogues", help="a .jsonl of messages")
     parser.add_argument("--out", metavar="FILE", help="where to write the raw numbers, as JSON")
     parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of what is timed")
     chosen = parser.parse_args()
     records = list(read_records(chosen.dialogues))
     six = [r for r in records if sum(m.role == "assistant" for m in r.dialogue.messages) == TURNS][:48]
     thinking = [with_thoughts(record) for record in records[: chosen.count]]
-    exact = [compare(thinking, name, timed=False) for name in TEMPLATES]
+    exact = [compare(thinking, name, chosen.device) for name in TEMPLATES]
     for row in exact:
         print(json.dumps(row), flush=True)
-    times = [compare(some, name, timed=True) for name, some in (("chatml", six), ("qwen3", [*map(with_thoughts, six)]))]
+    pairs = (("chatml", six), ("qwen3", [*map(with_thoughts, six)]))
+    times = [compare(some, name, chosen.device, timed=chosen.dtype) for name, some in pairs]
     for row in times:
         print(json.dumps(row), flush=True)
     if chosen.out:

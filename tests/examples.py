@@ -143,3 +143,28 @@ def corpus_of(num_documents: int, seed: int = 0, longest: int = 60, vocab_size: 
 def with_normalization(config: RunConfig, normalization: str, chunk_size: int = 0) -> RunConfig:
     """The same run under another objective."""
     return replace(config, objective=ObjectiveConfig(normalization=normalization, chunk_size=chunk_size))
+
+
+def trees(seed: int, num_rows: int, positions: int, vocab_size: int) -> Packed:
+    """Dialogue trees of random shape, as many as fill rows of about so many positions; all is asked."""
+    draw = np.random.default_rng(seed)
+    sequences: list[list[int]] = []
+    rows: list[int] = []
+    parents: list[int] = []
+    starts: list[int] = []
+    for row in range(num_rows):
+        first, left = len(sequences), positions
+        while left > 1:
+            length = min(int(draw.integers(2, max(positions // 5, 3))), left)
+            has_parent = len(sequences) > first and draw.random() < 0.8
+            parent = int(draw.integers(first, len(sequences))) if has_parent else -1
+            tokens = draw.integers(0, vocab_size, size=length + 1).tolist()
+            if has_parent:
+                tokens[0] = sequences[parent][-1]  # read once more, at the same position
+            starts.append(starts[parent] + len(sequences[parent]) - 1 if has_parent else 0)
+            sequences.append(tokens)
+            rows.append(row)
+            parents.append(parent)
+            left -= length
+    weights = [[1.0] * (len(sequence) - 1) for sequence in sequences]
+    return packed_of(sequences, weights, rows, parents=parents, starts=starts)

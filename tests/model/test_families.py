@@ -141,7 +141,7 @@ def test_attention_without_a_mask_is_attention_under_the_mask(is_causal, num_pad
     plain = Visibility(piece, is_causal=is_causal, is_plain=True, is_open=is_open)
     q, k, v = torch.randn(3, 2, 4, 6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     scores = (q @ k.transpose(-1, -2) / 8**0.5).masked_fill(~plain.mask()[:, None], -torch.inf)
-    found, expected = compile_visibility(plain)(q, k, v), scores.softmax(-1) @ v
+    found, expected = compile_visibility(plain, 8, q.dtype)(q, k, v), scores.softmax(-1) @ v
     is_text = (piece >= 0)[:, None, :, None].expand_as(found)
     torch.testing.assert_close(found[is_text], expected[is_text], rtol=1e-12, atol=1e-13)
 
@@ -178,10 +178,8 @@ def test_attention_apart_is_attention_under_the_mask(lengths, is_causal, seed):
 
 def test_a_row_of_a_few_long_pieces_needs_no_mask_and_one_of_many_short_ones_does():
     sizes = {"long": [40, 40, 70, 42], "alike": [3] * 64, "short": [1, 2] * 30}
-    made = {
-        name: compile_visibility(Visibility(torch.repeat_interleave(torch.arange(len(size)), torch.tensor(size))[None]))
-        for name, size in sizes.items()
-    }
+    rows = {name: torch.repeat_interleave(torch.arange(len(n)), torch.tensor(n))[None] for name, n in sizes.items()}
+    made = {name: compile_visibility(Visibility(row), 8, torch.float32) for name, row in rows.items()}
     kinds = {name: attend.__qualname__.split(".")[0] for name, attend in made.items()}
     assert kinds == {"long": "attend_apart", "alike": "attend_apart", "short": "attend_under"}
 

@@ -11,6 +11,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from thetahat.core.visibility import Visibility
 from thetahat.model.cache import LayerCache
 from thetahat.model.config import TransformerConfig
+from thetahat.model.flex import attend_in_blocks, obstacle
 from thetahat.model.norm import RMSNorm
 from thetahat.model.rope import Rotation, rotate
 
@@ -19,20 +20,26 @@ FEW = 32  # positions a call: with fewer, calls cost more than a mask that is mo
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]  # q [B H T K], k [B G S K], v [B G S K] -> [B H T K]
 
 
-def compile_visibility(visibility: Visibility, seen: Int[Tensor, "B S"] | None = None) -> Attend:
-    """Attention under this relation, by the fused kernels of `scaled_dot_product_attention`; made once a batch.
+def compile_visibility(
+    visibility: Visibility, head_width: int, dtype: torch.dtype, seen: Int[Tensor, "B S"] | None = None
+) -> Attend:
+    """Attention under this relation by the fastest kernel that knows it; made once a batch.
 
-    Plain rows need no mask where the kernel knows the relation itself: causal, or everything. `seen` are the pieces of
-    positions read before, whose keys a cache puts in front: each position sees those of its own piece.
+    Plain rows need no mask where `scaled_dot_product_attention` knows the relation itself: causal, or everything. Other
+    rows are read piece by piece on a CPU, where pieces are long or alike, and in blocks on a GPU (model/flex.py), for
+    products in `dtype` over heads of `head_width`; the rest under the mask. `seen` are the pieces of positions read
+    before, whose keys a cache puts in front: each position sees those of its own piece.
     """
     if seen is not None:
         return attend_under(torch.cat([visibility.piece[:, :, None] == seen[:, None], visibility.mask()], dim=-1))
     if visibility.is_plain and visibility.is_causal and visibility.is_open is None:
         return attend_under(None, is_causal=True)
-    if visibility.is_plain and not visibility.is_causal and _is_full(visibility.piece):
-        return attend_under(None)
     if (runs := _runs_apart(visibility)) is not None:
         return attend_apart(runs, is_causal=visibility.is_causal)
+    if visibility.is_plain and not visibility.is_causal:
+        return attend_under(None if _is_full(visibility.piece) else visibility.mask())
+    if obstacle(visibility.piece.device, dtype, head_width, visibility.piece.shape[1]) is None:
+        return attend_in_blocks(visibility)
     return attend_under(visibility.mask())
 
 

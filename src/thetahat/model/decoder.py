@@ -13,6 +13,7 @@ from thetahat.model.block import Block
 from thetahat.model.cache import Cache
 from thetahat.model.config import DecoderConfig
 from thetahat.model.norm import RMSNorm
+from thetahat.model.precision import product_dtype
 from thetahat.model.rope import rotation
 
 
@@ -39,7 +40,8 @@ class Decoder(nn.Module):
         """The normalised residual stream after the last block, one state a position."""
         x = self.dropout(self.embedding(inputs.tokens))
         turn = rotation(inputs.position, self.config.head_width, self.config.rope_base, x.dtype)
-        attend = compile_visibility(inputs.visibility, None if cache is None else cache.seen)
+        seen = None if cache is None else cache.seen
+        attend = compile_visibility(inputs.visibility, self.config.head_width, product_dtype(x), seen)
         for layer, block in enumerate(self.blocks):
             x = block(x, turn, attend, None if cache is None else cache.layers[layer])
         return self.norm(x)

@@ -12,6 +12,7 @@ from thetahat.model.attention import compile_visibility
 from thetahat.model.block import Block
 from thetahat.model.config import EncoderConfig
 from thetahat.model.norm import RMSNorm
+from thetahat.model.precision import product_dtype
 from thetahat.model.rope import rotation
 
 
@@ -39,7 +40,7 @@ class Encoder(nn.Module):
         """The normalised residual stream after the last block, one state a position."""
         x = self.dropout(self.embedding(inputs.tokens))
         turn = rotation(inputs.position, self.config.head_width, self.config.rope_base, x.dtype)
-        attend = compile_visibility(inputs.visibility)
+        attend = compile_visibility(inputs.visibility, self.config.head_width, product_dtype(x))
         for block in self.blocks:
             x = block(x, turn, attend)
         return self.norm(x)

@@ -15,6 +15,7 @@ from thetahat.model.cache import Cache
 from thetahat.model.config import EncoderDecoderConfig
 from thetahat.model.cross_attention import Memory
 from thetahat.model.norm import RMSNorm
+from thetahat.model.precision import product_dtype
 from thetahat.model.rope import rotation
 
 
@@ -68,7 +69,7 @@ class EncoderDecoder(nn.Module):
         """The encoder's normalised residual stream after its last block, one state a position of the source."""
         x = self.dropout(self.embedding(inputs.tokens))
         turn = rotation(inputs.position, self.config.head_width, self.config.rope_base, x.dtype)
-        attend = compile_visibility(inputs.visibility)
+        attend = compile_visibility(inputs.visibility, self.config.head_width, product_dtype(x))
         for block in self.encoder_blocks:
             x = block(x, turn, attend)
         return self.encoder_norm(x)
@@ -77,7 +78,8 @@ class EncoderDecoder(nn.Module):
         """The states of the target's positions, with the source read already."""
         x = self.dropout(self.embedding(inputs.tokens))
         turn = rotation(inputs.position, self.config.head_width, self.config.rope_base, x.dtype)
-        attend = compile_visibility(inputs.visibility, None if cache is None else cache.seen)
+        seen = None if cache is None else cache.seen
+        attend = compile_visibility(inputs.visibility, self.config.head_width, product_dtype(x), seen)
         attend_source = attend_under(reading.is_seen)
         for layer, (block, memory) in enumerate(zip(self.blocks, reading.memories, strict=True)):
             x = block(x, turn, attend, memory, attend_source, None if cache is None else cache.layers[layer])

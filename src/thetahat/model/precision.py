@@ -4,6 +4,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 
@@ -18,3 +19,10 @@ def computing_in(dtype: Dtype, device: torch.device) -> AbstractContextManager[N
     if dtype != "bfloat16":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)  # pyright: ignore[reportReturnType]
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of matrix products of x here: autocast's where that is on, which leaves float64 alone, else its own."""
+    device = x.device.type
+    is_cast = x.dtype != torch.float64 and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if is_cast else x.dtype
