@@ -90,11 +90,11 @@ def _refuse(what: str, rows: Sequence[LedgerRow]) -> None:
 
 
 def _check_policies(a: Scored, b: Scored) -> None:
-    """The window counts only where a document is longer than it; dtype and batch size only in the last digits.
+    """The window counts only where a document is longer than it; dtype, batch size, passes only in the last digits.
 
     What an encoder-decoder gives a completion and what a decoder gives it after the same prompt is the same quantity.
     """
-    ignored = ("dtype=", "batch_size=", *(("context=", "window(") if _is_whole(a) and _is_whole(b) else ()))
+    ignored = ("dtype=", "batch_size=", "turns in one pass", *(("context=", "window(") if _is_whole(a) and _is_whole(b) else ()))
     if _policy_words(a, ignored) != _policy_words(b, ignored):
         said = "; ".join(f"{scored.name}: {scored.metadata.get('policy', '(not said)')}" for scored in (a, b))
         raise DataError(
