@@ -111,7 +111,7 @@ class Corpus:
     def reads_turns_together(self) -> bool:
         """Whether some sequence asks several parts, as that of a dialogue does whose turns are read in one pass."""
         num_asked = np.count_nonzero(self.part_tokens[~self.column["parts.is_prompt"]])
-        return num_asked > np.count_nonzero(np.diff(self.column["spans.sequence"], prepend=-1))
+        return bool(num_asked > np.count_nonzero(np.diff(self.column["spans.sequence"], prepend=-1)))
 
     def span(self, index: int) -> Ints:
         """The ids of a span."""
