@@ -13,12 +13,13 @@ from tests.examples import SMALL, decoder
 from tests.model.test_decoder import arrays_of, settings_of
 from tests.oracles import decoder as decoder_oracle, dialogue as oracle
 from tests.verbs.test_families import config_of
-from thetahat.core.errors import ConfigError
+from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.build import build_corpus
 from thetahat.data.chat import ChatOptions
+from thetahat.data.config import DataConfig
 from thetahat.data.dialogue import parse_dialogue
 from thetahat.data.encode import Encoding
-from thetahat.data.plan import gather, plan_scoring
+from thetahat.data.plan import gather, plan_scoring, plan_training
 from thetahat.data.record import Record
 from thetahat.data.template import TEMPLATES
 from thetahat.data.tokenizer import train_tokenizer
@@ -155,3 +156,19 @@ def test_only_a_causal_decoder_reads_held_out_turns_together(name, tmp_path, mon
     config = change_config(config, data=change_config(config.data, held_out="hash:0.3"))
     held_out = prepare(config, tmp_path, World()).held_out
     assert held_out.reads_turns_together == FAMILIES[name]
+
+
+def test_a_dialogue_of_which_nothing_is_asked_is_an_error_or_left_out_and_counted():
+    fields = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]
+    silent = Record("", "d7", "d7", "s", dialogue=parse_dialogue({"messages": fields}, "d"), where="d.jsonl:8")
+    spoken, options = record_of(["a", "b"], [], 0), ChatOptions(TEMPLATES["chatml"], 512)
+    with pytest.raises(DataError, match=r"d.jsonl:8: every message has weight 0"):
+        build_corpus([spoken, silent], tokenizer(), {}, None, Encoding(chat=options))
+    skipping = Encoding(chat=options, unsupervised="skip")
+    for records in ([spoken, silent], [silent, spoken]):
+        corpus = build_corpus(records, tokenizer(), {}, None, skipping)
+        _, report = plan_training(corpus, DataConfig(context=512, unsupervised="skip"))
+        assert (report.num_documents, report.documents_dropped, report.num_tokens) == (1, 1, corpus.num_tokens)
+        assert [row.id for row, _ in rows_of(corpus, POLICY)] == ["d0"]
+    corpus = build_corpus([silent], tokenizer(), {}, None, skipping)
+    assert rows_of(corpus, POLICY) == []

@@ -115,7 +115,7 @@ def encoding_of(config: RunConfig, labels: tuple[str, ...]) -> Encoding:
         template, streams = load_template(data.chat), 2 if layout == "pair" else 1
         shares_prefixes = isinstance(config.objective.factorization, Causal)
         chat = ChatOptions(template, room, shares_prefixes, data.over_long, streams)
-    return Encoding(layout, labels, room, data.over_long, chat)
+    return Encoding(layout, labels, room, data.over_long, chat, data.unsupervised)
 
 
 def special_tokens(config: RunConfig) -> list[str]:
