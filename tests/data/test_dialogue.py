@@ -63,7 +63,6 @@ WRONG = {
     "no parts": ([{**USER, "content": []}, ANSWER], "message 0: the content is empty"),
     "two systems": ([SYSTEM, SYSTEM, USER, ANSWER], "messages 0 and 1 are both of the system"),
     "late system": ([USER, SYSTEM, ANSWER], "message 1 is of the system.*allowed: the first message only"),
-    "weights": ([USER, {**ANSWER, "weight": 0}], "every message has weight 0"),
     "calls": ([USER, {**ANSWER, "tool_calls": ["f"]}], "message 1: a tool call is a string"),
     "no calls": ([USER, {**ANSWER, "tool_calls": {}, "content": None}], "message 1: the content is missing"),
     "call of object": ([USER, {**ANSWER, "tool_calls": {"a": 1}}], "message 1: tool_calls: an object"),
@@ -127,7 +126,7 @@ def test_any_json_is_a_dialogue_or_one_clear_error(messages, answers, tools):
     error = None
     try:
         dialogue = parse_dialogue({"messages": messages, "answers": answers, "tools": tools}, "here")
-        assert any(message.weight > 0 for message in (*dialogue.messages, *dialogue.answers))
+        assert any(message.role == "assistant" for message in (*dialogue.messages, *dialogue.answers))
         json.dumps([message.fields for message in dialogue.messages])
     except DataError as raised:
         error = str(raised)

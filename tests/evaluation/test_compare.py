@@ -242,6 +242,10 @@ def test_another_dtype_is_no_other_policy():
     assert any("bfloat16" in note for note in found.notes)
 
 
+def test_turns_read_in_one_pass_and_alone_are_compared():
+    assert policies(POLICY, f"{POLICY}, turns in one pass", "in part through windows or limits")
+
+
 def test_another_window_counts_only_where_a_document_is_not_read_whole():
     wider = "window(stride=512), context=1024, dtype=float32"
     assert policies(POLICY, wider)

@@ -204,7 +204,7 @@ class _Tables:
 
     def take(self) -> tuple[NDArray[Any], Rows]:
         """What was added since the last time."""
-        tokens, rows = np.concatenate(self._arrays), self._rows
+        tokens, rows = np.concatenate([np.empty(0, self._dtype), *self._arrays]), self._rows
         self._arrays, self._rows = [], {name: [] for name in SCHEMAS}
         return tokens, rows
 

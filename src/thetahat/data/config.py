@@ -12,6 +12,7 @@ from thetahat.data.template import ChatConfig
 
 OverLong = Literal["error", "split", "truncate-left", "truncate-right", "drop", "keep-last-turns"]
 Packing = Literal["best-fit", "none"]
+Unsupervised = Literal["error", "skip"]
 
 Weight = Annotated[float, Meta(ge=0, lt=1e300)]
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", "\\\\": "\\"}
@@ -30,7 +31,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     )
     over_long: OverLong = "error"  # what becomes of a document that has more targets than that
     source_weights: dict[str, Weight] = field(default_factory=dict[str, Weight])  # beside records' own; others: 1
-    unsupervised: Literal["error", "skip"] = "error"  # what becomes of a record of which nothing is asked
+    unsupervised: Unsupervised = "error"  # what becomes of a record of which nothing is asked
     packing: Packing = "best-fit"
     shifts_splits: bool = False  # whether each epoch splits over-long documents at other places
     vocab_size: Annotated[int, Meta(ge=257, le=2**24)] = 4096

@@ -41,6 +41,11 @@ class Dialogue:
         return tuple(message.fields["content"] for message in (*self.messages, *self.answers))
 
     @property
+    def is_asked(self) -> bool:
+        """Whether anything in it counts."""
+        return any(message.weight > 0 for message in (*self.messages, *self.answers))
+
+    @property
     def canonical(self) -> str:
         """Everything that is in it, as one text: no two different dialogues look alike."""
         said = [[[message.weight, dict(message.fields)] for message in some] for some in (self.messages, self.answers)]
@@ -83,8 +88,6 @@ def _check_order(dialogue: Dialogue, where: str) -> None:
     everything = (*dialogue.messages, *dialogue.answers)
     if not any(message.role == "assistant" for message in everything):
         raise DataError(f"{where}: no message of the assistant; roles: {', '.join(roles) or 'none'}", cure="remove it")
-    if not any(message.weight > 0 for message in everything):
-        raise DataError(f"{where}: every message has weight 0", cure="remove it: it has nothing to predict")
 
 
 def _answer(value: Any, where: str) -> Message:

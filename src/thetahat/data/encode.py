@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from thetahat.core.errors import DataError, ModelError
 from thetahat.data.chat import ChatOptions, DialogueEncoder
-from thetahat.data.config import OverLong
+from thetahat.data.config import OverLong, Unsupervised
 from thetahat.data.encoded import Asked, Encoded, Layout, Span
 from thetahat.data.record import Record
 from thetahat.data.template import TEMPLATES
@@ -22,6 +22,7 @@ class Encoding:
     room: int = 1 << 30  # positions for what an encoder reads, of the layouts `pair` and `label`
     over_long: OverLong = "error"  # what becomes of a prompt that needs more
     chat: ChatOptions | None = None  # how dialogues are written; None: there may be none
+    unsupervised: Unsupervised = "error"  # what becomes of a dialogue in which every message has weight 0
 
     def settings(self) -> dict[str, str]:
         """What a cache is told apart by; nothing for plain text, which all layouts but one keep alike."""
@@ -32,6 +33,7 @@ class Encoding:
         if self.chat:
             chat = {name: getattr(self.chat, name) for name in ("context", "shares_prefixes", "over_long", "streams")}
             told |= {"chat": json.dumps(chat | {"template": self.chat.template.digest})}
+            told |= {"unsupervised": "skip"} if self.unsupervised == "skip" else {}
         return told
 
 
@@ -70,6 +72,12 @@ def _dialogues(records: Sequence[Record], tokenizer: Tokenizer, encoding: Encodi
             f"{some[0][1]}: a dialogue, and no template to write it with",
             allowed=f"{', '.join(TEMPLATES)}, or the path of a .jinja file",
             cure="data.chat.template=chatml",
+        )
+    silent = [where for dialogue, where in some if not dialogue.is_asked]
+    if silent and encoding.unsupervised == "error":
+        raise DataError(
+            f"{silent[0]}: every message has weight 0",
+            cure="remove it, since it has nothing to predict, or data.unsupervised=skip",
         )
     return DialogueEncoder(tokenizer, encoding.chat).encode(some)
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from thetahat.core.batch import Packed, Part
-from thetahat.core.errors import DataError
+from thetahat.core.errors import ConfigError, DataError
 from thetahat.core.random import derived_seed
 from thetahat.data.config import DataConfig
 from thetahat.data.corpus import Corpus, Ints
@@ -78,11 +78,16 @@ def _account(corpus: Corpus, plan: Plan) -> dict[str, int]:
 
 
 def plan_scoring(corpus: Corpus, context: int, stride: int) -> Plan:
-    """Windows in which every token is asked exactly once, each with all the context that fits."""
+    """Windows in which every token is asked exactly once, each with all the context that fits; a tree is one unit."""
     targets = _targets(corpus)
     is_whole = corpus.layout in WHOLE
     pieces = windows(corpus.lengths[targets], context - is_whole, min(stride, context - is_whole))
     pieces = _with_parents(corpus, replace(pieces, span=targets[pieces.span]), 0.0)
+    pieces = replace(pieces, row=pieces.unit)  # the branches of a tree see what they share
+    widest = int(np.bincount(pieces.unit, pieces.size).max(initial=0))
+    if widest > context and corpus.layout == "stream":
+        cure = "the context that the corpus was made for, or a corpus made for this one"
+        raise ConfigError(f"a dialogue takes {widest} positions, and the context holds {context}", cure=cure)
     return replace(_plan(corpus, pieces), weighs=False)
 
 

@@ -56,9 +56,10 @@ class Policy:
     objective: ObjectiveConfig = _CAUSAL
     passes: int = 0
 
-    def describe(self) -> str:
-        """As it is stored beside the numbers."""
+    def describe(self, corpus: Corpus) -> str:
+        """As it is stored beside the numbers of a corpus."""
         how = f"window(stride={self.stride}), context={self.context}, dtype={self.dtype}"
+        how += ", turns in one pass" if corpus.reads_turns_together else ""
         kind = kind_of(self.objective.factorization)
         masks = f", 1 in {self.passes} masked at once" if self.passes else ", each token masked alone"
         return {"causal": how, "masked": f"pseudo-likelihood{masks}, {how}"}.get(kind, f"{kind}, {how}")
@@ -118,8 +119,9 @@ def score_corpus(
 ) -> Likelihoods:
     r"""$\log \Pr_\theta(x_j \mid \text{context})$ of every token of every document, each exactly once.
 
-    A document that fits into the context is read whole; of a longer one, strided windows are read and each token is
-    scored in the window that gives it the most context. Sums are exact, so their order does not matter.
+    A document that fits into the context is read whole, a dialogue in one pass for all of its turns; of a longer one,
+    strided windows are read and each token is scored in the window that gives it the most context. Sums are exact, so
+    their order does not matter.
     On a CPU short windows are packed into rows without padding. Elsewhere, and where a window is more than one piece,
     they are padded to a width that depends on their own length alone, and read with others of that width. In
     deterministic mode each is read alone, so that no product of matrices knows what else is being scored.
@@ -240,7 +242,9 @@ def _groups(pieces: Pieces, size: int) -> list[tuple[int, NDArray[np.int64]]]:
     """Units of one width, at most `size` together, the widest first."""
     widest = np.maximum(pieces.size, pieces.stop - pieces.start - 1)  # a source takes up no room of its own
     units = pieces.unit_starts
-    widths = -(-np.maximum.reduceat(widest, units) // WIDTHS) * WIDTHS if len(units) else widest
+    if len(units):  # the branches of a tree lie one behind the other
+        widest = np.maximum(np.maximum.reduceat(widest, units), np.add.reduceat(pieces.size, units))
+    widths = -(-widest // WIDTHS) * WIDTHS
     by_width = np.argsort(-widths, kind="stable")
     runs = np.split(by_width, np.flatnonzero(np.diff(widths[by_width])) + 1)
     return [(int(widths[run[0]]), run[first : first + size]) for run in runs for first in range(0, len(run), size)]

@@ -18,6 +18,7 @@ _TEXTUAL = {
 """Of a row that is of the same text, whatever the model; what two that differ do."""
 
 WHOLE = "whole"  # what `read` says in the metadata of a ledger where nothing was out of sight
+_LAST_DIGITS = ("dtype=", "batch_size=", "turns in one pass")  # all that these words of a policy change
 _LIKELIHOODS = ("conditional", "prefix")  # like causal: log Pr of a text given what stands before it
 
 
@@ -90,11 +91,11 @@ def _refuse(what: str, rows: Sequence[LedgerRow]) -> None:
 
 
 def _check_policies(a: Scored, b: Scored) -> None:
-    """The window counts only where a document is longer than it; dtype and batch size only in the last digits.
+    """The window counts only where a document is longer than it; dtype, batch size, passes only in the last digits.
 
     What an encoder-decoder gives a completion and what a decoder gives it after the same prompt is the same quantity.
     """
-    ignored = ("dtype=", "batch_size=", *(("context=", "window(") if _is_whole(a) and _is_whole(b) else ()))
+    ignored = (*_LAST_DIGITS, *(("context=", "window(") if _is_whole(a) and _is_whole(b) else ()))
     if _policy_words(a, ignored) != _policy_words(b, ignored):
         said = "; ".join(f"{scored.name}: {scored.metadata.get('policy', '(not said)')}" for scored in (a, b))
         raise DataError(

@@ -86,8 +86,7 @@ def _tokenizer_and_corpora(
     tokenizer = _tokenizer(config, folder, train_records)
     labels = _labels(config, train_records)
     cache, encoding = default_cache() / "corpora", encoding_of(config, labels)
-    sharing = encoding_of(config, labels, shares_prefixes=True)
-    train = build_corpus(train_records, tokenizer, {"part": "train"}, cache, sharing)
+    train = build_corpus(train_records, tokenizer, {"part": "train"}, cache, encoding)
     held_out = None
     if held_out_records is not None:
         held_out = build_corpus(held_out_records, tokenizer, {"part": "held-out"}, cache, encoding)
@@ -104,20 +103,20 @@ LAYOUTS: Mapping[str, Layout] = {
 }
 
 
-def encoding_of(config: RunConfig, labels: tuple[str, ...], *, shares_prefixes: bool = False) -> Encoding:
+def encoding_of(config: RunConfig, labels: tuple[str, ...]) -> Encoding:
     """How records become token ids for the factorization of a run.
 
-    In training the turns of a dialogue share what they have in common; where they are scored, each is read alone. So it
-    is with a prefix that sees all of itself: it is another one for each turn, and there is nothing to share.
+    The turns of a dialogue share what they have in common, in training as in scoring. Only a prefix that sees all of
+    itself is another one for each turn, so that there is nothing to share.
     """
     data, layout = config.data, LAYOUTS[kind_of(config.objective.factorization)]
     room = data.source_room if layout == "pair" else data.context
     chat = None
     if data.chat:
         template, streams = load_template(data.chat), 2 if layout == "pair" else 1
-        shares_prefixes = shares_prefixes and isinstance(config.objective.factorization, Causal)
+        shares_prefixes = isinstance(config.objective.factorization, Causal)
         chat = ChatOptions(template, room, shares_prefixes, data.over_long, streams)
-    return Encoding(layout, labels, room, data.over_long, chat)
+    return Encoding(layout, labels, room, data.over_long, chat, data.unsupervised)
 
 
 def special_tokens(config: RunConfig) -> list[str]:

@@ -6,42 +6,59 @@ from torch import Tensor
 
 from thetahat.core.batch import Inputs, Source
 from thetahat.core.visibility import Visibility
+from thetahat.data.pack import Pieces
 from thetahat.model.precision import computing_in
 from thetahat.objective.config import Prefix
-from thetahat.verbs.bench import Bench, Outcome, paths, shortened
+from thetahat.verbs.bench import NUM_SEQUENCES, Bench, Outcome, paths, shortened
 
 COMPUTED = {"causal", "prefix", "conditional"}
 """The factorizations that ask tokens from the left to the right."""
 
 
 def prefix_by_prefix(bench: Bench, max_positions: int) -> tuple[Outcome, Outcome]:
-    """The trainer's step, and the same by its definition; texts are shortened, since this takes a pass a token.
+    """The trainer's step, and the same by its definition; on less, since this takes a pass a token.
 
+    Texts are shortened to `max_positions`. Records with prompts stay whole, and there are fewer of them.
     This side shares neither the factorization, nor packing, nor trees, nor masks, nor the log-softmax with the trainer.
     """
     pieces, is_text = bench.rows(), not bench.corpus.column["parts.is_prompt"].any()
-    short = shortened(pieces, np.full(len(pieces), max_positions)) if is_text else pieces
+    room = NUM_SEQUENCES * max_positions
+    short = shortened(pieces, np.full(len(pieces), max_positions)) if is_text else _fewer(bench, pieces, room)
     packed = bench.packed(short)
     batch = bench.factor(packed)
     trained = bench.outcome([batch])
     asked = set(batch.origin[batch.weights != 0].tolist())
     model = bench.state().model
-    total, weight, place = torch.zeros((), dtype=torch.float64, device=bench.device), 0.0, 0
+    questions: list[tuple[float, Inputs, int]] = []  # the weight, what is read, the token that is asked
+    place = 0
     for piece, before, tokens in paths(bench, short):
         mine = [index for index in range(1, len(tokens)) if place + index in asked]
         for index in mine:
             counts = _weight(bench, int(short.span[piece]), int(short.start[piece]) + index)
             inputs = _inputs(bench, before, tokens[:index], num_open=mine[0] + len(before))
-            with computing_in(bench.config.dtype, bench.device):
-                logits = model.logits(model.hidden(inputs)[0, -1:])[0]
-            wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            total = total + counts * wide.log_softmax(-1)[tokens[index]].double()
-            weight += counts
+            questions.append((counts, inputs, tokens[index]))
         place += len(tokens)
-    divisor = 1.0 if bench.config.objective.normalization == "sum" else weight
-    (-total / divisor).backward()
+    is_sum, total = bench.config.objective.normalization == "sum", 0.0
+    divisor = 1.0 if is_sum else sum(counts for counts, _, _ in questions)
+    for counts, inputs, token in questions:
+        with computing_in(bench.config.dtype, bench.device):
+            logits = model.logits(model.hidden(inputs)[0, -1:])[0]
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        value = counts * wide.log_softmax(-1)[token].double() / divisor
+        (-value).backward()  # at once: the memory of all passes together would be that of a much larger model
+        total += value.item()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return trained, Outcome(total.item() / divisor, gradients)
+    return trained, Outcome(total, gradients)
+
+
+def _fewer(bench: Bench, pieces: Pieces, room: int) -> Pieces:
+    """The sequences that ask the least, as many as ask no more than `room` tokens together, and at least two."""
+    packed = bench.packed(pieces)
+    asked = np.bincount(packed.piece.numpy(), (packed.weight > 0).numpy(), len(pieces))
+    of_unit = np.add.reduceat(asked, pieces.unit_starts)
+    order = np.argsort(of_unit, kind="stable")
+    count = max(int((np.cumsum(of_unit[order]) <= room).sum()), 2)
+    return bench.rows(np.sort(order[:count]))
 
 
 def _inputs(bench: Bench, before: list[int], tokens: list[int], *, num_open: int) -> Inputs:

@@ -83,7 +83,7 @@ def score(
         write_tokens(tokens, token_table(likelihoods, corpus, rows), metadata)
     return Score(
         summarize(rows),
-        policy.describe(),
+        policy.describe(corpus),
         rows,
         by_position(rows, _cells(likelihoods, corpus, rows)),
         noise_floor(loaded.model, corpus, policy, likelihoods, loaded.device),
@@ -173,7 +173,7 @@ def _metadata(loaded: Loaded, corpus: Corpus, policy: Policy, data: Sequence[str
         "tokenizer_sha256": tokenizer.digest,
         "data": corpus.fingerprint,
         "data_paths": "\n".join(data) or "what the run held out",
-        "policy": policy.describe(),
+        "policy": policy.describe(corpus),
         "read": WHOLE if _is_whole(corpus, policy) else "in part through windows or limits",
         "batch_size": "1 at a time" if policy.deterministic else str(policy.batch_size),
         "first_token": f"{END_OF_TEXT}, id {tokenizer.symbols.end_of_text}: read once before each text, never asked",
