@@ -52,13 +52,16 @@ def prefix_by_prefix(bench: Bench, max_positions: int) -> tuple[Outcome, Outcome
 
 
 def _fewer(bench: Bench, pieces: Pieces, room: int) -> Pieces:
-    """The sequences that ask the least, as many as ask no more than `room` tokens together, and at least two."""
+    """Sequences that together ask no more than `room` tokens, those that ask the most first; at least the two least."""
     packed = bench.packed(pieces)
     asked = np.bincount(packed.piece.numpy(), (packed.weight > 0).numpy(), len(pieces))
     of_unit = np.add.reduceat(asked, pieces.unit_starts)
-    order = np.argsort(of_unit, kind="stable")
-    count = max(int((np.cumsum(of_unit[order]) <= room).sum()), 2)
-    return bench.rows(np.sort(order[:count]))
+    order = np.argsort(-of_unit, kind="stable")
+    chosen: list[int] = []
+    for unit in order.tolist():
+        if of_unit[unit] <= room:
+            chosen, room = [*chosen, unit], room - int(of_unit[unit])
+    return bench.rows(np.sort(chosen if len(chosen) > 1 else order[-2:]))
 
 
 def _inputs(bench: Bench, before: list[int], tokens: list[int], *, num_open: int) -> Inputs:
