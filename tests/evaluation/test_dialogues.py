@@ -170,5 +170,5 @@ def test_a_dialogue_of_which_nothing_is_asked_is_an_error_or_left_out_and_counte
         _, report = plan_training(corpus, DataConfig(context=512, unsupervised="skip"))
         assert (report.num_documents, report.documents_dropped, report.num_tokens) == (1, 1, corpus.num_tokens)
         assert [row.id for row, _ in rows_of(corpus, POLICY)] == ["d0"]
-    corpus = build_corpus([silent], tokenizer(), {}, None, skipping)
-    assert rows_of(corpus, POLICY) == []
+    with pytest.raises(DataError, match="every record is left out"):
+        build_corpus([silent], tokenizer(), {}, None, skipping)

@@ -147,11 +147,15 @@ def _table(name: str, rows: list[dict[str, Any]]) -> Any:
 
 def _encode(records: Iterable[Record], tokenizer: Tokenizer, encoding: Encoding) -> Iterator[tuple[NDArray[Any], Rows]]:
     """The tokens and the rows of the tables, a batch of records at a time."""
-    tables = _Tables(tokenizer)
+    tables, num_tokens = _Tables(tokenizer), 0
     for batch in _batches(records):
         for record, encoded in zip(batch, encode_records(batch, tokenizer, encoding), strict=True):
             tables.add(record, encoded)
-        yield tables.take()
+        tokens, rows = tables.take()
+        num_tokens += len(tokens)
+        yield tokens, rows
+    if not num_tokens:
+        raise DataError("every record is left out", cure="other data, or another data.over_long or data.unsupervised")
 
 
 @final
