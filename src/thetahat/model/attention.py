@@ -34,10 +34,10 @@ def compile_visibility(
         return attend_under(torch.cat([visibility.piece[:, :, None] == seen[:, None], visibility.mask()], dim=-1))
     if visibility.is_plain and visibility.is_causal and visibility.is_open is None:
         return attend_under(None, is_causal=True)
-    if (runs := _runs_apart(visibility)) is not None:
-        return attend_apart(runs, is_causal=visibility.is_causal)
     if visibility.is_plain and not visibility.is_causal:
         return attend_under(None if _is_full(visibility.piece) else visibility.mask())
+    if (runs := _runs_apart(visibility)) is not None:
+        return attend_apart(runs, is_causal=visibility.is_causal)
     if obstacle(visibility.piece.device, dtype, head_width, visibility.piece.shape[1]) is None:
         return attend_in_blocks(visibility)
     return attend_under(visibility.mask())
