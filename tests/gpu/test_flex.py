@@ -29,7 +29,7 @@ from thetahat.objective.objective import log_likelihood
 from thetahat.recipes.catalogue import find_recipe
 from thetahat.verbs.verify import verify
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore")]  # the compiler has many
 VOCAB = 97
 SHAPE = DecoderConfig(num_layers=3, width=128, num_heads=4, num_kv_heads=2, head_width=32, inner_width=192)
 
