@@ -11,22 +11,23 @@ class Finder:
     """Lets others find `lm_eval.models`, and adds a name to its list when it has been run."""
 
     @staticmethod
-    def find_spec(name, path=None, target=None):  # noqa: ANN001, ANN205 - annotations would need imports
+    def find_spec(name: str, path: object = None, target: object = None):  # noqa: ANN205 - its type is an import
         """Of any other module: nothing."""
         if name != "lm_eval.models":
             return None
         sys.meta_path.remove(Finder)
+        from importlib import import_module
         from importlib.util import find_spec
+        from types import ModuleType
 
         spec = find_spec(name)
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
 
-            def run_and_add(module):  # noqa: ANN001, ANN202
+            def run_and_add(module: ModuleType) -> None:
                 run(module)
-                from lm_eval.api.registry import model_registry
-
-                model_registry.register("thetahat", target="thetahat.verbs.lm_eval:HarnessModel")
+                registry = import_module("lm_eval.api.registry").model_registry
+                registry.register("thetahat", target="thetahat.verbs.lm_eval:HarnessModel")
 
             spec.loader.exec_module = run_and_add
         return spec
