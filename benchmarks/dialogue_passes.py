@@ -15,7 +15,7 @@ import itertools
 import json
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def lay_out(records: list[Record], tokenizer: Any, template: str, *, shares: boo
     config = DataConfig(context=CONTEXT)
     plan, _ = plan_training(corpus, config)
     pieces = lay(plan.pieces, CONTEXT, "best-fit")
-    laid = Plan(pieces, plan.kept, plan.record_tokens, plan.record_parts)
+    laid = replace(plan, pieces=pieces)
     bounds = np.searchsorted(pieces.row, np.arange(0, pieces.num_rows + ROWS, ROWS))
     groups = [np.arange(low, high) for low, high in itertools.pairwise(bounds) if high > low]
     return Laid(corpus, laid, [causal(gather(corpus, laid, index)) for index in groups])
@@ -141,7 +141,6 @@ def compare(records: list[Record], template: str, device: str, *, timed: Dtype |
 
 def with_thoughts(record: Record) -> Record:
     """The same dialogue with a thought in front of every answer, which templates like qwen3 strip from the history."""
-    from dataclasses import replace
 
     def think(message: Any) -> Any:
         if message.role != "assistant":
