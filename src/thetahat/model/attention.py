@@ -92,12 +92,12 @@ def attend_under(mask: Bool[Tensor, "B T S"] | None, *, is_causal: bool = False)
 def attend_apart(runs: list[Run], *, is_causal: bool) -> Attend:
     """Attention within each piece, a call for each run of them: Σ n² products, where a mask over the row has T²."""
     sizes = [run.number * run.length for run in runs]
+    attend_run = attend_under(None, is_causal=is_causal)
 
     def attend(
         q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T K"]
     ) -> Float[Tensor, "B H T K"]:
         flat = (x.transpose(1, 2).flatten(0, 1).split(sizes) for x in (q, k, v))  # N H K
-        attend_run = attend_under(None, is_causal=is_causal)
         found: list[Tensor] = []
         for run, *parts in zip(runs, *flat, strict=True):
             each = (part.unflatten(0, run).transpose(1, 2) for part in parts)

@@ -94,7 +94,7 @@ def score(
 
 
 def check_out(out: Path) -> None:
-    """Before anything takes time: a ledger that cannot be written is an hour of scoring lost."""
+    """Before anything takes time: a ledger or texts that cannot be written are an hour lost."""
     if not out.name or out.exists():
         raise FolderError(f"{str(out)!r} exists, and nothing is written over", cure="another --out, or remove it first")
     out.parent.mkdir(parents=True, exist_ok=True)
