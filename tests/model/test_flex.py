@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from thetahat.core.visibility import Visibility, ancestors_of
 from thetahat.model import flex
+from thetahat.model.attention import attend_apart, runs_of
 from thetahat.model.flex import attend_in_blocks, blocks_of, obstacle, relation
 from thetahat.model.precision import product_dtype
 
@@ -40,6 +41,51 @@ def test_the_relation_is_the_mask_at_every_place(visibility):
     rows, positions = visibility.piece.shape
     row, query, key = torch.meshgrid(*map(torch.arange, (rows, positions, positions)), indexing="ij")
     assert torch.equal(relation(visibility)(row, torch.tensor(0), query, key), visibility.mask())
+
+
+@given(visibilities(), st.integers(0, 99))
+def test_what_stands_apart_is_read_apart_as_under_the_mask(visibility, seed):
+    runs = runs_of(visibility)
+    if runs is None:  # in any order, something is scattered over its row
+        return
+    assert sum(run.number * run.length for run in runs) == visibility.piece.numel()
+    q, k, v = drawn(visibility, 4, 2, 8, torch.float64, seed)
+    found = attend_apart(runs, is_causal=visibility.is_causal)(q, k, v)
+    expected = scaled_dot_product_attention(q, k, v, attn_mask=visibility.mask()[:, None], enable_gqa=True)
+    is_text = (visibility.piece >= 0)[:, None, :, None].expand_as(found)
+    torch.testing.assert_close(found[is_text], expected[is_text], rtol=1e-12, atol=1e-13)
+
+
+@st.composite
+def rows_of_trees(draw):
+    """Trees one after the other, as data is laid out, in rows that are padded at their end."""
+    piece, parent, num_trees = [], [], 0
+    for _ in range(draw(st.integers(1, 2))):
+        row = []
+        for _ in range(draw(st.integers(1, 3))):
+            first, num_trees = len(parent), num_trees + 1
+            for child in range(draw(st.integers(1, 4))):
+                parent.append(draw(st.integers(first, first + child - 1)) if child else -1)
+                row += [len(parent) - 1] * draw(st.integers(1, 6))
+        piece.append(row)
+    widest = max(map(len, piece)) + draw(st.integers(0, 2))
+    laid = torch.tensor([row + [-1] * (widest - len(row)) for row in piece])
+    is_open = torch.rand(laid.shape, generator=torch.Generator().manual_seed(len(parent))) < 0.3
+    visibility = Visibility(laid, ancestors_of(torch.tensor(parent)), is_open=is_open if draw(st.booleans()) else None)
+    return visibility, num_trees + int((laid[:, -1] < 0).sum())
+
+
+@given(rows_of_trees(), st.integers(0, 99))
+def test_trees_are_runs_of_their_own_with_gradients_as_under_the_mask(drawn_rows, seed):
+    visibility, num_runs = drawn_rows
+    runs = runs_of(visibility)
+    assert sum(run.number for run in runs) == num_runs
+    q, k, v = (x.requires_grad_() for x in drawn(visibility, 4, 2, 8, torch.float64, seed))
+    ours = attend_apart(runs, is_causal=True)(q, k, v)
+    theirs = scaled_dot_product_attention(q, k, v, attn_mask=visibility.mask()[:, None], enable_gqa=True)
+    pull = torch.randn_like(ours) * (visibility.piece >= 0)[:, None, :, None]
+    for a, b in zip(*(torch.autograd.grad(x, (q, k, v), pull) for x in (ours, theirs)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
 
 
 @given(visibilities(), st.sampled_from([1, 3, 4, 8]), st.sampled_from([1, 40, 2**26]))
@@ -81,9 +127,9 @@ def plain_attention(q, k, v, blocks):
     return plain_flex_attention(q, k, v, lambda score, *_: score, blocks.as_tuple(), scale, options, (), ())[0]
 
 
-def drawn(visibility, num_heads, num_kv_heads, width, dtype=torch.float64):
+def drawn(visibility, num_heads, num_kv_heads, width, dtype=torch.float64, seed=0):
     rows, positions = visibility.piece.shape
-    draw = torch.Generator().manual_seed(0)
+    draw = torch.Generator().manual_seed(seed)
     shapes = [(rows, heads, positions, width) for heads in (num_heads, num_kv_heads, num_kv_heads)]
     return [torch.randn(shape, generator=draw, dtype=dtype) for shape in shapes]
 

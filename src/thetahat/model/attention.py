@@ -1,6 +1,7 @@
 """Attention with grouped queries, QK-norm and rotary positions; who sees whom is handed in."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, final
 
 import torch
@@ -26,9 +27,9 @@ def compile_visibility(
     """Attention under this relation by the fastest kernel that knows it; made once a batch.
 
     Plain rows need no mask where `scaled_dot_product_attention` knows the relation itself: causal, or everything. Other
-    rows are read piece by piece on a CPU, where pieces are long or alike, and in blocks on a GPU (model/flex.py), for
-    products in `dtype` over heads of `head_width`; the rest under the mask. `seen` are the pieces of positions read
-    before, whose keys a cache puts in front: each position sees those of its own piece.
+    rows are read piece by piece or tree by tree on a CPU, where these are long or alike, and in blocks on a GPU
+    (model/flex.py), for products in `dtype` over heads of `head_width`; the rest under the mask. `seen` are the pieces
+    of positions read before, whose keys a cache puts in front: each position sees those of its own piece.
     """
     if seen is not None:
         return attend_under(torch.cat([visibility.piece[:, :, None] == seen[:, None], visibility.mask()], dim=-1))
@@ -44,31 +45,50 @@ def compile_visibility(
 
 
 class Run(NamedTuple):
-    """Neighbouring pieces of one length."""
+    """Neighbours of one length, each of which sees itself alone: pieces, or a tree of them."""
 
     number: int
     length: int
+    mask: Bool[Tensor, "1 n n"] | None = None  # who sees whom within a tree or behind a prefix; None: a single piece
 
 
 def _runs_apart(visibility: Visibility) -> list[Run] | None:
-    """The pieces of packed rows on a CPU, if none sees another and those of one length are mostly neighbours.
+    """What stands apart in packed rows on a CPU, if it is long, or mostly of one length.
 
     On another device nobody waits for the answer, and a graph that is compiled must not depend on it.
     """
-    is_simple = visibility.ancestors is None and visibility.is_open is None
-    if not is_simple or visibility.piece.device.type != "cpu" or torch.compiler.is_compiling():
+    if visibility.piece.device.type != "cpu" or torch.compiler.is_compiling():
         return None
-    runs = runs_of(visibility.piece)
-    return runs if visibility.piece.numel() >= FEW * len(runs) else None
+    runs = runs_of(visibility)
+    return runs if runs is not None and visibility.piece.numel() >= FEW * len(runs) else None
 
 
-def runs_of(piece: Int[Tensor, "B T"]) -> list[Run]:
-    """Row after row, pieces (and the padding at a row's end) of one length that are neighbours."""
-    begins = torch.ones_like(piece, dtype=torch.bool)
-    begins[:, 1:] = piece[:, 1:] != piece[:, :-1]
-    lengths = torch.diff(begins.flatten().nonzero()[:, 0], append=torch.tensor([begins.numel()]))
-    length, number = torch.unique_consecutive(lengths, return_counts=True)
-    return [Run(*run) for run in zip(number.tolist(), length.tolist(), strict=True)]
+def runs_of(visibility: Visibility) -> list[Run] | None:
+    """Row after row, pieces and trees of pieces (and the padding at a row's end); None where one is scattered."""
+    piece, ancestors, is_open = visibility.piece, visibility.ancestors, visibility.is_open
+    root = piece if ancestors is None else torch.where(piece < 0, -1, ancestors.int().argmax(1)[piece.clamp(min=0)])
+    begins = torch.ones_like(root, dtype=torch.bool)
+    begins[:, 1:] = root[:, 1:] != root[:, :-1]
+    starts = begins.flatten().nonzero()[:, 0]
+    named = torch.stack([starts // root.shape[1], root.flatten()[starts]], dim=1)
+    if len(named.unique(dim=0)) < len(named):
+        return None
+    lengths = torch.diff(starts, append=torch.tensor([root.numel()]))
+    if ancestors is None and is_open is None:
+        length, number = torch.unique_consecutive(lengths, return_counts=True)
+        return [Run(*run) for run in zip(number.tolist(), length.tolist(), strict=True)]
+    open_or_not = [None] * len(lengths) if is_open is None else is_open.flatten().split(lengths.tolist())
+    parts = zip(piece.flatten().split(lengths.tolist()), open_or_not, strict=True)
+    return [Run(1, len(part), _mask_within(visibility, part, opened)) for part, opened in parts]
+
+
+def _mask_within(
+    visibility: Visibility, piece: Int[Tensor, " n"], is_open: Bool[Tensor, " n"] | None
+) -> Bool[Tensor, "1 n n"] | None:
+    """Of one piece or tree; None for a piece of which nothing is open, whose relation the kernels know."""
+    if bool((piece == piece[0]).all()) and (is_open is None or not bool(is_open.any())):
+        return None
+    return replace(visibility, piece=piece[None], is_open=None if is_open is None else is_open[None]).mask()
 
 
 def _is_full(piece: Int[Tensor, "B T"]) -> bool:
@@ -90,17 +110,17 @@ def attend_under(mask: Bool[Tensor, "B T S"] | None, *, is_causal: bool = False)
 
 
 def attend_apart(runs: list[Run], *, is_causal: bool) -> Attend:
-    """Attention within each piece, a call for each run of them: Σ n² products, where a mask over the row has T²."""
+    """Attention within each piece or tree, a call for each run: Σ n² products, where a mask over the row has T²."""
     sizes = [run.number * run.length for run in runs]
-    attend_run = attend_under(None, is_causal=is_causal)
+    attends = [attend_under(run.mask, is_causal=is_causal and run.mask is None) for run in runs]
 
     def attend(
         q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T K"]
     ) -> Float[Tensor, "B H T K"]:
         flat = (x.transpose(1, 2).flatten(0, 1).split(sizes) for x in (q, k, v))  # N H K
         found: list[Tensor] = []
-        for run, *parts in zip(runs, *flat, strict=True):
-            each = (part.unflatten(0, run).transpose(1, 2) for part in parts)
+        for run, attend_run, *parts in zip(runs, attends, *flat, strict=True):
+            each = (part.unflatten(0, (run.number, run.length)).transpose(1, 2) for part in parts)
             found.append(attend_run(*each).transpose(1, 2).flatten(0, 1))
         return torch.cat(found).unflatten(0, (q.shape[0], q.shape[2])).transpose(1, 2)
 
