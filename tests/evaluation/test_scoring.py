@@ -17,6 +17,7 @@ from tests.objective.test_factorization import pairs
 from tests.oracles import decoder as decoder_oracle, encoder as encoder_oracle, encoder_decoder as both_oracle
 from tests.verbs.test_families import config_of
 from thetahat.distribution.world import World
+from thetahat.evaluation import likelihood
 from thetahat.evaluation.journal import FolderJournal
 from thetahat.evaluation.likelihood import (
     Abandoned,
@@ -102,27 +103,29 @@ def test_batch_sizes_orders_and_ranks_change_no_bit_in_deterministic_mode(name, 
     assert np.array_equal(together[plain.tokens], plain.token_log_prob)
 
 
-@pytest.mark.parametrize("name", ["causal on texts", "causal on pairs", "masked tokens", "labels"])
-def test_packed_rows_say_what_each_document_alone_says(name, tmp_path):
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", [*FAMILIES, *FINE])
+def test_windows_read_together_say_what_each_alone_says(name, padded, tmp_path, monkeypatch):
     _, corpus, policy, (_, exact) = asked(name, tmp_path, "float64")
     alone = score_corpus(exact, corpus, change(policy, dtype="float64", deterministic=True), World(), CPU)
+    if padded:  # as on a GPU
+        monkeypatch.setattr(likelihood, "_stands_apart", lambda corpus, policy: False)
     for batch_size in (1, 3, 64):
         together = change(policy, dtype="float64", batch_size=batch_size)
-        assert len(Reader(exact, corpus, together, CPU).groups) < corpus.num_documents
+        assert len(Reader(exact, corpus, together, CPU).groups) < len(corpus.lengths)
         found = score_corpus(exact, corpus, together, World(), CPU)
         np.testing.assert_allclose(found.token_log_prob, alone.token_log_prob, rtol=1e-12, atol=1e-13)
         assert np.array_equal(found.context_length, alone.context_length)
 
 
-def test_rows_on_a_cpu_hold_every_window_once_and_no_more_than_fits(tmp_path):
+def test_rows_are_as_wide_as_a_multiple_of_a_vector(tmp_path, monkeypatch):
     _, corpus, policy, (model, _) = asked("causal on texts", tmp_path)
-    reader = Reader(model, corpus, change(policy, context=8, stride=3, batch_size=2), CPU)
-    pieces = reader.plan.pieces
-    assert sorted(np.concatenate([units for _, units in reader.groups])) == list(range(len(pieces)))
-    for number, (width, units) in enumerate(reader.groups):
-        assert set(pieces.row[units]) == {number}
-        assert pieces.size[units].sum() <= min(width, 2 * 8)
-        assert width % 16 == 0
+    widths = []
+    hidden = model.hidden
+    monkeypatch.setattr(model, "hidden", lambda inputs: widths.append(inputs.tokens.shape[1]) or hidden(inputs))
+    score_corpus(model, corpus, policy, World(), CPU)
+    assert widths
+    assert all(width % 16 == 0 for width in widths)
 
 
 def _of_rank(model, corpus, policy, rank, size):

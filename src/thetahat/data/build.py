@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, final
 
@@ -19,7 +19,7 @@ from thetahat.core.errors import DataError, ModelError
 from thetahat.data.cache import waiting_for
 from thetahat.data.corpus import SCHEMAS, Corpus
 from thetahat.data.encode import Encoding, encode_records
-from thetahat.data.encoded import Encoded, Layout
+from thetahat.data.encoded import Encoded, Layout, Span
 from thetahat.data.record import Record
 from thetahat.data.tokenizer import Tokenizer
 
@@ -61,10 +61,15 @@ def corpus_of_encoded(records: Iterable[tuple[Record, Encoded]], tokenizer: Toke
     tables, fingerprint = _Tables(tokenizer), hashlib.blake2b(tokenizer.digest.encode(), digest_size=16)
     for record, encoded in records:
         tables.add(record, encoded)
-        fingerprint.update(json.dumps([record.canonical, encoded.sequences], default=asdict).encode())
+        fingerprint.update(json.dumps([record.canonical, encoded.sequences], default=_plain).encode())
     tokens, rows = tables.take()
     made = {name: _table(name, rows[name]) for name in SCHEMAS}
     return _corpus(tokens, made, tokenizer, fingerprint.hexdigest(), layout)
+
+
+def _plain(span: Span) -> dict[str, Any]:
+    """What `asdict` would say, without a copy of every token."""
+    return {one.name: getattr(span, one.name) for one in fields(span)}
 
 
 def fingerprint_of(records: Iterable[Record], tokenizer: Tokenizer, settings: Mapping[str, str]) -> str:

@@ -114,7 +114,7 @@ def _pairs(questions: Sequence[Question], tokenizer: Tokenizer) -> Iterator[list
 
 def _starts(question: Question, texts: Sequence[_Text]) -> list[int]:
     """The first token that is asked of each text: that of the choice, or of all choices the same where they share."""
-    if not question.shares_context:
+    if not question.shares_context or len(texts) == 1:
         return [text.within for text in texts]
     same = itertools.takewhile(
         lambda column: len(set(column)) == 1, zip(*(text.tokens for text in texts), strict=False)

@@ -1,8 +1,9 @@
 """How likely a corpus is under a model: every token once, exact sums, the same in training and in `score`."""
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from functools import partial
 from typing import Annotated, NamedTuple, Protocol, final, runtime_checkable
 
 import numpy as np
@@ -14,10 +15,12 @@ from torch import Tensor
 
 from thetahat.core.batch import Batch
 from thetahat.core.config import Config, kind_of
-from thetahat.data.corpus import Corpus
-from thetahat.data.pack import Pieces, enumerate_counts, take, unit_pieces
+from thetahat.core.transfer import later, onto
+from thetahat.data.corpus import Corpus, Ints
+from thetahat.data.pack import Pieces, enumerate_counts
 from thetahat.data.plan import gather, plan_scoring
 from thetahat.distribution.world import World
+from thetahat.evaluation.grouping import WIDTHS, end_to_end, one_by_one, side_by_side
 from thetahat.evaluation.interval import BLOCK_TOKENS, exact_sum
 from thetahat.evaluation.ledger import LedgerRow, blocks_of
 from thetahat.model.precision import Dtype, computing_in
@@ -25,12 +28,8 @@ from thetahat.objective.config import Masked, ObjectiveConfig
 from thetahat.objective.objective import Model
 from thetahat.objective.scoring import questions
 
-LOGITS_ON_CPU, LOGITS_ON_GPU = 2**22, 2**27  # that exist at once: 16 and 512 MiB in float32
-WIDTHS = (
-    16  # rows are as wide as a multiple of it: kernels round the smallest products and the ends of vectors otherwise
-)
-ROOM_ON_CPU = 1024  # positions of a packed row: enough for products of matrices at full speed, in little memory
-
+LOGITS_ON_CPU, LOGITS_ON_GPU = 2**20, 2**27  # that exist at once: 4 and 512 MiB in float32
+ROOM_ON_CPU = 1024  # positions that are read at once: enough for full speed, in little memory
 
 _CAUSAL = ObjectiveConfig()
 
@@ -123,8 +122,8 @@ def score_corpus(
     strided windows are read and each token is scored in the window that gives it the most context. Sums are exact, so
     their order does not matter.
     On a CPU short windows are packed into rows without padding. Elsewhere, and where a window is more than one piece,
-    they are padded to a width that depends on their own length alone, and read with others of that width. In
-    deterministic mode each is read alone, so that no product of matrices knows what else is being scored.
+    those of much the same length are read side by side. In deterministic mode each is read alone, so that no product of
+    matrices knows what else is being scored.
     """
     reader = Reader(model, corpus, policy, device)
     known = watch.journal.known() if watch.journal else {}
@@ -133,10 +132,7 @@ def score_corpus(
         _note(found, answers)
     left = [number for number in range(len(reader.groups)) if number not in known][world.rank :: world.size]
     total, done = sum(reader.num_tokens(number) for number in left), 0
-    for number in left:
-        if watch.stops():
-            break
-        answers = reader.read(number)
+    for number, answers in reader.answers(itertools.takewhile(lambda number: not watch.stops(), left)):
         _note(found, answers)
         if watch.journal:
             watch.journal.add(number, answers)
@@ -156,7 +152,7 @@ def _note(found: NDArray[np.float64], answers: Answers) -> None:
 
 @final
 class Reader:
-    """A corpus cut into groups of sequences that are read together: a function of corpus and policy alone."""
+    """A corpus cut into groups of windows that are read together: a function of corpus, policy and device alone."""
 
     def __init__(self, model: Model, corpus: Corpus, policy: Policy, device: torch.device) -> None:
         self.model = model
@@ -164,38 +160,73 @@ class Reader:
         self.policy = policy
         self.device = device
         self.plan = plan_scoring(corpus, policy.context, policy.stride)
-        if device.type == "cpu" and not policy.deterministic and _stands_apart(corpus, policy):
-            self.plan = replace(self.plan, pieces=_packed(self.plan.pieces, policy))
-            self.groups = _rows(self.plan.pieces)
+        room = policy.context * policy.batch_size
+        room = min(room, ROOM_ON_CPU) if device.type == "cpu" else room
+        if policy.deterministic:
+            self.groups = one_by_one(self.plan.pieces)
+        elif device.type == "cpu" and _stands_apart(corpus, policy):
+            packed, self.groups = end_to_end(self.plan.pieces, room)
+            self.plan = replace(self.plan, pieces=packed)
         else:
-            self.groups = _groups(self.plan.pieces, 1 if policy.deterministic else policy.batch_size)
+            self.groups = side_by_side(self.plan.pieces, room)
 
     def num_tokens(self, number: int) -> int:
         """About how many tokens a group is asked."""
-        pieces, (_, units) = self.plan.pieces, self.groups[number]
-        index = unit_pieces(pieces, units)
+        pieces, index = self.plan.pieces, self.groups[number]
         return int((pieces.stop - pieces.scored_from)[index].sum())
 
-    @torch.no_grad()
+    def answers(self, numbers: Iterable[int]) -> Iterator[tuple[int, Answers]]:
+        """Of each of these groups; while a device reads one, the host prepares the next."""
+        before: tuple[int, Callable[[], Answers]] | None = None
+        for number in numbers:
+            asked = number, self._ask(number)
+            if before:
+                yield before[0], before[1]()
+            before = asked
+        if before:
+            yield before[0], before[1]()
+
     def read(self, number: int) -> Answers:
-        """Asks the model."""
-        width, units = self.groups[number]
-        index = unit_pieces(self.plan.pieces, units)
+        """Asks the model about one group, and waits."""
+        return self._ask(number)()
+
+    @torch.no_grad()
+    def _ask(self, number: int) -> Callable[[], Answers]:
+        """Asks the model; whoever calls what it returns waits for the answers."""
+        index = self.groups[number]
         token = _places(self.corpus, self.plan.pieces, index)
         packed, policy = gather(self.corpus, self.plan, index), self.policy
-        found: list[Answers] = []
-        for batch in questions(packed, policy.objective, self.corpus.symbols, policy.passes, width):
+        move = partial(onto, device=self.device)
+        found: list[Callable[[], Answers]] = []
+        for batch in questions(packed, policy.objective, self.corpus.symbols, policy.passes, self._width(index)):
             asked = (batch.weights.flatten() > 0).nonzero()[:, 0]
             size = num_chunked(self.corpus.symbols.vocab_size, self.device)
             with computing_in(policy.dtype, self.device):
-                values = _values(self.model, batch.to(self.device), asked.to(self.device), size).cpu().numpy()
+                values = later(_values(self.model, batch.map(move), move(asked), size))
             seen = context_lengths(batch, masks=isinstance(policy.objective.factorization, Masked))
             where, seen = (tensor.flatten()[asked].numpy() for tensor in (batch.origin, seen))
-            found.append(Answers(token[where], values[0], seen, values[1]))
-        return Answers(*(np.concatenate(values) for values in zip(*found, strict=True))) if found else NOTHING
+            found.append(partial(_answers, token[where], seen, values))
+        return lambda: _joined([one() for one in found])
+
+    def _width(self, index: Ints) -> int | None:
+        """Positions of a row; where a source is read, both sides are as wide as they need."""
+        if kind_of(self.policy.objective.factorization) in {"conditional", "spans"}:
+            return None
+        pieces = self.plan.pieces
+        row = np.unique(pieces.row[index], return_inverse=True)[1]
+        return -(-int(np.bincount(row, pieces.size[index]).max()) // WIDTHS) * WIDTHS
 
 
 NOTHING = Answers(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), np.empty(0))
+
+
+def _answers(token: Ints, seen: Ints, values: Callable[[], Tensor]) -> Answers:
+    log_prob, is_missed = values().numpy()
+    return Answers(token, log_prob, seen, is_missed)
+
+
+def _joined(answers: list[Answers]) -> Answers:
+    return Answers(*(np.concatenate(values) for values in zip(*answers, strict=True))) if answers else NOTHING
 
 
 def context_lengths(batch: Batch, *, masks: bool) -> Int[Tensor, "B T"]:
@@ -227,7 +258,7 @@ def _likelihoods(found: NDArray[np.float64], corpus: Corpus) -> Likelihoods:
     asked, first = np.unique(part, return_index=True)
     start = np.append(first, len(part)).astype(np.int64)
     nats, seen = found[0, tokens], found[2, tokens].astype(np.int64)
-    sums = np.array([exact_sum(nats[low:high]) for low, high in pairwise(start)], dtype=np.float64)
+    sums = np.array([exact_sum(nats[low:high]) for low, high in itertools.pairwise(start)], dtype=np.float64)
     misses = np.add.reduceat(found[3, tokens], first) if len(first) else first
     return Likelihoods(nats, tokens, seen, asked.astype(np.int64), start, sums, misses == 0)
 
@@ -238,42 +269,10 @@ def _places(corpus: Corpus, pieces: Pieces, index: NDArray[np.int64]) -> NDArray
     return (corpus.offsets[pieces.span] + pieces.start)[index][piece] + position
 
 
-def _groups(pieces: Pieces, size: int) -> list[tuple[int, NDArray[np.int64]]]:
-    """Units of one width, at most `size` together, the widest first."""
-    widest = np.maximum(pieces.size, pieces.stop - pieces.start - 1)  # a source takes up no room of its own
-    units = pieces.unit_starts
-    if len(units):  # the branches of a tree lie one behind the other
-        widest = np.maximum(np.maximum.reduceat(widest, units), np.add.reduceat(pieces.size, units))
-    widths = -(-widest // WIDTHS) * WIDTHS
-    by_width = np.argsort(-widths, kind="stable")
-    runs = np.split(by_width, np.flatnonzero(np.diff(widths[by_width])) + 1)
-    return [(int(widths[run[0]]), run[first : first + size]) for run in runs for first in range(0, len(run), size)]
-
-
 def _stands_apart(corpus: Corpus, policy: Policy) -> bool:
     """Whether no window has a source, branches or an open prefix, so that each is one piece that sees itself alone."""
     kind = kind_of(policy.objective.factorization)
     return kind in {"causal", "masked", "labels"} and not corpus.column["spans.parent"].any()
-
-
-def _packed(pieces: Pieces, policy: Policy) -> Pieces:
-    """The same pieces, the longest first, in rows that are filled one after the other."""
-    room = min(ROOM_ON_CPU, policy.batch_size * policy.context)
-    order = np.argsort(-pieces.size, kind="stable")
-    row, used, number = np.zeros(len(pieces), np.int64), 0, 0
-    for place, size in enumerate(pieces.size[order].tolist()):
-        if used and used + size > room:
-            number, used = number + 1, 0
-        row[place], used = number, used + size
-    return replace(take(pieces, order), row=row, num_rows=number + 1)
-
-
-def _rows(pieces: Pieces) -> list[tuple[int, NDArray[np.int64]]]:
-    """The width of each row, and its units."""
-    widths = -(-np.bincount(pieces.row, pieces.size).astype(np.int64) // WIDTHS) * WIDTHS
-    edges = np.searchsorted(pieces.row, np.arange(1, len(widths)))
-    units = np.split(np.arange(len(pieces)), edges)
-    return list(zip(widths.tolist(), units, strict=True)) if len(pieces) else []
 
 
 def num_chunked(vocab_size: int, device: torch.device) -> int:

@@ -1,0 +1,71 @@
+"""Which windows of a corpus are read together: a function of the windows alone."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from thetahat.data.corpus import Ints
+from thetahat.data.pack import Pieces, enumerate_counts, take
+
+WIDTHS = 16  # rows are as wide as a multiple of it: kernels round the smallest products and ends of vectors otherwise
+ALIKE = 3 / 4  # of the widest: the narrowest that is read with it, so that at most a quarter is padding
+
+Groups = list[Ints]  # of each group, the indices of its pieces
+
+
+def one_by_one(pieces: Pieces) -> Groups:
+    """Each unit alone, the widest first."""
+    order = np.argsort(-_widths(pieces), kind="stable")
+    return _of_units(pieces, order, np.arange(1, len(order)))
+
+
+def side_by_side(pieces: Pieces, room: int) -> Groups:
+    """Units of much the same width, one a row, the widest first: as many as fit in `room` positions, but at least one.
+
+    A source takes up the room of its own, if it is longer than what is asked of it.
+    """
+    widths = _widths(pieces)
+    order = np.argsort(-widths, kind="stable")
+    edges, first, widest = [], 0, 0
+    for place, width in enumerate(widths[order].tolist()):
+        if place and ((place + 1 - first) * widest > room or width < ALIKE * widest):
+            edges.append(place)
+            first = place
+        widest = width if first == place else widest
+    return _of_units(pieces, order, np.array(edges, np.int64))
+
+
+def end_to_end(pieces: Pieces, room: int) -> tuple[Pieces, Groups]:
+    """Pieces that stand alone, packed into rows of at most `room` positions (or of one piece), and each row's.
+
+    The longest come first, and the rows are filled one after the other.
+    """
+    order = np.argsort(-pieces.size, kind="stable")
+    row, used, number = np.zeros(len(pieces), np.int64), 0, 0
+    for place, size in enumerate(pieces.size[order].tolist()):
+        if used and used + size > room:
+            number, used = number + 1, 0
+        row[place], used = number, used + size
+    packed = replace(take(pieces, order), row=row, num_rows=number + 1)
+    return packed, _split(np.arange(len(pieces)), np.searchsorted(row, np.arange(1, number + 1)))
+
+
+def _widths(pieces: Pieces) -> Ints:
+    """[units], positions of a row that holds each: the branches of a tree lie one behind the other."""
+    widest = np.maximum(pieces.size, pieces.stop - pieces.start - 1)  # the size of a source is that of its targets
+    if units := pieces.unit_starts.tolist():
+        widest = np.maximum(np.maximum.reduceat(widest, units), np.add.reduceat(pieces.size, units))
+    return -(-widest // WIDTHS) * WIDTHS
+
+
+def _of_units(pieces: Pieces, order: Ints, edges: Ints) -> Groups:
+    """The pieces of units in this order, cut before those at `edges`."""
+    starts = pieces.unit_starts
+    counts = np.diff(starts, append=len(pieces))[order]
+    unit, place = enumerate_counts(counts)
+    before = np.concatenate([[0], np.cumsum(counts)])
+    return _split(starts[order][unit] + place, before[edges])
+
+
+def _split(index: Ints, edges: Ints) -> Groups:
+    return np.split(index, edges) if len(index) else []
