@@ -178,7 +178,7 @@ class _Tables:
         for spans in encoded.sequences:
             for index, span in enumerate(spans):
                 tokens, part = np.array(span.tokens, self._dtype), np.array(span.part, np.int64)
-                np.add.at(sizes, part[1:], self._token_bytes[tokens[1:]])
+                sizes += np.bincount(part[1:], self._token_bytes[tokens[1:]], len(sizes)).astype(np.int64)
                 self._rows["spans"].append(
                     {
                         "document": self._documents,
@@ -188,7 +188,7 @@ class _Tables:
                         "length": len(tokens),
                     }
                 )
-                starts = np.flatnonzero(np.diff(part, prepend=-1))
+                starts = np.concatenate([[0], np.flatnonzero(part[1:] != part[:-1]) + 1])
                 self._rows["segments"] += [
                     {"start": self._tokens + start, "part": self._parts + one}
                     for start, one in zip(starts.tolist(), part[starts].tolist(), strict=True)

@@ -1,6 +1,7 @@
 """Questions as token ids: one tokenisation of each joined text, of which a span is asked."""
 
 import itertools
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +12,7 @@ from thetahat.data.corpus import Corpus
 from thetahat.data.encode import check_bytes
 from thetahat.data.encoded import Asked, Encoded, Layout, Span
 from thetahat.data.question import Question
+from thetahat.data.record import Record
 from thetahat.data.tokenizer import Tokenizer
 
 CHOICE, ALONE = "choice-{}", "alone-{}"  # parts of a record, rows of a ledger
@@ -60,16 +62,17 @@ def ask_questions(questions: Sequence[Question], tokenizer: Tokenizer, asking: A
     if asking.layout == "label":
         raise DataError("a model that tells labels apart has no likelihood of a text", cure="a decoder or an encoder")
     texts = _pairs(questions, tokenizer) if asking.layout == "pair" else _joined(questions, tokenizer, asking.delimiter)
-    encoded: list[Encoded] = []
     straddling: list[int] = []
     counted: list[int] = []
-    for question, several in zip(questions, texts, strict=True):
-        starts = _starts(question, several)
-        encoded.append(_encode(question, several, starts, tokenizer.end_of_text, asking))
-        straddling.append(sum(text.straddles for text in several))
-        counted.append(sum(text.within - start for text, start in zip(several, starts, strict=True)))
-    records = [question.record for question in questions]
-    corpus = corpus_of_encoded(zip(records, encoded, strict=True), tokenizer, asking.layout)
+
+    def encoded() -> Iterator[tuple[Record, Encoded]]:
+        for question, several in zip(questions, texts, strict=True):
+            starts = _starts(question, several)
+            straddling.append(sum(text.straddles for text in several))
+            counted.append(sum(text.within - start for text, start in zip(several, starts, strict=True)))
+            yield question.record, _encode(question, several, starts, tokenizer.end_of_text, asking)
+
+    corpus = corpus_of_encoded(encoded(), tokenizer, asking.layout)
     return AskedQuestions(tuple(questions), corpus, tuple(straddling), tuple(counted))
 
 
@@ -92,9 +95,9 @@ def _needs_blank(context: str, choice: str) -> bool:
 def _cut(context: str, tokens: list[int], tokenizer: Tokenizer) -> _Text:
     """By bytes: byte-level tokens add up to the text."""
     size = len(context.encode())
-    ends = tokenizer.num_bytes[tokens].cumsum(0)
-    within = int((ends <= size).sum())
-    return _Text(tokens, within, straddles=(int(ends[within - 1]) if within else 0) < size)
+    ends = list(itertools.accumulate(map(tokenizer.sizes.__getitem__, tokens), initial=0))
+    within = bisect_right(ends, size) - 1
+    return _Text(tokens, within, straddles=ends[within] < size)
 
 
 def _pairs(questions: Sequence[Question], tokenizer: Tokenizer) -> Iterator[list[_Text]]:

@@ -146,7 +146,7 @@ def _fitted(prompt: list[int], room: int, encoding: Encoding, name: str) -> list
 
 def check_bytes(text: str, ids: Sequence[int], tokenizer: Tokenizer, name: str) -> None:
     """Raises ModelError unless the tokens add up to the text."""
-    size, found = len(text.encode()), int(tokenizer.num_bytes[list(ids)].sum())
+    size, found = len(text.encode()), sum(map(tokenizer.sizes.__getitem__, ids))
     if found != size:
         raise ModelError(
             f"the tokenizer loses text: the tokens of {name} stand for {found} of its {size} bytes",

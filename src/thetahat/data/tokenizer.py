@@ -49,6 +49,11 @@ class Tokenizer:
         """The ids of each text, without anything in front or behind."""
         return [encoding.ids for encoding in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    @cached_property
+    def sizes(self) -> list[int]:
+        """`num_bytes` as a list, for the few tokens of one text."""
+        return self.num_bytes.tolist()
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text behind ids, decoded all at once, since a character may span several; special tokens have none."""
         return self._inner.decode(list(ids), skip_special_tokens=True)
