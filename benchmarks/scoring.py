@@ -2,10 +2,13 @@
 
     pip install -e ".[eval]" transformers
     python benchmarks/scoring.py TEXT... [--vocab-size 8192] [--documents 192] [--repeats 5] [--out results.json]
+    ... --device cuda --dtype bfloat16 --documents 3000
 
 A decoder with random weights is written into transformers' Qwen3, whose shape it has. Both sides get texts and give a
 log-likelihood for each, tokenisation included; nothing is timed unless the models agree in float64 to 1e-4 nats a text.
-Each side is timed at every batch size, and again at its best one in alternation. Memory: a process each.
+lm-eval can be asked in two ways: for rolling likelihoods, which it reads in the order they came, and for likelihoods of
+a continuation of nothing, which it sorts by length. Each side is timed at every batch size, and again at its best one,
+all in turns; ratios are to the faster way. Memory: a process each.
 """
 
 import argparse
@@ -18,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,8 +41,8 @@ from thetahat.model.decoder import Decoder
 from thetahat.model.init import initialize
 from thetahat.model.precision import Dtype
 
-CONTEXT, THREADS = 512, 2
-BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+CONTEXT = 512
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 SHAPE = DecoderConfig(num_layers=8, width=512, num_heads=8, num_kv_heads=4, head_width=64, inner_width=1408)
 NAMES = {  # ours: transformers'
     "embedding.": "model.embed_tokens.",
@@ -57,6 +61,14 @@ NAMES = {  # ours: transformers'
     "head.": "lm_head.",
 }
 Scorer = Callable[[list[str], int], list[float]]
+
+
+@dataclass(frozen=True)
+class Where:
+    """What both sides run on, and in which arithmetic: weights of float32 or, for lm-eval, of `dtype`."""
+
+    device: str = "cpu"
+    dtype: Dtype = "float32"
 
 
 def our_model(tokenizer: Tokenizer) -> Decoder:
@@ -78,20 +90,20 @@ def their_name(name: str) -> str:
     return name
 
 
-def ours(folder: Path, dtype: Dtype = "float32") -> Scorer:
-    tokenizer = load_tokenizer(folder / "tokenizer.json")
-    model = our_model(tokenizer).to(getattr(torch, dtype))
+def ours(folder: Path, where: Where) -> Scorer:
+    tokenizer, device = load_tokenizer(folder / "tokenizer.json"), torch.device(where.device)
+    model = our_model(tokenizer).to(device, torch.float64 if where.dtype == "float64" else torch.float32)
 
     def score(texts: list[str], batch_size: int) -> list[float]:
         questions = [question([""], [text], 0, Record("", str(i), str(i), "")) for i, text in enumerate(texts)]
         corpus = ask_questions(questions, tokenizer, Asking(context=CONTEXT)).corpus
-        how = Policy(CONTEXT, CONTEXT, batch_size, dtype)
-        return score_corpus(model, corpus, how, World(), torch.device("cpu")).log_prob.tolist()
+        how = Policy(CONTEXT, CONTEXT, batch_size, where.dtype)
+        return score_corpus(model, corpus, how, World(), device).log_prob.tolist()
 
     return score
 
 
-def harness_of(folder: Path) -> Any:
+def harness_of(folder: Path, where: Where) -> Any:
     from lm_eval.models.huggingface import HFLM
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -112,14 +124,15 @@ def harness_of(folder: Path) -> Any:
     )
     model = Qwen3ForCausalLM(config).eval()
     model.load_state_dict({their_name(name): tensor for name, tensor in our_model(inner).state_dict().items()})
+    model = model.to(where.device, getattr(torch, where.dtype))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"), eos_token=END_OF_TEXT, bos_token=END_OF_TEXT
     )
-    return HFLM(pretrained=model, tokenizer=tokenizer, max_length=CONTEXT, device="cpu")
+    return HFLM(pretrained=model, tokenizer=tokenizer, max_length=CONTEXT, device=where.device)
 
 
-def theirs(folder: Path) -> Scorer:
-    harness = harness_of(folder)
+def rolling(folder: Path, where: Where) -> Scorer:
+    harness = harness_of(folder, where)
 
     def score(texts: list[str], batch_size: int) -> list[float]:
         harness.batch_size_per_gpu = batch_size
@@ -128,11 +141,21 @@ def theirs(folder: Path) -> Scorer:
     return score
 
 
+def continued(folder: Path, where: Where) -> Scorer:
+    harness = harness_of(folder, where)
+
+    def score(texts: list[str], batch_size: int) -> list[float]:
+        harness.batch_size_per_gpu = batch_size
+        requests = [SimpleNamespace(args=("", text)) for text in texts]
+        return [found for found, _ in harness.loglikelihood(requests, disable_tqdm=True)]
+
+    return score
+
+
 @torch.no_grad()
 def their_sums(folder: Path, texts: list[str]) -> list[float]:
     """Of their model in float64, but for its norms, which are float32 whatever the model is."""
-    harness = harness_of(folder)
-    harness.model.double()
+    harness = harness_of(folder, Where(dtype="float64"))
     found: list[float] = []
     for text in texts:
         ids = torch.tensor([[harness.prefix_token_id, *harness.tok_encode(text)]])
@@ -141,7 +164,8 @@ def their_sums(folder: Path, texts: list[str]) -> list[float]:
     return found
 
 
-SIDES = {"thetahat": ours, "lm-eval hf": theirs}
+OURS = "thetahat"
+SIDES = {OURS: ours, "lm-eval hf, rolling": rolling, "lm-eval hf, continued": continued}
 
 
 def documents(text: str, number: int) -> list[str]:
@@ -173,9 +197,10 @@ def swept(score: Scorer, texts: list[str], num_tokens: int) -> dict[int, float]:
     return rates
 
 
-def memory(side: str, folder: Path, batch_size: int) -> dict[str, float]:
+def memory(side: str, folder: Path, batch_size: int, where: Where) -> dict[str, float]:
     """Peak MiB of a process of its own, above what stands there once the model has read one short text."""
     command = [sys.executable, __file__, "--only", side, "--folder", str(folder), "--batch-size", str(batch_size)]
+    command += ["--device", where.device, "--dtype", where.dtype]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -186,27 +211,40 @@ def resident(name: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
-def only(side: str, folder: Path, batch_size: int) -> None:
+def only(side: str, folder: Path, batch_size: int, where: Where) -> None:
     texts = json.loads((folder / "texts.json").read_text())
-    score = SIDES[side](folder)
+    score = SIDES[side](folder, where)
     score(texts[:1], 1)
-    loaded = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew; ru_maxrss would be the parent's
-    score(texts, batch_size)
-    peak = resident("VmHWM")
+    if where.device == "cpu":
+        loaded = resident("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew; ru_maxrss would be the parent's
+        score(texts, batch_size)
+        peak = resident("VmHWM")
+    else:
+        torch.cuda.reset_peak_memory_stats()
+        loaded = torch.cuda.memory_allocated() / 2**20
+        score(texts, batch_size)
+        peak = torch.cuda.max_memory_allocated() / 2**20
     print(json.dumps({"loaded_mib": loaded, "peak_mib": peak, "above_mib": peak - loaded}))
 
 
-def compare(folder: Path, texts: list[str], repeats: int) -> dict[str, object]:
+def check_models(folder: Path, texts: list[str]) -> float:
+    """The largest difference of a text's log-likelihood in float64; SystemExit where they are not the same model."""
+    checked = sorted(texts, key=len)[:: max(1, len(texts) // 24)]
+    found = ours(folder, Where(dtype="float64"))(checked, 8)
+    gap = float(np.abs(np.array(found) - their_sums(folder, checked)).max())
+    if gap > 1e-4:
+        raise SystemExit(f"not the same model: {gap} nats apart")
+    return gap
+
+
+def compare(folder: Path, texts: list[str], repeats: int, where: Where) -> dict[str, object]:
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     sizes = [len(ids) for ids in tokenizer.encode(texts)]
     num_tokens = sum(sizes)
-    scorers = {side: build(folder) for side, build in SIDES.items()}
+    gap = check_models(folder, texts)
+    scorers = {side: build(folder, where) for side, build in SIDES.items()}
     found = {side: np.array(score(texts, 8)) for side, score in scorers.items()}
-    checked = sorted(texts, key=len)[:: max(1, len(texts) // 24)]
-    gap = float(np.abs(np.array(ours(folder, "float64")(checked, 8)) - their_sums(folder, checked)).max())
-    if gap > 1e-4:
-        raise SystemExit(f"not the same model: {gap} nats apart")
     sweep = {side: swept(score, texts, num_tokens) for side, score in scorers.items()}
     best = {side: max(sweep[side], key=lambda size: sweep[side][size]) for side in SIDES}
     times: dict[str, list[float]] = {side: [] for side in SIDES}
@@ -214,22 +252,24 @@ def compare(folder: Path, texts: list[str], repeats: int) -> dict[str, object]:
         for side, score in scorers.items():
             times[side].append(num_tokens / seconds(score, texts, best[side]))
     medians = {side: statistics.median(rates) for side, rates in times.items()}
-    ratios = [ours / peer for ours, peer in zip(times["thetahat"], times["lm-eval hf"], strict=True)]
+    peer = max(SIDES.keys() - {OURS}, key=lambda side: medians[side])
+    ratios = [ours / theirs for ours, theirs in zip(times[OURS], times[peer], strict=True)]
     return {
         "num_documents": len(texts),
         "num_tokens": num_tokens,
         "longest": max(sizes),
         "shortest": min(sizes),
         "max_difference_nats_float64": gap,
-        "max_difference_nats_float32": float(np.abs(found["thetahat"] - found["lm-eval hf"]).max()),
+        f"max_difference_nats_{where.dtype}": float(np.abs(found[OURS] - found[peer]).max()),
         "sweep_tokens_per_second": sweep,
         "best_batch_size": best,
         "tokens_per_second": times,
         "median_tokens_per_second": medians,
-        "ratio": medians["thetahat"] / medians["lm-eval hf"],
+        "peer": peer,
+        "ratio": medians[OURS] / medians[peer],
         "ratio_min_max": [min(ratios), max(ratios)],
-        "memory": {side: memory(side, folder, best[side]) for side in SIDES},
-        "memory_at_16": {side: memory(side, folder, 16) for side in SIDES},
+        "memory": {side: memory(side, folder, best[side], where) for side in SIDES},
+        "memory_at_16": {side: memory(side, folder, 16, where) for side in SIDES},
     }
 
 
@@ -239,14 +279,18 @@ def main() -> None:
     parser.add_argument("--vocab-size", type=int, default=8192)
     parser.add_argument("--documents", type=int, default=192)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", choices=SIDES)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--batch-size", type=int, default=16)
     asked = parser.parse_args()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(asked.threads)
+    where = Where(asked.device, asked.dtype)
     if asked.only:
-        only(asked.only, asked.folder, asked.batch_size)
+        only(asked.only, asked.folder, asked.batch_size, where)
         return
     text = "".join(map(read, asked.texts))
     with tempfile.TemporaryDirectory() as name:
@@ -255,9 +299,10 @@ def main() -> None:
         (folder / "tokenizer.json").write_text(tokenizer.to_json())
         texts = documents(text, asked.documents)
         (folder / "texts.json").write_text(json.dumps(texts))
-        found = compare(folder, texts, asked.repeats)
+        found = compare(folder, texts, asked.repeats, where)
     versions = {name: __import__(name).__version__ for name in ("torch", "transformers")}
-    machine = {"machine": platform.processor() or platform.machine(), "threads": THREADS, **versions}
+    chip = platform.processor() or platform.machine() if where.device == "cpu" else torch.cuda.get_device_name()
+    machine = {"machine": chip, "threads": asked.threads, "dtype": where.dtype, **versions}
     shape = {"vocab_size": tokenizer.vocab_size, "context": CONTEXT, "parameters": num_parameters(tokenizer)}
     report = json.dumps({**machine, **shape, **found}, indent=1)
     print(report)

@@ -118,6 +118,17 @@ def test_windows_read_together_say_what_each_alone_says(name, padded, tmp_path, 
         assert np.array_equal(found.context_length, alone.context_length)
 
 
+def test_groups_read_in_a_row_say_what_each_says_alone(tmp_path):
+    _, corpus, policy, (model, _) = asked("causal on pairs", tmp_path)
+    reader = Reader(model, corpus, change(policy, batch_size=1), CPU)
+    numbers = list(range(len(reader.groups)))[1:]
+    found = list(reader.answers(numbers))
+    assert [number for number, _ in found] == numbers
+    for number, answers in found:
+        assert all(map(np.array_equal, answers, reader.read(number)))
+    assert list(reader.answers([])) == []
+
+
 def test_rows_are_as_wide_as_a_multiple_of_a_vector(tmp_path, monkeypatch):
     _, corpus, policy, (model, _) = asked("causal on texts", tmp_path)
     widths = []
