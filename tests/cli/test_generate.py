@@ -85,6 +85,7 @@ def test_both_commands_have_the_same_options_of_writing():
         (["--beams", "-2"], "num_beams=-2 does not fit"),
         (["--beams", "2", "--length-exponent", "-1"], "length_exponent=-1.0 does not fit"),
         (["--beams", "2", "max_tokens=0"], "max_tokens=0 does not fit"),
+        (["--beams", "2", "--top-k", "3", "seed=1"], "--top-k and --seed came with --beams, which draws nothing"),
         (["top_k=some"], "top_k='some' does not fit"),
         (["max_steps=4"], "max_steps does not change how a trained model is asked"),
     ],

@@ -36,6 +36,25 @@ def sequences(found):
     return named
 
 
+def paths(found):
+    """The same where choices share what they come after: each span behind those that it continues."""
+    corpus, named, above = found.corpus, {}, []
+    for span in range(len(corpus.lengths)):
+        place = np.arange(corpus.offsets[span], corpus.offsets[span + 1])
+        own = list(zip(corpus.span(span).tolist(), corpus.part_of(place).tolist(), strict=True))
+        parent = int(corpus.column["spans.parent"][span])
+        path = above[span - parent][:-1] + own if parent else own
+        if parent:  # the last token of the parent once more, at the same position
+            assert own[0] == above[span - parent][-1]
+            assert corpus.column["spans.position"][span] == len(above[span - parent]) - 1
+        above.append(path)
+        for part in {part for _, part in own[1:] if not corpus.column["parts.is_prompt"][part]}:
+            split = [one for _, one in path].index(part)
+            tokens = [token for token, _ in path]
+            named[corpus.part(part).name] = tokens[:split], tokens[split:]
+    return named
+
+
 def bytes_of(tokens):
     return int(TOKENIZER.num_bytes[tokens].sum())
 
@@ -60,6 +79,34 @@ def test_the_span_of_a_choice_is_cut_from_one_tokenisation_by_bytes(context, cho
             assert parts[f"alone-{index}"] == ([END], span)
     assert len(starts) == 1  # all are continuations of the same tokens
     assert found.straddling == (straddling,)
+
+
+@given(
+    contexts=st.lists(
+        st.sampled_from(["", "the whale", "the whale and", "the sea, the whale"]), min_size=1, max_size=4
+    ),
+    choices=st.lists(WRITING, min_size=4, max_size=4),
+    alone=st.booleans(),
+)
+def test_what_choices_share_is_read_once_and_each_is_asked_as_before(contexts, choices, alone):
+    choices = choices[: len(contexts)]
+    apart, shared = (asked(contexts, choices, alone=alone, shares=shares) for shares in (False, True))
+    assert paths(shared) == sequences(apart)
+    assert shared.straddling == apart.straddling
+    assert shared.counted_context == apart.counted_context
+    sizes = [int((found.corpus.lengths - 1).sum()) for found in (apart, shared)]
+    assert sizes[1] <= sizes[0]
+    if len(contexts) > 1 and len(set(contexts)) == 1 and contexts[0]:
+        given_tokens = len(sequences(apart)["choice-0"][0]) - 1
+        assert sizes[0] - sizes[1] == max(given_tokens, 0) * (len(contexts) - 1)
+
+
+def test_choices_that_do_not_fit_together_are_asked_one_by_one():
+    context, choices = "the whale and the sea", ["a sea", "the sea"]
+    longest = max(len(given) + len(span) - 1 for given, span in sequences(asked([context] * 2, choices)).values())
+    tight, wide = (asked([context] * 2, choices, alone=False, shares=True, context=longest + more) for more in (0, 9))
+    assert [len(found.corpus.lengths) for found in (tight, wide)] == [2, 3]
+    assert paths(tight) == paths(wide)
 
 
 def test_a_token_that_straddles_counts_with_the_choice_and_is_counted():

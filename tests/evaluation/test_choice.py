@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace as change
 
 import pytest
 import torch
@@ -46,6 +47,28 @@ def answered(asked, model=MODEL, policy=POLICY):
     likelihoods = score_corpus(model, asked.corpus, policy, World(), CPU)
     rows = ledger_rows(likelihoods, asked.corpus)
     return answers(asked, likelihoods, rows), rows
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_choices_read_in_one_tree_are_as_likely_as_each_alone(deterministic):
+    items = [
+        (["the whale, the sea and"] * 3, [" a ship", " the captain", " sails at night"], 1, "one"),
+        (["the captain", "the captain that"], [" sails", " sails"], 0, "two"),
+        (["", ""], ["the sea and the sea", "a whale"], 0, "three"),
+        (["the ship"], [" and"], 0, "four"),
+    ]
+    apart, shared = (asked_of(items, shares=shares) for shares in (False, True))
+    assert (shared.corpus.lengths - 1).sum() < (apart.corpus.lengths - 1).sum()
+    for batch_size in (1, 64):
+        policy = change(POLICY, deterministic=deterministic, batch_size=batch_size)
+        (one, one_rows), (other, other_rows) = (answered(asked, policy=policy) for asked in (apart, shared))
+        found = {(row.id, row.part): row for row in other_rows}
+        assert len(found) == len(one_rows)
+        for row in one_rows:
+            same = found[row.id, row.part]
+            assert same.log_prob == pytest.approx(row.log_prob, rel=1e-12)
+            assert (same.num_tokens, same.context_length) == (row.num_tokens, row.context_length)
+        assert accuracies(one) == accuracies(other)
 
 
 def oracle(tokens, first):

@@ -243,7 +243,7 @@ def test_another_dtype_is_no_other_policy():
 
 
 def test_turns_read_in_one_pass_and_alone_are_compared():
-    assert policies(POLICY, f"{POLICY}, turns in one pass", "in part through windows or limits")
+    assert policies(POLICY, f"{POLICY}, parts in one pass", "in part through windows or limits")
 
 
 def test_another_window_counts_only_where_a_document_is_not_read_whole():

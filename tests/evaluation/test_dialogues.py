@@ -134,8 +134,8 @@ def test_one_pass_reads_less_and_is_said_where_it_happens():
     one, apart = (corpus_of(records, "chatml", shares=shares) for shares in (True, False))
     sizes = [plan_scoring(corpus, 512, 256).pieces.size.sum() for corpus in (one, apart)]
     assert sizes[0] < sizes[1] / 1.5
-    assert POLICY.describe(one) == f"{POLICY.describe(apart)}, turns in one pass"
-    assert not corpus_of(records[1:], "chatml", shares=True).reads_turns_together
+    assert POLICY.describe(one) == f"{POLICY.describe(apart)}, parts in one pass"
+    assert not corpus_of(records[1:], "chatml", shares=True).reads_parts_together
 
 
 def test_a_tree_that_does_not_fit_is_no_tree_of_this_context():
@@ -155,7 +155,7 @@ def test_only_a_causal_decoder_reads_held_out_turns_together(name, tmp_path, mon
     config = config_of(name, tmp_path)
     config = change_config(config, data=change_config(config.data, held_out="hash:0.3"))
     held_out = prepare(config, tmp_path, World()).held_out
-    assert held_out.reads_turns_together == FAMILIES[name]
+    assert held_out.reads_parts_together == FAMILIES[name]
 
 
 def test_a_dialogue_of_which_nothing_is_asked_is_an_error_or_left_out_and_counted():

@@ -9,7 +9,6 @@ from thetahat.data.pack import Pieces
 from thetahat.evaluation.grouping import ALIKE, WIDTHS, end_to_end, one_by_one, side_by_side
 
 UNITS = st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=3), max_size=40)  # the sizes of each unit's pieces
-SIZES = st.lists(st.integers(1, 90), max_size=40)
 
 
 def pieces_of(units, *, sources=False):
@@ -68,14 +67,17 @@ def test_one_by_one_stands_each_unit_alone_the_widest_first(units):
     assert widths == sorted(widths, reverse=True)
 
 
-@given(SIZES, st.integers(1, 200))
-def test_end_to_end_rows_hold_what_fits_or_a_single_piece(sizes, room):
-    pieces = pieces_of([[size] for size in sizes])
-    packed, groups = end_to_end(pieces, room)
-    assert sorted(packed.span.tolist()) == list(range(len(sizes)))
-    assert [index for group in groups for index in group] == list(range(len(sizes)))
-    for number, group in enumerate(groups):
+@given(UNITS, st.integers(1, 200))
+def test_end_to_end_rows_hold_what_fits_or_a_single_unit(units, room):
+    packed, groups = end_to_end(pieces_of(units), room)
+    assert sorted(packed.span.tolist()) == list(range(len(packed)))
+    assert [index for group in groups for index in group] == list(range(len(packed)))
+    assert packed.num_rows == len(groups)
+    in_rows = [[sum(units[unit]) for unit in of_row] for of_row in units_of(packed, groups)]
+    for number, (group, sizes) in enumerate(zip(groups, in_rows, strict=True)):
         assert set(packed.row[group]) == {number}
-        assert len(group) == 1 or packed.size[group].sum() <= room
-    for group, after in itertools.pairwise(groups):
-        assert packed.size[group].sum() + packed.size[after[0]] > room
+        assert len(sizes) == 1 or sum(sizes) <= room
+    for sizes, after in itertools.pairwise(in_rows):
+        assert sum(sizes) + after[0] > room
+    flat = [size for sizes in in_rows for size in sizes]
+    assert flat == sorted(flat, reverse=True)

@@ -18,6 +18,7 @@ from tests.oracles import decoder as decoder_oracle, encoder as encoder_oracle, 
 from tests.verbs.test_families import config_of
 from thetahat.distribution.world import World
 from thetahat.evaluation import likelihood
+from thetahat.evaluation.grouping import side_by_side
 from thetahat.evaluation.journal import FolderJournal
 from thetahat.evaluation.likelihood import (
     Abandoned,
@@ -109,7 +110,7 @@ def test_windows_read_together_say_what_each_alone_says(name, padded, tmp_path, 
     _, corpus, policy, (_, exact) = asked(name, tmp_path, "float64")
     alone = score_corpus(exact, corpus, change(policy, dtype="float64", deterministic=True), World(), CPU)
     if padded:  # as on a GPU
-        monkeypatch.setattr(likelihood, "_stands_apart", lambda corpus, policy: False)
+        monkeypatch.setattr(likelihood, "end_to_end", lambda pieces, room: (pieces, side_by_side(pieces, room)))
     for batch_size in (1, 3, 64):
         together = change(policy, dtype="float64", batch_size=batch_size)
         assert len(Reader(exact, corpus, together, CPU).groups) < len(corpus.lengths)

@@ -7,12 +7,14 @@ import typer
 from thetahat.cli.decoding import Beams, LengthExponent, MaxTokens, Seed, TopK, TopP, how_to_write, temperature
 from thetahat.cli.words import Quiet, emit, escape, listen_to_library, say, split_words
 
+TEMPERATURE = 0.7
+
 
 def chat(
     words: list[str] = typer.Argument(metavar="MODEL [KEY=VALUE]..."),
     system: str = typer.Option("", help="What the system says first."),
     max_tokens: int = MaxTokens,
-    temperature: float = temperature(0.7),
+    temperature: float = temperature(TEMPERATURE),
     top_k: int = TopK,
     top_p: float = TopP,
     seed: int = Seed,
@@ -30,7 +32,7 @@ def chat(
     if len(names) != 1:
         raise ConfigError(f"{len(names)} models came", allowed="one", cure="thetahat chat runs/NAME")
     chosen = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    how, pairs = how_to_write(chosen, beams, length_exponent, pairs)
+    how, pairs = how_to_write(chosen, beams, length_exponent, pairs, TEMPERATURE)
     loaded = load(names[0], tuple(pairs))
     messages = [{"role": "system", "content": system}] if system else []
     while (line := _ask()).strip():

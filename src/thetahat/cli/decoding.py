@@ -22,10 +22,14 @@ def temperature(default: float) -> Any:
 
 
 def how_to_write(
-    sampling: dict[str, Any], beams: int, length_exponent: float, pairs: list[str]
+    sampling: dict[str, Any], beams: int, length_exponent: float, pairs: list[str], usual: float
 ) -> tuple["Sampling | Beam", list[str]]:
-    """What the options mean, and the KEY=VALUE pairs that are not about it: `top_k=5` is `--top-k 5`."""
+    """What the options mean, and the KEY=VALUE pairs that are not about it: `top_k=5` is `--top-k 5`.
+
+    `usual` is the temperature where none is asked for: beams have no use for another, nor for what else draws.
+    """
     from thetahat.core.config import from_plain, override
+    from thetahat.core.errors import ConfigError
     from thetahat.evaluation.beam import Beam
     from thetahat.evaluation.generate import Sampling
 
@@ -34,5 +38,12 @@ def how_to_write(
     drawn = override(from_plain(sampling, Sampling), named)
     if not beams:
         return drawn, others
+    unused = {"temperature": usual, "top_k": TopK.default, "top_p": TopP.default, "seed": Seed.default}
+    if ignored := [f"--{name.replace('_', '-')}" for name in unused if getattr(drawn, name) != unused[name]]:
+        raise ConfigError(
+            f"{' and '.join(ignored)} came with --beams, which draws nothing",
+            allowed="--max-tokens and --length-exponent",
+            cure=f"without {'it' if len(ignored) == 1 else 'them'}, or without --beams",
+        )
     widths = {"num_beams": beams, "length_exponent": length_exponent, "max_tokens": drawn.max_tokens}
     return from_plain(widths, Beam), others

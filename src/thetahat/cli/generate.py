@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from thetahat.evaluation.generate import Sampling
     from thetahat.verbs.load import Loaded
 
+TEMPERATURE = 1.0
+
 
 def generate(
     words: list[str] = typer.Argument(metavar="MODEL [KEY=VALUE]..."),
@@ -25,7 +27,7 @@ def generate(
         None, help="Where the answers to --prompts are written; without it standard output.", show_default=False
     ),
     max_tokens: int = MaxTokens,
-    temperature: float = temperature(1.0),
+    temperature: float = temperature(TEMPERATURE),
     top_k: int = TopK,
     top_p: float = TopP,
     seed: int = Seed,
@@ -52,7 +54,7 @@ def generate(
     if out and not prompts:
         raise ConfigError(f"--out {out} without --prompts", cure="--prompts FILE.jsonl --out FILE, or > FILE")
     chosen = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    how, pairs = how_to_write(chosen, beams, length_exponent, pairs)
+    how, pairs = how_to_write(chosen, beams, length_exponent, pairs, TEMPERATURE)
     if out:
         check_out(out)
     text = _unicode(sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt))

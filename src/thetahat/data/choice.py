@@ -14,6 +14,7 @@ from thetahat.data.encoded import Asked, Encoded, Layout, Span
 from thetahat.data.question import Question
 from thetahat.data.record import Record
 from thetahat.data.tokenizer import Tokenizer
+from thetahat.data.tree import Tree
 
 CHOICE, ALONE = "choice-{}", "alone-{}"  # parts of a record, rows of a ledger
 
@@ -28,6 +29,9 @@ class Asking:
     delimiter: str = " "  # between a context and a choice where neither brings a blank there; it counts with the choice
     over_long: Literal["error", "truncate-left", "window"] = "error"  # what becomes of a text that needs more positions
     alone: bool = True  # whether each choice is also asked without its context
+    shares: bool = (
+        False  # whether what choices have in common is read once, where all of a question fits: a causal model
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +132,25 @@ def _starts(question: Question, texts: Sequence[_Text]) -> list[int]:
 def _encode(question: Question, texts: Sequence[_Text], starts: Sequence[int], end: int, asking: Asking) -> Encoded:
     cut = _num_cut(question, texts, starts, asking)
     names = [CHOICE.format(index) for index in range(len(texts))]
-    sequences = [
-        _sequence(text.tokens[cut:start], text.tokens[start:], 1 + index, end, asking)
-        for index, (text, start) in enumerate(zip(texts, starts, strict=True))
-    ]
+    pairs = [(text.tokens[cut:start], text.tokens[start:]) for text, start in zip(texts, starts, strict=True)]
+    sequences = _sequences(pairs, end, asking)
     if asking.alone and len(texts) > 1 and any(starts):
         sequences += [
-            _sequence([], text.tokens[start:], 1 + len(texts) + index, end, asking)
-            for index, (text, start) in enumerate(zip(texts, starts, strict=True))
+            _sequence([], asked, 1 + len(texts) + index, end, asking) for index, (_, asked) in enumerate(pairs)
         ]
         names += [ALONE.format(index) for index in range(len(texts))]
     parts = Asked("context", is_prompt=True), *map(Asked, names)
     return Encoded(parts, tuple(sequences), prompt_cut=cut)
+
+
+def _sequences(pairs: Sequence[tuple[list[int], list[int]]], end: int, asking: Asking) -> list[tuple[Span, ...]]:
+    """Each choice behind its context, or all of them as one tree, in which what contexts share stands once."""
+    tree = Tree()
+    for index, (given, asked) in enumerate(pairs if asking.shares else ()):
+        tree.add([end, *given], asked, (0, 1 + index))
+    if asking.shares and tree.positions <= asking.context:
+        return list(tree.sequences())
+    return [_sequence(given, asked, 1 + index, end, asking) for index, (given, asked) in enumerate(pairs)]
 
 
 def _sequence(given: list[int], asked: list[int], part: int, end: int, asking: Asking) -> tuple[Span, ...]:

@@ -115,7 +115,7 @@ class Corpus:
         return int(self.column["parts.num_bytes"][~self.column["parts.is_prompt"]].sum())
 
     @property
-    def reads_turns_together(self) -> bool:
+    def reads_parts_together(self) -> bool:
         """Whether some sequence asks several parts, as that of a dialogue does whose turns are read in one pass."""
         num_asked = np.count_nonzero(self.part_tokens[~self.column["parts.is_prompt"]])
         return bool(num_asked > np.count_nonzero(np.diff(self.column["spans.sequence"], prepend=-1)))

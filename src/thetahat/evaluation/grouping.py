@@ -36,26 +36,39 @@ def side_by_side(pieces: Pieces, room: int) -> Groups:
 
 
 def end_to_end(pieces: Pieces, room: int) -> tuple[Pieces, Groups]:
-    """Pieces that stand alone, packed into rows of at most `room` positions (or of one piece), and each row's.
+    """Units packed into rows of at most `room` positions (or of one unit), and each row's pieces.
 
     The longest come first, and the rows are filled one after the other.
     """
-    order = np.argsort(-pieces.size, kind="stable")
-    row, used, number = np.zeros(len(pieces), np.int64), 0, 0
-    for place, size in enumerate(pieces.size[order].tolist()):
+    sizes = _sums(pieces.size, pieces)
+    order = np.argsort(-sizes, kind="stable")
+    row, used, number = np.zeros(len(order), np.int64), 0, 0
+    for place, size in enumerate(sizes[order].tolist()):
         if used and used + size > room:
             number, used = number + 1, 0
         row[place], used = number, used + size
-    packed = replace(take(pieces, order), row=row, num_rows=number + 1)
-    return packed, _split(np.arange(len(pieces)), np.searchsorted(row, np.arange(1, number + 1)))
+    edges = np.searchsorted(row, np.arange(1, number + 1))
+    groups = _of_units(pieces, order, edges)
+    counts = np.array([len(group) for group in groups], np.int64)
+    packed = replace(
+        take(pieces, np.concatenate([*groups, np.empty(0, np.int64)])),
+        row=np.repeat(np.arange(len(groups)), counts),
+        num_rows=len(groups),
+    )
+    return packed, _split(np.arange(len(pieces)), np.cumsum(counts)[:-1])
 
 
 def _widths(pieces: Pieces) -> Ints:
     """[units], positions of a row that holds each: the branches of a tree lie one behind the other."""
     widest = np.maximum(pieces.size, pieces.stop - pieces.start - 1)  # the size of a source is that of its targets
-    if units := pieces.unit_starts.tolist():
-        widest = np.maximum(np.maximum.reduceat(widest, units), np.add.reduceat(pieces.size, units))
+    if len(pieces):
+        widest = np.maximum(np.maximum.reduceat(widest, pieces.unit_starts), _sums(pieces.size, pieces))
     return -(-widest // WIDTHS) * WIDTHS
+
+
+def _sums(values: Ints, pieces: Pieces) -> Ints:
+    """[units], over the pieces of each."""
+    return np.add.reduceat(values, pieces.unit_starts) if len(pieces) else values
 
 
 def _of_units(pieces: Pieces, order: Ints, edges: Ints) -> Groups:

@@ -58,7 +58,7 @@ class Policy:
     def describe(self, corpus: Corpus) -> str:
         """As it is stored beside the numbers of a corpus."""
         how = f"window(stride={self.stride}), context={self.context}, dtype={self.dtype}"
-        how += ", turns in one pass" if corpus.reads_turns_together else ""
+        how += ", parts in one pass" if corpus.reads_parts_together else ""
         kind = kind_of(self.objective.factorization)
         masks = f", 1 in {self.passes} masked at once" if self.passes else ", each token masked alone"
         return {"causal": how, "masked": f"pseudo-likelihood{masks}, {how}"}.get(kind, f"{kind}, {how}")
@@ -121,8 +121,8 @@ def score_corpus(
     A document that fits into the context is read whole, a dialogue in one pass for all of its turns; of a longer one,
     strided windows are read and each token is scored in the window that gives it the most context. Sums are exact, so
     their order does not matter.
-    On a CPU short windows are packed into rows without padding. Elsewhere, and where a window is more than one piece,
-    those of much the same length are read side by side. In deterministic mode each is read alone, so that no product of
+    On a CPU windows are packed into rows without padding. Elsewhere, and where a source is read, those of much the same
+    length stand side by side. In deterministic mode each is read alone, so that no product of
     matrices knows what else is being scored.
     """
     reader = Reader(model, corpus, policy, device)
@@ -164,7 +164,7 @@ class Reader:
         room = min(room, ROOM_ON_CPU) if device.type == "cpu" else room
         if policy.deterministic:
             self.groups = one_by_one(self.plan.pieces)
-        elif device.type == "cpu" and _stands_apart(corpus, policy):
+        elif device.type == "cpu" and not _reads_source(policy):
             packed, self.groups = end_to_end(self.plan.pieces, room)
             self.plan = replace(self.plan, pieces=packed)
         else:
@@ -210,7 +210,7 @@ class Reader:
 
     def _width(self, index: Ints) -> int | None:
         """Positions of a row; where a source is read, both sides are as wide as they need."""
-        if kind_of(self.policy.objective.factorization) in {"conditional", "spans"}:
+        if _reads_source(self.policy):
             return None
         pieces = self.plan.pieces
         row = np.unique(pieces.row[index], return_inverse=True)[1]
@@ -269,10 +269,9 @@ def _places(corpus: Corpus, pieces: Pieces, index: NDArray[np.int64]) -> NDArray
     return (corpus.offsets[pieces.span] + pieces.start)[index][piece] + position
 
 
-def _stands_apart(corpus: Corpus, policy: Policy) -> bool:
-    """Whether no window has a source, branches or an open prefix, so that each is one piece that sees itself alone."""
-    kind = kind_of(policy.objective.factorization)
-    return kind in {"causal", "masked", "labels"} and not corpus.column["spans.parent"].any()
+def _reads_source(policy: Policy) -> bool:
+    """Whether an encoder reads something first, so that a window is two rows."""
+    return kind_of(policy.objective.factorization) in {"conditional", "spans"}
 
 
 def num_chunked(vocab_size: int, device: torch.device) -> int:

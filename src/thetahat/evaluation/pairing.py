@@ -18,7 +18,7 @@ _TEXTUAL = {
 """Of a row that is of the same text, whatever the model; what two that differ do."""
 
 WHOLE = "whole"  # what `read` says in the metadata of a ledger where nothing was out of sight
-_LAST_DIGITS = ("dtype=", "batch_size=", "turns in one pass")  # all that these words of a policy change
+_LAST_DIGITS = ("dtype=", "batch_size=", "parts in one pass")  # all that these words of a policy change
 _LIKELIHOODS = ("conditional", "prefix")  # like causal: log Pr of a text given what stands before it
 
 

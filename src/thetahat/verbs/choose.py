@@ -16,7 +16,7 @@ from thetahat.evaluation.interval import Interval
 from thetahat.evaluation.ledger import LedgerRow, write_ledger
 from thetahat.evaluation.likelihood import Likelihoods, ledger_rows, score_corpus
 from thetahat.evaluation.summary import Summary, summarize
-from thetahat.objective.config import Spans
+from thetahat.objective.config import Causal, Spans
 from thetahat.run.checkpoint import MODEL
 from thetahat.run.prepare import LAYOUTS
 from thetahat.verbs.load import Loaded, load
@@ -87,7 +87,8 @@ def asking_of(loaded: Loaded, **choices: Any) -> Asking:
     factorization, data = loaded.config.objective.factorization, loaded.config.data
     if isinstance(factorization, Spans):
         raise DataError("a model that fills spans has no likelihood of a choice", cure="a decoder or an encoder")
-    return Asking(LAYOUTS[kind_of(factorization)], data.context, data.source_room, **choices)
+    shares = isinstance(factorization, Causal)
+    return Asking(LAYOUTS[kind_of(factorization)], data.context, data.source_room, shares=shares, **choices)
 
 
 def score_questions(
