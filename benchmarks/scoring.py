@@ -7,8 +7,8 @@
 A decoder with random weights is written into transformers' Qwen3, whose shape it has. Both sides get texts and give a
 log-likelihood for each, tokenisation included; nothing is timed unless the models agree in float64 to 1e-4 nats a text.
 lm-eval can be asked in two ways: for rolling likelihoods, which it reads in the order they came, and for likelihoods of
-a continuation of nothing, which it sorts by length. Each side is timed at every batch size, and again at its best one,
-all in turns; ratios are to the faster way. Memory: a process each.
+a continuation of nothing, which it sorts by length. Each side has a process of its own, and is timed at every batch
+size, and again at its best one, all in turns; ratios are to the faster way. Memory: again a process each.
 """
 
 import argparse
@@ -164,7 +164,7 @@ def their_sums(folder: Path, texts: list[str]) -> list[float]:
     return found
 
 
-OURS = "thetahat"
+OURS, ANSWER = "thetahat", "answer: "
 SIDES = {OURS: ours, "lm-eval hf, rolling": rolling, "lm-eval hf, continued": continued}
 
 
@@ -181,26 +181,63 @@ def read(path: str) -> str:
     return (gzip.open(file).read() if file.suffix == ".gz" else file.read_bytes()).decode()
 
 
-def seconds(score: Scorer, texts: list[str], batch_size: int) -> float:
-    start = time.perf_counter()
-    score(texts, batch_size)
-    return time.perf_counter() - start
+class Worker:
+    """A side in a process of its own, which scores when it is told to."""
+
+    def __init__(self, side: str, folder: Path, where: Where, threads: int) -> None:
+        self.process = subprocess.Popen(
+            [*command_of(side, folder, where, threads), "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def score(self, batch_size: int) -> tuple[float, list[float]]:
+        """Seconds, and what was found."""
+        assert self.process.stdin
+        assert self.process.stdout
+        print(batch_size, file=self.process.stdin, flush=True)
+        for line in self.process.stdout:
+            if line.startswith(ANSWER):
+                found = json.loads(line.removeprefix(ANSWER))
+                return found["seconds"], found["log_probs"]
+        raise SystemExit("a side has ended")
 
 
-def swept(score: Scorer, texts: list[str], num_tokens: int) -> dict[int, float]:
+def command_of(side: str, folder: Path, where: Where, threads: int) -> list[str]:
+    options = {
+        "--only": side,
+        "--folder": folder,
+        "--device": where.device,
+        "--dtype": where.dtype,
+        "--threads": threads,
+    }
+    return [sys.executable, __file__, *(str(word) for pair in options.items() for word in pair)]
+
+
+def serve(side: str, folder: Path, where: Where) -> None:
+    texts, score = json.loads((folder / "texts.json").read_text()), SIDES[side](folder, where)
+    score(texts[:8], 8)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        found = score(texts, int(line))
+        print(ANSWER + json.dumps({"seconds": time.perf_counter() - start, "log_probs": found}), flush=True)
+
+
+def swept(worker: Worker, num_tokens: int) -> dict[int, float]:
     """Tokens per second at each batch size, until two in a row are a fifth below the best."""
     rates: dict[int, float] = {}
     for size in BATCH_SIZES:
-        rates[size] = num_tokens / seconds(score, texts, size)
+        rates[size] = num_tokens / worker.score(size)[0]
         if max(list(rates.values())[-2:]) < 0.8 * max(rates.values()):
             break
     return rates
 
 
-def memory(side: str, folder: Path, batch_size: int, where: Where) -> dict[str, float]:
+def memory(side: str, folder: Path, batch_size: int, where: Where, threads: int) -> dict[str, float]:
     """Peak MiB of a process of its own, above what stands there once the model has read one short text."""
-    command = [sys.executable, __file__, "--only", side, "--folder", str(folder), "--batch-size", str(batch_size)]
-    command += ["--device", where.device, "--dtype", where.dtype]
+    command = [*command_of(side, folder, where, threads), "--batch-size", str(batch_size)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -238,22 +275,24 @@ def check_models(folder: Path, texts: list[str]) -> float:
     return gap
 
 
-def compare(folder: Path, texts: list[str], repeats: int, where: Where) -> dict[str, object]:
+def compare(folder: Path, texts: list[str], repeats: int, where: Where, threads: int) -> dict[str, object]:
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     sizes = [len(ids) for ids in tokenizer.encode(texts)]
     num_tokens = sum(sizes)
     gap = check_models(folder, texts)
-    scorers = {side: build(folder, where) for side, build in SIDES.items()}
-    found = {side: np.array(score(texts, 8)) for side, score in scorers.items()}
-    sweep = {side: swept(score, texts, num_tokens) for side, score in scorers.items()}
+    workers = {side: Worker(side, folder, where, threads) for side in SIDES}
+    found = {side: np.array(worker.score(8)[1]) for side, worker in workers.items()}
+    sweep = {side: swept(worker, num_tokens) for side, worker in workers.items()}
     best = {side: max(sweep[side], key=lambda size: sweep[side][size]) for side in SIDES}
-    times: dict[str, list[float]] = {side: [] for side in SIDES}
+    rates: dict[str, list[float]] = {side: [] for side in SIDES}
     for _ in range(repeats):
-        for side, score in scorers.items():
-            times[side].append(num_tokens / seconds(score, texts, best[side]))
-    medians = {side: statistics.median(rates) for side, rates in times.items()}
+        for side, worker in workers.items():
+            rates[side].append(num_tokens / worker.score(best[side])[0])
+    medians = {side: statistics.median(some) for side, some in rates.items()}
     peer = max(SIDES.keys() - {OURS}, key=lambda side: medians[side])
-    ratios = [ours / theirs for ours, theirs in zip(times[OURS], times[peer], strict=True)]
+    ratios = [one / other for one, other in zip(rates[OURS], rates[peer], strict=True)]
+    for worker in workers.values():
+        worker.process.kill()
     return {
         "num_documents": len(texts),
         "num_tokens": num_tokens,
@@ -263,13 +302,13 @@ def compare(folder: Path, texts: list[str], repeats: int, where: Where) -> dict[
         f"max_difference_nats_{where.dtype}": float(np.abs(found[OURS] - found[peer]).max()),
         "sweep_tokens_per_second": sweep,
         "best_batch_size": best,
-        "tokens_per_second": times,
+        "tokens_per_second": rates,
         "median_tokens_per_second": medians,
         "peer": peer,
         "ratio": medians[OURS] / medians[peer],
         "ratio_min_max": [min(ratios), max(ratios)],
-        "memory": {side: memory(side, folder, best[side], where) for side in SIDES},
-        "memory_at_16": {side: memory(side, folder, 16, where) for side in SIDES},
+        "memory": {side: memory(side, folder, best[side], where, threads) for side in SIDES},
+        "memory_at_16": {side: memory(side, folder, 16, where, threads) for side in SIDES},
     }
 
 
@@ -284,11 +323,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", choices=SIDES)
+    parser.add_argument("--serve", action="store_true")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--batch-size", type=int, default=16)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     where = Where(asked.device, asked.dtype)
+    if asked.serve:
+        serve(asked.only, asked.folder, where)
+        return
     if asked.only:
         only(asked.only, asked.folder, asked.batch_size, where)
         return
@@ -299,7 +342,7 @@ def main() -> None:
         (folder / "tokenizer.json").write_text(tokenizer.to_json())
         texts = documents(text, asked.documents)
         (folder / "texts.json").write_text(json.dumps(texts))
-        found = compare(folder, texts, asked.repeats, where)
+        found = compare(folder, texts, asked.repeats, where, asked.threads)
     versions = {name: __import__(name).__version__ for name in ("torch", "transformers")}
     chip = platform.processor() or platform.machine() if where.device == "cpu" else torch.cuda.get_device_name()
     machine = {"machine": chip, "threads": asked.threads, "dtype": where.dtype, **versions}

@@ -34,7 +34,6 @@ from thetahat.evaluation.token_table import TOKEN_SCHEMA, token_table, write_tok
 from thetahat.model.build import build_model
 from thetahat.objective.config import Causal, Conditional, Labels, Masked
 from thetahat.objective.factorization import factor
-from thetahat.objective.log_prob import token_log_probs
 from thetahat.run.prepare import prepare
 
 CPU = torch.device("cpu")
@@ -258,19 +257,3 @@ def test_answers_of_another_key_and_damaged_ones_are_not_used(tmp_path):
     assert len(FolderJournal(tmp_path / "journal", "key").known()) > 0
     FolderJournal(tmp_path / "journal", "other").clear_others()
     assert FolderJournal(tmp_path / "journal", "key").known() == {}
-
-
-@given(
-    st.integers(1, 40), st.integers(2, 300), st.integers(0, 10**6), st.sampled_from(["float32", "float64", "bfloat16"])
-)
-def test_log_probabilities_in_place_are_the_reference_s(count, vocab_size, seed, dtype):
-    from thetahat.evaluation.likelihood import _chunk  # pyright: ignore[reportPrivateUsage]
-
-    draw = torch.Generator().manual_seed(seed)
-    logits = (5 * torch.randn(count, vocab_size, generator=draw)).to(getattr(torch, dtype))
-    targets = torch.randint(0, vocab_size, (count,), generator=draw)
-    expected = token_log_probs(logits, lambda logits: logits, targets).double()
-    is_missed = (logits > logits.gather(-1, targets[:, None])).any(-1)
-    log_probs, misses = _chunk(logits.clone(), targets)
-    torch.testing.assert_close(log_probs, expected, rtol=1e-6, atol=2e-6)
-    assert torch.equal(misses.bool(), is_missed)

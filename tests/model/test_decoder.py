@@ -84,6 +84,15 @@ def test_reading_through_the_cache_is_reading_at_once():
     torch.testing.assert_close(torch.cat(states), at_once, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_without_a_gradient_no_bit_is_another(dtype):
+    model = decoder(TINY, vocab_size=11).to(dtype)
+    inputs = causal(packed_of([[0, 3, 7, 1, 9, 10, 2], [5, 5, 1]], [[1.0] * 6, [1.0] * 2])).inputs
+    with torch.no_grad():
+        found = model.hidden(inputs)
+    assert torch.equal(found, model.hidden(inputs))
+
+
 def test_only_distance_matters_to_rotary_positions():
     model = decoder(TINY, vocab_size=11)
     batch = causal(packed_of([[0, 3, 7, 1, 9]], [[1.0] * 4]))

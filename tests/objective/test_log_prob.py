@@ -3,7 +3,8 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from thetahat.objective.log_prob import chunked_token_log_probs, token_log_probs
+from thetahat.objective import log_prob
+from thetahat.objective.log_prob import chunked_token_log_probs, judged, token_log_probs
 
 
 def example(num_tokens, seed, dtype, scale=3.0, vocab_size=37, width=8):
@@ -61,3 +62,39 @@ def test_chunks_never_hold_the_logits_of_all_tokens():
     chunked_token_log_probs(hidden, watched, targets, chunk_size=16).sum().backward()
     assert max(seen) == 16
     assert len(seen) == 8  # once forward, once again backward
+
+
+@given(
+    num_tokens=st.integers(0, 30),
+    vocab_size=st.integers(1, 60),
+    columns=st.sampled_from([1, 4, 16, 512]),
+    room=st.sampled_from([1, 7, 64, 4096]),
+    dtype=st.sampled_from(["float32", "float64", "bfloat16"]),
+    scale=st.sampled_from([0.1, 3.0, 100.0]),
+)
+def test_a_vocabulary_in_blocks_is_judged_as_the_whole(num_tokens, vocab_size, columns, room, dtype, scale):
+    draw = torch.Generator().manual_seed(num_tokens + 31 * vocab_size)
+    logits = (scale * torch.randn(num_tokens, vocab_size, generator=draw)).to(getattr(torch, dtype))
+    targets = torch.randint(0, vocab_size, (num_tokens,), generator=draw)
+    sizes = []
+
+    def some(h, which):
+        sizes.append(h[:, which].numel())
+        return h[:, which].clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log_prob, "COLUMNS", columns)
+        found, is_missed = judged(logits, some, targets, vocab_size, room)
+    expected = token_log_probs(logits.double(), lambda logits: logits, targets)
+    tight = 1e-13 if dtype == "float64" else 1e-6
+    torch.testing.assert_close(found, expected, rtol=tight, atol=tight)
+    assert torch.equal(is_missed, (logits > logits.gather(-1, targets[:, None])).any(-1))
+    assert max(sizes, default=0) <= max(room, columns)
+
+
+def test_a_nan_is_not_hidden_in_a_block():
+    hidden, head, targets = example(3, 0, torch.float32, vocab_size=40)
+    broken = head.detach().clone()
+    broken[33] = float("nan")
+    found, _ = judged(hidden, lambda h, which: h @ broken[which].T, targets, 40, 8)
+    assert found.isnan().all()

@@ -25,11 +25,12 @@ from thetahat.evaluation.interval import BLOCK_TOKENS, exact_sum
 from thetahat.evaluation.ledger import LedgerRow, blocks_of
 from thetahat.model.precision import Dtype, computing_in
 from thetahat.objective.config import Masked, ObjectiveConfig
+from thetahat.objective.log_prob import judged
 from thetahat.objective.objective import Model
 from thetahat.objective.scoring import questions
 
 LOGITS_ON_CPU, LOGITS_ON_GPU = 2**20, 2**27  # that exist at once: 4 and 512 MiB in float32
-ROOM_ON_CPU = 1024  # positions that are read at once: enough for full speed, in little memory
+ROOM_ON_CPU = 2048  # positions that are read at once: enough for full speed, in little memory
 
 _CAUSAL = ObjectiveConfig()
 
@@ -200,9 +201,9 @@ class Reader:
         found: list[Callable[[], Answers]] = []
         for batch in questions(packed, policy.objective, self.corpus.symbols, policy.passes, self._width(index)):
             asked = (batch.weights.flatten() > 0).nonzero()[:, 0]
-            size = num_chunked(self.corpus.symbols.vocab_size, self.device)
+            room = LOGITS_ON_CPU if self.device.type == "cpu" else LOGITS_ON_GPU
             with computing_in(policy.dtype, self.device):
-                values = later(_values(self.model, batch.map(move), move(asked), size))
+                values = later(_values(self.model, batch.map(move), move(asked), room))
             seen = context_lengths(batch, masks=isinstance(policy.objective.factorization, Masked))
             where, seen = (tensor.flatten()[asked].numpy() for tensor in (batch.origin, seen))
             found.append(partial(_answers, token[where], seen, values))
@@ -274,26 +275,12 @@ def _reads_source(policy: Policy) -> bool:
     return kind_of(policy.objective.factorization) in {"conditional", "spans"}
 
 
-def num_chunked(vocab_size: int, device: torch.device) -> int:
-    """How many tokens have logits at once: so many that these take the same memory for every vocabulary."""
-    room = LOGITS_ON_CPU if device.type == "cpu" else LOGITS_ON_GPU
-    return max(room // vocab_size // WIDTHS, 1) * WIDTHS
-
-
-def _values(model: Model, batch: Batch, asked: Int[Tensor, " n"], size: int) -> Float[Tensor, "2 n"]:
-    """The log-probability of each target that is asked, and 1 where another token is likelier, a chunk at a time."""
+def _values(model: Model, batch: Batch, asked: Int[Tensor, " n"], room: int) -> Float[Tensor, "2 n"]:
+    """The log-probability of each target that is asked, and 1 where another token is likelier."""
     padded = torch.nn.functional.pad(asked, (0, -len(asked) % WIDTHS))  # with the first place, for the kernels' sake
     hidden_ND, targets_N = model.hidden(batch.inputs).flatten(0, 1)[padded], batch.targets.flatten()[padded]
-    chunks = zip(hidden_ND.split(size), targets_N.split(size), strict=True)
-    return torch.cat([_chunk(model.logits(hidden), targets) for hidden, targets in chunks], dim=1)[:, : len(asked)]
-
-
-def _chunk(logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"]) -> Float[Tensor, "2 N"]:
-    """What `token_log_probs` says, and whether another token is likelier, in the memory of the logits themselves."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    target, largest = logits.gather(-1, targets[:, None])[:, 0], logits.amax(-1)
-    log_sum = logits.sub_(largest[:, None]).exp_().sum(-1).log_().add_(largest)
-    return torch.stack([(target - log_sum).to(torch.float64), (largest > target).to(torch.float64)])
+    found = judged(hidden_ND, model.logits, targets_N, model.num_outputs, room)
+    return torch.stack([found[0], found[1].double()])[:, : len(asked)]
 
 
 def bytes_of(likelihoods: Likelihoods, corpus: Corpus) -> NDArray[np.int64]:

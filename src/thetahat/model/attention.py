@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from thetahat.core.visibility import Visibility
+from thetahat.model.blockwise import attend_blockwise, suits_blocks
 from thetahat.model.cache import LayerCache
 from thetahat.model.config import TransformerConfig
 from thetahat.model.flex import attend_in_blocks, obstacle
@@ -99,10 +100,13 @@ def _is_full(piece: Int[Tensor, "B T"]) -> bool:
 def attend_under(mask: Bool[Tensor, "B T S"] | None, *, is_causal: bool = False) -> Attend:
     """Attention where `mask` is true; without one everywhere, or to what came before."""
     mask_B1TS = None if mask is None else mask[:, None]
+    may_take_blocks = is_causal and mask is None and not torch.is_grad_enabled()
 
     def attend(
         q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G S K"], v: Float[Tensor, "B G S K"]
     ) -> Float[Tensor, "B H T K"]:
+        if may_take_blocks and suits_blocks(q):
+            return attend_blockwise(q, k, v)
         is_grouped = q.shape[1] != k.shape[1]
         return scaled_dot_product_attention(q, k, v, attn_mask=mask_B1TS, is_causal=is_causal, enable_gqa=is_grouped)
 

@@ -45,9 +45,14 @@ class Encoder(nn.Module):
             x = block(x, turn, attend)
         return self.norm(x)
 
-    def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
-        """Unnormalised log-probabilities of every token of the vocabulary, or of every label."""
-        return linear(hidden, self.head.weight)
+    def logits(self, hidden: Float[Tensor, "N D"], tokens: slice | None = None) -> Float[Tensor, "N V"]:
+        """Unnormalised log-probabilities of every token of the vocabulary, or of every label, or of some."""
+        return linear(hidden, self.head.weight if tokens is None else self.head.weight[tokens])
+
+    @property
+    def num_outputs(self) -> int:
+        """How many tokens or labels have logits."""
+        return len(self.head.weight)
 
     @property
     def device(self) -> torch.device:

@@ -85,9 +85,14 @@ class EncoderDecoder(nn.Module):
             x = block(x, turn, attend, memory, attend_source, None if cache is None else cache.layers[layer])
         return self.norm(x)
 
-    def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
-        """Unnormalised log-probabilities of every token of the vocabulary."""
-        return linear(hidden, self.head.weight)
+    def logits(self, hidden: Float[Tensor, "N D"], tokens: slice | None = None) -> Float[Tensor, "N V"]:
+        """Unnormalised log-probabilities of every token of the vocabulary, or of some."""
+        return linear(hidden, self.head.weight if tokens is None else self.head.weight[tokens])
+
+    @property
+    def num_outputs(self) -> int:
+        """How many tokens have logits."""
+        return len(self.head.weight)
 
     @property
     def device(self) -> torch.device:

@@ -4,12 +4,15 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 Head = Callable[[Tensor], Tensor]  # hidden [N D] -> logits [N V]
+PartialHead = Callable[[Tensor, slice], Tensor]  # hidden [N D], some of the vocabulary -> their logits, newly made
 LogProbs = Callable[[Tensor, Head, Tensor], Tensor]  # hidden [N D], head, targets [N] -> log-probabilities [N]
+
+COLUMNS = 512  # tokens of the vocabulary: narrower products would be slower
 
 
 def token_log_probs(hidden: Float[Tensor, "N D"], head: Head, targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
@@ -37,6 +40,37 @@ def chunked_token_log_probs(
     """
     chunks = zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True)
     return torch.cat([_recomputed(log_probs, h, head, t) for h, t in chunks])
+
+
+@torch.no_grad()
+def judged(
+    hidden: Float[Tensor, "N D"], head: PartialHead, targets: Int[Tensor, " N"], vocab_size: int, room: int
+) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
+    r"""The same log-probabilities without a gradient, and whether another token is likelier than the target.
+
+    The vocabulary passes by in blocks of columns, of which at most `room` logits live at once (but those of `COLUMNS`
+    tokens always): with the largest logit m and $s = \sum_v \exp(z_v - m)$ of the blocks before, a block of logits
+    makes $m' = \max(m, \max_v z_v)$ and $s' = s \exp(m - m') + \sum_v \exp(z_v - m')$. Milakov & Gimelshein,
+    Online normalizer calculation for softmax, 2018 (arXiv 1805.02867). Logits are of at least float32, s and what is
+    returned of float64. A block that stays in the cache is also quicker to make and to read.
+    """
+    width = min(max(room // max(len(targets), 1) // COLUMNS, 1) * COLUMNS, vocab_size)
+    rows = max(room // width, 1)
+    if len(targets) > rows:
+        parts = [
+            judged(h, head, t, vocab_size, room) for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
+        ]
+        log_probs, is_missed = zip(*parts, strict=True)
+        return torch.cat(log_probs), torch.cat(is_missed)
+    largest = hidden.new_full((len(targets),), -torch.inf, dtype=torch.promote_types(hidden.dtype, torch.float32))
+    target, total = largest.clone(), torch.zeros_like(largest, dtype=torch.float64)
+    for first in range(0, vocab_size, width):
+        logits = head(hidden, slice(first, first + width)).to(largest.dtype)
+        place = (targets - first).clamp(0, logits.shape[1] - 1)
+        target = torch.where(targets == place + first, logits.gather(-1, place[:, None])[:, 0], target)
+        before, largest = largest, torch.maximum(largest, logits.amax(-1))
+        total = total * (before.double() - largest).exp_() + logits.sub_(largest[:, None]).exp_().sum(-1)
+    return target.double() - largest - total.log_(), largest > target
 
 
 def build_log_probs(chunk_size: int, *, compiles: bool) -> LogProbs:

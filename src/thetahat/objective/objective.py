@@ -22,8 +22,13 @@ class Model(Protocol):
         """One state a position."""
         ...
 
-    def logits(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N V"]:
-        """Unnormalised log-probabilities of the next token."""
+    def logits(self, hidden: Float[Tensor, "N D"], tokens: slice | None = None) -> Float[Tensor, "N V"]:
+        """Unnormalised log-probabilities of every token, or of those in a slice of the vocabulary."""
+        ...
+
+    @property
+    def num_outputs(self) -> int:
+        """How many tokens, or labels, have logits."""
         ...
 
 
