@@ -7,7 +7,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from thetahat.core.visibility import Visibility
 from thetahat.model import attention
-from thetahat.model.attention import compile_visibility
+from thetahat.model.attention import compile_visibility, knows_groups
 from thetahat.model.blockwise import BLOCK, attend_blockwise, suits_blocks
 
 SIZES = st.sampled_from([1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 5, 3 * BLOCK + 60])
@@ -47,3 +47,18 @@ def test_blocks_are_for_a_cpu_and_for_whole_precision():
     assert not suits_blocks(q.bfloat16())
     assert not suits_blocks(q.to("meta"))
     assert not suits_blocks(q[:, :, 1:])
+
+
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_keys_that_heads_share_are_repeated_where_no_fused_kernel_knows_them(is_plain, monkeypatch):
+    piece = torch.tensor([[0, 0, 0, 1, 1]]) * (not is_plain)
+    visibility = Visibility(piece, is_plain=is_plain)
+    given = drawn(1, 4, 2, 5)
+    expected = compile_visibility(visibility, 4, torch.float64)(*given)
+    assert knows_groups(torch.device("cpu"), torch.float32, has_mask=True)
+    assert knows_groups(torch.device("cuda"), torch.bfloat16, has_mask=False)
+    assert not knows_groups(torch.device("cuda"), torch.bfloat16, has_mask=True)
+    assert not knows_groups(torch.device("cuda"), torch.float32, has_mask=False)
+    monkeypatch.setattr(attention, "knows_groups", lambda *given, **more: False)
+    found = compile_visibility(visibility, 4, torch.float64)(*given)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)

@@ -108,9 +108,20 @@ def attend_under(mask: Bool[Tensor, "B T S"] | None, *, is_causal: bool = False)
         if may_take_blocks and suits_blocks(q):
             return attend_blockwise(q, k, v)
         is_grouped = q.shape[1] != k.shape[1]
+        if is_grouped and not knows_groups(q.device, q.dtype, has_mask=mask is not None):
+            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+            is_grouped = False
         return scaled_dot_product_attention(q, k, v, attn_mask=mask_B1TS, is_causal=is_causal, enable_gqa=is_grouped)
 
     return attend
+
+
+def knows_groups(device: torch.device, dtype: torch.dtype, *, has_mask: bool) -> bool:
+    """Whether a fused kernel takes fewer keys than queries; on a GPU one alone does, in half precision without a mask.
+
+    Asked for anything else there, `enable_gqa` silently takes the unfused kernel, which holds all T x S scores.
+    """
+    return device.type != "cuda" or (dtype.itemsize == 2 and not has_mask)
 
 
 def attend_apart(runs: list[Run], *, is_causal: bool) -> Attend:
