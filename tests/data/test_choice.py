@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from thetahat.core.errors import DataError
+from thetahat.data import choice as choosing
 from thetahat.data.choice import Asking, ask_questions
 from thetahat.data.question import question
 from thetahat.data.record import Record
@@ -90,7 +91,9 @@ def test_the_span_of_a_choice_is_cut_from_one_tokenisation_by_bytes(context, cho
 )
 def test_what_choices_share_is_read_once_and_each_is_asked_as_before(contexts, choices, alone):
     choices = choices[: len(contexts)]
-    apart, shared = (asked(contexts, choices, alone=alone, shares=shares) for shares in (False, True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "WORTH", 0)
+        apart, shared = (asked(contexts, choices, alone=alone, shares=shares) for shares in (False, True))
     assert paths(shared) == sequences(apart)
     assert shared.straddling == apart.straddling
     assert shared.counted_context == apart.counted_context
@@ -101,7 +104,16 @@ def test_what_choices_share_is_read_once_and_each_is_asked_as_before(contexts, c
         assert sizes[0] - sizes[1] == max(given_tokens, 0) * (len(contexts) - 1)
 
 
-def test_choices_that_do_not_fit_together_are_asked_one_by_one():
+@pytest.mark.parametrize(("repeats", "is_tree"), [(1, False), (8, True)])
+def test_a_tree_is_made_where_it_saves_enough(repeats, is_tree):
+    found = asked(["the whale, " * repeats] * 3, ["a", "the", "sea"], alone=False, shares=True)
+    given = len(paths(found)["choice-0"][0]) - 1
+    assert (2 * given >= choosing.WORTH) == is_tree
+    assert len(found.corpus.lengths) == (4 if is_tree else 3)
+
+
+def test_choices_that_do_not_fit_together_are_asked_one_by_one(monkeypatch):
+    monkeypatch.setattr(choosing, "WORTH", 0)
     context, choices = "the whale and the sea", ["a sea", "the sea"]
     longest = max(len(given) + len(span) - 1 for given, span in sequences(asked([context] * 2, choices)).values())
     tight, wide = (asked([context] * 2, choices, alone=False, shares=True, context=longest + more) for more in (0, 9))

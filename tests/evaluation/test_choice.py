@@ -14,6 +14,7 @@ from tests.model.test_decoder import arrays_of, settings_of
 from tests.oracles.decoder import token_log_probs as oracle_log_probs
 from thetahat.core.batch import MASK
 from thetahat.core.errors import NonFiniteError
+from thetahat.data import choice as choosing
 from thetahat.data.choice import Asking, ask_questions
 from thetahat.data.question import question
 from thetahat.data.record import Record
@@ -50,7 +51,8 @@ def answered(asked, model=MODEL, policy=POLICY):
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_choices_read_in_one_tree_are_as_likely_as_each_alone(deterministic):
+def test_choices_read_in_one_tree_are_as_likely_as_each_alone(deterministic, monkeypatch):
+    monkeypatch.setattr(choosing, "WORTH", 0)
     items = [
         (["the whale, the sea and"] * 3, [" a ship", " the captain", " sails at night"], 1, "one"),
         (["the captain", "the captain that"], [" sails", " sails"], 0, "two"),

@@ -17,6 +17,7 @@ from thetahat.data.tokenizer import Tokenizer
 from thetahat.data.tree import Tree
 
 CHOICE, ALONE = "choice-{}", "alone-{}"  # parts of a record, rows of a ledger
+WORTH = 32  # positions that a tree must save: with fewer, its mask costs more
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +145,12 @@ def _encode(question: Question, texts: Sequence[_Text], starts: Sequence[int], e
 
 
 def _sequences(pairs: Sequence[tuple[list[int], list[int]]], end: int, asking: Asking) -> list[tuple[Span, ...]]:
-    """Each choice behind its context, or all of them as one tree, in which what contexts share stands once."""
+    """Each choice behind its context; or a tree, in which what contexts share stands once, where that is worth it."""
     tree = Tree()
     for index, (given, asked) in enumerate(pairs if asking.shares else ()):
         tree.add([end, *given], asked, (0, 1 + index))
-    if asking.shares and tree.positions <= asking.context:
+    saved = sum(len(given) + len(asked) for given, asked in pairs) - tree.positions
+    if asking.shares and saved >= WORTH and tree.positions <= asking.context:
         return list(tree.sequences())
     return [_sequence(given, asked, 1 + index, end, asking) for index, (given, asked) in enumerate(pairs)]
 
