@@ -123,8 +123,8 @@ def score_corpus(
     strided windows are read and each token is scored in the window that gives it the most context. Sums are exact, so
     their order does not matter.
     On a CPU windows are packed into rows without padding. Elsewhere, and where a source is read, those of much the same
-    length stand side by side. In deterministic mode each is read alone, so that no product of
-    matrices knows what else is being scored.
+    length stand side by side. In deterministic mode each is read alone, so that no product of matrices knows what else
+    is being scored.
     """
     reader = Reader(model, corpus, policy, device)
     known = watch.journal.known() if watch.journal else {}
@@ -174,7 +174,7 @@ class Reader:
     def num_tokens(self, number: int) -> int:
         """About how many tokens a group is asked."""
         pieces, index = self.plan.pieces, self.groups[number]
-        return int((pieces.stop - pieces.scored_from)[index].sum())
+        return int((pieces.stop[index] - pieces.scored_from[index]).sum())
 
     def answers(self, numbers: Iterable[int]) -> Iterator[tuple[int, Answers]]:
         """Of each of these groups; while a device reads one, the host prepares the next."""
@@ -197,11 +197,10 @@ class Reader:
         index = self.groups[number]
         token = _places(self.corpus, self.plan.pieces, index)
         packed, policy = gather(self.corpus, self.plan, index), self.policy
-        move = partial(onto, device=self.device)
+        move, room = partial(onto, device=self.device), LOGITS_ON_CPU if self.device.type == "cpu" else LOGITS_ON_GPU
         found: list[Callable[[], Answers]] = []
         for batch in questions(packed, policy.objective, self.corpus.symbols, policy.passes, self._width(index)):
             asked = (batch.weights.flatten() > 0).nonzero()[:, 0]
-            room = LOGITS_ON_CPU if self.device.type == "cpu" else LOGITS_ON_GPU
             with computing_in(policy.dtype, self.device):
                 values = later(_values(self.model, batch.map(move), move(asked), room))
             seen = context_lengths(batch, masks=isinstance(policy.objective.factorization, Masked))
@@ -264,10 +263,11 @@ def _likelihoods(found: NDArray[np.float64], corpus: Corpus) -> Likelihoods:
     return Likelihoods(nats, tokens, seen, asked.astype(np.int64), start, sums, misses == 0)
 
 
-def _places(corpus: Corpus, pieces: Pieces, index: NDArray[np.int64]) -> NDArray[np.int64]:
+def _places(corpus: Corpus, pieces: Pieces, index: Ints) -> Ints:
     """Where in the corpus each token lies that `gather` gives for these pieces."""
-    piece, position = enumerate_counts((pieces.stop - pieces.start)[index])
-    return (corpus.offsets[pieces.span] + pieces.start)[index][piece] + position
+    start = pieces.start[index]
+    piece, position = enumerate_counts(pieces.stop[index] - start)
+    return (corpus.offsets[pieces.span[index]] + start)[piece] + position
 
 
 def _reads_source(policy: Policy) -> bool:

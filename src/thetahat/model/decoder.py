@@ -2,23 +2,22 @@
 
 from typing import final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from thetahat.core.batch import Inputs
 from thetahat.model.attention import compile_visibility
 from thetahat.model.block import Block
 from thetahat.model.cache import Cache
 from thetahat.model.config import DecoderConfig
+from thetahat.model.head import Headed
 from thetahat.model.norm import RMSNorm
 from thetahat.model.precision import product_dtype
 from thetahat.model.rope import rotation
 
 
 @final
-class Decoder(nn.Module):
+class Decoder(Headed):
     """Reads tokens, returns hidden states; `logits` turns hidden states into logits over the vocabulary.
 
     The two are apart because the objective decides for which positions, and in which portions, logits exist at all.
@@ -45,17 +44,3 @@ class Decoder(nn.Module):
         for layer, block in enumerate(self.blocks):
             x = block(x, turn, attend, None if cache is None else cache.layers[layer])
         return self.norm(x)
-
-    def logits(self, hidden: Float[Tensor, "N D"], tokens: slice | None = None) -> Float[Tensor, "N V"]:
-        """Unnormalised log-probabilities of every token of the vocabulary, or of some."""
-        return linear(hidden, self.head.weight if tokens is None else self.head.weight[tokens])
-
-    @property
-    def num_outputs(self) -> int:
-        """How many tokens have logits."""
-        return len(self.head.weight)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.embedding.weight.device

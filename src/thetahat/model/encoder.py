@@ -2,22 +2,21 @@
 
 from typing import final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from thetahat.core.batch import Inputs
 from thetahat.model.attention import compile_visibility
 from thetahat.model.block import Block
 from thetahat.model.config import EncoderConfig
+from thetahat.model.head import Headed
 from thetahat.model.norm import RMSNorm
 from thetahat.model.precision import product_dtype
 from thetahat.model.rope import rotation
 
 
 @final
-class Encoder(nn.Module):
+class Encoder(Headed):
     """Reads tokens, returns hidden states; `logits` turns those into logits over the vocabulary, or over labels.
 
     With `num_labels` the head is a matrix of its own, [num_labels, D], tied to nothing.
@@ -44,17 +43,3 @@ class Encoder(nn.Module):
         for block in self.blocks:
             x = block(x, turn, attend)
         return self.norm(x)
-
-    def logits(self, hidden: Float[Tensor, "N D"], tokens: slice | None = None) -> Float[Tensor, "N V"]:
-        """Unnormalised log-probabilities of every token of the vocabulary, or of every label, or of some."""
-        return linear(hidden, self.head.weight if tokens is None else self.head.weight[tokens])
-
-    @property
-    def num_outputs(self) -> int:
-        """How many tokens or labels have logits."""
-        return len(self.head.weight)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.embedding.weight.device

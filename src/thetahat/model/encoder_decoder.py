@@ -2,10 +2,8 @@
 
 from typing import NamedTuple, cast, final
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from thetahat.core.batch import Inputs, Source
 from thetahat.core.errors import ModelError
@@ -14,6 +12,7 @@ from thetahat.model.block import Block, CrossBlock
 from thetahat.model.cache import Cache
 from thetahat.model.config import EncoderDecoderConfig
 from thetahat.model.cross_attention import Memory
+from thetahat.model.head import Headed
 from thetahat.model.norm import RMSNorm
 from thetahat.model.precision import product_dtype
 from thetahat.model.rope import rotation
@@ -31,7 +30,7 @@ class Reading(NamedTuple):
 
 
 @final
-class EncoderDecoder(nn.Module):
+class EncoderDecoder(Headed):
     """Reads `inputs.source`, then the target's tokens, and returns the decoder's hidden states; `logits` as in Decoder.
 
     Source and target share the embedding. The layers of the decoder read the encoder's states after its last norm.
@@ -84,17 +83,3 @@ class EncoderDecoder(nn.Module):
         for layer, (block, memory) in enumerate(zip(self.blocks, reading.memories, strict=True)):
             x = block(x, turn, attend, memory, attend_source, None if cache is None else cache.layers[layer])
         return self.norm(x)
-
-    def logits(self, hidden: Float[Tensor, "N D"], tokens: slice | None = None) -> Float[Tensor, "N V"]:
-        """Unnormalised log-probabilities of every token of the vocabulary, or of some."""
-        return linear(hidden, self.head.weight if tokens is None else self.head.weight[tokens])
-
-    @property
-    def num_outputs(self) -> int:
-        """How many tokens have logits."""
-        return len(self.head.weight)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.embedding.weight.device

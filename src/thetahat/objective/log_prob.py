@@ -48,11 +48,11 @@ def judged(
 ) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
     r"""The same log-probabilities without a gradient, and whether another token is likelier than the target.
 
-    The vocabulary passes by in blocks of columns, of which at most `room` logits live at once (but those of `COLUMNS`
-    tokens always): with the largest logit m and $s = \sum_v \exp(z_v - m)$ of the blocks before, a block of logits
-    makes $m' = \max(m, \max_v z_v)$ and $s' = s \exp(m - m') + \sum_v \exp(z_v - m')$. Milakov & Gimelshein,
-    Online normalizer calculation for softmax, 2018 (arXiv 1805.02867). Logits are of at least float32, s and what is
-    returned of float64. A block that stays in the cache is also quicker to make and to read.
+    The vocabulary passes by in blocks of at least `COLUMNS` tokens, of which at most `room` logits live at once (but
+    always those that one state has in a block): with the largest logit m and $s = \sum_v \exp(z_v - m)$ of the blocks
+    before, a block of logits makes $m' = \max(m, \max_v z_v)$ and $s' = s \exp(m - m') + \sum_v \exp(z_v - m')$.
+    Milakov & Gimelshein, Online normalizer calculation for softmax, 2018 (arXiv 1805.02867). Logits are of at least
+    float32, s and what is returned of float64. A block that stays in the cache is also quicker to make and to read.
     """
     width = min(max(room // max(len(targets), 1) // COLUMNS, 1) * COLUMNS, vocab_size)
     rows = max(room // width, 1)
