@@ -77,7 +77,8 @@ def test_end_to_end_rows_hold_what_fits_or_a_single_unit(units, room):
     for number, (group, sizes) in enumerate(zip(groups, in_rows, strict=True)):
         assert set(packed.row[group]) == {number}
         assert len(sizes) == 1 or sum(sizes) <= room
-    for sizes, after in itertools.pairwise(in_rows):
-        assert sum(sizes) + after[0] > room
-    flat = [size for sizes in in_rows for size in sizes]
-    assert flat == sorted(flat, reverse=True)
+    for sizes, after in itertools.combinations(in_rows, 2):
+        assert sum(sizes) + after[0] > room  # or it would stand there
+    assert all(sizes == sorted(sizes, reverse=True) for sizes in in_rows)
+    firsts = [min(sizes[0], room) for sizes in in_rows]
+    assert firsts == sorted(firsts, reverse=True)

@@ -1,6 +1,7 @@
 """Every document's log-probability is that of a plain loop: one document at a time, in float64, nothing packed."""
 
 import math
+import threading
 from dataclasses import replace as change
 
 import numpy as np
@@ -217,6 +218,53 @@ def test_tokens_in_a_file_add_up_to_the_rows(tmp_path):
             assert sum(columns["num_bytes"][i] for i in mine) == row.num_bytes
             assert max(columns["context_length"][i] for i in mine) == row.context_length
         assert sum(bytes_of(found, corpus)) == sum(row.num_bytes for row in rows)
+
+
+@pytest.fixture
+def readers(monkeypatch):
+    """Groups so small that several are read at once, and of each thread that reads, how many threads it has."""
+    for name, value in {"ROOM_ON_CPU": 32, "GROUPS_PER_WORKER": 2}.items():
+        monkeypatch.setattr(likelihood, name, value)
+    found = {}
+
+    def watch(model, number):
+        hidden, together = model.hidden, threading.Barrier(number)
+
+        def watched(inputs):
+            if threading.get_ident() not in found:
+                found[threading.get_ident()] = torch.get_num_threads()
+                together.wait(60)  # for as many as are to read at once
+            return hidden(inputs)
+
+        monkeypatch.setattr(model, "hidden", watched)
+        return found
+
+    return watch
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, *FINE])
+def test_groups_read_at_once_give_the_bits_of_one_thread(name, readers, tmp_path):
+    _, corpus, policy, (model, _) = asked(name, tmp_path)
+    policy = change(policy, batch_size=64)
+    plain = score_corpus(model, corpus, policy, World(), CPU)
+    found = readers(model, 2)
+    torch.set_num_threads(2)
+    together = score_corpus(model, corpus, policy, World(), CPU)
+    assert list(found.values()) == [1, 1]
+    assert threading.get_ident() not in found
+    assert np.array_equal(together.token_log_prob, plain.token_log_prob)
+    assert np.array_equal(together.context_length, plain.context_length)
+    assert np.array_equal(together.is_greedy, plain.is_greedy)
+
+
+def test_whoever_reads_at_once_gives_the_threads_back(readers, tmp_path):
+    _, corpus, policy, (model, _) = asked("causal on texts", tmp_path)
+    policy = change(policy, batch_size=64)
+    for threads in (5, 3, 2):
+        torch.set_num_threads(threads)
+        score_corpus(model, corpus, policy, World(), CPU)
+        assert torch.get_num_threads() == threads
+        assert f"mkl_get_max_threads() : {threads}" in torch.__config__.parallel_info()
 
 
 def test_a_later_start_asks_only_for_what_is_not_yet_known(tmp_path):

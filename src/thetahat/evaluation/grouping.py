@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from thetahat.data.corpus import Ints
-from thetahat.data.pack import Pieces, enumerate_counts, take
+from thetahat.data.pack import Pieces, best_fit, enumerate_counts, take
 
 WIDTHS = 16  # rows are as wide as a multiple of it: kernels round the smallest products and ends of vectors otherwise
 ALIKE = 3 / 4  # of the widest: the narrowest that is read with it, so that at most a quarter is padding
@@ -38,16 +38,12 @@ def side_by_side(pieces: Pieces, room: int) -> Groups:
 def end_to_end(pieces: Pieces, room: int) -> tuple[Pieces, Groups]:
     """Units packed into rows of at most `room` positions (or of one unit), and each row's pieces.
 
-    The longest come first, and the rows are filled one after the other.
+    Best fit, the longest first, so that rows are about equally full and the last few, which are not, the shortest.
     """
     sizes = _sums(pieces.size, pieces)
-    order = np.argsort(-sizes, kind="stable")
-    row, used, number = np.zeros(len(order), np.int64), 0, 0
-    for place, size in enumerate(sizes[order].tolist()):
-        if used and used + size > room:
-            number, used = number + 1, 0
-        row[place], used = number, used + size
-    edges = np.searchsorted(row, np.arange(1, number + 1))
+    row = best_fit(np.minimum(sizes, room), room)
+    order = np.lexsort((-sizes, row))
+    edges = np.flatnonzero(np.diff(row[order])) + 1
     groups = _of_units(pieces, order, edges)
     counts = np.array([len(group) for group in groups], np.int64)
     packed = replace(

@@ -1,6 +1,7 @@
 """How likely a corpus is under a model: every token once, exact sums, the same in training and in `score`."""
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from thetahat.core.batch import Batch
 from thetahat.core.config import Config, kind_of
+from thetahat.core.threads import is_compiled, shared_threads
 from thetahat.core.transfer import later, onto
 from thetahat.data.corpus import Corpus, Ints
 from thetahat.data.pack import Pieces, enumerate_counts
@@ -29,8 +31,9 @@ from thetahat.objective.log_prob import judged
 from thetahat.objective.objective import Model
 from thetahat.objective.scoring import questions
 
-LOGITS_ON_CPU, LOGITS_ON_GPU = 2**20, 2**27  # that exist at once: 4 and 512 MiB in float32
-ROOM_ON_CPU = 2048  # positions that are read at once: enough for full speed, in little memory
+LOGITS_ON_CPU, LOGITS_ON_GPU = 2**19, 2**27  # of a group that exist at once: 2 and 512 MiB in float32
+ROOM_ON_CPU = 640  # positions of a group: enough for full speed, in little memory
+GROUPS_PER_WORKER = 8  # with fewer, the last of them would have too long to wait for another
 
 _CAUSAL = ObjectiveConfig()
 
@@ -177,15 +180,26 @@ class Reader:
         return int((pieces.stop[index] - pieces.scored_from[index]).sum())
 
     def answers(self, numbers: Iterable[int]) -> Iterator[tuple[int, Answers]]:
-        """Of each of these groups; while a device reads one, the host prepares the next."""
-        before: tuple[int, Callable[[], Answers]] | None = None
-        for number in numbers:
-            asked = number, self._ask(number)
-            if before:
-                yield before[0], before[1]()
-            before = asked
-        if before:
-            yield before[0], before[1]()
+        """Of each of these groups, in order.
+
+        While a GPU reads one, the host prepares the next. On a CPU several are read at once.
+        """
+        workers = self._num_workers()
+        if workers == 1:
+            yield from _in_order(self._ask, numbers, ahead=1)
+            return
+        with shared_threads(workers) as pool:
+            yield from _in_order(lambda number: pool.submit(self.read, number).result, numbers, ahead=workers)
+
+    def _num_workers(self) -> int:
+        """How many groups are read at once: on a CPU as many as have threads, room and enough to do.
+
+        The corpus decides, not what is left of it, so that scoring that goes on finds the same bits.
+        """
+        if self.device.type != "cpu" or self.policy.deterministic or is_compiled(self.model):
+            return 1
+        by_room = self.policy.context * self.policy.batch_size // max(self.policy.context, ROOM_ON_CPU)
+        return max(1, min(torch.get_num_threads(), by_room, len(self.groups) // GROUPS_PER_WORKER))
 
     def read(self, number: int) -> Answers:
         """Asks the model about one group, and waits."""
@@ -215,6 +229,20 @@ class Reader:
         pieces = self.plan.pieces
         row = np.unique(pieces.row[index], return_inverse=True)[1]
         return -(-int(np.bincount(row, pieces.size[index]).max()) // WIDTHS) * WIDTHS
+
+
+def _in_order(
+    ask: Callable[[int], Callable[[], Answers]], numbers: Iterable[int], ahead: int
+) -> Iterator[tuple[int, Answers]]:
+    """Each with its answers. Whoever waits for one has asked `ahead` more."""
+    waiting: deque[tuple[int, Callable[[], Answers]]] = deque()
+    for number in numbers:
+        waiting.append((number, ask(number)))
+        if len(waiting) > ahead:
+            first, wait = waiting.popleft()
+            yield first, wait()
+    for number, wait in waiting:
+        yield number, wait()
 
 
 NOTHING = Answers(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), np.empty(0))

@@ -24,10 +24,9 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(config.inner_width, config.width, bias=False)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        gate, up = self.gate(x), self.up(x)
         if torch.is_grad_enabled():
-            return self.down(silu(gate) * up)
-        return self.down(silu(gate, inplace=True).mul_(up))  # nobody will ask for what was there
+            return self.down(silu(self.gate(x)) * self.up(x))
+        return self.down(silu(self.gate(x), inplace=True).mul_(self.up(x)))  # nobody will ask for what was there
 
     if TYPE_CHECKING:
         __call__ = forward
