@@ -23,7 +23,7 @@ def shared_threads(number: int) -> Iterator[Executor]:
         yield workers
     finally:
         workers.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # MKL knows one number for the whole process
+        torch.set_num_threads(threads)  # of this thread, and of those that begin later
 
 
 def is_compiled(model: object) -> bool:
