@@ -1,6 +1,6 @@
 """Work that several threads do at once."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -10,7 +10,7 @@ from torch import nn
 
 
 @contextmanager
-def shared_threads(number: int) -> Iterator[Executor]:
+def shared_threads(number: int) -> Generator[Executor]:
     """`number` workers, of which each computes with its share of torch's threads; afterwards torch has them all again.
 
     Where there is enough to do, that is quicker than all threads at one product after the other: nobody waits for the
