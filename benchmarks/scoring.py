@@ -2,6 +2,7 @@
 
     pip install -e ".[eval]" transformers
     python benchmarks/scoring.py TEXT... [--vocab-size 8192] [--documents 192] [--repeats 5] [--out results.json]
+    ... --recipe gpt2-124m --vocab-size 32768 --documents 40
     ... --device cuda --dtype bfloat16 --documents 3000
 
 A decoder with random weights is written into transformers' Qwen3, whose shape it has. Both sides get texts and give a
@@ -40,6 +41,7 @@ from thetahat.model.config import DecoderConfig
 from thetahat.model.decoder import Decoder
 from thetahat.model.init import initialize
 from thetahat.model.precision import Dtype
+from thetahat.recipes.catalogue import find_recipe
 
 CONTEXT = 512
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -65,15 +67,21 @@ Scorer = Callable[[list[str], int], list[float]]
 
 @dataclass(frozen=True)
 class Where:
-    """What both sides run on, and in which arithmetic: weights of float32 or, for lm-eval, of `dtype`."""
+    """What both sides run, on what, and in which arithmetic: weights of float32 or, for lm-eval, of `dtype`."""
 
     device: str = "cpu"
     dtype: Dtype = "float32"
+    recipe: str = ""  # whose model both read; none: SHAPE
+
+    def shape(self) -> DecoderConfig:
+        model = find_recipe(self.recipe).model if self.recipe else SHAPE
+        assert isinstance(model, DecoderConfig)
+        return model
 
 
-def our_model(tokenizer: Tokenizer) -> Decoder:
+def our_model(tokenizer: Tokenizer, shape: DecoderConfig) -> Decoder:
     """Random weights, large enough that every path matters."""
-    model = build_model(SHAPE, tokenizer.vocab_size)
+    model = build_model(shape, tokenizer.vocab_size)
     initialize(model, 0)
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -92,7 +100,7 @@ def their_name(name: str) -> str:
 
 def ours(folder: Path, where: Where) -> Scorer:
     tokenizer, device = load_tokenizer(folder / "tokenizer.json"), torch.device(where.device)
-    model = our_model(tokenizer).to(device, torch.float64 if where.dtype == "float64" else torch.float32)
+    model = our_model(tokenizer, where.shape()).to(device, torch.float64 if where.dtype == "float64" else torch.float32)
 
     def score(texts: list[str], batch_size: int) -> list[float]:
         questions = [question([""], [text], 0, Record("", str(i), str(i), "")) for i, text in enumerate(texts)]
@@ -107,23 +115,23 @@ def harness_of(folder: Path, where: Where) -> Any:
     from lm_eval.models.huggingface import HFLM
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-    inner = load_tokenizer(folder / "tokenizer.json")
+    shape, inner = where.shape(), load_tokenizer(folder / "tokenizer.json")
     config = Qwen3Config(
         vocab_size=inner.vocab_size,
-        hidden_size=SHAPE.width,
-        intermediate_size=SHAPE.inner_width,
-        num_hidden_layers=SHAPE.num_layers,
-        num_attention_heads=SHAPE.num_heads,
-        num_key_value_heads=SHAPE.num_kv_heads,
-        head_dim=SHAPE.head_width,
-        rope_parameters={"rope_type": "default", "rope_theta": SHAPE.rope_base},
-        rms_norm_eps=SHAPE.norm_epsilon,
-        tie_word_embeddings=SHAPE.ties_embeddings,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner_width,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_heads,
+        num_key_value_heads=shape.num_kv_heads,
+        head_dim=shape.head_width,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_base},
+        rms_norm_eps=shape.norm_epsilon,
+        tie_word_embeddings=shape.ties_embeddings,
         max_position_embeddings=CONTEXT,
         dtype="float32",
     )
     model = Qwen3ForCausalLM(config).eval()
-    model.load_state_dict({their_name(name): tensor for name, tensor in our_model(inner).state_dict().items()})
+    model.load_state_dict({their_name(name): tensor for name, tensor in our_model(inner, shape).state_dict().items()})
     model = model.to(where.device, getattr(torch, where.dtype))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"), eos_token=END_OF_TEXT, bos_token=END_OF_TEXT
@@ -153,9 +161,9 @@ def continued(folder: Path, where: Where) -> Scorer:
 
 
 @torch.no_grad()
-def their_sums(folder: Path, texts: list[str]) -> list[float]:
+def their_sums(folder: Path, texts: list[str], recipe: str) -> list[float]:
     """Of their model in float64, but for its norms, which are float32 whatever the model is."""
-    harness = harness_of(folder, Where(dtype="float64"))
+    harness = harness_of(folder, Where(dtype="float64", recipe=recipe))
     found: list[float] = []
     for text in texts:
         ids = torch.tensor([[harness.prefix_token_id, *harness.tok_encode(text)]])
@@ -212,6 +220,7 @@ def command_of(side: str, folder: Path, where: Where, threads: int) -> list[str]
         "--device": where.device,
         "--dtype": where.dtype,
         "--threads": threads,
+        "--recipe": where.recipe,
     }
     return [sys.executable, __file__, *(str(word) for pair in options.items() for word in pair)]
 
@@ -265,11 +274,11 @@ def only(side: str, folder: Path, batch_size: int, where: Where) -> None:
     print(json.dumps({"loaded_mib": loaded, "peak_mib": peak, "above_mib": peak - loaded}))
 
 
-def check_models(folder: Path, texts: list[str]) -> float:
+def check_models(folder: Path, texts: list[str], recipe: str) -> float:
     """The largest difference of a text's log-likelihood in float64; SystemExit where they are not the same model."""
     checked = sorted(texts, key=len)[:: max(1, len(texts) // 24)]
-    found = ours(folder, Where(dtype="float64"))(checked, 8)
-    gap = float(np.abs(np.array(found) - their_sums(folder, checked)).max())
+    found = ours(folder, Where(dtype="float64", recipe=recipe))(checked, 8)
+    gap = float(np.abs(np.array(found) - their_sums(folder, checked, recipe)).max())
     if gap > 1e-4:
         raise SystemExit(f"not the same model: {gap} nats apart")
     return gap
@@ -279,7 +288,7 @@ def compare(folder: Path, texts: list[str], repeats: int, where: Where, threads:
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     sizes = [len(ids) for ids in tokenizer.encode(texts)]
     num_tokens = sum(sizes)
-    gap = check_models(folder, texts)
+    gap = check_models(folder, texts, where.recipe)
     workers = {side: Worker(side, folder, where, threads) for side in SIDES}
     found = {side: np.array(worker.score(8)[1]) for side, worker in workers.items()}
     sweep = {side: swept(worker, num_tokens) for side, worker in workers.items()}
@@ -322,13 +331,14 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--recipe", default="", help="whose model both read; none: 32M parameters")
     parser.add_argument("--only", choices=SIDES)
     parser.add_argument("--serve", action="store_true")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--batch-size", type=int, default=16)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    where = Where(asked.device, asked.dtype)
+    where = Where(asked.device, asked.dtype, asked.recipe)
     if asked.serve:
         serve(asked.only, asked.folder, where)
         return
@@ -346,15 +356,19 @@ def main() -> None:
     versions = {name: __import__(name).__version__ for name in ("torch", "transformers")}
     chip = platform.processor() or platform.machine() if where.device == "cpu" else torch.cuda.get_device_name()
     machine = {"machine": chip, "threads": asked.threads, "dtype": where.dtype, **versions}
-    shape = {"vocab_size": tokenizer.vocab_size, "context": CONTEXT, "parameters": num_parameters(tokenizer)}
+    shape = {
+        "vocab_size": tokenizer.vocab_size,
+        "context": CONTEXT,
+        "parameters": num_parameters(tokenizer, where.shape()),
+    }
     report = json.dumps({**machine, **shape, **found}, indent=1)
     print(report)
     if asked.out:
         asked.out.write_text(report + "\n")
 
 
-def num_parameters(tokenizer: Tokenizer) -> int:
-    return sum(parameter.numel() for parameter in build_model(SHAPE, tokenizer.vocab_size).parameters())
+def num_parameters(tokenizer: Tokenizer, shape: DecoderConfig) -> int:
+    return sum(parameter.numel() for parameter in build_model(shape, tokenizer.vocab_size).parameters())
 
 
 if __name__ == "__main__":
