@@ -8,7 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from thetahat.core.visibility import Visibility
 from thetahat.model import attention
 from thetahat.model.attention import compile_visibility, knows_groups
-from thetahat.model.blockwise import BLOCK, attend_blockwise, suits_blocks
+from thetahat.model.blockwise import BLOCK, attend_blockwise, block_size, suits_blocks
 
 SIZES = st.sampled_from([1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 5, 3 * BLOCK + 60])
 
@@ -62,3 +62,12 @@ def test_keys_that_heads_share_are_repeated_where_no_fused_kernel_knows_them(is_
     monkeypatch.setattr(attention, "knows_groups", lambda *given, **more: False)
     found = compile_visibility(visibility, 4, torch.float64)(*given)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+
+
+@given(st.integers(1, 5 * BLOCK))
+def test_blocks_are_as_few_as_can_be_and_about_equal(length):
+    size = block_size(length)
+    number = -(-length // size)
+    assert size <= BLOCK
+    assert number == -(-length // BLOCK)
+    assert number == 1 or size < length / number + 8
