@@ -33,7 +33,6 @@ from thetahat.objective.scoring import questions
 
 LOGITS_ON_CPU, LOGITS_ON_GPU = 2**19, 2**27  # of a group that exist at once: 2 and 512 MiB in float32
 ROOM_ON_CPU = 640  # positions of a group: enough for full speed, in little memory
-GROUPS_PER_WORKER = 8  # with fewer, the last of them would have too long to wait for another
 
 _CAUSAL = ObjectiveConfig()
 
@@ -182,24 +181,28 @@ class Reader:
     def answers(self, numbers: Iterable[int]) -> Iterator[tuple[int, Answers]]:
         """Of each of these groups, in order.
 
-        While a GPU reads one, the host prepares the next. On a CPU several are read at once.
+        While a GPU reads one, the host prepares the next. On a CPU several are read at once, a thread each; by all
+        threads together the last, of which there are too few for that, or which are short.
+        The corpus decides, not what is left of it, so that scoring that goes on finds the same bits.
         """
         workers = self._num_workers()
+        edge = (len(self.groups) - 1) // workers * workers
+        for at_once, some in itertools.groupby(numbers, lambda number: workers if number < edge else 1):
+            yield from self._read_at_once(some, at_once)
+
+    def _num_workers(self) -> int:
+        """How many groups are read at once: on a CPU as many as have threads and room."""
+        if self.device.type != "cpu" or self.policy.deterministic or is_compiled(self.model):
+            return 1
+        by_room = self.policy.context * self.policy.batch_size // max(self.policy.context, ROOM_ON_CPU)
+        return max(1, min(torch.get_num_threads(), by_room))
+
+    def _read_at_once(self, numbers: Iterable[int], workers: int) -> Iterator[tuple[int, Answers]]:
         if workers == 1:
             yield from _in_order(self._ask, numbers, ahead=1)
             return
         with shared_threads(workers) as pool:
             yield from _in_order(lambda number: pool.submit(self.read, number).result, numbers, ahead=workers)
-
-    def _num_workers(self) -> int:
-        """How many groups are read at once: on a CPU as many as have threads, room and enough to do.
-
-        The corpus decides, not what is left of it, so that scoring that goes on finds the same bits.
-        """
-        if self.device.type != "cpu" or self.policy.deterministic or is_compiled(self.model):
-            return 1
-        by_room = self.policy.context * self.policy.batch_size // max(self.policy.context, ROOM_ON_CPU)
-        return max(1, min(torch.get_num_threads(), by_room, len(self.groups) // GROUPS_PER_WORKER))
 
     def read(self, number: int) -> Answers:
         """Asks the model about one group, and waits."""
