@@ -247,7 +247,11 @@ def readers(monkeypatch):
 def test_groups_read_at_once_say_what_one_thread_says(name, readers, tmp_path):
     _, corpus, policy, (model, _) = asked(name, tmp_path)
     policy = change(policy, batch_size=64)
-    plain = score_corpus(model, corpus, policy, World(), CPU)
+    plain, reader = score_corpus(model, corpus, policy, World(), CPU), Reader(model, corpus, policy, CPU)
+    torch.set_num_threads(2)
+    at_once = dict(reader.answers(range(len(reader.groups) - 2)))  # none of which all threads read
+    torch.set_num_threads(1)
+    assert all(np.array_equal(answers.log_prob, reader.read(i).log_prob) for i, answers in at_once.items())
     found = readers(model, 2)
     torch.set_num_threads(2)
     together = score_corpus(model, corpus, policy, World(), CPU)
