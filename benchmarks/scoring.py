@@ -1,6 +1,6 @@
 """Tokens scored per second: `score_corpus` and lm-eval's Hugging Face backend, the same weights, texts and threads.
 
-    pip install -e ".[eval]" transformers
+    pip install -e ".[eval]" "lm-eval[hf]"
     python benchmarks/scoring.py TEXT... [--vocab-size 8192] [--documents 192] [--repeats 5] [--out results.json]
     ... --recipe gpt2-124m --vocab-size 32768 --documents 40
     ... --device cuda --dtype bfloat16 --documents 3000

@@ -223,17 +223,19 @@ def test_tokens_in_a_file_add_up_to_the_rows(tmp_path):
 
 @pytest.fixture
 def readers(monkeypatch):
-    """Groups so small that several are read at once, and of each thread that reads, how many threads it has."""
+    """Groups so small that several are read at once; who reads, and with how many threads."""
     monkeypatch.setattr(likelihood, "ROOM_ON_CPU", 32)
-    found = {}
+    found = set()
 
     def watch(model, number):
         hidden, together = model.hidden, threading.Barrier(number)
 
         def watched(inputs):
-            if threading.get_ident() not in found:
-                found[threading.get_ident()] = torch.get_num_threads()
-                if threading.current_thread() is not threading.main_thread():
+            who = "main" if threading.current_thread() is threading.main_thread() else threading.get_ident()
+            reader = who, torch.get_num_threads()
+            if reader not in found:
+                found.add(reader)
+                if reader[1] == 1:
                     together.wait(10)  # for as many as are to read at once
             return hidden(inputs)
 
@@ -255,18 +257,32 @@ def test_groups_read_at_once_say_what_one_thread_says(name, readers, tmp_path):
     found = readers(model, 2)
     torch.set_num_threads(2)
     together = score_corpus(model, corpus, policy, World(), CPU)
-    assert found.pop(threading.get_ident()) == 2  # the last groups are read by all threads
-    assert list(found.values()) == [1, 1]
+    assert {("main", 1), ("main", 2)} < found  # the last groups are read by all threads
+    assert sorted(threads for _, threads in found) == [1, 1, 2]
     np.testing.assert_allclose(together.token_log_prob, plain.token_log_prob, rtol=1e-5, atol=1e-5)
     assert np.array_equal(together.context_length, plain.context_length)
     assert np.array_equal(together.is_greedy, plain.is_greedy)
 
 
+@pytest.mark.parametrize("name", [*FAMILIES, *FINE])
+def test_in_deterministic_mode_one_thread_reads_each_group(name, readers, tmp_path):
+    _, corpus, policy, (model, _) = asked(name, tmp_path)
+    policy = change(policy, batch_size=64, deterministic=True)
+    plain = score_corpus(model, corpus, policy, World(), CPU)
+    found = readers(model, 2)
+    torch.set_num_threads(2)
+    assert np.array_equal(score_corpus(model, corpus, policy, World(), CPU).log_prob, plain.log_prob)
+    assert sorted(threads for _, threads in found) == [1, 1]
+    narrow = change(policy, batch_size=1)
+    assert np.array_equal(score_corpus(model, corpus, narrow, World(), CPU).log_prob, plain.log_prob)
+    assert {threads for _, threads in found} == {1}
+
+
 @pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")  # of torch.compile's own imports
-@pytest.mark.parametrize("why", ["deterministic", "compiled", "no room", "too little to do"])
+@pytest.mark.parametrize("why", ["compiled", "no room", "too little to do"])
 def test_all_threads_read_one_group(why, readers, tmp_path, monkeypatch):
     _, corpus, policy, (model, _) = asked("causal on texts", tmp_path)
-    policy = change(policy, batch_size=1 if why == "no room" else 64, deterministic=why == "deterministic")
+    policy = change(policy, batch_size=1 if why == "no room" else 64)
     if why == "compiled":
         model.blocks[0].compile()
     if why == "too little to do":
@@ -277,7 +293,7 @@ def test_all_threads_read_one_group(why, readers, tmp_path, monkeypatch):
     torch.set_num_threads(2)
     with torch.compiler.set_stance("force_eager"):
         score_corpus(model, corpus, policy, World(), CPU)
-    assert found == {threading.get_ident(): 2}
+    assert found == {("main", 2)}
 
 
 def test_whoever_reads_at_once_gives_the_threads_back(readers, tmp_path):

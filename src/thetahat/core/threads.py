@@ -1,29 +1,56 @@
 """Work that several threads do at once."""
 
-from collections.abc import Generator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
-@contextmanager
-def shared_threads(number: int) -> Generator[Executor]:
-    """`number` workers, of which each computes with its share of torch's threads; afterwards torch has them all again.
+
+def at_once(
+    do: Callable[[Task], Result], tasks: Iterable[Task], workers: int, threads: int
+) -> Iterator[tuple[Task, Result]]:
+    """Each task with its result, in order; so many workers do one each at once, with so many of torch's threads each.
 
     Where there is enough to do, that is quicker than all threads at one product after the other: nobody waits for the
-    slowest before every step, and what is too small to be divided occupies one thread, not all.
+    slowest before every step, and what is too small to be divided occupies one thread, not all. Who asks is one of the
+    workers, so one of them needs no memory of its own: rather than wait for a result it does what nobody has begun.
     """
-    threads = torch.get_num_threads()
-    share = partial(torch.set_num_threads, max(threads // number, 1))  # of the thread that calls it
-    workers = ThreadPoolExecutor(number, initializer=share)
+    before = torch.get_num_threads()
+    take = partial(torch.set_num_threads, threads)  # of the thread that calls it
+    others = ThreadPoolExecutor(workers - 1, initializer=take) if workers > 1 else None
+    waiting: deque[tuple[Task, Future[Result]]] = deque()
+    take()
     try:
-        yield workers
+        for task in tasks:
+            waiting.append((task, others.submit(do, task) if others else Future()))
+            if len(waiting) >= 2 * workers:
+                yield _first(do, waiting)
+        while waiting:
+            yield _first(do, waiting)
     finally:
-        workers.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # of this thread, and of those that begin later
+        if others:
+            others.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)  # of this thread, and of those that begin later
+
+
+def _first(do: Callable[[Task], Result], waiting: deque[tuple[Task, Future[Result]]]) -> tuple[Task, Result]:
+    """The first task with its result; until somebody has it, does what nobody has begun."""
+    for place, (task, result) in enumerate(waiting):
+        if waiting[0][1].done():
+            break
+        if result.cancel():
+            own = Future[Result]()
+            own.set_result(do(task))
+            waiting[place] = task, own
+    task, result = waiting.popleft()
+    return task, result.result()
 
 
 def is_compiled(model: object) -> bool:

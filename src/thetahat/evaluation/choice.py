@@ -71,8 +71,10 @@ def answers(asked: AskedQuestions, likelihoods: Likelihoods, rows: Sequence[Ledg
     listed: list[Answer] = []
     for question in asked.questions:
         id = question.record.id
-        names = [(id, CHOICE.format(index)) for index in range(len(question.choices))]
-        alone = [found.get((id, ALONE.format(index))) for index in range(len(names))]
+        texts = list(zip(question.contexts, question.choices, strict=True))
+        first = [texts.index(text) for text in texts]  # the same text has one score, so it ties whatever was read by it
+        names = [(id, CHOICE.format(index)) for index in first]
+        alone = [found.get((id, ALONE.format(index))) for index in first]
         if len(names) == 1:
             scores = {"greedy": (float(greedy[names[0]]),)}
         else:

@@ -1,7 +1,6 @@
 """How likely a corpus is under a model: every token once, exact sums, the same in training and in `score`."""
 
 import itertools
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from thetahat.core.batch import Batch
 from thetahat.core.config import Config, kind_of
-from thetahat.core.threads import is_compiled, shared_threads
+from thetahat.core.threads import at_once, is_compiled
 from thetahat.core.transfer import later, onto
 from thetahat.data.corpus import Corpus, Ints
 from thetahat.data.pack import Pieces, enumerate_counts
@@ -183,26 +182,24 @@ class Reader:
 
         While a GPU reads one, the host prepares the next. On a CPU several are read at once, a thread each; by all
         threads together the last, of which there are too few for that, or which are short.
-        The corpus decides, not what is left of it, so that scoring that goes on finds the same bits.
+        The corpus decides, not what is left of it, so that scoring that goes on finds the same bits. In deterministic
+        mode one thread reads each, so that the number of threads does not matter either.
         """
-        workers = self._num_workers()
-        edge = (len(self.groups) - 1) // workers * workers
-        for at_once, some in itertools.groupby(numbers, lambda number: workers if number < edge else 1):
-            yield from self._read_at_once(some, at_once)
+        if self.device.type != "cpu" or is_compiled(self.model):
+            yield from _in_order(self._ask, numbers)
+            return
+        threads, workers = torch.get_num_threads(), self._num_workers()
+        each, edge = threads // workers, (len(self.groups) - 1) // workers * workers
+        if self.policy.deterministic:
+            each, edge = 1, len(self.groups)
+        for is_last, some in itertools.groupby(numbers, lambda number: number >= edge):
+            yield from at_once(self.read, some, *((1, threads) if is_last else (workers, each)))
 
     def _num_workers(self) -> int:
-        """How many groups are read at once: on a CPU as many as have threads and room."""
-        if self.device.type != "cpu" or self.policy.deterministic or is_compiled(self.model):
-            return 1
-        by_room = self.policy.context * self.policy.batch_size // max(self.policy.context, ROOM_ON_CPU)
+        """How many groups are read at once on a CPU: as many as have threads and room."""
+        widest = self.policy.context if self.policy.deterministic else max(self.policy.context, ROOM_ON_CPU)
+        by_room = self.policy.context * self.policy.batch_size // widest
         return max(1, min(torch.get_num_threads(), by_room))
-
-    def _read_at_once(self, numbers: Iterable[int], workers: int) -> Iterator[tuple[int, Answers]]:
-        if workers == 1:
-            yield from _in_order(self._ask, numbers, ahead=1)
-            return
-        with shared_threads(workers) as pool:
-            yield from _in_order(lambda number: pool.submit(self.read, number).result, numbers, ahead=workers)
 
     def read(self, number: int) -> Answers:
         """Asks the model about one group, and waits."""
@@ -234,18 +231,16 @@ class Reader:
         return -(-int(np.bincount(row, pieces.size[index]).max()) // WIDTHS) * WIDTHS
 
 
-def _in_order(
-    ask: Callable[[int], Callable[[], Answers]], numbers: Iterable[int], ahead: int
-) -> Iterator[tuple[int, Answers]]:
-    """Each with its answers. Whoever waits for one has asked `ahead` more."""
-    waiting: deque[tuple[int, Callable[[], Answers]]] = deque()
+def _in_order(ask: Callable[[int], Callable[[], Answers]], numbers: Iterable[int]) -> Iterator[tuple[int, Answers]]:
+    """Each with its answers. Whoever waits for one has asked for the next."""
+    waiting: tuple[int, Callable[[], Answers]] | None = None
     for number in numbers:
-        waiting.append((number, ask(number)))
-        if len(waiting) > ahead:
-            first, wait = waiting.popleft()
-            yield first, wait()
-    for number, wait in waiting:
-        yield number, wait()
+        ahead = number, ask(number)
+        if waiting:
+            yield waiting[0], waiting[1]()
+        waiting = ahead
+    if waiting:
+        yield waiting[0], waiting[1]()
 
 
 NOTHING = Answers(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), np.empty(0))
