@@ -4,28 +4,33 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+PARALLEL := -n auto --maxprocesses=8 --dist worksteal
 # The default Linux wheel of torch is the CUDA build, some gigabytes. For the CPU build:
 #   make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-kill lint format clean
+.PHONY: help quickstart test test-slow test-kill test-avx2 lint format clean
 
 help: ## what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
 
 quickstart: $(VENV)/.package ## train a small model on bundled text, on the CPU
 	$(BIN)/thetahat train
 
 test: lint ## what continuous integration runs
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu" $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.tests ## the long tests: every kill point, whole trainings
 	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
 
 test-kill: $(VENV)/.tests ## kill a run at every operation and at random, damage it, fill its disk; the same bits each time
 	$(BIN)/python -m pytest tests/faults -s $(PYTEST_ARGS)
+
+test-avx2: $(VENV)/.tests ## the same as on an older CPU, whose kernels add in another order
+	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+		$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu" $(PYTEST_ARGS)
 
 lint: $(VENV)/.tests ## format, lint, types and layers, changing nothing
 	$(BIN)/ruff format --check .

@@ -57,13 +57,13 @@ def test_every_document_is_the_oracle_s():
         np.testing.assert_allclose(found.token_log_prob[start : start + len(expected)], expected, rtol=1e-11)
 
 
-@pytest.mark.parametrize(("dtype", "bound", "each"), [("float32", 1e-9, 2e-6), ("float64", 1e-12, 1e-12)])
+@pytest.mark.parametrize(("dtype", "bound", "each"), [("float32", 3e-9, 5e-6), ("float64", 1e-12, 1e-12)])
 def test_totals_do_not_depend_on_batch_size_or_order(dtype, bound, each, corpus, models):
     plain = scored(models[dtype], corpus, dtype=dtype, batch_size=1)
     lengths = corpus.lengths - 1
-    if dtype == "float32":  # other company changes no document by more than this arithmetic costs at most
+    if dtype == "float32":  # two ways that are both this far from the truth may be twice as far from each other
         exact = scored(models["float64"], corpus, dtype="float64", batch_size=1)
-        each = min(each, np.abs((plain.log_prob - exact.log_prob) / lengths).max())
+        each = min(each, 2 * np.abs((plain.log_prob - exact.log_prob) / lengths).max())
     for batch_size in (2, 3, 7, 16, 64):
         other = scored(models[dtype], corpus, dtype=dtype, batch_size=batch_size)
         assert math.fsum(other.log_prob) == pytest.approx(math.fsum(plain.log_prob), rel=bound)
