@@ -263,6 +263,23 @@ def test_a_pseudo_likelihood_is_not_compared_with_a_likelihood():
             policies(POLICY, other)
 
 
+def test_spans_are_compared_with_the_same_spans_only():
+    drawn = f"spans, {POLICY}, rate=0.15, mean_span=3.0"
+    assert policies(drawn, drawn)
+    with pytest.raises(DataError, match="different ways"):
+        policies(drawn, drawn.replace("3.0", "6.0"))
+    rows = [row(i) for i in range(4)]
+    said = [{"policy": drawn, "tokenizer_sha256": name} for name in "ab"]
+    with pytest.raises(DataError, match="two tokenizers"):
+        compare(rows, rows, metadata_a=said[0], metadata_b=said[1])
+
+
+def test_a_document_without_a_byte_counts_nowhere_where_bytes_are_compared():
+    rows = [row(i, num_bytes=0 if i == 3 else 20) for i in range(8)]
+    found = compare(rows, rows, metadata_a={}, metadata_b={})
+    assert found.whole.num_documents == sum(one.difference.num_documents for one in found.sources) == 7
+
+
 def test_rows_without_bytes_cannot_be_compared_without_tokens():
     a = [row(i, num_bytes=0) for i in range(4)]
     with pytest.raises(DataError, match="nothing can be compared"):

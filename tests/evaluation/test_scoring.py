@@ -198,7 +198,7 @@ def test_the_noise_floor_is_what_other_company_changes(tmp_path):
 
 
 def test_tokens_in_a_file_add_up_to_the_rows(tmp_path):
-    for name in ("causal on pairs", "masked tokens", "labels", "conditional"):
+    for name in ("causal on pairs", "masked tokens", "labels", "conditional", "spans"):
         (tmp_path / name).mkdir()
         _, corpus, policy, (model, _) = asked(name, tmp_path / name)
         found = score_corpus(model, corpus, policy, World(), CPU)

@@ -1,6 +1,7 @@
 """The choice of a checkpoint: the maximum, the rule of one standard error, and both kinds of noise."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,9 +72,11 @@ def test_equal_likelihoods_choose_the_earliest():
 def test_the_noise_of_training_is_found_beside_any_trend():
     draw, steps = np.random.default_rng(0), np.arange(4000)
     curve = 3 - 0.1 * np.log1p(steps) + 0.01 * draw.standard_normal(4000)
-    assert training_noise(curve.tolist()[100:]) == pytest.approx(0.01, rel=0.05)
-    assert training_noise([5.0, 4.0, 3.0, 2.0]) == 0
-    assert math.isnan(training_noise([1.0, 2.0]))
+    points = list(zip(steps.tolist(), curve.tolist(), strict=True))[100:]
+    assert training_noise(points) == pytest.approx(0.01, rel=0.05)
+    assert training_noise([point for point in points if point[0] % 7 in (0, 1, 5)]) == pytest.approx(0.01, rel=0.05)
+    assert training_noise([(step, 2 - 0.001 * step) for step in (100, 200, 300, 310)]) == pytest.approx(0, abs=1e-12)
+    assert math.isnan(training_noise([(1, 1.0), (2, 2.0)]))
 
 
 def test_the_gain_is_paired():
@@ -90,6 +93,17 @@ def test_halves_share_no_record_and_depend_on_nothing_but_its_text():
     assert 150 < len(chosen) < 250
     assert not {row.digest for row in chosen} & {row.digest for row in reported}
     assert halves(rows[::-1])[0] == chosen[::-1]
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=30))
+def test_halves_share_no_document_either(drawn):
+    """Records of one id are one document, whatever their texts, and records of one text may have several ids."""
+    plain = rows_of(np.full(13, -5.0), np.full(13, 5))
+    rows = [replace(plain[text], id=f"r{i}", document=f"d{document}") for i, (document, text) in enumerate(drawn)]
+    chosen, reported = halves(rows)
+    assert sorted(row.id for row in chosen + reported) == sorted(row.id for row in rows)
+    for name in ("document", "digest"):
+        assert not {getattr(row, name) for row in chosen} & {getattr(row, name) for row in reported}
 
 
 def test_a_candidate_that_is_not_finite_is_named():

@@ -170,10 +170,10 @@ def compare_ledgers(a: Scored, b: Scored, top: int = 10) -> Comparison:
     By source the same, with Holm's adjustment of p. Raises what `pair_rows` raises.
     """
     pairs, with_tokens = pair_rows(a, b), is_one_tokenizer(a, b)
+    compared = [pair for pair in pairs if pair.a.num_bytes or (with_tokens and pair.a.num_tokens)]
     by_source: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        if pair.a.num_bytes or (with_tokens and pair.a.num_tokens):
-            by_source.setdefault(pair.a.source, []).append(pair)
+    for pair in compared:
+        by_source.setdefault(pair.a.source, []).append(pair)
     if not by_source:
         raise DataError(
             "nothing can be compared: no row has a byte", cure="thetahat score MODEL DATA --out ledger.parquet"
@@ -189,7 +189,7 @@ def compare_ledgers(a: Scored, b: Scored, top: int = 10) -> Comparison:
     return Comparison(
         a=a.name,
         b=b.name,
-        whole=_difference(pairs, with_tokens),
+        whole=_difference(compared, with_tokens),
         sources=sorted(sources, key=lambda one: (-one.difference.num_documents, one.source)),
         gains=[_case(pair) for pair in gains if pair.difference > 0],
         losses=[_case(pair) for pair in losses if pair.difference < 0],

@@ -145,12 +145,13 @@ def read_columns(path: Path) -> tuple[Table, dict[str, str]]:
         notes = table.schema.metadata or {}
         words, digest = notes.get(b"thetahat", b"").decode(), notes.get(b"sha256", b"").decode()
         metadata = json.loads(words or "{}")
-        found = _digest(words, table)
+        is_ledger = isinstance(metadata, dict) and "ledger" in metadata
+        found = _digest(words, table) if is_ledger else ""
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist", cure=_CURE) from error
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path} is damaged, or is not a Parquet file: {error}", cure=_CURE) from error
-    if "ledger" not in metadata:
+    if not is_ledger:
         raise DataError(f"{path} is a Parquet file, but not a ledger", cure=_CURE)
     if (version := metadata.pop("ledger")) != VERSION:
         raise DataError(f"{path} is a ledger of version {version}", allowed=f"version {VERSION}", cure=_CURE)

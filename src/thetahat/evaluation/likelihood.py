@@ -25,7 +25,7 @@ from thetahat.evaluation.grouping import WIDTHS, end_to_end, one_by_one, side_by
 from thetahat.evaluation.interval import BLOCK_TOKENS, exact_sum
 from thetahat.evaluation.ledger import LedgerRow, blocks_of
 from thetahat.model.precision import Dtype, computing_in
-from thetahat.objective.config import Masked, ObjectiveConfig
+from thetahat.objective.config import Masked, ObjectiveConfig, Spans
 from thetahat.objective.log_prob import judged
 from thetahat.objective.objective import Model
 from thetahat.objective.scoring import questions
@@ -61,7 +61,9 @@ class Policy:
         """As it is stored beside the numbers of a corpus."""
         how = f"window(stride={self.stride}), context={self.context}, dtype={self.dtype}"
         how += ", parts in one pass" if corpus.reads_parts_together else ""
-        kind = kind_of(self.objective.factorization)
+        kind, choice = kind_of(self.objective.factorization), self.objective.factorization
+        if isinstance(choice, Spans):  # other spans are other questions
+            how += f", rate={choice.rate}, mean_span={choice.mean_span}"
         masks = f", 1 in {self.passes} masked at once" if self.passes else ", each token masked alone"
         return {"causal": how, "masked": f"pseudo-likelihood{masks}, {how}"}.get(kind, f"{kind}, {how}")
 
@@ -128,11 +130,12 @@ def score_corpus(
     is being scored.
     """
     reader = Reader(model, corpus, policy, device)
-    known = watch.journal.known() if watch.journal else {}
     found = np.zeros((4, len(corpus.tokens)), dtype=np.float64)  # nats, whether asked, context, misses
-    for answers in known.values() if world.is_first else ():
+    is_known = torch.zeros(len(reader.groups), dtype=torch.int64)  # as the first rank says: all must leave out the same
+    for number, answers in watch.journal.known().items() if watch.journal and world.is_first else ():
         _note(found, answers)
-    left = [number for number in range(len(reader.groups)) if number not in known][world.rank :: world.size]
+        is_known[number] = 1
+    left = (world.sum(is_known) == 0).nonzero()[:, 0].tolist()[world.rank :: world.size]
     total, done = sum(reader.num_tokens(number) for number in left), 0
     for number, answers in reader.answers(itertools.takewhile(lambda number: not watch.stops(), left)):
         _note(found, answers)
@@ -318,13 +321,14 @@ def bytes_of(likelihoods: Likelihoods, corpus: Corpus) -> NDArray[np.int64]:
 
 def ledger_rows(likelihoods: Likelihoods, corpus: Corpus) -> list[LedgerRow]:
     """A row for each part that is asked; the long ones with their blocks, which intervals over few documents need."""
-    return [_row(likelihoods, corpus, index) for index in range(len(likelihoods.part))]
+    num_bytes = bytes_of(likelihoods, corpus)
+    return [_row(likelihoods, corpus, index, num_bytes) for index in range(len(likelihoods.part))]
 
 
-def _row(likelihoods: Likelihoods, corpus: Corpus, index: int) -> LedgerRow:
+def _row(likelihoods: Likelihoods, corpus: Corpus, index: int, num_bytes: Ints) -> LedgerRow:
     first, last = (int(edge) for edge in likelihoods.start[index : index + 2])
     number, num_tokens = int(likelihoods.part[index]), last - first
-    part, tokens = corpus.part(number), likelihoods.tokens[first:last]
+    part, is_whole = corpus.part(number), num_tokens >= corpus.part_tokens[number]
     return LedgerRow(
         id=part.id,
         document=part.document,
@@ -332,12 +336,12 @@ def _row(likelihoods: Likelihoods, corpus: Corpus, index: int) -> LedgerRow:
         part=part.name,
         role=part.role,
         num_tokens=num_tokens,
-        num_bytes=int(corpus.column["parts.num_bytes"][number]),
+        num_bytes=int(corpus.column["parts.num_bytes"][number] if is_whole else num_bytes[first:last].sum()),
         context_length=int(likelihoods.context_length[first:last].max()),
         log_prob=float(likelihoods.log_prob[index]),
         weight=part.weight,
         digest=corpus.digest(number),
-        blocks=blocks_of(likelihoods.token_log_prob[first:last], corpus.token_bytes[corpus.tokens[tokens]])
+        blocks=blocks_of(likelihoods.token_log_prob[first:last], num_bytes[first:last])
         if num_tokens > BLOCK_TOKENS
         else (),
     )

@@ -49,8 +49,8 @@ def sign_flip_p_value(differences: ArrayLike) -> float:
     Fisher, The Design of Experiments, 1935, § 21; Phipson and Smyth, 2010, arXiv 1603.05766.
     """
     given = np.asarray(differences, dtype=np.float64)
-    (d,) = _in_order(given[given != 0])
-    least = abs(exact_sum(d)) - 1e-11 * exact_sum(np.abs(d))  # sums that tie are ties, however they were rounded
+    d = np.sort(np.abs(given[given != 0]))  # so that B against A is tossed as A against B
+    least = abs(exact_sum(given)) - 1e-11 * exact_sum(d)  # sums that tie are ties, however they were rounded
     if len(d) <= NUM_EXACT:
         flips = np.arange(2 ** len(d))[:, None] >> np.arange(len(d)) & 1
         return float(np.mean(np.abs((2 * flips - 1) @ d) >= least))

@@ -103,6 +103,8 @@ def _check_policies(a: Scored, b: Scored) -> None:
             allowed="another dtype; another context and stride where both read every document whole",
             cure=_SCORE,
         )
+    if "spans" in _policy_words(a, ignored) and not is_one_tokenizer(a, b):
+        raise DataError("what is left out are tokens, so under two tokenizers A and B were asked for other words")
 
 
 def _is_whole(scored: Scored) -> bool:

@@ -74,22 +74,27 @@ def choose(candidates: Sequence[Candidate]) -> Selection:
         standings.append(Standing(one.name, one.step, one.is_average, estimate, error, behind, behind_error))
     singles = [index for index, one in enumerate(candidates) if not one.is_average and standings[index].is_as_good]
     one_error = min(singles, key=lambda index: candidates[index].step, default=best)
-    curve = [standing.bits_per_byte for standing in standings if not standing.is_average]
-    curve = curve[min(len(curve) // 2, max(len(curve) - 3, 0)) :]  # early on, what bends fast would pass for noise
-    return Selection(standings, best, one_error, training_noise(curve), len(documents))
+    curve = sorted((standing.step, standing.bits_per_byte) for standing in standings if not standing.is_average)
+    late = [point for point in curve if 2 * point[0] >= curve[-1][0]]  # early on, what bends fast would pass for noise
+    noise = training_noise(late if len(late) >= 3 else curve[-3:])
+    return Selection(standings, best, one_error, noise, len(documents))
 
 
-def training_noise(curve: Sequence[float]) -> float:
-    r"""The standard deviation of independent noise on a smooth curve, from its second differences.
+def training_noise(curve: Sequence[tuple[int, float]]) -> float:
+    r"""The standard deviation of independent noise on a smooth curve of points $(t_i, y_i)$, $t$ ascending.
 
-    $\sigma^2 = \frac{1}{6 (n - 2)} \sum_i (y_{i-1} - 2 y_i + y_{i+1})^2$: what bends slowly cancels, and independent
-    noise of variance $\sigma^2$ makes each second difference vary by $6 \sigma^2$. NaN with fewer than three points.
+    $\sigma^2 = \frac{1}{n - 2} \sum_i \frac{(a_i y_{i-1} - y_i + b_i y_{i+1})^2}{a_i^2 + 1 + b_i^2}$: how far each is
+    from the line through its neighbours, $a_i = (t_{i+1} - t_i) / (t_{i+1} - t_{i-1})$, $b_i = 1 - a_i$, so what bends
+    slowly cancels, whatever the steps between. NaN with fewer than three points.
 
     Gasser, Sroka and Jennen-Steinmetz, 1986, Biometrika 73 (3).
     """
     if len(curve) < 3:
         return math.nan
-    return math.sqrt(float(np.mean(np.diff(np.asarray(curve, dtype=np.float64), 2) ** 2)) / 6)
+    t, y = np.asarray(curve, dtype=np.float64).T
+    a = (t[2:] - t[1:-1]) / (t[2:] - t[:-2])
+    residual = a * y[:-2] - y[1:-1] + (1 - a) * y[2:]
+    return math.sqrt(float(np.mean(residual**2 / (a**2 + 1 + (1 - a) ** 2))))
 
 
 def gain(chosen: Sequence[LedgerRow], other: Sequence[LedgerRow]) -> Interval:
@@ -99,12 +104,27 @@ def gain(chosen: Sequence[LedgerRow], other: Sequence[LedgerRow]) -> Interval:
 
 
 def halves(rows: Sequence[LedgerRow]) -> tuple[list[LedgerRow], list[LedgerRow]]:
-    """Rows to choose by and rows to report on: whole records, by the digest of their text."""
+    """Rows to choose by and to report on, by the digest of their text: no document and no text is on both sides."""
     chosen: list[LedgerRow] = []
     reported: list[LedgerRow] = []
-    for row in rows:
-        (chosen if int(row.digest[:8], 16) % 2 else reported).append(row)
+    for row, digest in zip(rows, _kept_together(rows), strict=True):
+        (chosen if int(digest[:8], 16) % 2 else reported).append(row)
     return chosen, reported
+
+
+def _kept_together(rows: Sequence[LedgerRow]) -> list[str]:
+    """For each row the smallest digest of all that a document, or a text, ties to it, however long that chain."""
+    leader: dict[tuple[int, str], tuple[int, str]] = {}  # (0, digest) or (1, document): towards its smallest
+
+    def find(key: tuple[int, str]) -> tuple[int, str]:
+        while leader.setdefault(key, key) != key:
+            leader[key] = key = leader[leader[key]]
+        return key
+
+    for row in rows:
+        low, high = sorted((find((0, row.digest)), find((1, row.document))))
+        leader[high] = low
+    return [find((0, row.digest))[1] for row in rows]
 
 
 def _by_document(candidates: Sequence[Candidate]) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:

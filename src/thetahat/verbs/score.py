@@ -67,6 +67,8 @@ def score(
     for path in (out, tokens):
         if path:
             check_out(path)
+    if out and tokens and out.resolve() == tokens.resolve():
+        raise FolderError(f"{str(out)!r} would be the ledger and the table of tokens", cure="another --tokens")
     loaded = load(model) if isinstance(model, str) else model
     world = join_world(loaded.config.device)
     corpus, policy = corpus_of(loaded, data, world), loaded.config.policy()
