@@ -173,3 +173,9 @@ def test_where_models_are_alike_the_sign_flip_test_finds_a_difference_in_5_of_10
     found = float(np.mean([sign_flip_p_value(dataset) < 0.05 for dataset in nats]))
     print(f"false positives, {num_documents} documents: {found:.2%}")
     assert 0.03 <= found <= 0.07
+
+
+@given(st.integers(13, 80), st.integers(0, 10**6))
+def test_b_against_a_has_the_p_value_of_a_against_b(count, seed):
+    d = np.random.default_rng(seed).standard_normal(count) + 0.2
+    assert sign_flip_p_value(-d) == sign_flip_p_value(d)
