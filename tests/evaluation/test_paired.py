@@ -19,7 +19,10 @@ def differences(seed, num_documents):
     return tokens * (0.02 + 0.045 * draw.standard_t(4, num_documents)), tokens
 
 
-@given(st.lists(st.integers(-5, 5) | st.floats(-3, 3), max_size=9))
+NUMBERS = st.floats(-3, 3).map(lambda x: round(x, 6))  # sums of which tie, or are apart by more than rounding
+
+
+@given(st.lists(st.integers(-5, 5) | NUMBERS, max_size=9))
 def test_up_to_12_differences_every_flip_is_tried(drawn):
     assert sign_flip_p_value(drawn) == pytest.approx(oracle.exact_p_value(drawn), abs=1e-12)
 
