@@ -13,7 +13,7 @@ from thetahat.objective import log_prob
 PACKAGE = Path(thetahat.__file__).parent
 
 
-def test_from_the_command_line_to_log_softmax_in_six_frames(tmp_path, monkeypatch):
+def test_from_the_command_line_to_log_softmax_in_six_frames(tmp_path, monkeypatch, capsys):
     seen = []
 
     def stop_here(hidden, head, targets):
@@ -26,6 +26,7 @@ def test_from_the_command_line_to_log_softmax_in_six_frames(tmp_path, monkeypatc
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130
+    assert capsys.readouterr().err == "thetahat: interrupted\n"
     ours = [path.relative_to(PACKAGE).as_posix() for path in seen if PACKAGE in path.parents]
     assert ours == ["cli/main.py", "cli/train.py", "run/train.py", "run/step.py", "objective/objective.py"]
     assert len([*ours, "objective/log_prob.py"]) == 6

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -41,26 +42,69 @@ def finished(place, *words, code=0):
     return out.decode(), err.decode()
 
 
-def test_an_interrupted_score_goes_on_and_its_ledger_is_that_of_one_that_was_not(place):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_score_goes_on_and_its_ledger_is_that_of_one_that_was_not(place, tmp_path, number):
     words = ["score", "run", "many.jsonl", "deterministic=true", "--out"]
-    finished(place, *words, "whole.parquet")
-    process = start(place, *words, "again.parquet")
-    journal = place / ".again.parquet.scoring"
+    if not (place / "whole.parquet").exists():
+        finished(place, *words, "whole.parquet")
+    out = tmp_path / "again.parquet"
+    process = start(place, *words, str(out))
+    journal = tmp_path / ".again.parquet.scoring"
     while not journal.exists():
         assert process.poll() is None
         time.sleep(0.01)
     time.sleep(0.4)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate()
-    assert process.returncode == 130, err
-    assert not (place / "again.parquet").exists()
+    assert process.returncode == 128 + number, err
+    assert "what was scored is kept\n  try: start the same command again" in err.decode()
+    assert not out.exists()
     parts = list(journal.rglob("answers.safetensors"))
     assert parts
     known = sum(len(load_file(part)["group"]) for part in parts)
     assert 0 < known < 1500
-    finished(place, *words, "again.parquet")
-    assert read_ledger(place / "again.parquet") == read_ledger(place / "whole.parquet")
-    assert not journal.exists()
+    finished(place, *words, str(out))
+    assert read_ledger(out) == read_ledger(place / "whole.parquet")
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_was_scored_is_kept_until_all_is_written(place, tmp_path):
+    """The table of tokens cannot be written in the end: its folder is gone by then."""
+    (tmp_path / "gone").mkdir()
+    process = start(
+        place, "score", "run", "many.jsonl", "--out", str(tmp_path / "l.parquet"), "--tokens", str(tmp_path / "gone/t")
+    )
+    while not (tmp_path / ".l.parquet.scoring").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    (tmp_path / "gone").rmdir()
+    (tmp_path / "gone").write_text("in the way")
+    _, err = process.communicate()
+    assert process.returncode == 7, err
+    assert [path.name for path in tmp_path.iterdir() if path.name != "gone"] == [".l.parquet.scoring"]
+
+
+def test_where_nothing_can_be_written_nothing_is_scored(place):
+    for command, option in (("score", "--out"), ("score", "--tokens"), ("choose", "--out")):
+        _, err = finished(place, command, "run", "no-such.jsonl", option, "many.jsonl/x.parquet", code=7)
+        assert "many.jsonl/x.parquet cannot be written: a file stands" in err
+        assert f"try: another {option}" in err
+
+
+def test_what_a_source_is_called_breaks_no_line_and_obeys_no_terminal(place):
+    lines = [{"text": "To be", "source": "a\nby source 1"}, {"text": "or not", "source": "\x1b[31mred"}]
+    (place / "odd.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out, _ = finished(place, "score", "run", "odd.jsonl")
+    assert r"a\nby source 1" in out
+    assert r"\x1b[31mred" in out
+    assert "\x1b" not in out
+
+
+def test_a_closed_standard_input_is_an_empty_one(place):
+    command = f"{shlex.join([*ALONE, 'score', 'run', '-'])} <&-"
+    done = subprocess.run(command, shell=True, cwd=place, capture_output=True, text=True)
+    assert done.returncode == 3, done.stderr
+    assert "is empty" in done.stderr
 
 
 def test_tokens_have_a_file_and_json_has_every_group(place):

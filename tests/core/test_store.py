@@ -300,6 +300,20 @@ def refused(folder):
     return in_child(enter)
 
 
+@pytest.mark.parametrize("name", ["there", "folder", "nowhere", ".", "there/file"])
+def test_a_target_that_cannot_be_written_is_refused_before_anything_is_done(tmp_path, name):
+    (tmp_path / "there").write_text("precious")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(FolderError, match="--save") as error:
+        store.check_target(tmp_path / name, "--save")
+    assert ("cannot be written" if "/" in name else "exists") in str(error.value)
+    assert sorted(tmp_path.iterdir()) == before
+    store.check_target(tmp_path / "new" / "file")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
 def test_one_process_at_a_time_holds_a_folder(tmp_path):
     with store.holding(tmp_path / "run"):
         assert refused(tmp_path / "run") == 7

@@ -199,6 +199,8 @@ def test_what_is_too_long_is_an_error_or_counted(layout, extra):
             assert before == [END, *whole[name][0][1 + left :]]
     with pytest.raises(DataError, match="file:3: a choice alone is longer"):
         asked([context] * 2, ["sea", context * 3], context=context_size, over_long="truncate-left", **how)
+    with pytest.raises(DataError, match=r"file:3: \d+ tokens would have to be left out of each context, and one has 1"):
+        asked(["sea", context], ["sea", "sea"], context=context_size, over_long="truncate-left", **how)
 
 
 def test_a_fingerprint_is_of_the_question_and_its_tokens():

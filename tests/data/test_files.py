@@ -56,7 +56,14 @@ def test_files_of_one_name_are_told_apart_by_their_folders(folder):
     assert label_files([Path("x/a.txt"), Path("x/y/a.txt")]) == ["a.txt", "y/a.txt"]
 
 
-@pytest.mark.parametrize(("text", "suffix"), [(b'{"text": "one"}\n{"text": "two"}\n', ".jsonl"), (b"one\ntwo", ".txt")])
+@pytest.mark.parametrize(
+    ("text", "suffix"),
+    [
+        (b'{"text": "one"}\n{"text": "two"}\n', ".jsonl"),
+        (b'\xef\xbb\xbf {"text": "one"}\n', ".jsonl"),
+        (b"one\ntwo", ".txt"),
+    ],
+)
 def test_standard_input_is_kept_so_that_it_can_be_read_again(monkeypatch, write, text, suffix):
     keep_standard_input.cache_clear()
     with write("input", text).open(encoding="utf-8") as stream:
@@ -67,6 +74,14 @@ def test_standard_input_is_kept_so_that_it_can_be_read_again(monkeypatch, write,
     assert list(read_records("-")) == list(read_records("-"))
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     keep_standard_input.cache_clear()
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path):
+    path = os.fsencode(tmp_path) + b"/caf\xe9.txt"
+    Path(os.fsdecode(path)).write_text("text")
+    for spec in (os.fsdecode(path), str(tmp_path)):
+        with pytest.raises(DataError, match=r"caf\\xe9.txt is not UTF-8"):
+            find_files(spec)
 
 
 def test_the_same_standard_input_is_the_same_file():

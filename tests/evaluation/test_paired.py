@@ -182,3 +182,11 @@ def test_where_models_are_alike_the_sign_flip_test_finds_a_difference_in_5_of_10
 def test_b_against_a_has_the_p_value_of_a_against_b(count, seed):
     d = np.random.default_rng(seed).standard_normal(count) + 0.2
     assert sign_flip_p_value(-d) == sign_flip_p_value(d)
+
+
+@given(seeds, st.integers(1, 60), st.lists(st.sampled_from([-2.0, -1.0, 0.0, 1.0, 2.0]), max_size=9))
+def test_b_against_a_has_the_mirrored_interval_of_a_against_b(seed, num_documents, tied):
+    nats, tokens = differences(seed, num_documents)
+    d, t = [*nats, *tied], [*tokens, *[1.0] * len(tied)]
+    estimate, low, high = bootstrap_interval(d, t)
+    assert bootstrap_interval(np.negative(d), t) == pytest.approx((-estimate, -high, -low), rel=0, abs=0, nan_ok=True)

@@ -1,6 +1,7 @@
 """`thetahat influence`: the step that the run made, told by sequence, and nothing changed."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -79,3 +80,4 @@ def test_the_command_says_it(run, words, monkeypatch, capsys):
     else:
         assert "shares sum to" in out
         assert "N_eff" in out
+        assert re.search(r"\n[^\n]+ +[\d,]+ +100\.00% +100\.00% +100\.00%\n", out)  # of the run's only source

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.cli.test_choose import COPA, PAIRS, SMALL, lines
-from thetahat.core.errors import ConfigError
+from thetahat.core.errors import ConfigError, DataError
 from thetahat.verbs.choose import choose
 from thetahat.verbs.lm_eval import HarnessModel
 from thetahat.verbs.load import load
@@ -147,6 +147,18 @@ def test_continuations_are_spans_of_one_tokenisation(place):
     request.args = ("", text)
     ((whole, _),) = model.loglikelihood([request])
     assert found > whole
+
+
+def test_an_empty_text_has_probability_1_and_an_empty_continuation_is_no_question(place):
+    model = HarnessModel(str(place / "run"))
+    texts = ["The king.", "", "To be"]
+    requests = [SimpleNamespace(args=(text,), task_name="t", doc_id=id) for id, text in enumerate(texts)]
+    found = model.loglikelihood_rolling(requests)
+    assert found[1] == 0.0
+    assert [found[0], found[2]] == pytest.approx(model.loglikelihood_rolling(requests[::2]), rel=1e-6)
+    request = SimpleNamespace(args=("The king", ""), task_name="t", doc_id=7)
+    with pytest.raises(DataError, match="the continuation is empty: t 7"):
+        model.loglikelihood([request])
 
 
 def test_what_is_too_long_is_an_error_or_cut(place):

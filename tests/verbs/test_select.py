@@ -64,8 +64,9 @@ def test_the_mean_of_checkpoints_is_saved_as_a_model(place, tmp_path):
     assert standing.bits_per_byte == pytest.approx(nats, rel=1e-9)
 
 
-def test_what_cannot_be_chosen_from_is_refused(place, tmp_path):
+def test_what_cannot_be_chosen_from_is_refused_before_anything_is_scored(place, tmp_path, monkeypatch):
     more = str(place / "more.jsonl")
+    monkeypatch.delattr("thetahat.verbs.select.score_corpus")
     with pytest.raises(DataError, match="60 documents would choose and be reported on"):
         select(str(place / "run"), [more], report=[more])
     with pytest.raises(DataError, match="that says nothing"):

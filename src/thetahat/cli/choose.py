@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from thetahat.cli.words import Json, Quiet, emit, emit_json, escape, is_first_rank, listen_to_library, say, split_words
+from thetahat.cli.words import Json, Quiet, emit, emit_json, in_line, is_first_rank, listen_to_library, say, split_words
 
 
 def choose(
@@ -45,7 +45,7 @@ def choose(
     tied = {rule: accuracy.tied for rule, accuracy in found.overall.items() if accuracy.tied}
     for rule, ids in tied.items():
         more = ", ..." if len(ids) > 8 else ""
-        say(f"by {rule}, {len(ids)} ties with the right choice count as wrong: {escape(', '.join(ids[:8]))}{more}")
+        say(f"by {rule}, {len(ids)} ties with the right choice count as wrong: {in_line(', '.join(ids[:8]))}{more}")
     say(f"ledger in {out}") if out else None
     say(f"Next: thetahat score {model} YOUR.txt")
 
@@ -53,7 +53,7 @@ def choose(
 def _show(numbers: dict[str, Any]) -> None:
     emit(f"{'source':<44} {'rule':<14} accuracy  95% interval    questions  ties")
     for source, found in numbers["sources"].items():
-        _show_rules(escape(source), found)
+        _show_rules(in_line(source), found)
     if len(numbers["sources"]) > 1:
         _show_rules("all questions alike", numbers["overall"])
         _show_rules("all sources alike", numbers["macro"])

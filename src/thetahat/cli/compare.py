@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from thetahat.cli.words import Json, Quiet, emit, emit_json, escape, is_first_rank, listen_to_library, say, split_words
+from thetahat.cli.words import (
+    Json,
+    Quiet,
+    emit,
+    emit_json,
+    escape,
+    in_line,
+    is_first_rank,
+    listen_to_library,
+    say,
+    split_words,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,14 +42,15 @@ def compare(
     With DATA the largest gains and losses are shown with their text.
     """
     listen_to_library(quiet=quiet)
-    from thetahat.core.errors import ConfigError, FolderError
+    from thetahat.core import store
+    from thetahat.core.errors import ConfigError
     from thetahat.verbs.compare import compare as compare_models
 
     names, pairs = split_words(words)
     if len(names) < 2:
         raise ConfigError(f"{len(names)} of A and B came", cure="thetahat compare a.parquet b.parquet")
-    if html and html.exists():
-        raise FolderError(f"{html} exists, and nothing is written over", cure="another --html, or remove it first")
+    if html:
+        store.check_target(html, "--html")
     a, b, *data = names
     compared = compare_models(a, b, data, overrides=pairs, top=top)
     if not is_first_rank():
@@ -79,7 +91,7 @@ def _show_sources(sources: "Sequence[SourceDifference]", unit: str) -> None:
         estimate, low, high = one.difference.main.interval
         ends = "-" if isnan(low) else f"{low:+.5f} to {high:+.5f}"
         emit(
-            f"{escape(one.source)[-28:] or '-':<28} {one.difference.num_documents:>9,} {estimate:>+15.5f} {ends:>23}"
+            f"{in_line(one.source)[-28:] or '-':<28} {one.difference.num_documents:>9,} {estimate:>+15.5f} {ends:>23}"
             f" {one.p_holm:>9.2g} {one.difference.improved.estimate:>9.1%}"
         )
     if len(sources) > SOURCES:
@@ -93,7 +105,7 @@ def _show_cases(title: str, cases: "Sequence[Case]") -> None:
     for case in cases:
         name = case.id if case.part == "document" else f"{case.id} ({case.part})"
         text = escape(" ".join((case.text or "")[: 4 * LINE].split()))[:LINE]
-        emit(f"{escape(name):<44} {case.difference:>+10.2f} {case.num_bytes:>9,}  {text}".rstrip())
+        emit(f"{in_line(name):<44} {case.difference:>+10.2f} {case.num_bytes:>9,}  {text}".rstrip())
 
 
 def _conclude(names: "Sequence[str]", html: Path | None) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from thetahat.cli.words import Json, Quiet, Words, emit, emit_json, escape, find_config, listen_to_library, say
+from thetahat.cli.words import Json, Quiet, Words, emit, emit_json, escape, find_config, in_line, listen_to_library, say
 
 if TYPE_CHECKING:
     from thetahat.verbs.explain import Account, Explained, Token
@@ -16,7 +16,7 @@ LEGEND = {"asked": "asked", "end": "end, asked", "masked": "masked, asked", "cut
 
 def explain(
     words: list[str] | None = Words,
-    records: int = typer.Option(3, help="How many records to show token by token."),
+    records: int = typer.Option(3, min=0, help="How many records to show token by token."),
     quiet: bool = Quiet,
     json: bool = Json,
 ) -> None:
@@ -28,7 +28,7 @@ def explain(
     config = find_config(words)
     from thetahat.verbs.explain import explain as explain_data, to_plain
 
-    shown, whole = explain_data(config, max(records, 0))
+    shown, whole = explain_data(config, records)
     if json:
         emit_json(to_plain(shown, whole))
         return
@@ -40,7 +40,7 @@ def explain(
 
 
 def _show(record: "Explained") -> None:
-    emit(f"== {escape(record.id)}")
+    emit(f"== {in_line(record.id)}")
     emit("".join(map(_marked, _joined(record.tokens))))
     for note in record.notes:
         emit(f"note: {escape(note)}")
@@ -75,7 +75,7 @@ def _account(whole: "Account") -> None:
     emit(f"{whole.begins_with_end_of_text:,} sequences begin with <|endoftext|>\n")
     emit(f"{'source':<24} {'role':<14} {'part':<18} {'records':>9} {'read':>11} {'asked':>11} {'cut':>9}")
     for group in sorted(whole.groups, key=lambda group: -group["asked"])[:24]:
-        names = f"{escape(group['source']):<24} {group['role']:<14} {group['part']:<18}"
+        names = f"{in_line(group['source']):<24} {group['role']:<14} {group['part']:<18}"
         emit(f"{names} {group['records']:>9,} {group['read']:>11,} {group['asked']:>11,} {group['cut']:>9,}")
     if len(whole.groups) > 24:
         emit(f"... and {len(whole.groups) - 24} groups more (--json has all)")

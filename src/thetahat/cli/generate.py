@@ -42,9 +42,9 @@ def generate(
     it as "generated".
     """
     listen_to_library(quiet=quiet)
+    from thetahat.core import store
     from thetahat.core.errors import ConfigError
     from thetahat.verbs.load import load
-    from thetahat.verbs.score import check_out
 
     names, pairs = split_words(words)
     if len(names) != 1:
@@ -56,7 +56,7 @@ def generate(
     chosen = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     how, pairs = how_to_write(chosen, beams, length_exponent, pairs, TEMPERATURE)
     if out:
-        check_out(out)
+        store.check_target(out)
     text = _unicode(sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt))
     loaded = load(names[0], tuple(pairs))
     if prompts:

@@ -5,12 +5,12 @@ from typing import Any
 
 import typer
 
-from thetahat.cli.words import Json, Quiet, emit, emit_json, escape, listen_to_library, say
+from thetahat.cli.words import Json, Quiet, emit, emit_json, in_line, listen_to_library, say
 
 
 def influence(
     model: str = typer.Argument(metavar="RUN[@STEP]"),
-    rows: int = typer.Option(8, help="How many sequences to show at each end."),
+    rows: int = typer.Option(8, min=1, help="How many sequences to show at each end."),
     out: Path | None = typer.Option(None, help="Write all of them as Parquet.", show_default=False),
     quiet: bool = Quiet,
     json: bool = Json,
@@ -28,9 +28,9 @@ def influence(
         return
     emit(f"step {told['step']}, from {told['checkpoint']}: {told['log_likelihood_per_token']:.4f} nats per token")
     emit(f"gradient norm {told['gradient_norm']:.4g}; the shares sum to {told['sum_of_shares']:.6f}\n")
-    _sequences(told["sequences"], max(rows, 1))
+    _sequences(told["sequences"], rows)
     for title, groups in (("source", told["sources"]), ("length", told["lengths"])):
-        _table(title, groups, {"share": "share", "gain": "nats gained", "tokens": "tokens"})
+        _table(title, groups, {"share": ("share", ".2%"), "gain": ("nats gained", ".2f"), "tokens": ("tokens", ",")})
     if told["ledger"]:
         _account(told["ledger"])
     if not quiet:
@@ -45,23 +45,18 @@ def _sequences(found: list[dict[str, Any]], rows: int) -> None:
         if one is None:
             emit(f"{'...':>8}  {len(found) - 2 * rows} more")
             continue
-        name = escape(f"{one['id']} {one['part']}: {one['text']}".replace("\n", " "))
+        name = in_line(f"{one['id']} {one['part']}: {one['text']}".replace("\n", " "))
         emit(f"{one['share']:>8.2%} {one['before']:>10.2f} {one['after']:>10.2f} {one['num_tokens']:>7,}  {name[:90]}")
 
 
-def _table(title: str, groups: list[dict[str, Any]], columns: dict[str, str]) -> None:
-    emit(f"\n{title:<28} {'rows':>9} " + " ".join(f"{name:>12}" for name in columns.values()))
+def _table(title: str, groups: list[dict[str, Any]], columns: dict[str, tuple[str, str]]) -> None:
+    """`columns` says what stands above each number of a group, and how it is written."""
+    emit(f"\n{title:<28} {'rows':>9} " + " ".join(f"{name:>12}" for name, _ in columns.values()))
     for group in groups[:12]:
-        cells = (_cell(name, group[name]) for name in columns)
-        emit(f"{escape(group['name'])[:28]:<28} {group['rows']:>9,} " + " ".join(f"{cell:>12}" for cell in cells))
+        cells = (format(group[name], form) for name, (_, form) in columns.items())
+        emit(f"{in_line(group['name'])[:28]:<28} {group['rows']:>9,} " + " ".join(f"{cell:>12}" for cell in cells))
     if len(groups) > 12:
         emit(f"... and {len(groups) - 12} more (--json has all)")
-
-
-def _cell(name: str, value: float) -> str:
-    if name == "gain":
-        return f"{value:.2f}"
-    return f"{value:,.0f}" if value > 1 else f"{value:.2%}"
 
 
 def _account(told: dict[str, Any]) -> None:
@@ -72,6 +67,6 @@ def _account(told: dict[str, Any]) -> None:
         f"the heaviest 1 % hold {records['top_share']:.1%}"
     )
     emit(f"the lighter half holds {records['lorenz'][5]:.1%}, the heaviest tenth {1 - records['lorenz'][9]:.1%}")
-    columns = {"weight": "weight", "nats": "nats", "tokens": "tokens"}
+    columns = {name: (name, ".2%") for name in ("weight", "nats", "tokens")}
     for title in ("sources", "lengths"):
         _table(f"{title[:-1]} (shares)", told[title], columns)

@@ -64,12 +64,17 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
 def main() -> None:
     """Runs a command and turns what went wrong into a message and an exit code."""
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads that wait give way sooner when the machine is busy
+    _open_closed_streams()
     try:
         app()  # says usage errors itself and ends with 2
     except ThetahatError as error:
         fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         fail("interrupted", 130)
+    except SystemExit as end:
+        if end.code == 130:  # how typer ends on Ctrl-C, without a word
+            fail("interrupted", 130)
+        raise
     except MemoryError:
         fail(str(OutOfMemoryError("the host's memory is full", cure="a smaller micro_batch_size or batch_size")), 9)
     except BrokenPipeError:
@@ -77,6 +82,13 @@ def main() -> None:
         sys.exit(141)
     except Exception as error:  # noqa: BLE001 - the last place that can speak
         _unexpected(error)
+
+
+def _open_closed_streams() -> None:
+    """What was closed (`<&-`, a daemon) is empty, or takes everything, rather than None."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process lives
 
 
 def _unexpected(error: Exception) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from thetahat.cli.words import Json, Quiet, emit, emit_json, is_first_rank, listen_to_library, say, split_words
+from thetahat.cli.words import Json, Quiet, emit, emit_json, in_line, is_first_rank, listen_to_library, say, split_words
 
 SHOWN = 12  # groups of a table; --json has them all
 
@@ -68,11 +68,12 @@ def _numbers(scored: Any) -> dict[str, Any]:
 
 def _show(name: str, groups: list[dict[str, Any]]) -> None:
     """One table; the largest groups where there are many."""
+    groups = [group | {"name": in_line(group["name"])} for group in groups]
     shown = groups
     if len(groups) > SHOWN:
         kept = sorted(groups, key=lambda group: -group["num_tokens"])[:SHOWN]
         shown = [group for group in groups if group in kept]
-    width = max(26, *(len(str(group["name"])) + 1 for group in shown))
+    width = max(26, *(len(group["name"]) + 1 for group in shown))
     emit(f"\n{'by ' + name:<{width}} {'documents':>10} {'tokens':>12} {'nats/token':>11} {'bits/byte':>10}   95 %")
     for group in shown:
         numbers = "".join(

@@ -49,6 +49,11 @@ def escape(text: str) -> str:
     )
 
 
+def in_line(text: str) -> str:
+    """A name or an id from data, which may not end the line that it stands in."""
+    return escape(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def listen_to_library(*, quiet: bool) -> None:
     """Lets the library's log lines reach stderr."""
     handler = logging.StreamHandler()

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,23 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_target(path: Path, option: str = "--out") -> None:
+    """Raises FolderError unless a file or folder can be written there later, before hours of work for it begin.
+
+    Nothing is ever written over, so nothing may be there, and `option`, which named it, should name another.
+    """
+    if not path.name or os.path.lexists(path):
+        raise FolderError(f"{path} exists, and nothing is written over", cure=f"another {option}, or remove it first")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}", suffix=_PARTIAL):
+            pass
+    except OSError as error:
+        is_file = isinstance(error, FileExistsError | NotADirectoryError)
+        why = "a file stands where its folder would be" if is_file else error.strerror
+        raise FolderError(f"{path} cannot be written: {why}", cure=f"another {option}") from error
 
 
 @contextmanager

@@ -171,18 +171,22 @@ def _num_cut(question: Question, texts: Sequence[_Text], starts: Sequence[int], 
     if asking.over_long == "window":
         return 0
     pairs = [(start, len(text.tokens) - start) for text, start in zip(texts, starts, strict=True)]
+    around = 2 * (asking.layout == "whole")  # <|endoftext|> on both sides
     if asking.layout == "pair":
         over = max(given for given, _ in pairs) + 1 - asking.source_room
-        fits = max(asked for _, asked in pairs) <= asking.context
     else:
-        over = max(map(sum, pairs)) + 2 * (asking.layout == "whole") - asking.context
-        fits = over <= min(given for given, _ in pairs)
-    if fits and (over <= 0 or asking.over_long == "truncate-left"):
-        return max(over, 0)
+        over = max(map(sum, pairs)) + around - asking.context
     name = question.record.where or question.record.id
-    if not fits:
+    if max(asked for _, asked in pairs) + around > asking.context:
         raise DataError(f"{name}: a choice alone is longer than the context of {asking.context} tokens")
-    raise DataError(
-        f"{name}: context and choice are {over} tokens longer than what the model reads at once",
-        cure="--over-long truncate-left leaves out the beginning of the context, and counts it",
-    )
+    if over > 0 and asking.over_long == "error":
+        raise DataError(
+            f"{name}: context and choice are {over} tokens longer than what the model reads at once",
+            cure="--over-long truncate-left leaves out the beginning of the context, and counts it",
+        )
+    if over > (shortest := min(given for given, _ in pairs)):
+        raise DataError(
+            f"{name}: {over} tokens would have to be left out of each context, and one has {shortest}",
+            cure="a question whose contexts differ less, or a model with a longer context",
+        )
+    return max(over, 0)

@@ -17,6 +17,7 @@ from thetahat.data.cache import default_cache
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
 _ALLOWED = f"files that end in {', '.join(SUFFIXES)}; a folder or a glob of these; - for standard input"
 _CHUNK = 1 << 20
+ORDER_MARK = b"\xef\xbb\xbf"  # at the start of lines of JSON it says UTF-8, and is no part of them
 
 
 def find_files(spec: str) -> list[Path]:
@@ -71,14 +72,26 @@ def _copy(stream: BinaryIO, path: Path) -> str:
             file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
-    return f"{digest.hexdigest()[:16]}{'.jsonl' if start.lstrip().startswith(b'{') else '.txt'}"
+    is_lines = start.removeprefix(ORDER_MARK).lstrip().startswith(b"{")
+    return f"{digest.hexdigest()[:16]}{'.jsonl' if is_lines else '.txt'}"
 
 
 def _readable(paths: Iterable[Path], otherwise: str) -> list[Path]:
     files = sorted({path for path in paths if path.name.endswith(SUFFIXES) and path.is_file()}, key=Path.as_posix)
     if not files:
         raise DataError(otherwise, allowed=_ALLOWED)
+    for file in files:
+        _check_name(file)
     return files
+
+
+def _check_name(file: Path) -> None:
+    """Names become sources and ids, which are text."""
+    try:
+        str(file).encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(file).decode(errors="backslashreplace")
+        raise DataError(f"the name of {shown} is not UTF-8", cure="rename it, for example with convmv") from error
 
 
 def _bundled(name: str) -> Path:

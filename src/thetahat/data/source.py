@@ -14,11 +14,10 @@ from typing import final
 
 from thetahat.core.errors import DataError
 from thetahat.data.config import DataConfig
-from thetahat.data.files import find_files as find_files, label_files
+from thetahat.data.files import ORDER_MARK, find_files as find_files, label_files
 from thetahat.data.record import Record as Record, check_text, parse_record
 
 _CHUNK = 1 << 20
-_ORDER_MARK = b"\xef\xbb\xbf"
 _CURES = "data.held_out=tail:0.1 (the end of the data), data.held_out=PATH, or data.held_out=none"
 
 Bytes = BufferedReader | gzip.GzipFile
@@ -215,7 +214,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         for number, line in enumerate(file, start=1):
             _decode(line, f"{path}:{number}", offset)
             offset += len(line)
-            data = line.removeprefix(_ORDER_MARK) if number == 1 else line
+            data = line.removeprefix(ORDER_MARK) if number == 1 else line
             if data.strip():
                 yield number, data
 

@@ -184,8 +184,9 @@ def compare_ledgers(a: Scored, b: Scored, top: int = 10) -> Comparison:
         SourceDifference(source=source, difference=difference, p_holm=p)
         for (source, difference), p in zip(found.items(), adjusted, strict=True)
     ]
-    ranked = sorted(pairs, key=lambda pair: (-pair.difference, pair.a.id, pair.a.part))
-    gains, losses = ranked[:top], ranked[::-1][:top]
+    gains, losses = (
+        sorted(pairs, key=lambda pair: (sign * pair.difference, pair.a.id, pair.a.part))[:top] for sign in (-1, 1)
+    )
     return Comparison(
         a=a.name,
         b=b.name,

@@ -19,8 +19,9 @@ def bootstrap_interval(numerator: ArrayLike, denominator: ArrayLike, confidence:
 
     $m^* = \sum_j d_{i_j} / \sum_j t_{i_j}$ with $i_1, \dots, i_n$ drawn from the n documents with replacement, $d$ =
     `numerator` and $t$ = `denominator` of the same draw. Draws are seeded, and made from the documents in the order of
-    their values, so neither a repetition nor the order in which documents come changes a bit. With fewer than two
-    documents there is no interval.
+    their values, all with the other sign where that comes later, so neither a repetition nor the order in which
+    documents come changes a bit, nor does B against A say anything but A against B. With fewer than two documents
+    there is no interval.
 
     Percentile and not BCa: where differences have heavy tails, the acceleration is noise. Over simulated datasets of
     100 documents a nominal 95% covered 94% by percentile and 91% by BCa.
@@ -28,15 +29,17 @@ def bootstrap_interval(numerator: ArrayLike, denominator: ArrayLike, confidence:
     Efron and Tibshirani, An Introduction to the Bootstrap, 1993, ch. 13.
     """
     d, t = _in_order(numerator, denominator)
+    mirrored, _ = _in_order(-d, t)
+    sign = -1 if mirrored.tolist() > d.tolist() else 1
     n, total = len(d), exact_sum(t)
     estimate = exact_sum(d) / total if total else math.nan
     if n < 2 or not total:
         return Interval(estimate, math.nan, math.nan)
     chosen = np.random.default_rng(0).integers(n, size=(NUM_REPLICATES, n))
-    numerators, denominators = d[chosen].sum(1), t[chosen].sum(1)
+    numerators, denominators = (d if sign > 0 else mirrored)[chosen].sum(1), t[chosen].sum(1)
     ratios = numerators[denominators > 0] / denominators[denominators > 0]
     low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(estimate, float(low), float(high))
+    return Interval(estimate, *sorted((sign * float(low), sign * float(high))))
 
 
 def sign_flip_p_value(differences: ArrayLike) -> float:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,16 +103,29 @@ def gain(chosen: Sequence[LedgerRow], other: Sequence[LedgerRow]) -> Interval:
     return ratio_interval(bits[1] - bits[0], size)
 
 
-def halves(rows: Sequence[LedgerRow]) -> tuple[list[LedgerRow], list[LedgerRow]]:
+@runtime_checkable
+class Text(Protocol):
+    """What decides on which side a row falls."""
+
+    @property
+    def document(self) -> str: ...  # noqa: D102
+    @property
+    def digest(self) -> str: ...  # noqa: D102
+
+
+SomeText = TypeVar("SomeText", bound=Text)
+
+
+def halves(rows: Sequence[SomeText]) -> tuple[list[SomeText], list[SomeText]]:
     """Rows to choose by and to report on, by the digest of their text: no document and no text is on both sides."""
-    chosen: list[LedgerRow] = []
-    reported: list[LedgerRow] = []
+    chosen: list[SomeText] = []
+    reported: list[SomeText] = []
     for row, digest in zip(rows, _kept_together(rows), strict=True):
         (chosen if int(digest[:8], 16) % 2 else reported).append(row)
     return chosen, reported
 
 
-def _kept_together(rows: Sequence[LedgerRow]) -> list[str]:
+def _kept_together(rows: Sequence[Text]) -> list[str]:
     """For each row the smallest digest of all that a document, or a text, ties to it, however long that chain."""
     leader: dict[tuple[int, str], tuple[int, str]] = {}  # (0, digest) or (1, document): towards its smallest
 

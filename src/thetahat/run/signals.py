@@ -1,10 +1,10 @@
-"""Ctrl-C and SIGTERM ask the loop to save and stop; asked twice, the process ends at once."""
+"""Ctrl-C and SIGTERM ask to save and stop; asked twice, the process ends at once."""
 
 import os
 import signal
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import final
@@ -15,8 +15,8 @@ from thetahat.core.errors import ThetahatError
 class Interrupted(ThetahatError):
     """The user or the machine asked to stop; the exit code is 128 + the signal's number."""
 
-    def __init__(self, number: int, what: str) -> None:
-        super().__init__(what, cure="start the same command again to go on")
+    def __init__(self, number: int, what: str, cure: str = "start the same command again to go on") -> None:
+        super().__init__(what, cure=cure)
         self.exit_code = 128 + number  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -42,12 +42,37 @@ class Stop:
 def listening() -> Generator[Stop]:
     """Catches both signals while the loop runs, and gives them back afterwards."""
     stop = Stop()
+    with _handling(stop.ask):
+        yield stop
+
+
+@contextmanager
+def interrupting(what: str, cure: str) -> Generator[None]:
+    """Lets both signals break into what runs, wherever that is; when its own `with` blocks have saved: Interrupted."""
+    stop = Stop()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        is_repeated = bool(stop)
+        stop.ask(number, frame)
+        if not is_repeated:
+            raise KeyboardInterrupt
+
+    with _handling(ask):
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            raise Interrupted(stop.number or signal.SIGINT, what, cure) from error
+
+
+@contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
+    """Only the main thread is asked."""
     if threading.current_thread() is not threading.main_thread():
-        yield stop
+        yield
         return
-    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stop
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)

@@ -20,7 +20,6 @@ from thetahat.objective.config import Causal, Spans
 from thetahat.run.checkpoint import MODEL
 from thetahat.run.prepare import LAYOUTS
 from thetahat.verbs.load import Loaded, load
-from thetahat.verbs.score import check_out
 
 OverLong = Literal["error", "truncate-left"]
 
@@ -70,7 +69,7 @@ def choose(
     pseudo-log-likelihood of the choice's tokens. `delimiter` stands between a context and a choice that bring no blank.
     """
     if out:
-        check_out(out)
+        store.check_target(out)
     loaded = load(model) if isinstance(model, str) else model
     asking = asking_of(loaded, delimiter=delimiter, over_long=over_long)
     asked = ask_questions(read_questions(data), loaded.tokenizer, asking)

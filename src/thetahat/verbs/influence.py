@@ -24,7 +24,6 @@ from thetahat.run.prepare import Prepared, prepare
 from thetahat.run.start import check_data
 from thetahat.run.state import State, first_state
 from thetahat.run.step import StepReport
-from thetahat.verbs.score import check_out
 
 EXCERPT = 60  # letters
 
@@ -71,7 +70,7 @@ def influence(name: str, *, out: Path | None = None) -> Influence:
     Without @STEP: the newest checkpoint that has a step after it.
     """
     if out:
-        check_out(out)
+        store.check_target(out)
     folder = _with_a_step_after_it(name)
     store.verify(folder)
     prepared, state = _loaded(folder)

@@ -22,12 +22,13 @@ from logging import getLogger
 from typing import Any, Literal
 
 from thetahat.core.config import from_plain
-from thetahat.core.errors import ConfigError
+from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.choice import CHOICE, AskedQuestions, ask_questions
 from thetahat.data.question import Question, question
 from thetahat.data.record import Record
 from thetahat.evaluation.generate import Sampling
 from thetahat.evaluation.ledger import LedgerRow
+from thetahat.objective.config import Conditional
 from thetahat.verbs.choose import asking_of, score_questions
 from thetahat.verbs.generate import answer
 from thetahat.verbs.load import Loaded, load
@@ -65,9 +66,11 @@ class HarnessModel(_Base):
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """The log-probability of each continuation behind its context, and whether no other token was likelier."""
+        if empty := [f"{one.task_name} {one.doc_id}" for one in requests if not one.args[1]]:
+            raise DataError(f"nothing is asked, the continuation is empty: {', '.join(empty[:8])}")
         groups = [list(some) for _, some in itertools.groupby(requests, _question_of)]
         questions = [
-            _question(index, [one.args[0] for one in some], [one.args[1] for one in some])
+            _question(str(index), [one.args[0] for one in some], [one.args[1] for one in some])
             for index, some in enumerate(groups)
         ]
         found = self._score(questions, over_long=self.over_long)
@@ -76,10 +79,10 @@ class HarnessModel(_Base):
         ]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """The log-probability of each whole text, every token once."""
-        questions = [_question(index, [""], [one.args[0]]) for index, one in enumerate(requests)]
-        found = self._score(questions, over_long="window")
-        return [found[str(index), CHOICE.format(0)][0] for index in range(len(requests))]
+        """The log-probability of each whole text, every token once; 0 of an empty one."""
+        texts = {str(index): one.args[0] for index, one in enumerate(requests) if one.args[0]}
+        found = self._score([_question(id, [""], [text]) for id, text in texts.items()], over_long="window")
+        return [found[str(index), CHOICE.format(0)][0] if one.args[0] else 0.0 for index, one in enumerate(requests)]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """What the model writes after each context, up to the first of the texts that end it."""
@@ -107,7 +110,9 @@ class HarnessModel(_Base):
 
     def _fitting(self, prompt: str) -> str:
         """A prompt that is read whole, or what is left of it."""
-        tokenizer, context = self.loaded.tokenizer, self.loaded.config.data.context
+        tokenizer, data = self.loaded.tokenizer, self.loaded.config.data
+        is_pair = isinstance(self.loaded.config.objective.factorization, Conditional)
+        context = data.source_room if is_pair else data.context
         (ids,) = tokenizer.encode([prompt])
         if (over := len(ids) + 1 - context) <= 0:
             return prompt
@@ -125,8 +130,8 @@ def _question_of(request: Any) -> tuple[Any, ...]:
     return request.task_name, request.doc_id, request.args[0]
 
 
-def _question(index: int, contexts: Sequence[str], choices: Sequence[str]) -> Question:
-    return question(contexts, choices, 0, Record("", str(index), str(index), "", where=f"request {index}"))
+def _question(id: str, contexts: Sequence[str], choices: Sequence[str]) -> Question:
+    return question(contexts, choices, 0, Record("", id, id, "", where=f"request {id}"))
 
 
 def _sampling(settings: dict[str, Any]) -> Sampling:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from thetahat.core import store
 from thetahat.core.config import digest, to_toml
-from thetahat.core.errors import ConfigError, FolderError
+from thetahat.core.errors import ConfigError
 from thetahat.model import lora
 from thetahat.run.checkpoint import CONFIG, STATE, TOKENIZER, read_config, read_progress, save_parameters
 from thetahat.verbs.load import load
@@ -43,8 +43,7 @@ def merge(name: str, out: Path | None = None) -> tuple[Path, Merged]:
     the run, as RUN-merged. Hu et al., LoRA, 2021 (arXiv 2106.09685), section 4.1.
     """
     target = out or _beside(name)
-    if target.exists():
-        raise FolderError(f"{target} exists, and nothing is written over", cure="--out another folder")
+    store.check_target(target)
     loaded = load(name, ("device=cpu",))
     saved, progress = read_config(loaded.folder), read_progress(loaded.folder)
     if saved.adapter is None or saved.base is None:

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from thetahat.evaluation.token_table import token_table, write_tokens
 from thetahat.run.checkpoint import MODEL, read_progress
 from thetahat.run.folder import version_of
 from thetahat.run.prepare import encoding_of
+from thetahat.run.signals import interrupting
 from thetahat.verbs.load import Loaded, load
 
 Shows = Callable[[int, int], None]
@@ -64,25 +65,21 @@ def score(
     `out` gets the ledger, `tokens` a row for every token. With `out`, what was scored is kept beside it until it is
     there: started again after an interruption, scoring goes on.
     """
-    for path in (out, tokens):
-        if path:
-            check_out(path)
-    if out and tokens and out.resolve() == tokens.resolve():
-        raise FolderError(f"{str(out)!r} would be the ledger and the table of tokens", cure="another --tokens")
+    _check_targets(out, tokens)
     loaded = load(model) if isinstance(model, str) else model
     world = join_world(loaded.config.device)
     corpus, policy = corpus_of(loaded, data, world), loaded.config.policy()
     metadata = _metadata(loaded, corpus, policy, data)
-    with ExitStack() as stack:
+    with _told_what_is_kept(out), ExitStack() as stack:
         journal = _journal(out, metadata, world, stack) if out else None
         watch = Watch(shows=shows or (lambda done, total: None), journal=journal)
         likelihoods = score_corpus(loaded.model, corpus, policy, world, loaded.device, watch)
     rows = _with_cuts(ledger_rows(likelihoods, corpus), corpus)
-    if out and world.is_first:
-        write_ledger(out, rows, metadata)
-        shutil.rmtree(_journal_folder(out), ignore_errors=True)
     if tokens and world.is_first:
         write_tokens(tokens, token_table(likelihoods, corpus, rows), metadata)
+    if out and world.is_first:
+        write_ledger(out, rows, metadata)
+        shutil.rmtree(_journal_folder(out), ignore_errors=True)  # not before all is written
     return Score(
         summarize(rows),
         policy.describe(corpus),
@@ -95,11 +92,13 @@ def score(
     )
 
 
-def check_out(out: Path) -> None:
-    """Before anything takes time: a ledger or texts that cannot be written are an hour lost."""
-    if not out.name or out.exists():
-        raise FolderError(f"{str(out)!r} exists, and nothing is written over", cure="another --out, or remove it first")
-    out.parent.mkdir(parents=True, exist_ok=True)
+def _check_targets(out: Path | None, tokens: Path | None) -> None:
+    if out:
+        store.check_target(out)
+    if tokens:
+        store.check_target(tokens, "--tokens")
+    if out and tokens and out.resolve() == tokens.resolve():
+        raise FolderError(f"{str(out)!r} would be the ledger and the table of tokens", cure="another --tokens")
 
 
 def _journal(out: Path, metadata: dict[str, str], world: World, stack: ExitStack) -> FolderJournal:
@@ -111,6 +110,12 @@ def _journal(out: Path, metadata: dict[str, str], world: World, stack: ExitStack
     world.first_does(journal.clear_others)
     stack.push(journal.save_if_interrupted)
     return journal
+
+
+def _told_what_is_kept(out: Path | None) -> AbstractContextManager[None]:
+    if out:
+        return interrupting("interrupted: what was scored is kept", "start the same command again to go on")
+    return interrupting("interrupted", "--out ledger.parquet, with which the same command goes on where it stopped")
 
 
 def _journal_folder(out: Path) -> Path:

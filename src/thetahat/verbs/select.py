@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from thetahat.core import store
-from thetahat.core.errors import DataError, FolderError, ModelError
+from thetahat.core.errors import DataError, ModelError
 from thetahat.data.corpus import Corpus
 from thetahat.distribution.world import World, join_world
 from thetahat.evaluation.interval import Interval
@@ -80,19 +81,20 @@ def select(
     Half of the documents of `data` choose (by the digest of their text), the other half, or `report`, say how good the
     choice is. Without `data`: what the run held out. `save` gets the best, as a checkpoint folder.
     """
-    if save and save.exists():
-        raise FolderError(f"{save} exists, and nothing is written over", cure="--save another folder")
+    if save:
+        store.check_target(save, "--save")
     models = _models(Path(run), averages)
     loaded = load(str(models[-1].folders[-1]), tuple(overrides))
     world = join_world(loaded.config.device)
     corpora = [corpus_of(loaded, some, world) for some in ((data, report) if report else (data,))]
+    texts = [_texts(corpus) for corpus in corpora]
+    _check(texts if report else halves(texts[0]), data)
     sets: list[list[Sequence[LedgerRow]]] = []
     for number, model in enumerate(models, start=1):
         scored = [_rows(loaded, model, corpus, world) for corpus in corpora]
         sets.append(list(halves(scored[0])) if not report else list(scored))
         if world.is_first:
             logger.info("scored %s, %d of %d", model.name, number, len(models))
-    _check(sets[0], data)
     candidates = [
         Candidate(model.name, model.step, len(model.folders) > 1, rows[0])
         for model, rows in zip(models, sets, strict=True)
@@ -153,8 +155,22 @@ def _parameters(model: _Model) -> dict[str, Tensor]:
     return {name: (value / len(model.folders)).to(first[name].dtype) for name, value in sums.items()}
 
 
-def _check(sets: Sequence[Sequence[LedgerRow]], data: Sequence[str]) -> None:
-    """Both sides need documents, and none may be on both."""
+class _Text(NamedTuple):
+    """A record that will have rows, before anything is scored."""
+
+    id: str
+    document: str
+    digest: str
+
+
+def _texts(corpus: Corpus) -> list[_Text]:
+    asked = np.flatnonzero(~corpus.column["parts.is_prompt"] & (corpus.part_tokens > 0)).tolist()
+    parts = ((corpus.part(number), corpus.digest(number)) for number in asked)
+    return list(dict.fromkeys(_Text(part.id, part.document, digest) for part, digest in parts))
+
+
+def _check(sets: Sequence[Sequence[_Text]], data: Sequence[str]) -> None:
+    """Both sides need documents, and none may be on both; found out before hours of scoring."""
     counts = [len({row.document for row in rows}) for rows in sets]
     if min(counts) < FEWEST:
         raise DataError(

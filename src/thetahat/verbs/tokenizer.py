@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from thetahat.core import store
-from thetahat.core.errors import ConfigError, FolderError
+from thetahat.core.errors import ConfigError
 from thetahat.data.source import read_records
 from thetahat.data.tokenizer import Tokenizer, train_tokenizer
 
@@ -14,10 +14,8 @@ def train(data: list[str], vocab_size: int, out: Path) -> Tokenizer:
         raise ConfigError(
             f"a vocabulary of {vocab_size} pieces", allowed="257 (the bytes and <|endoftext|>) to 16,777,216"
         )
-    if out.exists():
-        raise FolderError(f"{out} exists", cure="another --out, or remove it first")
+    store.check_target(out)
     texts = (record.text for record in read_records(data))
     tokenizer = train_tokenizer(texts, vocab_size)
-    out.parent.mkdir(parents=True, exist_ok=True)
     store.write_text(out, tokenizer.to_json())
     return tokenizer

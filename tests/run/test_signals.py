@@ -1,0 +1,27 @@
+import os
+import signal
+import time
+
+import pytest
+
+from thetahat.run.signals import Interrupted, interrupting
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_breaks_into_what_runs_and_is_said_when_that_has_cleaned_up(number):
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    done = []
+
+    def work():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        finally:
+            os.kill(os.getpid(), number)  # passed on by the launcher, too: the same wish
+            done.append("saved")
+
+    with pytest.raises(Interrupted, match="stopped\n  try: go on") as error, interrupting("stopped", "go on"):
+        work()
+    assert done == ["saved"]
+    assert error.value.exit_code == 128 + number
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
