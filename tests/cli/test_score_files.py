@@ -100,6 +100,17 @@ def test_what_a_source_is_called_breaks_no_line_and_obeys_no_terminal(place):
     assert "\x1b" not in out
 
 
+def test_scoring_does_not_import_the_compiler(place):
+    """Which takes more than a second; `torch.use_deterministic_algorithms(False)` does so in passing."""
+    code = (
+        "import sys; from thetahat.cli.main import main; sys.argv = ['thetahat', 'score', 'run', 'odd.jsonl', '-q']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\nprint('torch._dynamo' in sys.modules)"
+    )
+    (place / "odd.jsonl").write_text('{"text": "To be"}\n')
+    out = subprocess.run([*ALONE[:-2], "-c", code], cwd=place, capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "False"
+
+
 def test_a_closed_standard_input_is_an_empty_one(place):
     command = f"{shlex.join([*ALONE, 'score', 'run', '-'])} <&-"
     done = subprocess.run(command, shell=True, cwd=place, capture_output=True, text=True)

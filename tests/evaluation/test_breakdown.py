@@ -101,19 +101,22 @@ def _by_document(rows, part):
 
 
 def test_positions_are_counted_from_1_in_buckets_that_grow():
-    row = rows_of([(0, "a", "document", 300)])[0]
-    nats = np.linspace(-3, -1, 300)
-    cells = position_cells(row, nats, np.full(300, 2), np.arange(300))
-    assert [cell.group for cell in cells] == [
-        "1 to 16 tokens",
-        "17 to 64 tokens",
-        "65 to 256 tokens",
-        "257 to 1,024 tokens",
-    ]
-    assert [cell.num_tokens for cell in cells] == [16, 48, 192, 44]
-    assert cells[1].log_prob == math.fsum(nats[16:64])
-    found = by_position([row], cells)
-    assert [group.name for group in found["position"]] == [cell.group for cell in cells]
+    sizes = (16, 300, 1, 17)
+    rows = rows_of([(i, "a", "document", size) for i, size in enumerate(sizes)])
+    nats, num_bytes = np.linspace(-3, -1, sum(sizes)), np.arange(sum(sizes))
+    names = ["1 to 16 tokens", "17 to 64 tokens", "65 to 256 tokens", "257 to 1,024 tokens"]
+    edges, expected, before = [0, 16, 64, 256, 1024], [], 0
+    for row, size in zip(rows, sizes, strict=True):
+        for name, low, high in zip(names, edges[:-1], edges[1:], strict=True):
+            at = slice(before + low, before + min(high, size))
+            if low < size:
+                one = (name, row.document, min(high, size) - low, num_bytes[at].sum(), math.fsum(nats[at]))
+                expected.append(one)
+        before += size
+    cells = list(position_cells(rows, nats, num_bytes))
+    assert cells == expected
+    assert [group.name for group in by_position(rows, cells)["position"]] == names
+    assert list(position_cells([], nats[:0], num_bytes[:0])) == []
 
 
 def test_a_group_is_printed_as_json_even_where_it_is_not_finite():

@@ -4,28 +4,28 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, final
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import tokenizers
 from numpy.typing import NDArray
-from pyarrow import parquet
+from pyarrow import compute, parquet
 
 from thetahat.core import store
 from thetahat.core.errors import DataError, ModelError
 from thetahat.data.cache import waiting_for
 from thetahat.data.corpus import SCHEMAS, Corpus
 from thetahat.data.encode import Encoding, encode_records
-from thetahat.data.encoded import Encoded, Layout, Span
+from thetahat.data.encoded import Encoded, Layout
 from thetahat.data.record import Record
 from thetahat.data.tokenizer import Tokenizer
 
 VERSION = 3  # of the format on disk
 _BATCH_CHARACTERS = 1 << 22  # tokenised at a time
-Rows = dict[str, list[dict[str, Any]]]
+Tables = dict[str, Any]  # of SCHEMAS, pyarrow's
 _TEXT = Encoding()
 
 
@@ -42,9 +42,10 @@ def build_corpus(
     told = {**settings, **encoding.settings()}
     fingerprint = fingerprint_of(records, tokenizer, told)
     if cache is None:
-        tokens, rows = zip(*_encode(records, tokenizer, encoding), strict=True)
-        tables = {name: _table(name, [row for batch in rows for row in batch[name]]) for name in SCHEMAS}
-        return _corpus(np.concatenate(tokens), tables, tokenizer, fingerprint, encoding.layout)
+        tokens, batches = zip(*_encode(records, tokenizer, encoding), strict=True)
+        tables = {name: pa.concat_tables([batch[name] for batch in batches]) for name in SCHEMAS}
+        one = {name: table.unify_dictionaries().combine_chunks() for name, table in tables.items()}
+        return _corpus(np.concatenate(tokens), one, tokenizer, fingerprint, encoding.layout)
     folder = cache / fingerprint
     with waiting_for(cache / f".{fingerprint}.lock"):
         if not _is_intact(folder):
@@ -61,15 +62,8 @@ def corpus_of_encoded(records: Iterable[tuple[Record, Encoded]], tokenizer: Toke
     tables, fingerprint = _Tables(tokenizer), hashlib.blake2b(tokenizer.digest.encode(), digest_size=16)
     for record, encoded in records:
         tables.add(record, encoded)
-        fingerprint.update(json.dumps([record.canonical, encoded.sequences], default=_plain).encode())
-    tokens, rows = tables.take()
-    made = {name: _table(name, rows[name]) for name in SCHEMAS}
-    return _corpus(tokens, made, tokenizer, fingerprint.hexdigest(), layout)
-
-
-def _plain(span: Span) -> dict[str, Any]:
-    """What `asdict` would say, without a copy of every token."""
-    return {one.name: getattr(span, one.name) for one in fields(span)}
+        fingerprint.update(msgspec.json.encode([record.canonical, encoded.sequences]))
+    return _corpus(*tables.take(), tokenizer, fingerprint.hexdigest(), layout)
 
 
 def fingerprint_of(records: Iterable[Record], tokenizer: Tokenizer, settings: Mapping[str, str]) -> str:
@@ -133,32 +127,30 @@ def _corpus(
     return Corpus(tokens, tables, tokenizer.symbols, tokenizer.num_bytes.numpy(), fingerprint, layout)
 
 
-def _write(folder: Path, batches: Iterable[tuple[NDArray[Any], Rows]]) -> None:
+def _write(folder: Path, batches: Iterable[tuple[NDArray[Any], Tables]]) -> None:
     with ExitStack() as stack:
         file = stack.enter_context((folder / "tokens.bin").open("wb"))
         writers = {
             name: stack.enter_context(parquet.ParquetWriter(folder / f"{name}.parquet", schema))
             for name, schema in SCHEMAS.items()
         }
-        for tokens, rows in batches:
+        for tokens, tables in batches:
             file.write(tokens.tobytes())
             for name, writer in writers.items():
-                writer.write_table(_table(name, rows[name]))
+                writer.write_table(tables[name])
 
 
-def _table(name: str, rows: list[dict[str, Any]]) -> Any:
-    return pa.Table.from_pylist(rows, schema=SCHEMAS[name])
-
-
-def _encode(records: Iterable[Record], tokenizer: Tokenizer, encoding: Encoding) -> Iterator[tuple[NDArray[Any], Rows]]:
-    """The tokens and the rows of the tables, a batch of records at a time."""
+def _encode(
+    records: Iterable[Record], tokenizer: Tokenizer, encoding: Encoding
+) -> Iterator[tuple[NDArray[Any], Tables]]:
+    """The tokens and the tables, a batch of records at a time."""
     tables, num_tokens = _Tables(tokenizer), 0
     for batch in _batches(records):
         for record, encoded in zip(batch, encode_records(batch, tokenizer, encoding), strict=True):
             tables.add(record, encoded)
-        tokens, rows = tables.take()
+        tokens, taken = tables.take()
         num_tokens += len(tokens)
-        yield tokens, rows
+        yield tokens, taken
     if not num_tokens:
         raise DataError("every record is left out", cure="other data, or another data.over_long or data.unsupervised")
 
@@ -170,65 +162,60 @@ class _Tables:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._token_bytes, self._dtype = tokenizer.num_bytes.numpy(), _dtype(tokenizer)
         self._documents = self._parts = self._sequences = self._tokens = 0
-        self._arrays: list[NDArray[Any]] = []
-        self._rows: Rows = {name: [] for name in SCHEMAS}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in SCHEMAS}
+        self._ids: list[int] = []
+        self._part: list[int] = []  # of each token, within its record
+        self._first_part: list[int] = []  # of the record of each span
 
     def add(self, record: Record, encoded: Encoded) -> None:
-        sizes = np.zeros(len(encoded.parts), np.int64)
         for spans in encoded.sequences:
             for index, span in enumerate(spans):
-                tokens, part = np.array(span.tokens, self._dtype), np.array(span.part, np.int64)
-                sizes += np.bincount(part[1:], self._token_bytes[tokens[1:]], len(sizes)).astype(np.int64)
-                self._rows["spans"].append(
-                    {
-                        "document": self._documents,
-                        "sequence": self._sequences,
-                        "parent": index - span.parent if span.parent >= 0 else 0,
-                        "position": span.position,
-                        "length": len(tokens),
-                    }
-                )
-                starts = np.concatenate([[0], np.flatnonzero(part[1:] != part[:-1]) + 1])
-                self._rows["segments"] += [
-                    {"start": self._tokens + start, "part": self._parts + one}
-                    for start, one in zip(starts.tolist(), part[starts].tolist(), strict=True)
-                ]
-                self._arrays.append(tokens)
-                self._tokens += len(tokens)
+                parent = index - span.parent if span.parent >= 0 else 0
+                row = self._documents, self._sequences, parent, span.position, len(span.tokens)
+                self._rows["spans"].append(row)
+                self._ids += span.tokens
+                self._part += span.part
+                self._first_part.append(self._parts)
             self._sequences += 1
         self._rows["parts"] += [
-            {
-                "document": self._documents,
-                "name": part.name,
-                "role": part.role,
-                "weight": part.weight,
-                "is_prompt": part.is_prompt,
-                "num_bytes": size if part.num_bytes is None else part.num_bytes,
-            }
-            for part, size in zip(encoded.parts, sizes.tolist(), strict=True)
+            (self._documents, part.name, part.role, part.weight, part.is_prompt, part.num_bytes)
+            for part in encoded.parts
         ]
-        self._parts += len(encoded.parts)
         self._rows["documents"].append(_document(record, encoded))
+        self._parts += len(encoded.parts)
         self._documents += 1
 
-    def take(self) -> tuple[NDArray[Any], Rows]:
+    def take(self) -> tuple[NDArray[Any], Tables]:
         """What was added since the last time."""
-        tokens, rows = np.concatenate([np.empty(0, self._dtype), *self._arrays]), self._rows
-        self._arrays, self._rows = [], {name: [] for name in SCHEMAS}
-        return tokens, rows
+        tokens, length = np.array(self._ids, self._dtype), np.array([row[-1] for row in self._rows["spans"]], np.int64)
+        part = np.array(self._part, np.int64) + np.repeat(np.array(self._first_part, np.int64), length)
+        is_first = np.zeros(len(tokens), np.bool_)
+        is_first[np.cumsum(length) - length] = True
+        start = np.flatnonzero(is_first | (np.diff(part, prepend=-1) != 0))
+        before, asked = self._parts - len(self._rows["parts"]), ~is_first
+        size = np.bincount(part[asked] - before, self._token_bytes[tokens[asked]], len(self._rows["parts"]))
+        tables = {name: _table(name, self._rows[name]) for name in SCHEMAS}
+        tables["segments"] = pa.table([self._tokens + start, part[start]], SCHEMAS["segments"])
+        num_bytes = compute.coalesce(tables["parts"]["num_bytes"], pa.array(size.astype(np.int64)))  # pyright: ignore[reportAttributeAccessIssue]
+        tables["parts"] = tables["parts"].set_column(5, SCHEMAS["parts"].field("num_bytes"), num_bytes)
+        self._tokens += len(tokens)
+        self._forget()
+        return tokens, tables
 
 
-def _document(record: Record, encoded: Encoded) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "document": record.document,
-        "source": record.source,
-        "weight": record.weight,
-        "tokens_cut": encoded.tokens_cut,
-        "prompt_cut": encoded.prompt_cut,
-        "notes": "\n".join(encoded.notes),
-        "digest": hashlib.blake2b(record.canonical.encode(), digest_size=16).digest(),
-    }
+def _table(name: str, rows: list[tuple[Any, ...]]) -> Any:
+    columns = zip(*rows, strict=True) if rows else [()] * len(SCHEMAS[name])
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, SCHEMAS[name].types, strict=True)]
+    return pa.table(arrays, SCHEMAS[name])
+
+
+def _document(record: Record, encoded: Encoded) -> tuple[Any, ...]:
+    digest = hashlib.blake2b(record.canonical.encode(), digest_size=16).digest()
+    identity, cut = (record.id, record.document, record.source), (encoded.tokens_cut, encoded.prompt_cut)
+    return *identity, record.weight, *cut, "\n".join(encoded.notes), digest
 
 
 def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:

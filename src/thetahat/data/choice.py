@@ -99,6 +99,8 @@ def _needs_blank(context: str, choice: str) -> bool:
 
 def _cut(context: str, tokens: list[int], tokenizer: Tokenizer) -> _Text:
     """By bytes: byte-level tokens add up to the text."""
+    if not context:
+        return _Text(tokens, 0, straddles=False)
     size = len(context.encode())
     ends = list(itertools.accumulate(map(tokenizer.sizes.__getitem__, tokens), initial=0))
     within = bisect_right(ends, size) - 1
@@ -147,10 +149,11 @@ def _encode(question: Question, texts: Sequence[_Text], starts: Sequence[int], e
 def _sequences(pairs: Sequence[tuple[list[int], list[int]]], end: int, asking: Asking) -> list[tuple[Span, ...]]:
     """Each choice behind its context; or a tree, in which what contexts share stands once, where that is worth it."""
     tree = Tree()
-    for index, (given, asked) in enumerate(pairs if asking.shares else ()):
+    may_share = asking.shares and len(pairs) > 1
+    for index, (given, asked) in enumerate(pairs if may_share else ()):
         tree.add([end, *given], asked, (0, 1 + index))
     saved = sum(len(given) + len(asked) for given, asked in pairs) - tree.positions
-    if asking.shares and saved >= WORTH and tree.positions <= asking.context:
+    if may_share and saved >= WORTH and tree.positions <= asking.context:
         return list(tree.sequences())
     return [_sequence(given, asked, 1 + index, end, asking) for index, (given, asked) in enumerate(pairs)]
 

@@ -1,7 +1,9 @@
 """Records as token ids, in memory or mapped from a cache that is never stale."""
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, final
 
 import numpy as np
@@ -154,16 +156,24 @@ class Corpus:
         return self.documents["id"][int(self.column["spans.document"][span])].as_py()
 
     def part(self, index: int) -> Part:
-        """A row for the ledger; the counts of tokens are those of a plan."""
-        document = int(self.column["parts.document"][index])
-        weight = float(self.column["documents.weight"][document] * self.column["parts.weight"][index])
-        row = {name: self._texts[f"documents.{name}"][document].as_py() for name in ("id", "document", "source")}
-        row |= {name: self._texts[f"parts.{name}"][index].as_py() for name in ("name", "role")}
-        return Part(**row, weight=weight, number=index)
+        """One of them."""
+        return self.parts(np.array([index]))[0]
 
-    def digest(self, index: int) -> str:
-        """Of the record to which a part belongs, as it was written: the same for every tokenizer."""
-        return self.documents["digest"][int(self.column["parts.document"][index])].as_py().hex()
+    def parts(self, index: Ints, counts: Mapping[str, list[Any]] = MappingProxyType({})) -> list[Part]:
+        """These parts, a row each for the ledger; `counts` are what a plan knows of them, by the names of `Part`."""
+        document = self.column["parts.document"][index]
+        weight = self.column["documents.weight"][document] * self.column["parts.weight"][index]
+        listed = {name: self._texts[f"documents.{name}"].take(document) for name in ("id", "document", "source")}
+        listed |= {name: self._texts[f"parts.{name}"].take(index).cast(pa.string()) for name in ("name", "role")}
+        listed = {name: column.to_pylist() for name, column in listed.items()}
+        listed |= {"weight": weight.tolist(), "number": index.tolist()}
+        listed |= {name: [one] * len(index) for name, one in _UNCOUNTED.items()} | dict(counts)
+        return list(map(Part, *(listed[field.name] for field in fields(Part))))
+
+    def digests(self, index: Ints) -> list[str]:
+        """Of the record to which each part belongs, as it was written: the same for every tokenizer."""
+        found = self.documents["digest"].take(self.column["parts.document"][index]).to_pylist()
+        return [digest.hex() for digest in found]
 
 
 _NUMBERS = {
@@ -172,6 +182,9 @@ _NUMBERS = {
     "spans": ("document", "sequence", "parent", "position"),
     "segments": ("start", "part"),
 }
+
+
+_UNCOUNTED = {"num_tokens": 1, "record_tokens": 1, "record_parts": 1, "has_prompt": False}  # what only a plan knows
 
 
 def shared_documents(ours: Corpus, theirs: Corpus) -> list[str]:

@@ -1,13 +1,13 @@
 """A corpus under a policy: its pieces, what they keep of each part, and a batch of them as tokens."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from thetahat.core.batch import Packed, Part
+from thetahat.core.batch import Packed
 from thetahat.core.errors import ConfigError, DataError
 from thetahat.core.random import derived_seed
 from thetahat.data.config import DataConfig
@@ -173,9 +173,9 @@ def gather(corpus: Corpus, plan: Plan, index: Ints, draw: Draw | None = None) ->
     place = chosen.start[piece] + position  # in the span
     token = corpus.offsets[chosen.span[piece]] + place
     tokens = corpus.tokens[token].astype(np.int64)
-    known, part = np.unique(corpus.part_of(token), return_inverse=True)
+    known, part = _distinct(corpus.part_of(token))
     is_prompt = corpus.column["parts.is_prompt"][known]
-    parts = tuple(_part(corpus, plan, int(one)) for one in known)
+    parts = tuple(corpus.parts(known, _counts(corpus, plan, known)))
     weight = np.array([one.weight for one in parts]) if plan.weighs else np.ones(len(parts))
     counts = (place >= chosen.scored_from[piece]) & (position > 0)
     changes = np.diff(chosen.row, prepend=chosen.row[:1]) != 0
@@ -198,14 +198,19 @@ def gather(corpus: Corpus, plan: Plan, index: Ints, draw: Draw | None = None) ->
     )
 
 
-def _part(corpus: Corpus, plan: Plan, index: int) -> Part:
-    document = int(corpus.column["parts.document"][index])
-    counts = plan.asked[index], plan.record_tokens[document], plan.record_parts[document]
-    num_tokens, record_tokens, record_parts = (max(int(count), 1) for count in counts)
-    return replace(
-        corpus.part(index),
-        num_tokens=num_tokens,
-        record_tokens=record_tokens,
-        record_parts=record_parts,
-        has_prompt=bool(plan.has_prompt[document]),
-    )
+def _distinct(values: Ints) -> tuple[Ints, Ints]:
+    """`np.unique` with the inverse, of values that repeat in runs."""
+    start = np.flatnonzero(np.diff(values, prepend=-1))
+    known, of_run = np.unique(values[start], return_inverse=True)
+    return known, np.repeat(of_run, np.diff(start, append=len(values)))
+
+
+def _counts(corpus: Corpus, plan: Plan, part: Ints) -> dict[str, list[Any]]:
+    document = corpus.column["parts.document"][part]
+    counts = {
+        "num_tokens": plan.asked[part],
+        "record_tokens": plan.record_tokens[document],
+        "record_parts": plan.record_parts[document],
+    }
+    found = {name: np.maximum(count, 1).tolist() for name, count in counts.items()}
+    return found | {"has_prompt": plan.has_prompt[document].tolist()}

@@ -32,6 +32,7 @@ _KEYS = (
     {"context", "continuation"},
 )
 _MARKS = frozenset().union(*_KEYS)
+_TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Question:
 
 def question(contexts: Sequence[str], choices: Sequence[str], gold: int, record: Record) -> Question:
     """A question; the text of its record becomes all that is in it, which is what its digest is of."""
-    text = json.dumps([list(contexts), list(choices), gold], ensure_ascii=False)
+    text = _TO_JSON([list(contexts), list(choices), gold])
     return Question(replace(record, text=text), tuple(contexts), tuple(choices), gold)
 
 

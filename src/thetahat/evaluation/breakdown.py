@@ -1,10 +1,10 @@
 """A likelihood taken apart: by source, role, turn, length and position, each with an interval."""
 
+import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,16 +66,22 @@ def by_position(rows: Sequence[LedgerRow], cells: Iterable[Cell]) -> dict[str, l
 
 
 def position_cells(
-    row: LedgerRow, log_prob: NDArray[np.float64], num_bytes: NDArray[np.int64], position: NDArray[np.int64]
-) -> list[Cell]:
-    """The tokens of one row by their position in the text, from 0: how likely, how many bytes, and where each is."""
-    bucket = np.searchsorted(EDGES, position, side="right")
-    cells: list[Cell] = []
-    for number in np.unique(bucket).tolist():
-        at = bucket == number
-        name = _range(1 if number == 0 else int(EDGES[number - 1]) + 1, int(EDGES[number]), "token")
-        cells.append(Cell(name, row.document, int(at.sum()), int(num_bytes[at].sum()), exact_sum(log_prob[at])))
-    return cells
+    rows: Sequence[LedgerRow], log_prob: NDArray[np.float64], num_bytes: NDArray[np.int64]
+) -> Iterator[Cell]:
+    """The tokens of each row by how many of it stand before; how likely each is, and its bytes, row after row."""
+    if not rows:
+        return
+    sizes = np.array([row.num_tokens for row in rows], dtype=np.int64)
+    first = np.cumsum(sizes) - sizes
+    bucket = np.searchsorted(EDGES, np.arange(sizes.sum()) - np.repeat(first, sizes), side="right")
+    is_first = np.diff(bucket, prepend=-1) != 0
+    is_first[first] = True  # every row begins in the first bucket, in which the one before may end
+    start = np.flatnonzero(is_first)
+    row = np.searchsorted(first, start, side="right") - 1
+    size = np.add.reduceat(num_bytes, start)
+    edges = itertools.pairwise([*start.tolist(), len(bucket)])
+    for (low, high), number, of_row, of_text in zip(edges, bucket[start], row.tolist(), size.tolist(), strict=True):
+        yield Cell(NAMES[number], rows[of_row].document, high - low, of_text, exact_sum(log_prob[low:high]))
 
 
 EDGES = np.array([FIRST * GROWTH**power for power in range(24)], dtype=np.int64)
@@ -83,14 +89,18 @@ EDGES = np.array([FIRST * GROWTH**power for power in range(24)], dtype=np.int64)
 
 def groups_of(cells: Iterable[Cell]) -> list[Group]:
     """The sums of each group, clustered by document, in the natural order of their names."""
-    ordered = sorted(cells, key=lambda cell: (_natural(cell.group), cell.group, cell.document))
-    return [_group(name, list(members)) for name, members in groupby(ordered, key=lambda cell: cell.group)]
+    members: dict[str, list[Cell]] = {}
+    for cell in cells:
+        members.setdefault(cell.group, []).append(cell)
+    return [_group(name, members[name]) for name in sorted(members, key=lambda name: (_natural(name), name))]
 
 
 def _group(name: str, cells: Sequence[Cell]) -> Group:
-    documents = [list(members) for _, members in groupby(cells, key=lambda cell: cell.document)]
-    nats = [exact_sum(cell.log_prob for cell in members) for members in documents]
-    sizes = [sum(cell.num_bytes for cell in members) for members in documents]
+    documents: dict[str, list[Cell]] = {}
+    for cell in cells:
+        documents.setdefault(cell.document, []).append(cell)
+    nats = [exact_sum(cell.log_prob for cell in members) for members in documents.values()]
+    sizes = [sum(cell.num_bytes for cell in members) for members in documents.values()]
     num_tokens, num_bytes, total = sum(cell.num_tokens for cell in cells), sum(sizes), exact_sum(nats)
     interval = bits_per_byte_interval(nats, sizes) if num_bytes and len(documents) >= MIN_DOCUMENTS else None
     return Group(
@@ -118,12 +128,16 @@ def _lengths(rows: Sequence[LedgerRow]) -> dict[str, str]:
     edges = np.unique(sizes[[math.ceil(len(sizes) * tenth / NUM_BUCKETS) - 1 for tenth in range(1, NUM_BUCKETS + 1)]])
     firsts = [int(sizes[0]), *(int(sizes[np.searchsorted(sizes, edge, side="right")]) for edge in edges[:-1])]
     names = [_range(first, int(last), "token") for first, last in zip(firsts, edges, strict=True)]
-    return {document: names[int(np.searchsorted(edges, size))] for document, size in totals.items()}
+    bucket = np.searchsorted(edges, list(totals.values())).tolist()
+    return {document: names[number] for document, number in zip(totals, bucket, strict=True)}
 
 
 def _range(first: int, last: int, unit: str) -> str:
     span = f"{first:,}" if first == last else f"{first:,} to {last:,}"
     return f"{span} {unit}{'' if last == 1 else 's'}"
+
+
+NAMES = [_range(first + 1, last, "token") for first, last in itertools.pairwise([0, *EDGES.tolist()])]
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

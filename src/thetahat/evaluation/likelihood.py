@@ -30,7 +30,7 @@ from thetahat.objective.log_prob import judged
 from thetahat.objective.objective import Model
 from thetahat.objective.scoring import questions
 
-LOGITS_ON_CPU, LOGITS_ON_GPU = 2**19, 2**27  # of a group that exist at once: 2 and 512 MiB in float32
+LOGITS_ON_CPU, LOGITS_ON_GPU = 2**19, 2**24  # of a group that exist at once: 2 and 64 MiB in float32
 ROOM_ON_CPU = 640  # positions of a group: enough for full speed, in little memory
 
 _CAUSAL = ObjectiveConfig()
@@ -321,27 +321,33 @@ def bytes_of(likelihoods: Likelihoods, corpus: Corpus) -> NDArray[np.int64]:
 
 def ledger_rows(likelihoods: Likelihoods, corpus: Corpus) -> list[LedgerRow]:
     """A row for each part that is asked; the long ones with their blocks, which intervals over few documents need."""
-    num_bytes = bytes_of(likelihoods, corpus)
-    return [_row(likelihoods, corpus, index, num_bytes) for index in range(len(likelihoods.part))]
-
-
-def _row(likelihoods: Likelihoods, corpus: Corpus, index: int, num_bytes: Ints) -> LedgerRow:
-    first, last = (int(edge) for edge in likelihoods.start[index : index + 2])
-    number, num_tokens = int(likelihoods.part[index]), last - first
-    part, is_whole = corpus.part(number), num_tokens >= corpus.part_tokens[number]
-    return LedgerRow(
-        id=part.id,
-        document=part.document,
-        source=part.source,
-        part=part.name,
-        role=part.role,
-        num_tokens=num_tokens,
-        num_bytes=int(corpus.column["parts.num_bytes"][number] if is_whole else num_bytes[first:last].sum()),
-        context_length=int(likelihoods.context_length[first:last].max()),
-        log_prob=float(likelihoods.log_prob[index]),
-        weight=part.weight,
-        digest=corpus.digest(number),
-        blocks=blocks_of(likelihoods.token_log_prob[first:last], num_bytes[first:last])
-        if num_tokens > BLOCK_TOKENS
-        else (),
-    )
+    asked, start = likelihoods.part, likelihoods.start
+    if not len(asked):
+        return []
+    num_bytes, num_tokens = bytes_of(likelihoods, corpus), np.diff(start)
+    is_whole = num_tokens >= corpus.part_tokens[asked]
+    of_asked = np.add.reduceat(num_bytes, start[:-1])
+    size = np.where(is_whole, corpus.column["parts.num_bytes"][asked], of_asked)
+    seen = np.maximum.reduceat(likelihoods.context_length, start[:-1])
+    counts = zip(num_tokens.tolist(), size.tolist(), seen.tolist(), strict=True)
+    found = zip(itertools.pairwise(start.tolist()), counts, likelihoods.log_prob.tolist(), strict=True)
+    named = zip(corpus.parts(asked), corpus.digests(asked), strict=True)
+    return [
+        LedgerRow(
+            id=part.id,
+            document=part.document,
+            source=part.source,
+            part=part.name,
+            role=part.role,
+            num_tokens=count[0],
+            num_bytes=count[1],
+            context_length=count[2],
+            log_prob=log_prob,
+            weight=part.weight,
+            digest=digest,
+            blocks=blocks_of(likelihoods.token_log_prob[slice(*edge)], num_bytes[slice(*edge)])
+            if count[0] > BLOCK_TOKENS
+            else (),
+        )
+        for (edge, count, log_prob), (part, digest) in zip(found, named, strict=True)
+    ]

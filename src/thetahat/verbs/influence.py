@@ -135,6 +135,7 @@ EXTRA = (
 def _write(out: Path, found: list[Effect], report: StepReport, prepared: Prepared) -> None:
     corpus, config = prepared.train, prepared.config
     is_label = corpus.layout == "label"
+    digests = corpus.digests(np.array([one.part.number for one in found]))
     rows = [
         {
             **{name: getattr(one.part, name) for name in ("id", "document", "source", "role")},
@@ -150,13 +151,13 @@ def _write(out: Path, found: list[Effect], report: StepReport, prepared: Prepare
             "log_prob": one.before,
             "weight": one.weight,
             "step": report.step,
-            "digest": corpus.digest(one.part.number),
+            "digest": digest,
             "blocks": [],
             "sequence": one.sequence,
             "log_prob_after": one.after,
             "share": one.share,
         }
-        for one in found
+        for one, digest in zip(found, digests, strict=True)
     ]
     table = pa.Table.from_pylist(rows, schema=pa.schema([*SCHEMA, *EXTRA]))
     policy = f"one step: {kind_of(config.objective.factorization)}"

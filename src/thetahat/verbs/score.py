@@ -7,8 +7,6 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from thetahat.core import store
 from thetahat.core.config import digest
 from thetahat.core.errors import DataError, FolderError
@@ -20,10 +18,10 @@ from thetahat.data.plan import plan_scoring
 from thetahat.data.source import Record, divide, read_records
 from thetahat.data.tokenizer import END_OF_TEXT
 from thetahat.distribution.world import World, join_world
-from thetahat.evaluation.breakdown import Cell, Group, by_position, position_cells
+from thetahat.evaluation.breakdown import Group, by_position, position_cells
 from thetahat.evaluation.journal import FolderJournal
 from thetahat.evaluation.ledger import LedgerRow, write_ledger
-from thetahat.evaluation.likelihood import Likelihoods, Policy, Watch, bytes_of, ledger_rows, score_corpus
+from thetahat.evaluation.likelihood import Policy, Watch, bytes_of, ledger_rows, score_corpus
 from thetahat.evaluation.noise import NoiseFloor, noise_floor
 from thetahat.evaluation.pairing import WHOLE
 from thetahat.evaluation.summary import Summary, summarize
@@ -84,7 +82,7 @@ def score(
         summarize(rows),
         policy.describe(corpus),
         rows,
-        by_position(rows, _cells(likelihoods, corpus, rows)),
+        by_position(rows, position_cells(rows, likelihoods.token_log_prob, bytes_of(likelihoods, corpus))),
         noise_floor(loaded.model, corpus, policy, likelihoods, loaded.device),
         int(corpus.column["documents.tokens_cut"].sum()),
         int(corpus.column["documents.prompt_cut"].sum()),
@@ -153,15 +151,6 @@ def _with_cuts(rows: list[LedgerRow], corpus: Corpus) -> list[LedgerRow]:
     ids, counts = corpus.documents["id"].to_pylist(), corpus.column["documents.tokens_cut"]
     cut = {id: int(count) for id, count in zip(ids, counts, strict=True) if count}
     return [replace(row, tokens_cut=cut.pop(row.id)) if row.id in cut else row for row in rows]
-
-
-def _cells(likelihoods: Likelihoods, corpus: Corpus, rows: list[LedgerRow]) -> Iterator[Cell]:
-    num_bytes = bytes_of(likelihoods, corpus)
-    for number, row in enumerate(rows):
-        at = slice(likelihoods.start[number], likelihoods.start[number + 1])
-        yield from position_cells(
-            row, likelihoods.token_log_prob[at], num_bytes[at], np.arange(at.stop - at.start, dtype=np.int64)
-        )
 
 
 def _is_whole(corpus: Corpus, policy: Policy) -> bool:
