@@ -193,13 +193,12 @@ class Worker:
     """A side in a process of its own, which scores when it is told to."""
 
     def __init__(self, side: str, folder: Path, where: Where, threads: int) -> None:
-        self.process = subprocess.Popen(
-            [*command_of(side, folder, where, threads), "--serve"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        self.command = [*command_of(side, folder, where, threads), "--serve"]
+        self.process = self.start()
+
+    def start(self) -> subprocess.Popen[str]:
+        pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+        return subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=nowhere, text=True)
 
     def score(self, batch_size: int) -> tuple[float, list[float]]:
         """Seconds, and what was found."""
@@ -210,7 +209,8 @@ class Worker:
             if line.startswith(ANSWER):
                 found = json.loads(line.removeprefix(ANSWER))
                 return found["seconds"], found["log_probs"]
-        raise SystemExit("a side has ended")
+        self.process = self.start()
+        raise MemoryError
 
 
 def command_of(side: str, folder: Path, where: Where, threads: int) -> list[str]:
@@ -235,10 +235,13 @@ def serve(side: str, folder: Path, where: Where) -> None:
 
 
 def swept(worker: Worker, num_tokens: int) -> dict[int, float]:
-    """Tokens per second at each batch size, until two in a row are a fifth below the best."""
+    """Tokens per second at each batch size, warm, until two in a row are a fifth below the best, or memory is full."""
     rates: dict[int, float] = {}
     for size in BATCH_SIZES:
-        rates[size] = num_tokens / worker.score(size)[0]
+        try:
+            rates[size] = num_tokens / min(worker.score(size)[0] for _ in range(2))
+        except MemoryError:
+            break
         if max(list(rates.values())[-2:]) < 0.8 * max(rates.values()):
             break
     return rates

@@ -1,5 +1,6 @@
 """`thetahat score --out --tokens`: what is written, what goes on after an interruption, what bad input gets."""
 
+import errno
 import json
 import os
 import shlex
@@ -15,7 +16,9 @@ from safetensors.torch import load_file, save_file
 from tests.cli.test_score import ALONE, SMALL
 from tests.examples import texts_of
 from thetahat.core import store
+from thetahat.core.errors import FolderError
 from thetahat.evaluation.ledger import read_ledger
+from thetahat.verbs.score import score
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,30 @@ def test_what_was_scored_is_kept_until_all_is_written(place, tmp_path):
     _, err = process.communicate()
     assert process.returncode == 7, err
     assert [path.name for path in tmp_path.iterdir() if path.name != "gone"] == [".l.parquet.scoring"]
+    assert list(tmp_path.rglob("answers.safetensors"))
+
+
+def test_a_ledger_that_cannot_be_written_leaves_no_tokens_in_the_way_of_the_next_start(place, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setenv("THETAHAT_CACHE", str(place / "cache"))
+    paths = {"out": tmp_path / "l.parquet", "tokens": tmp_path / "t.parquet"}
+    with monkeypatch.context() as patch:
+        patch.setattr("thetahat.verbs.score.write_ledger", full)
+        with pytest.raises(OSError, match="no space left"):
+            score(str(place / "run"), [str(place / "many.jsonl")], **paths)
+    assert [path.name for path in tmp_path.iterdir()] == [".l.parquet.scoring"]
+    assert list(tmp_path.rglob("answers.safetensors"))
+    score(str(place / "run"), [str(place / "many.jsonl")], **paths)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["l.parquet", "t.parquet"]
+
+
+@pytest.mark.parametrize(("out", "tokens"), [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("a", "./c/../a/b")])
+def test_a_ledger_and_a_table_of_tokens_in_each_other_s_way_are_refused(place, tmp_path, out, tokens):
+    with pytest.raises(FolderError, match="in each other's way"):
+        score(str(place / "run"), [], out=tmp_path / out, tokens=tmp_path / tokens)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_nothing_can_be_written_nothing_is_scored(place):

@@ -312,6 +312,11 @@ def test_a_target_that_cannot_be_written_is_refused_before_anything_is_done(tmp_
     assert sorted(tmp_path.iterdir()) == before
     store.check_target(tmp_path / "new" / "file")
     assert list((tmp_path / "new").iterdir()) == []
+    longest = tmp_path / ("x" * (255 - len("..partial")))
+    store.check_target(longest)
+    store.write_text(longest, "text")
+    with pytest.raises(FolderError, match="cannot be written"):
+        store.check_target(tmp_path / ("y" * 247))
 
 
 def test_one_process_at_a_time_holds_a_folder(tmp_path):

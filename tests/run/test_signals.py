@@ -7,6 +7,16 @@ import pytest
 from thetahat.run.signals import Interrupted, interrupting
 
 
+def test_a_signal_that_was_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interrupting("stopped", "go on"):
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_breaks_into_what_runs_and_is_said_when_that_has_cleaned_up(number):
     before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]

@@ -80,4 +80,5 @@ def test_the_command_says_it(run, words, monkeypatch, capsys):
     else:
         assert "shares sum to" in out
         assert "N_eff" in out
+        assert re.search(r"^[\d,]+ to [\d,]+ tokens .* [\d,]+$", out, re.MULTILINE)
         assert re.search(r"\n[^\n]+ +[\d,]+ +100\.00% +100\.00% +100\.00%\n", out)  # of the run's only source

@@ -30,7 +30,7 @@ def influence(
     emit(f"gradient norm {told['gradient_norm']:.4g}; the shares sum to {told['sum_of_shares']:.6f}\n")
     _sequences(told["sequences"], rows)
     for title, groups in (("source", told["sources"]), ("length", told["lengths"])):
-        _table(title, groups, {"share": ("share", ".2%"), "gain": ("nats gained", ".2f"), "tokens": ("tokens", ",")})
+        _table(title, groups, {"share": ("share", ".2%"), "gain": ("nats gained", ".2f"), "tokens": ("tokens", ",.0f")})
     if told["ledger"]:
         _account(told["ledger"])
     if not quiet:

@@ -8,6 +8,8 @@ import typer
 from thetahat.cli.words import Json, Quiet, emit, emit_json, in_line, is_first_rank, listen_to_library, say, split_words
 
 SHOWN = 12  # groups of a table; --json has them all
+KEPT = "interrupted: what was scored is kept", "start the same command again to go on"
+NOT_KEPT = "interrupted", "--out ledger.parquet, with which the same command goes on where it stopped"
 
 
 def score(
@@ -29,6 +31,7 @@ def score(
     listen_to_library(quiet=quiet)
     from thetahat.cli.progress import tokens_progress
     from thetahat.core.errors import ConfigError, NonFiniteError
+    from thetahat.run.signals import interrupting
     from thetahat.verbs.load import load
     from thetahat.verbs.score import score as score_text
 
@@ -36,7 +39,8 @@ def score(
     if not names:
         raise ConfigError("no MODEL came", cure="thetahat score runs/NAME my.txt")
     model, *data = names
-    with tokens_progress(shown=is_first_rank() and not quiet) as shows:
+    what, cure = KEPT if out else NOT_KEPT
+    with interrupting(what, cure), tokens_progress(shown=is_first_rank() and not quiet) as shows:
         scored = score_text(load(model, tuple(pairs)), data, out=out, tokens=tokens, shows=shows)
     if not is_first_rank():
         return

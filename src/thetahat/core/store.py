@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,8 @@ def check_target(path: Path, option: str = "--out") -> None:
         raise FolderError(f"{path} exists, and nothing is written over", cure=f"another {option}, or remove it first")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}", suffix=_PARTIAL):
-            pass
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=_PARTIAL), suppress(FileNotFoundError):
+            os.lstat(_partial(path))  # a name that is too long
     except OSError as error:
         is_file = isinstance(error, FileExistsError | NotADirectoryError)
         why = "a file stands where its folder would be" if is_file else error.strerror

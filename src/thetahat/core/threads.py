@@ -1,8 +1,9 @@
 """Work that several threads do at once."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -51,6 +52,17 @@ def _first(do: Callable[[Task], Result], waiting: deque[tuple[Task, Future[Resul
             waiting[place] = task, own
     task, result = waiting.popleft()
     return task, result.result()
+
+
+@contextmanager
+def of_threads(number: int) -> Generator[None]:
+    """Products by so many of torch's threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def is_compiled(model: object) -> bool:

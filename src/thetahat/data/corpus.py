@@ -95,10 +95,15 @@ class Corpus:
 
     @cached_property
     def _texts(self) -> dict[str, Table]:
-        """The texts that make up a `Part`, by `table.name`; a column in one chunk is quicker to look into as that."""
-        names = {"documents": ("id", "document", "source"), "parts": ("name", "role")}
-        columns = {f"{table}.{name}": self.tables[table][name] for table in names for name in names[table]}
+        """What names a document; a column in one chunk is quicker to look into as that."""
+        columns = {name: self.documents[name] for name in ("id", "document", "source")}
         return {name: column.chunk(0) if column.num_chunks == 1 else column for name, column in columns.items()}
+
+    @cached_property
+    def _names(self) -> dict[str, tuple[list[str], NDArray[Any]]]:
+        """The few names and roles that parts have, and which of them each has."""
+        columns = {name: self.tables["parts"][name].combine_chunks() for name in ("name", "role")}
+        return {name: (column.dictionary.to_pylist(), column.indices.to_numpy()) for name, column in columns.items()}
 
     @cached_property
     def part_tokens(self) -> Ints:
@@ -163,9 +168,9 @@ class Corpus:
         """These parts, a row each for the ledger; `counts` are what a plan knows of them, by the names of `Part`."""
         document = self.column["parts.document"][index]
         weight = self.column["documents.weight"][document] * self.column["parts.weight"][index]
-        listed = {name: self._texts[f"documents.{name}"].take(document) for name in ("id", "document", "source")}
-        listed |= {name: self._texts[f"parts.{name}"].take(index).cast(pa.string()) for name in ("name", "role")}
-        listed = {name: column.to_pylist() for name, column in listed.items()}
+        listed = {name: column.take(document).to_pylist() for name, column in self._texts.items()}
+        for name, (known, which) in self._names.items():
+            listed[name] = [known[number] for number in which[index].tolist()]
         listed |= {"weight": weight.tolist(), "number": index.tolist()}
         listed |= {name: [one] * len(index) for name, one in _UNCOUNTED.items()} | dict(counts)
         return list(map(Part, *(listed[field.name] for field in fields(Part))))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from thetahat.core.batch import Batch
 from thetahat.core.config import Config, kind_of
-from thetahat.core.threads import at_once, is_compiled
+from thetahat.core.threads import at_once, is_compiled, of_threads
 from thetahat.core.transfer import later, onto
 from thetahat.data.corpus import Corpus, Ints
 from thetahat.data.pack import Pieces, enumerate_counts
@@ -24,14 +24,15 @@ from thetahat.distribution.world import World
 from thetahat.evaluation.grouping import WIDTHS, end_to_end, one_by_one, side_by_side
 from thetahat.evaluation.interval import BLOCK_TOKENS, exact_sum
 from thetahat.evaluation.ledger import LedgerRow, blocks_of
-from thetahat.model.precision import Dtype, computing_in
+from thetahat.model.attention import kernels_of_any_shape
+from thetahat.model.precision import Dtype, computing_in, product_dtype
 from thetahat.objective.config import Masked, ObjectiveConfig, Spans
 from thetahat.objective.log_prob import judged
 from thetahat.objective.objective import Model
 from thetahat.objective.scoring import questions
 
 LOGITS_ON_CPU, LOGITS_ON_GPU = 2**19, 2**24  # of a group that exist at once: 2 and 64 MiB in float32
-ROOM_ON_CPU = 640  # positions of a group: enough for full speed, in little memory
+ROOM_ON_CPU, ROOM_ON_GPU = 640, 2**14  # positions of a group: enough for full speed, in little memory
 
 _CAUSAL = ObjectiveConfig()
 
@@ -137,12 +138,13 @@ def score_corpus(
         is_known[number] = 1
     left = (world.sum(is_known) == 0).nonzero()[:, 0].tolist()[world.rank :: world.size]
     total, done = sum(reader.num_tokens(number) for number in left), 0
-    for number, answers in reader.answers(itertools.takewhile(lambda number: not watch.stops(), left)):
-        _note(found, answers)
-        if watch.journal:
-            watch.journal.add(number, answers)
-        done += reader.num_tokens(number)
-        watch.shows(done, total)
+    with computing_in(policy.dtype, device):  # all along, so that parameters are cast once
+        for number, answers in reader.answers(itertools.takewhile(lambda number: not watch.stops(), left)):
+            _note(found, answers)
+            if watch.journal:
+                watch.journal.add(number, answers)
+            done += reader.num_tokens(number)
+            watch.shows(done, total)
     if world.any(watch.stops()):
         raise Abandoned
     return _likelihoods(world.sum(torch.from_numpy(found)).numpy(), corpus)
@@ -165,8 +167,7 @@ class Reader:
         self.policy = policy
         self.device = device
         self.plan = plan_scoring(corpus, policy.context, policy.stride)
-        room = policy.context * policy.batch_size
-        room = min(room, ROOM_ON_CPU) if device.type == "cpu" else room
+        room = min(policy.context * policy.batch_size, ROOM_ON_CPU if device.type == "cpu" else ROOM_ON_GPU)
         if policy.deterministic:
             self.groups = one_by_one(self.plan.pieces)
         elif device.type == "cpu" and not _reads_source(policy):
@@ -188,7 +189,11 @@ class Reader:
         The corpus decides, not what is left of it, so that scoring that goes on finds the same bits. In deterministic
         mode one thread reads each, so that the number of threads does not matter either.
         """
-        if self.device.type != "cpu" or is_compiled(self.model):
+        if self.device.type != "cpu":
+            with of_threads(1):  # whose host waits for its threads longer than they help with so little
+                yield from _in_order(self._ask, numbers)
+            return
+        if is_compiled(self.model):
             yield from _in_order(self._ask, numbers)
             return
         threads, workers = torch.get_num_threads(), self._num_workers()
@@ -218,7 +223,7 @@ class Reader:
         found: list[Callable[[], Answers]] = []
         for batch in questions(packed, policy.objective, self.corpus.symbols, policy.passes, self._width(index)):
             asked = (batch.weights.flatten() > 0).nonzero()[:, 0]
-            with computing_in(policy.dtype, self.device):
+            with computing_in(policy.dtype, self.device), kernels_of_any_shape(self.device):
                 values = later(_values(self.model, batch.map(move), move(asked), room))
             seen = context_lengths(batch, masks=isinstance(policy.objective.factorization, Masked))
             where, seen = (tensor.flatten()[asked].numpy() for tensor in (batch.origin, seen))
@@ -308,6 +313,7 @@ def _values(model: Model, batch: Batch, asked: Int[Tensor, " n"], room: int) -> 
     """The log-probability of each target that is asked, and 1 where another token is likelier."""
     padded = torch.nn.functional.pad(asked, (0, -len(asked) % WIDTHS))  # with the first place, for the kernels' sake
     hidden_ND, targets_N = model.hidden(batch.inputs).flatten(0, 1)[padded], batch.targets.flatten()[padded]
+    hidden_ND = hidden_ND.to(product_dtype(hidden_ND))  # once, not for each part of the vocabulary
     found = judged(hidden_ND, model.logits, targets_N, model.num_outputs, room)
     return torch.stack([found[0], found[1].double()])[:, : len(asked)]
 

@@ -37,18 +37,25 @@ def noise_floor(
     reader = Reader(model, corpus, replace(policy, deterministic=True), device)
     before = np.full(len(corpus.tokens), np.nan)
     before[likelihoods.tokens] = likelihoods.token_log_prob
-    room, worst = SHARE * len(likelihoods.tokens), NoiseFloor(0.0, 0.0, 0)
-    for number in _spread(len(reader.groups)):
-        if worst.num_sequences >= FEWEST and room <= 0:
-            break
-        answers = reader.read(number)
+    worst = NoiseFloor(0.0, 0.0, 0)
+    for _, answers in reader.answers(_sample(reader, SHARE * len(likelihoods.tokens))):
         if not len(answers.token):
             continue
-        room -= len(answers.token)
         change = abs(exact_sum(before[np.unique(answers.token)]) - exact_sum(answers.log_prob))
         each = change / len(answers.token)
         worst = NoiseFloor(max(worst.nats, change), max(worst.nats_per_token, each), worst.num_sequences + 1)
     return worst
+
+
+def _sample(reader: Reader, room: float) -> list[int]:
+    chosen: list[int] = []
+    for number in _spread(len(reader.groups)):
+        if len(chosen) >= FEWEST and room <= 0:
+            break
+        if num_tokens := reader.num_tokens(number):
+            chosen.append(number)
+            room -= num_tokens
+    return chosen
 
 
 def _spread(count: int) -> list[int]:

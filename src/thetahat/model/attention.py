@@ -1,12 +1,14 @@
 """Attention with grouped queries, QK-norm and rotary positions; who sees whom is handed in."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, Any, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from thetahat.core.visibility import Visibility
@@ -122,6 +124,13 @@ def knows_groups(device: torch.device, dtype: torch.dtype, *, has_mask: bool) ->
     Asked for anything else there, `enable_gqa` silently takes the unfused kernel, which holds all T x S scores.
     """
     return device.type != "cuda" or (dtype.itemsize == 2 and not has_mask)
+
+
+def kernels_of_any_shape(device: torch.device) -> AbstractContextManager[Any]:
+    """Attention on a GPU without cuDNN's, which makes a plan for each new shape: worth its time only in training."""
+    if device.type != "cuda":
+        return nullcontext()
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
 
 
 def attend_apart(runs: list[Run], *, is_causal: bool) -> Attend:

@@ -65,11 +65,13 @@ def judged(
     largest = hidden.new_full((len(targets),), -torch.inf, dtype=torch.promote_types(hidden.dtype, torch.float32))
     target, total = largest.clone(), torch.zeros_like(largest, dtype=torch.float64)
     for first in range(0, vocab_size, width):
-        logits = head(hidden, slice(first, first + width)).to(largest.dtype)
+        logits = head(hidden, slice(first, first + width))
         place = (targets - first).clamp(0, logits.shape[1] - 1)
         target = torch.where(targets == place + first, logits.gather(-1, place[:, None])[:, 0], target)
         before, largest = largest, torch.maximum(largest, logits.amax(-1))
-        total = total * (before.double() - largest).exp_() + logits.sub_(largest[:, None]).exp_().sum(-1)
+        is_precise = logits.dtype == largest.dtype  # else the difference is, of numbers that were rounded
+        below = logits.sub_(largest[:, None]) if is_precise else logits - largest[:, None]
+        total = total * (before.double() - largest).exp_() + below.exp_().sum(-1)
     return target.double() - largest - total.log_(), largest > target
 
 

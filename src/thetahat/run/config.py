@@ -112,7 +112,7 @@ def resolve(config: RunConfig) -> RunConfig:
 def set_up(config: RunConfig) -> torch.device:
     """Sets threads and determinism for this process, and returns where the run happens."""
     torch.set_num_threads(config.threads)
-    if config.deterministic != torch.are_deterministic_algorithms_enabled():
+    if config.deterministic or torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(config.deterministic)  # imports the compiler, which takes more than a second
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from types import FrameType
 from typing import final
@@ -18,6 +18,9 @@ class Interrupted(ThetahatError):
     def __init__(self, number: int, what: str, cure: str = "start the same command again to go on") -> None:
         super().__init__(what, cure=cure)
         self.exit_code = 128 + number  # pyright: ignore[reportAttributeAccessIssue]
+
+
+_BOTH = signal.SIGINT, signal.SIGTERM
 
 
 @final
@@ -42,7 +45,7 @@ class Stop:
 def listening() -> Generator[Stop]:
     """Catches both signals while the loop runs, and gives them back afterwards."""
     stop = Stop()
-    with _handling(stop.ask):
+    with _handling(stop.ask, _BOTH):
         yield stop
 
 
@@ -57,7 +60,7 @@ def interrupting(what: str, cure: str) -> Generator[None]:
         if not is_repeated:
             raise KeyboardInterrupt
 
-    with _handling(ask):
+    with _handling(ask, [number for number in _BOTH if signal.getsignal(number) is not signal.SIG_IGN]):
         try:
             yield
         except KeyboardInterrupt as error:
@@ -65,14 +68,14 @@ def interrupting(what: str, cure: str) -> Generator[None]:
 
 
 @contextmanager
-def _handling(handler: Callable[[int, FrameType | None], None]) -> Generator[None]:
+def _handling(handler: Callable[[int, FrameType | None], None], numbers: Iterable[int]) -> Generator[None]:
     """Only the main thread is asked."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
         for number, earlier in before.items():
-            signal.signal(number, earlier)
+            signal.signal(number, earlier or signal.SIG_DFL)

@@ -107,6 +107,7 @@ def _span(
     starts = np.concatenate([[0], np.cumsum(pieces.stop - pieces.start)])
     ids = corpus.span(span)
     parts = corpus.part_of(corpus.offsets[span] + np.arange(len(ids)))
+    known = {part.number: part for part in corpus.parts(np.unique(parts))}
     for place, id in enumerate(ids.tolist()):
         if place == 0 and corpus.column["spans.parent"][span] and corpus.layout != "pair":
             continue  # the last token of its parent once more
@@ -114,7 +115,7 @@ def _span(
         at = [int(starts[piece] + place - pieces.start[piece]) for piece in inside]
         counts = float(sum(weight[one] for one in at))
         number = int(parts[place])
-        part, is_prompt = corpus.part(number), bool(corpus.column["parts.is_prompt"][number])
+        part, is_prompt = known[number], bool(corpus.column["parts.is_prompt"][number])
         is_special = id < len(corpus.symbols.is_special) and bool(corpus.symbols.is_special[id])
         if not at:
             why = "cut"

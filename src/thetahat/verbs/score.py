@@ -3,8 +3,9 @@
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from thetahat.core import store
@@ -29,7 +30,6 @@ from thetahat.evaluation.token_table import token_table, write_tokens
 from thetahat.run.checkpoint import MODEL, read_progress
 from thetahat.run.folder import version_of
 from thetahat.run.prepare import encoding_of
-from thetahat.run.signals import interrupting
 from thetahat.verbs.load import Loaded, load
 
 Shows = Callable[[int, int], None]
@@ -68,16 +68,18 @@ def score(
     world = join_world(loaded.config.device)
     corpus, policy = corpus_of(loaded, data, world), loaded.config.policy()
     metadata = _metadata(loaded, corpus, policy, data)
-    with _told_what_is_kept(out), ExitStack() as stack:
+    with ExitStack() as stack:  # until all is written: what fails there costs no scoring
         journal = _journal(out, metadata, world, stack) if out else None
         watch = Watch(shows=shows or (lambda done, total: None), journal=journal)
         likelihoods = score_corpus(loaded.model, corpus, policy, world, loaded.device, watch)
-    rows = _with_cuts(ledger_rows(likelihoods, corpus), corpus)
-    if tokens and world.is_first:
-        write_tokens(tokens, token_table(likelihoods, corpus, rows), metadata)
+        rows = _with_cuts(ledger_rows(likelihoods, corpus), corpus)
+        if tokens and world.is_first:
+            write_tokens(tokens, token_table(likelihoods, corpus, rows), metadata)
+            stack.push(partial(_remove_after, tokens))
+        if out and world.is_first:
+            write_ledger(out, rows, metadata)
     if out and world.is_first:
-        write_ledger(out, rows, metadata)
-        shutil.rmtree(_journal_folder(out), ignore_errors=True)  # not before all is written
+        shutil.rmtree(_journal_folder(out), ignore_errors=True)
     return Score(
         summarize(rows),
         policy.describe(corpus),
@@ -91,12 +93,15 @@ def score(
 
 
 def _check_targets(out: Path | None, tokens: Path | None) -> None:
+    if out and tokens:
+        ours, theirs = out.resolve(), tokens.resolve()
+        if ours == theirs or ours in theirs.parents or theirs in ours.parents:
+            what = f"the ledger {str(out)!r} and the table of tokens {str(tokens)!r} are in each other's way"
+            raise FolderError(what, cure="another --tokens")
     if out:
         store.check_target(out)
     if tokens:
         store.check_target(tokens, "--tokens")
-    if out and tokens and out.resolve() == tokens.resolve():
-        raise FolderError(f"{str(out)!r} would be the ledger and the table of tokens", cure="another --tokens")
 
 
 def _journal(out: Path, metadata: dict[str, str], world: World, stack: ExitStack) -> FolderJournal:
@@ -110,10 +115,10 @@ def _journal(out: Path, metadata: dict[str, str], world: World, stack: ExitStack
     return journal
 
 
-def _told_what_is_kept(out: Path | None) -> AbstractContextManager[None]:
-    if out:
-        return interrupting("interrupted: what was scored is kept", "start the same command again to go on")
-    return interrupting("interrupted", "--out ledger.parquet, with which the same command goes on where it stopped")
+def _remove_after(path: Path, error: type[BaseException] | None, *_: object) -> None:
+    """How a `with` ends: where the ledger failed, its table of tokens would stand in the way of the next start."""
+    if error:
+        path.unlink(missing_ok=True)
 
 
 def _journal_folder(out: Path) -> Path:
