@@ -287,6 +287,21 @@ def test_rows_without_bytes_cannot_be_compared_without_tokens():
     assert compare(a, a).whole.per_byte is None
 
 
+def test_a_ledger_of_choices_is_refused():
+    a, b = ledgers(0)
+    with pytest.raises(DataError, match="right and wrong choices"):
+        compare(a, b, metadata_b=METADATA | {"rows": "choices"})
+
+
+def test_what_was_not_in_sight_is_said_and_who_was_scored():
+    a, b = ledgers(0)
+    whole, part = ({**METADATA, "read": read, "model": f"runs/{read}"} for read in ("whole", "in part"))
+    assert not compare(a, b, metadata_a=whole, metadata_b=whole).notes
+    found = compare(a, b, metadata_a=whole, metadata_b=part)
+    assert "A was read whole, B in part" in found.notes[0]
+    assert (found.model_a, found.model_b) == ("runs/whole", "runs/in part")
+
+
 def test_few_documents_and_cut_tokens_are_said():
     a = [row(i, tokens_cut=i) for i in range(4)]
     notes = compare(a, a).notes

@@ -30,7 +30,9 @@ KEYS = {
     "nats_per_token",
     "bits_per_byte",
     "perplexity",
+    "nats_per_token_ci95",
     "bits_per_byte_ci95",
+    "perplexity_ci95",
 }
 counts = st.integers(0, 2**40)
 nats = st.floats(max_value=0, allow_nan=False, allow_infinity=False)
@@ -171,8 +173,10 @@ def test_a_summary_is_printed_with_the_keys_that_others_rely_on():
     printed = summarize([row(i) for i in range(40)]).to_dict()
     assert set(printed) == KEYS
     assert json.loads(json.dumps(printed, allow_nan=False)) == printed
-    low, high = printed["bits_per_byte_ci95"]
-    assert low < printed["bits_per_byte"] < high
+    for name in ("nats_per_token", "bits_per_byte", "perplexity"):
+        low, high = printed[f"{name}_ci95"]
+        assert low < printed[name] < high
+    assert printed["perplexity_ci95"] == [math.exp(end) for end in printed["nats_per_token_ci95"]]
 
 
 @pytest.mark.parametrize(("log_prob", "text"), [(math.nan, "nan"), (-math.inf, "inf")])

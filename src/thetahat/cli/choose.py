@@ -60,7 +60,9 @@ def _show(numbers: dict[str, Any]) -> None:
     for name in ("tokens_straddling", "context_tokens_counted", "context_tokens_cut", "contexts_cut", "policy"):
         emit(f"{name:<24} {numbers[name]}")
     for name in ("nats_per_token", "bits_per_byte"):
-        emit(f"{'gold ' + name:<24} {numbers['gold'][name]}")
+        low_high = numbers["gold"][f"{name}_ci95"]
+        within = f"  95 % {low_high[0]} to {low_high[1]}" if low_high else ""
+        emit(f"{'gold ' + name:<24} {numbers['gold'][name]}{within}")
 
 
 def _show_rules(source: str, found: dict[str, Any]) -> None:

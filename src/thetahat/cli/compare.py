@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from thetahat.evaluation.compare import Case, Comparison, SourceDifference
 
 SOURCES = 24
+ELSEWHERE = {"a", "b", "model_a", "model_b", "verdict", "notes", "sources", "gains", "losses"}
 LINE = 60  # characters of a text
 
 
@@ -64,14 +65,16 @@ def compare(
     else:
         _show(compared)
     if not quiet:
-        _conclude(names, html)
+        _conclude([*names, *pairs], html)
 
 
 def _show(compared: "Comparison") -> None:
     plain = compared.to_dict()
-    emit(f"A  {escape(compared.a)}\nB  {escape(compared.b)}\n")
+    for letter, name, model in (("A", compared.a, compared.model_a), ("B", compared.b, compared.model_b)):
+        emit(f"{letter}  {escape(name)}{f'  of {escape(model)}' if model not in {'', name} else ''}")
+    emit("")
     emit(f"{compared.headline}: {compared.numbers}.\n")
-    for name in [name for name in plain if name not in {"a", "b", "verdict", "notes", "sources", "gains", "losses"}]:
+    for name in [name for name in plain if name not in ELSEWHERE]:
         emit(f"{name:<36} {_said(plain[name])}")
     if len(compared.sources) > 1:
         _show_sources(compared.sources, compared.unit)
@@ -108,8 +111,8 @@ def _show_cases(title: str, cases: "Sequence[Case]") -> None:
         emit(f"{in_line(name):<44} {case.difference:>+10.2f} {case.num_bytes:>9,}  {text}".rstrip())
 
 
-def _conclude(names: "Sequence[str]", html: Path | None) -> None:
+def _conclude(words: "Sequence[str]", html: Path | None) -> None:
     if html:
         say(f"page in {html}\nNext: open it in a browser")
     else:
-        say(f"Next: thetahat compare {shlex.join(names)} --html compare.html")
+        say(f"Next: thetahat compare {shlex.join(words)} --html compare.html")

@@ -83,4 +83,4 @@ def _account(whole: "Account") -> None:
     for name, row in whole.concentration.items():
         emit(f"{name:<24} {row['effective_number']:>12,.1f} {row['top_share']:>28.1%}")
     for note, count in whole.notes.items():
-        emit(f"\nin {count:,} records: {escape(note)}")
+        emit(f"\nin {count:,} record{'s' if count > 1 else ''}: {escape(note)}")

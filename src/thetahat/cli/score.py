@@ -50,7 +50,7 @@ def score(
         emit_json(numbers | {"by": groups})
     else:
         for name, value in numbers.items():
-            emit(f"{name:<26} {value}")
+            emit(f"{name:<26} {'-' if value is None else value}")
         for name, table in groups.items():
             _show(name, table)
     if isinstance(numbers["log_likelihood"], str):
@@ -61,13 +61,18 @@ def score(
 
 
 def _numbers(scored: Any) -> dict[str, Any]:
-    return scored.summary.to_dict() | {
-        "noise_floor_nats_per_token": scored.noise.nats_per_token,
-        "tokens_cut": scored.tokens_cut,
-        "prompt_tokens_cut": scored.prompt_cut,
-        "interval_unit": scored.summary.interval_unit,
-        "policy": scored.policy,
-    }
+    what = {"model": scored.metadata["model"], "data": scored.metadata["data_paths"].replace("\n", ", ")}
+    return (
+        {name: in_line(value) for name, value in what.items()}
+        | scored.summary.to_dict()
+        | {
+            "noise_floor_nats_per_token": scored.noise.nats_per_token,
+            "tokens_cut": scored.tokens_cut,
+            "prompt_tokens_cut": scored.prompt_cut,
+            "interval_unit": scored.summary.interval_unit,
+            "policy": scored.policy,
+        }
+    )
 
 
 def _show(name: str, groups: list[dict[str, Any]]) -> None:
@@ -95,7 +100,8 @@ def _show(name: str, groups: list[dict[str, Any]]) -> None:
 def _conclude(model: str, out: Path | None, scored: Any) -> None:
     noise = scored.noise
     if noise.num_sequences:
-        say(f"{noise.num_sequences} sequences read again, alone: {noise.nats_per_token:.1e} nats a token apart at most")
+        count = f"{noise.num_sequences} sequence{'s' if noise.num_sequences > 1 else ''}"
+        say(f"{count} read again, alone: {noise.nats_per_token:.1e} nats a token apart at most")
     if scored.tokens_cut or scored.prompt_cut:
         say(
             f"cut by data.over_long: {scored.tokens_cut:,} tokens not scored, {scored.prompt_cut:,} of prompts not read"

@@ -56,6 +56,7 @@ def _show(plain: dict[str, Any]) -> None:
             f"{one['name']:<22} {one['bits_per_byte']:>10.4f} {_number(one['error']):>8}   {one['behind']:>11.4f} "
             f"{_number(one['behind_error']):>9}  {mark}"
         )
+    emit("± is one standard error, over documents")
     noise = plain["training_noise"]
     if noise is not None:
         emit(f"\nnoise of training, from checkpoint to checkpoint beside the trend: {noise:.4f} bits per byte")
@@ -66,7 +67,9 @@ def _show(plain: dict[str, Any]) -> None:
         is_last = found["name"] == plain["report"]["last"]["name"]
         saved = "" if is_last else f"  saves {found['saves_over_last']:+.4f} over the last"
         ends = f" (95 %: {low_high[0]:+.4f} to {low_high[1]:+.4f})" if saved and low_high else ""
-        emit(f"{title + ': ' + found['name']:<40} {found['bits_per_byte']:.4f} bits/byte{saved}{ends}")
+        own = found["bits_per_byte_ci95"]
+        within = f" (95 %: {own[0]:.4f} to {own[1]:.4f})" if own else ""
+        emit(f"{title + ': ' + found['name']:<40} {found['bits_per_byte']:.4f} bits/byte{within}{saved}{ends}")
 
 
 def _number(value: float | None) -> str:

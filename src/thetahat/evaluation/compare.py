@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from thetahat.core.errors import DataError
 from thetahat.evaluation.interval import MIN_DOCUMENTS, Interval, exact_sum, ratio_interval, sum_by
 from thetahat.evaluation.paired import bootstrap_interval, holm, sign_flip_p_value, wilson_interval
-from thetahat.evaluation.pairing import Pair, Scored, is_one_tokenizer, pair_rows
+from thetahat.evaluation.pairing import WHOLE, Pair, Scored, is_one_tokenizer, pair_rows
 
+NOT_SAID = "(not said)"
 FEW_DOCUMENTS = 200  # below, the bootstrap stands beside the t-interval
 LIMIT = 0.05
 _BITS = 1 / math.log(2)
@@ -112,6 +113,8 @@ class Comparison:
 
     a: str
     b: str
+    model_a: str  # as its ledger says, if it does
+    model_b: str
     whole: Difference
     sources: list[SourceDifference]  # the most documents first
     gains: list[Case]  # the largest first
@@ -157,7 +160,8 @@ class Comparison:
         """What `--json` prints."""
         sources = [{"source": one.source, "p_holm": one.p_holm} | one.difference.to_dict() for one in self.sources]
         cases = {"gains": [asdict(one) for one in self.gains], "losses": [asdict(one) for one in self.losses]}
-        said = {"a": self.a, "b": self.b, "verdict": self.verdict, "notes": self.notes}
+        names = {"a": self.a, "b": self.b, "model_a": self.model_a, "model_b": self.model_b}
+        said = names | {"verdict": self.verdict, "notes": self.notes}
         return self.whole.to_dict() | said | {"sources": sources} | cases
 
 
@@ -190,6 +194,8 @@ def compare_ledgers(a: Scored, b: Scored, top: int = 10) -> Comparison:
     return Comparison(
         a=a.name,
         b=b.name,
+        model_a=a.metadata.get("model", ""),
+        model_b=b.metadata.get("model", ""),
         whole=_difference(compared, with_tokens),
         sources=sorted(sources, key=lambda one: (-one.difference.num_documents, one.source)),
         gains=[_case(pair) for pair in gains if pair.difference > 0],
@@ -245,12 +251,19 @@ def _notes(a: Scored, b: Scored, pairs: Sequence[Pair]) -> list[str]:
     num_documents = len({pair.a.document for pair in pairs})
     unchecked = sum(not (pair.a.digest and pair.b.digest) for pair in pairs)
     cut = [sum(row.tokens_cut for row in scored.rows) for scored in (a, b)]
+    read = [scored.metadata.get("read", NOT_SAID) for scored in (a, b)]
     policies = [scored.metadata.get("policy", "") for scored in (a, b)]
     said = {
         "A and B have different tokenizers (or do not say which), so only bytes can be compared, not tokens": (
             not is_one_tokenizer(a, b)
         ),
-        f"fewer than {MIN_DOCUMENTS} documents: the interval is rough": num_documents < MIN_DOCUMENTS,
+        f"fewer than {MIN_DOCUMENTS} documents: the interval is rough": 1 < num_documents < MIN_DOCUMENTS,
+        "one document has no interval; score with data.split_on=TEXT, what stands between documents": (
+            num_documents == 1
+        ),
+        f"not all that stands before a token was in sight of it: A was read {read[0]}, B {read[1]}": (
+            {*read} - {WHOLE, NOT_SAID} != set()
+        ),
         f"of {unchecked:,} rows only id and bytes say that the text is the same: they have no digest": unchecked,
         f"tokens that were asked for and not scored: {cut[0]:,} in A, {cut[1]:,} in B": any(cut),
         f"A was scored with {policies[0]}, B with {policies[1]}": policies[0] != policies[1],

@@ -17,6 +17,7 @@ _TEXTUAL = {
 }
 """Of a row that is of the same text, whatever the model; what two that differ do."""
 
+CHOICES = "choices"  # what `rows` says in the metadata of a ledger of questions
 WHOLE = "whole"  # what `read` says in the metadata of a ledger where nothing was out of sight
 _LAST_DIGITS = ("dtype=", "batch_size=", "parts in one pass")  # all that these words of a policy change
 _LIKELIHOODS = ("conditional", "prefix")  # like causal: log Pr of a text given what stands before it
@@ -49,6 +50,11 @@ def pair_rows(a: Scored, b: Scored) -> list[Pair]:
     the text, bytes, and with one tokenizer tokens), scored by one policy, and NonFiniteError where a log-probability
     is no number. Where a digest is empty, ids and bytes alone say that a text is the same.
     """
+    if CHOICES in {scored.metadata.get("rows") for scored in (a, b)}:
+        raise DataError(
+            "rows are right and wrong choices, of which none should just be likelier",
+            cure="compare the accuracies, and their intervals, that thetahat choose prints",
+        )
     ours, theirs = _by_key(a), _by_key(b)
     _refuse(f"only {a.name} has", [ours[key] for key in ours if key not in theirs])
     _refuse(f"only {b.name} has", [theirs[key] for key in theirs if key not in ours])

@@ -6,7 +6,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from thetahat.core.errors import DataError
-from thetahat.evaluation.interval import BLOCK_TOKENS, MIN_DOCUMENTS, bits_per_byte_interval, exact_sum, sum_by
+from thetahat.evaluation.interval import (
+    BLOCK_TOKENS,
+    MIN_DOCUMENTS,
+    Interval,
+    bits_per_byte_interval,
+    exact_sum,
+    ratio_interval,
+    sum_by,
+)
 from thetahat.evaluation.ledger import Block, LedgerRow
 
 
@@ -21,7 +29,9 @@ class Summary:
     nats_per_token: float
     bits_per_byte: float
     perplexity: float
+    nats_per_token_ci95: tuple[float, float] | None
     bits_per_byte_ci95: tuple[float, float] | None
+    perplexity_ci95: tuple[float, float] | None
     interval_unit: str  # "documents" or "blocks of 1,024 tokens"
 
     def to_dict(self) -> dict[str, Any]:
@@ -33,7 +43,7 @@ def summarize(rows: Sequence[LedgerRow]) -> Summary:
     r"""The likelihood of all rows together: exact sums, each divided once.
 
     $\log L = \sum_i \log \Pr_i$, nats per token $-\log L / \sum_i \text{tokens}_i$, perplexity its exponential, and
-    bits per byte $-\log L / (\ln 2 \sum_i \text{bytes}_i)$, with a 95% interval over `interval_units`.
+    bits per byte $-\log L / (\ln 2 \sum_i \text{bytes}_i)$, each with a 95% interval over `interval_units`.
     """
     num_tokens, num_bytes = sum(row.num_tokens for row in rows), sum(row.num_bytes for row in rows)
     if num_tokens == 0:
@@ -41,7 +51,9 @@ def summarize(rows: Sequence[LedgerRow]) -> Summary:
     log_likelihood = exact_sum(row.log_prob for row in rows)
     nats_per_token = -log_likelihood / num_tokens
     unit, units = interval_units(rows)
-    interval = bits_per_byte_interval([block.log_prob for block in units], [block.num_bytes for block in units])
+    nats = [-block.log_prob for block in units]
+    per_token = _ends(ratio_interval(nats, [block.num_tokens for block in units]))
+    per_byte = bits_per_byte_interval([-some for some in nats], [block.num_bytes for block in units])
     return Summary(
         num_documents=len({row.document for row in rows}),
         num_tokens=num_tokens,
@@ -50,9 +62,15 @@ def summarize(rows: Sequence[LedgerRow]) -> Summary:
         nats_per_token=nats_per_token,
         bits_per_byte=-log_likelihood / math.log(2) / num_bytes if num_bytes else math.inf,
         perplexity=_exp(nats_per_token),
-        bits_per_byte_ci95=None if math.isnan(interval.low) else (interval.low, interval.high),
+        nats_per_token_ci95=per_token,
+        bits_per_byte_ci95=_ends(per_byte),
+        perplexity_ci95=per_token and (_exp(per_token[0]), _exp(per_token[1])),
         interval_unit=unit,
     )
+
+
+def _ends(interval: Interval) -> tuple[float, float] | None:
+    return None if math.isnan(interval.low) else (interval.low, interval.high)
 
 
 def interval_units(rows: Sequence[LedgerRow]) -> tuple[str, list[Block]]:

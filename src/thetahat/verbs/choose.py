@@ -15,6 +15,7 @@ from thetahat.evaluation.choice import Accuracy, Answer, accuracies, answers, by
 from thetahat.evaluation.interval import Interval
 from thetahat.evaluation.ledger import LedgerRow, write_ledger
 from thetahat.evaluation.likelihood import Likelihoods, ledger_rows, score_corpus
+from thetahat.evaluation.pairing import CHOICES
 from thetahat.evaluation.summary import Summary, summarize
 from thetahat.objective.config import Causal, Spans
 from thetahat.run.checkpoint import MODEL
@@ -132,4 +133,5 @@ def _metadata(loaded: Loaded, asked: AskedQuestions, policy: str) -> dict[str, s
         "data": asked.corpus.fingerprint,
         "policy": policy,
         "unit": "nats",
+        "rows": CHOICES,
     }

@@ -114,6 +114,8 @@ def select(
 
 def _models(run: Path, averages: int) -> list[_Model]:
     """The checkpoints that are whole, oldest first, and the means of the last ones."""
+    if not run.is_dir():
+        raise ModelError(f"there is no folder {run}", allowed="a run folder", cure="thetahat train makes one, in runs/")
     whole: list[Path] = []
     for folder in all_checkpoints(run):
         try:
