@@ -80,6 +80,8 @@ if __name__ == "__main__":
     records = (r for r in read_records([chosen.data]) if room(loaded.tokenizer, r.texts) < context)
     kept = itertools.islice(records, chosen.documents)
     rows = [{"text": r.text} if r.prompt is None else {"prompt": r.prompt, "completion": r.text} for r in kept]
+    if not rows:
+        raise SystemExit(f"no document of {chosen.data} fits into the context of {context} tokens")
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     corpus = corpus_of(loaded, [str(path)], World())
     path.unlink()

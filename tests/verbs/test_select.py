@@ -11,6 +11,7 @@ from thetahat.core.config import override
 from thetahat.core.errors import DataError, FolderError, ModelError
 from thetahat.recipes.catalogue import find_recipe
 from thetahat.run.checkpoint import all_checkpoints
+from thetahat.run.find import find_checkpoint
 from thetahat.run.train import train
 from thetahat.verbs.score import score
 from thetahat.verbs.select import select, to_plain
@@ -62,6 +63,16 @@ def test_the_mean_of_checkpoints_is_saved_as_a_model(place, tmp_path):
     mine = [row for row in chosen if int(row.digest[:8], 16) % 2]
     nats = -sum(row.log_prob for row in mine) / 0.6931471805599453 / sum(row.num_bytes for row in mine)
     assert standing.bits_per_byte == pytest.approx(nats, rel=1e-9)
+
+
+def test_a_checkpoint_that_is_not_there_is_named_with_those_that_are(place):
+    steps = "0, 4, 8, 12, 16"
+    for name, why in (("7", ""), ("newest", ""), ("best", " yet: what is held out was not scored")):
+        (place / "run" / "checkpoints" / "best").unlink(missing_ok=True)
+        with pytest.raises(ModelError) as error:
+            find_checkpoint(f"{place / 'run'}@{name}")
+        assert f"@{name}: there is no such checkpoint{why}\n" in str(error.value)
+        assert str(error.value).endswith(f"run@ one of: latest, {steps}")
 
 
 def test_what_cannot_be_chosen_from_is_refused_before_anything_is_scored(place, tmp_path, monkeypatch):

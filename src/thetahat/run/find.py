@@ -25,9 +25,11 @@ def find_checkpoint(name: str) -> Path:
     if which == "latest":
         return _newest(path)
     folder = folder_of(path, int(which)) if which.isascii() and which.isdigit() else _pointed(path, which)
-    if not folder.is_dir():
-        there = ", ".join(str(int(each.name.removeprefix("step-"))) for each in all_checkpoints(path))
-        raise ModelError(f"{name}: there is no such checkpoint", allowed=f"{run}@ one of: latest, best, {there}")
+    if folder is None or not folder.is_dir():
+        steps = [str(int(each.name.removeprefix("step-"))) for each in all_checkpoints(path)]
+        there = ", ".join(["latest", *(["best"] if _pointed(path, "best") else []), *steps])
+        why = " yet: what is held out was not scored" if which == "best" else ""
+        raise ModelError(f"{name}: there is no such checkpoint{why}", allowed=f"{run}@ one of: {there}")
     return folder
 
 
@@ -41,9 +43,9 @@ def _newest(path: Path) -> Path:
     return newest
 
 
-def _pointed(path: Path, which: str) -> Path:
+def _pointed(path: Path, which: str) -> Path | None:
     pointer = path / "checkpoints" / which
     name = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.is_file() else ""
     if which not in {"latest", "best"} or not re.fullmatch(r"step-\d{8,}", name):
-        raise ModelError(f"{path}@{which}: there is no such checkpoint", allowed=_KINDS)
+        return None
     return pointer.parent / name
