@@ -25,7 +25,7 @@ from thetahat.evaluation.grouping import WIDTHS, end_to_end, one_by_one, side_by
 from thetahat.evaluation.interval import BLOCK_TOKENS, exact_sum
 from thetahat.evaluation.ledger import LedgerRow, blocks_of
 from thetahat.model.attention import kernels_of_any_shape
-from thetahat.model.precision import Dtype, computing_in, product_dtype
+from thetahat.model.precision import Dtype, computing_in
 from thetahat.objective.config import Masked, ObjectiveConfig, Spans
 from thetahat.objective.log_prob import judged
 from thetahat.objective.objective import Model
@@ -313,7 +313,6 @@ def _values(model: Model, batch: Batch, asked: Int[Tensor, " n"], room: int) -> 
     """The log-probability of each target that is asked, and 1 where another token is likelier."""
     padded = torch.nn.functional.pad(asked, (0, -len(asked) % WIDTHS))  # with the first place, for the kernels' sake
     hidden_ND, targets_N = model.hidden(batch.inputs).flatten(0, 1)[padded], batch.targets.flatten()[padded]
-    hidden_ND = hidden_ND.to(product_dtype(hidden_ND))  # once, not for each part of the vocabulary
     found = judged(hidden_ND, model.logits, targets_N, model.num_outputs, room)
     return torch.stack([found[0], found[1].double()])[:, : len(asked)]
 
