@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 PIP_INSTALL := $(BIN)/python -m pip install -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-kill test-avx2 lint format clean
+.PHONY: help quickstart test test-slow test-kill test-avx2 test-bits lint format clean
 
 help: ## what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
@@ -31,6 +31,10 @@ test-kill: $(VENV)/.tests ## kill a run at every operation and at random, damage
 test-avx2: $(VENV)/.tests ## the same as on an older CPU, whose kernels add in another order
 	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
 		$(BIN)/python -m pytest $(PARALLEL) -m "not slow and not gpu" $(PYTEST_ARGS)
+
+BASE ?= HEAD
+test-bits: $(VENV)/.tests ## losses, norms and scores against another revision, bit for bit: make test-bits BASE=REV
+	$(BIN)/python tests/golden/record.py --against $(BASE)
 
 lint: $(VENV)/.tests ## format, lint, types and layers, changing nothing
 	$(BIN)/ruff format --check .

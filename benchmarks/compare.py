@@ -22,8 +22,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from thetahat.evaluation.interval import BLOCK_TOKENS
-from thetahat.evaluation.ledger import Block, LedgerRow, write_ledger
+from thetahat.ledger.ledger import Block, LedgerRow, write_ledger
+from thetahat.statistics.interval import BLOCK_TOKENS
 
 REPETITIONS = 5
 METADATA = {

@@ -23,16 +23,16 @@ import numpy as np
 import torch
 
 from thetahat.core.batch import Batch
-from thetahat.data.build import build_corpus
-from thetahat.data.chat import ChatOptions
+from thetahat.data.chat.encode import ChatOptions
+from thetahat.data.chat.template import TEMPLATES
 from thetahat.data.config import DataConfig
-from thetahat.data.corpus import Corpus
-from thetahat.data.encode import Encoding
-from thetahat.data.pack import lay
-from thetahat.data.plan import Plan, gather, plan_training
-from thetahat.data.source import Record, read_records
-from thetahat.data.template import TEMPLATES
-from thetahat.data.tokenizer import train_tokenizer
+from thetahat.data.corpus.build import build_corpus
+from thetahat.data.corpus.corpus import Corpus
+from thetahat.data.corpus.encode import Encoding
+from thetahat.data.order.pack import lay
+from thetahat.data.order.plan import Plan, gather, plan_training
+from thetahat.data.read.source import Record, read_records
+from thetahat.data.tokens.tokenizer import train_tokenizer
 from thetahat.model.build import build_model
 from thetahat.model.config import DecoderConfig
 from thetahat.model.init import initialize

@@ -19,9 +19,9 @@ import torch
 from thetahat.core.batch import Inputs, Source
 from thetahat.core.config import kind_of
 from thetahat.core.visibility import Visibility
-from thetahat.data.source import read_records
+from thetahat.data.read.source import read_records
 from thetahat.distribution.world import World
-from thetahat.evaluation.likelihood import ledger_rows, score_corpus
+from thetahat.scoring.likelihood import ledger_rows, score_corpus
 from thetahat.verbs.load import load
 from thetahat.verbs.score import corpus_of
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 from thetahat.core.config import override
-from thetahat.evaluation.training import part_files, read_run_ledger
+from thetahat.ledger.run_ledger import part_files, read_run_ledger
 from thetahat.recipes.quickstart import quickstart
-from thetahat.run.ledger import TrainingLedger
+from thetahat.run.log.ledger import TrainingLedger
 from thetahat.run.train import train
 
 CASES = {

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import sacrebleu
 
-from thetahat.data.source import read_records
-from thetahat.evaluation.beam import Beam
+from thetahat.data.read.source import read_records
+from thetahat.generation.beam import Beam
 from thetahat.verbs.generate import answer
 from thetahat.verbs.load import load
 

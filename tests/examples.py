@@ -8,11 +8,11 @@ import torch
 from msgspec.structs import replace
 
 from thetahat.core.batch import Packed, Part
-from thetahat.data.build import build_corpus
 from thetahat.data.config import DataConfig
-from thetahat.data.corpus import Corpus
-from thetahat.data.record import Record
-from thetahat.data.tokenizer import train_tokenizer
+from thetahat.data.corpus.build import build_corpus
+from thetahat.data.corpus.corpus import Corpus
+from thetahat.data.read.record import Record
+from thetahat.data.tokens.tokenizer import train_tokenizer
 from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.config import DecoderConfig
 from thetahat.model.decoder import Decoder

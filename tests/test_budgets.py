@@ -10,6 +10,7 @@ import re
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,6 +56,7 @@ UNSAFE_CALLS = {
     "send_object_list",
 }
 UNSAFE_KEYWORDS = {"allow_pickle", "trust_remote_code", "weights_only"}
+LISTS = {"cli", "verbs", "recipes"}
 BANNED = re.compile(r"Manager|Handler|Helper|Processor|Wrapper|(^|_)(utils?|helpers?|misc|common)(_|$)")
 
 
@@ -90,6 +92,12 @@ def test_no_file_is_long_and_half_of_them_are_short():
     lengths = {name: text.count("\n") for name, text in FILES.items() if not name.endswith("__init__.py")}
     assert {name: length for name, length in lengths.items() if length > 400} == {}
     assert statistics.median(lengths.values()) <= 120
+
+
+def test_no_folder_holds_more_than_fifteen_files_beside_each_other():
+    """But for lists of parallel things: commands, verbs, recipes."""
+    folders = Counter(Path(name).parent.as_posix() for name in FILES if not name.endswith("__init__.py"))
+    assert {name: number for name, number in folders.items() if number > 15 and name not in LISTS} == {}
 
 
 def test_no_function_is_long_and_most_are_short():

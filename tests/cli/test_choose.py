@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from thetahat.evaluation.ledger import read_ledger
+from thetahat.ledger.ledger import read_ledger
 from thetahat.verbs.choose import choose
 
 SMALL = ["model.width=48", "model.num_layers=1", "model.inner_width=64", "data.context=32", "data.vocab_size=400"]

@@ -16,7 +16,7 @@ import pytest
 import thetahat as th
 from thetahat.cli.main import main
 from thetahat.core.errors import ConfigError, DataError
-from thetahat.evaluation.ledger import LedgerRow, read_ledger, write_ledger
+from thetahat.ledger.ledger import LedgerRow, read_ledger, write_ledger
 
 SMALL = [
     *("model.width=32", "model.num_layers=1", "model.num_heads=2", "model.num_kv_heads=1", "model.head_width=16"),

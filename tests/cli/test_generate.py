@@ -10,11 +10,11 @@ import typer
 
 from tests.cli.test_explain import DIALOGUES, PAIRS, SMALL
 from thetahat.cli.main import app, main
-from thetahat.data.chat import ChatOptions, encode_dialogue
-from thetahat.data.dialogue import parse_dialogue
-from thetahat.data.prompt import unanswered
-from thetahat.data.template import load_template
-from thetahat.evaluation.beam import Beam
+from thetahat.data.chat.encode import ChatOptions, encode_dialogue
+from thetahat.data.chat.template import load_template
+from thetahat.data.read.dialogue import parse_dialogue
+from thetahat.data.read.prompt import unanswered
+from thetahat.generation.beam import Beam
 from thetahat.verbs.chat import answer, dialogue_prompts
 from thetahat.verbs.load import load
 

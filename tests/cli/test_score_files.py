@@ -17,7 +17,7 @@ from tests.cli.test_score import ALONE, SMALL
 from tests.examples import texts_of
 from thetahat.core import store
 from thetahat.core.errors import FolderError
-from thetahat.evaluation.ledger import read_ledger
+from thetahat.ledger.ledger import read_ledger
 from thetahat.verbs.score import score
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from thetahat.data.tokenizer import train_tokenizer
+from thetahat.data.tokens.tokenizer import train_tokenizer
 
 
 @pytest.fixture(scope="session")

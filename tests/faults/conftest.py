@@ -16,7 +16,7 @@ import pytest
 
 from thetahat.core import store
 from thetahat.core.errors import ModelError
-from thetahat.evaluation.training import read_run_ledger
+from thetahat.ledger.run_ledger import read_run_ledger
 
 SERVER = Path(__file__).with_name("server.py")
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "wizards", "box", "in", "fog"]

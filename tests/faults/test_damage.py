@@ -11,7 +11,7 @@ from tests.faults.conftest import kept, outcome
 from thetahat.core.config import from_toml
 from thetahat.core.errors import ModelError
 from thetahat.distribution.world import World
-from thetahat.run.checkpoint import read_config, settle
+from thetahat.run.folder.checkpoint import read_config, settle
 from thetahat.run.start import find_newest
 from thetahat.verbs.load import load
 

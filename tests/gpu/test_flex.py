@@ -17,10 +17,10 @@ from tests.examples import SENTENCE, lively, trees
 from thetahat.core.batch import Inputs
 from thetahat.core.config import override
 from thetahat.core.visibility import Visibility
-from thetahat.model import attention
+from thetahat.model.attention import attention
+from thetahat.model.attention.flex import attend_in_blocks, obstacle
 from thetahat.model.build import build_model
 from thetahat.model.config import DecoderConfig
-from thetahat.model.flex import attend_in_blocks, obstacle
 from thetahat.model.precision import computing_in
 from thetahat.objective.config import ObjectiveConfig
 from thetahat.objective.factorization import causal, prefix

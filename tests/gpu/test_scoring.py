@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.evaluation.test_scoring import CPU, FAMILIES, FINE, asked
+from tests.scoring.test_scoring import CPU, FAMILIES, FINE, asked
 from thetahat.distribution.world import World
-from thetahat.evaluation.likelihood import Reader, score_corpus
+from thetahat.scoring.likelihood import Reader, score_corpus
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")

@@ -6,9 +6,9 @@ from hypothesis import given, strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from thetahat.core.visibility import Visibility
-from thetahat.model import attention
-from thetahat.model.attention import compile_visibility, knows_groups
-from thetahat.model.blockwise import BLOCK, attend_blockwise, block_size, suits_blocks
+from thetahat.model.attention import attention
+from thetahat.model.attention.attention import compile_visibility, knows_groups
+from thetahat.model.attention.blockwise import BLOCK, attend_blockwise, block_size, suits_blocks
 
 SIZES = st.sampled_from([1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 5, 3 * BLOCK + 60])
 

@@ -7,7 +7,7 @@ from tests.examples import TINY, decoder, packed_of
 from tests.oracles.decoder import Settings, token_log_probs as oracle_log_probs
 from thetahat.core.batch import Inputs
 from thetahat.core.visibility import Visibility
-from thetahat.model.cache import Cache
+from thetahat.model.attention.cache import Cache
 from thetahat.objective.factorization import causal
 from thetahat.objective.log_prob import token_log_probs
 

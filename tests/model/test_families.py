@@ -14,7 +14,7 @@ from thetahat.core.config import Config, from_toml, override, to_toml
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.core.schema import fields
 from thetahat.core.visibility import Visibility
-from thetahat.model.attention import attend_apart, attend_under, compile_visibility, runs_of
+from thetahat.model.attention.attention import attend_apart, attend_under, compile_visibility, runs_of
 from thetahat.model.build import build_model
 from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig, ModelConfig
 

@@ -11,9 +11,9 @@ from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 
 from thetahat.core.visibility import Visibility, ancestors_of
-from thetahat.model import flex
-from thetahat.model.attention import attend_apart, runs_of
-from thetahat.model.flex import attend_in_blocks, blocks_of, obstacle, relation
+from thetahat.model.attention import flex
+from thetahat.model.attention.attention import attend_apart, runs_of
+from thetahat.model.attention.flex import attend_in_blocks, blocks_of, obstacle, relation
 from thetahat.model.precision import product_dtype
 
 CUDA = torch.device("cuda")

@@ -9,13 +9,12 @@ from safetensors.torch import load_file
 
 from tests.examples import SENTENCE, run_config
 from thetahat.core.errors import ConfigError, ModelError
-from thetahat.data.config import DataConfig
-from thetahat.data.template import ChatConfig
+from thetahat.data.config import ChatConfig, DataConfig
+from thetahat.model.adapters.lora import LoRAConfig, merge
 from thetahat.model.config import DecoderConfig, EncoderConfig
-from thetahat.model.lora import LoRAConfig, merge
 from thetahat.objective.config import Labels, Masked, ObjectiveConfig
 from thetahat.run.base import parameters_of
-from thetahat.run.checkpoint import MODEL
+from thetahat.run.folder.checkpoint import MODEL
 from thetahat.run.train import train
 from thetahat.verbs.load import find_checkpoint, load
 from thetahat.verbs.score import score

@@ -7,7 +7,7 @@ from tests.examples import SENTENCE, TINY, run_config
 from thetahat.core.config import to_toml
 from thetahat.core.errors import DataError, FolderError, ModelError
 from thetahat.data.config import DataConfig
-from thetahat.run.folder import enter
+from thetahat.run.folder.folder import enter
 from thetahat.run.start import result
 from thetahat.run.train import train
 

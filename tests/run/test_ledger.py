@@ -11,14 +11,14 @@ from tests.verbs.test_families import FAMILIES, config_of
 from thetahat.core.errors import DataError
 from thetahat.distribution.launch import launch
 from thetahat.distribution.world import World
-from thetahat.evaluation.ledger import read_ledger
-from thetahat.evaluation.likelihood import ledger_rows, score_corpus
-from thetahat.evaluation.training import part_files, read_run_ledger
-from thetahat.run import ledger as module
+from thetahat.ledger.ledger import read_ledger
+from thetahat.ledger.run_ledger import part_files, read_run_ledger
 from thetahat.run.config import CheckpointConfig, LedgerConfig, set_up
+from thetahat.run.log import ledger as module
 from thetahat.run.prepare import prepare
 from thetahat.run.state import first_state
 from thetahat.run.train import train
+from thetahat.scoring.likelihood import ledger_rows, score_corpus
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,7 @@ from msgspec.structs import replace
 
 from tests.examples import WORDS, run_config
 from tests.verbs.test_verify import checks_of
-from thetahat.data.config import DataConfig
-from thetahat.data.template import ChatConfig
+from thetahat.data.config import ChatConfig, DataConfig
 from thetahat.distribution.world import World
 from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
 from thetahat.objective.config import Causal, Conditional, Labels, Masked, ObjectiveConfig, Prefix, Spans

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from tests.verbs.test_families import config_of
 from thetahat.cli.main import main
 from thetahat.core.errors import ConfigError, FolderError
-from thetahat.evaluation.ledger import read_columns, read_ledger
-from thetahat.evaluation.training import read_run_ledger
+from thetahat.ledger.ledger import read_columns, read_ledger
+from thetahat.ledger.run_ledger import read_run_ledger
 from thetahat.run.config import CheckpointConfig
 from thetahat.run.train import train
 from thetahat.verbs.influence import influence

@@ -15,11 +15,11 @@ from tests.run.test_base import LABELS, SHAPE, dialogues, ran, write
 from thetahat.core import store
 from thetahat.core.errors import ConfigError, DiskFullError, FolderError, ModelError
 from thetahat.data.config import DataConfig
+from thetahat.model.adapters.lora import LoRAConfig
 from thetahat.model.config import DecoderConfig, EncoderConfig
-from thetahat.model.lora import LoRAConfig
 from thetahat.objective.config import Labels, Masked, ObjectiveConfig
-from thetahat.run.checkpoint import MODEL, TOKENIZER, read_config, read_progress
 from thetahat.run.config import CheckpointConfig
+from thetahat.run.folder.checkpoint import MODEL, TOKENIZER, read_config, read_progress
 from thetahat.verbs.load import load
 from thetahat.verbs.merge import merge
 from thetahat.verbs.score import score

@@ -10,8 +10,8 @@ from tests.examples import texts_of
 from thetahat.core.config import override
 from thetahat.core.errors import DataError, FolderError, ModelError
 from thetahat.recipes.catalogue import find_recipe
-from thetahat.run.checkpoint import all_checkpoints
-from thetahat.run.find import find_checkpoint
+from thetahat.run.folder.checkpoint import all_checkpoints
+from thetahat.run.folder.find import find_checkpoint
 from thetahat.run.train import train
 from thetahat.verbs.score import score
 from thetahat.verbs.select import select, to_plain

@@ -9,11 +9,12 @@ from msgspec.structs import replace
 from tests.examples import TINY, corpus_of, run_config, texts_of, with_normalization
 from thetahat.core.total import Total
 from thetahat.data.config import DataConfig
-from thetahat.data.stream import TrainingOrder
-from thetahat.data.tokenizer import train_tokenizer
+from thetahat.data.order.stream import TrainingOrder
+from thetahat.data.tokens.tokenizer import train_tokenizer
+from thetahat.proof import bench as bench_module
+from thetahat.proof.bench import Bench
 from thetahat.run.prepare import Prepared
-from thetahat.verbs import bench as bench_module, verify as verify_module
-from thetahat.verbs.bench import Bench
+from thetahat.verbs import verify as verify_module
 from thetahat.verbs.verify import gradient_distance, verify
 
 SHAPE = replace(TINY, num_layers=1)

@@ -23,7 +23,7 @@ from thetahat.cli.words import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from thetahat.evaluation.compare import Case, Comparison, SourceDifference
+    from thetahat.ledger.compare import Case, Comparison, SourceDifference
 
 SOURCES = 24
 ELSEWHERE = {"a", "b", "model_a", "model_b", "verdict", "notes", "sources", "gains", "losses"}

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from thetahat.evaluation.beam import Beam
-    from thetahat.evaluation.generate import Sampling
+    from thetahat.generation.beam import Beam
+    from thetahat.generation.sample import Sampling
 
 MaxTokens = typer.Option(256, help="Stop a text after so many tokens.")
 TopK = typer.Option(0, help="Choose among so many of the most likely; 0: all.")
@@ -30,8 +30,8 @@ def how_to_write(
     """
     from thetahat.core.config import from_plain, override
     from thetahat.core.errors import ConfigError
-    from thetahat.evaluation.beam import Beam
-    from thetahat.evaluation.generate import Sampling
+    from thetahat.generation.beam import Beam
+    from thetahat.generation.sample import Sampling
 
     named = [pair for pair in pairs if pair.partition("=")[0] in sampling]
     others = [pair for pair in pairs if pair not in named]

@@ -12,8 +12,8 @@ from thetahat.cli.decoding import Beams, LengthExponent, MaxTokens, Seed, TopK, 
 from thetahat.cli.words import Json, Quiet, emit, emit_json, escape, listen_to_library, say, split_words
 
 if TYPE_CHECKING:
-    from thetahat.evaluation.beam import Beam
-    from thetahat.evaluation.generate import Sampling
+    from thetahat.generation.beam import Beam
+    from thetahat.generation.sample import Sampling
     from thetahat.verbs.load import Loaded
 
 TEMPERATURE = 1.0
@@ -84,7 +84,7 @@ def _answer(loaded: "Loaded", prompts: str, how: "Sampling | Beam", out: Path | 
 
 
 def _continue(loaded: "Loaded", text: str, how: "Sampling | Beam", *, json: bool) -> None:
-    from thetahat.evaluation.beam import Beam
+    from thetahat.generation.beam import Beam
     from thetahat.model.decoder import Decoder
     from thetahat.verbs.generate import answer, generate as continue_text
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from thetahat.cli.words import escape
 from thetahat.core.store import write_text
-from thetahat.evaluation.compare import Case, Comparison, Difference
+from thetahat.ledger.compare import Case, Comparison, Difference
 
 MOST_SOURCES = 30
 MOST_TEXT = 2_000  # characters of a case

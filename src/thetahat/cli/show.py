@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from thetahat.cli.words import emit, escape, say
-from thetahat.evaluation.generate import Sampling
+from thetahat.generation.sample import Sampling
 from thetahat.run.config import RunConfig
-from thetahat.run.report import Report
+from thetahat.run.log.report import Report
 from thetahat.verbs.generate import generate
 from thetahat.verbs.load import load
 

@@ -29,7 +29,7 @@ def train(
     config = find_config([*(words or []), *_limits(max_steps, max_tokens)])
     listen_to_library(quiet=quiet)
     from thetahat.cli.show import announce, conclude, progress
-    from thetahat.run.folder import choose_folder
+    from thetahat.run.folder.folder import choose_folder
     from thetahat.run.start import result
     from thetahat.run.train import train as run_train
 

@@ -1,5 +1,6 @@
 """What to train on, what to hold out, and how documents are laid into the model's context."""
 
+import datetime
 import re
 from fractions import Fraction
 from typing import Annotated, Literal
@@ -8,15 +9,36 @@ from msgspec import Meta, field
 
 from thetahat.core.config import Config
 from thetahat.core.errors import ConfigError
-from thetahat.data.template import ChatConfig
 
 OverLong = Literal["error", "split", "truncate-left", "truncate-right", "drop", "keep-last-turns"]
 Packing = Literal["best-fit", "none"]
 Unsupervised = Literal["error", "skip"]
 
+Plain = bool | int | float | str  # what a template may be given by name
 Weight = Annotated[float, Meta(ge=0, lt=1e300)]
 _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", "\\\\": "\\"}
 _FORMS = "hash:F (whole documents, by digest), tail:F (the end of the data), PATH, none; F between 0 and 1"
+
+
+class ChatConfig(Config, frozen=True, kw_only=True):
+    """Which template a dialogue is written with."""
+
+    template: str = "chatml"  # one of TEMPLATES, or the path of a .jinja file or of a tokenizer_config.json
+    special_tokens: tuple[str, ...] = ()  # of a .jinja file
+    ends_turn: tuple[str, ...] = ()  # what ends a turn of the assistant, where it is not the last special token of it
+    bos_token: str | None = None  # instead of the template's own
+    eos_token: str | None = None
+    variables: dict[str, Plain] = field(
+        default_factory=dict
+    )  # what the template asks for, for example enable_thinking=false
+    date: str | None = None  # the day, 2025-01-31, for templates that ask for it: training must not depend on the clock
+
+    def __post_init__(self) -> None:
+        if self.date is not None:
+            try:
+                datetime.date.fromisoformat(self.date)
+            except ValueError as error:
+                raise ConfigError(f"date={self.date!r} is no day", allowed="like 2025-01-31") from error
 
 
 class DataConfig(Config, frozen=True, kw_only=True):

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, final
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from thetahat.model.attention import Attend, Attention
-from thetahat.model.cache import LayerCache
+from thetahat.model.attention.attention import Attend, Attention
+from thetahat.model.attention.cache import LayerCache
+from thetahat.model.attention.cross_attention import CrossAttention, Memory
 from thetahat.model.config import TransformerConfig
-from thetahat.model.cross_attention import CrossAttention, Memory
 from thetahat.model.mlp import SwiGLU
 from thetahat.model.norm import RMSNorm
 from thetahat.model.rope import Rotation

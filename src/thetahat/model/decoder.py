@@ -6,9 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thetahat.core.batch import Inputs
-from thetahat.model.attention import compile_visibility
+from thetahat.model.attention.attention import compile_visibility
+from thetahat.model.attention.cache import Cache
 from thetahat.model.block import Block
-from thetahat.model.cache import Cache
 from thetahat.model.config import DecoderConfig
 from thetahat.model.head import Headed
 from thetahat.model.norm import RMSNorm

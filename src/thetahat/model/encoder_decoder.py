@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from thetahat.core.batch import Inputs, Source
 from thetahat.core.errors import ModelError
-from thetahat.model.attention import attend_under, compile_visibility
+from thetahat.model.attention.attention import attend_under, compile_visibility
+from thetahat.model.attention.cache import Cache
+from thetahat.model.attention.cross_attention import Memory
 from thetahat.model.block import Block, CrossBlock
-from thetahat.model.cache import Cache
 from thetahat.model.config import EncoderDecoderConfig
-from thetahat.model.cross_attention import Memory
 from thetahat.model.head import Headed
 from thetahat.model.norm import RMSNorm
 from thetahat.model.precision import product_dtype

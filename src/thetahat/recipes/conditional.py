@@ -2,14 +2,13 @@
 
 from msgspec.structs import replace
 
-from thetahat.data.config import DataConfig
-from thetahat.data.template import ChatConfig
-from thetahat.evaluation.likelihood import EvaluationConfig
+from thetahat.data.config import ChatConfig, DataConfig
 from thetahat.model.config import EncoderDecoderConfig
 from thetahat.optimization.config import WSD, AdamW, Muon, OptimizationConfig
 from thetahat.recipes.quickstart import quickstart
 from thetahat.recipes.translation import translation
 from thetahat.run.config import CheckpointConfig, RunConfig
+from thetahat.scoring.likelihood import EvaluationConfig
 
 
 def dialogue() -> RunConfig:

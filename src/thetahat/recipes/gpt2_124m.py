@@ -3,11 +3,11 @@
 from msgspec.structs import replace
 
 from thetahat.data.config import DataConfig
-from thetahat.evaluation.likelihood import EvaluationConfig
 from thetahat.model.config import DecoderConfig
 from thetahat.optimization.config import WSD, AdamW, Muon, OptimizationConfig
 from thetahat.recipes.quickstart import quickstart
 from thetahat.run.config import CheckpointConfig, RunConfig
+from thetahat.scoring.likelihood import EvaluationConfig
 
 
 def gpt2_124m() -> RunConfig:

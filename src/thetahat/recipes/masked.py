@@ -3,12 +3,12 @@
 from msgspec.structs import replace
 
 from thetahat.data.config import DataConfig
-from thetahat.evaluation.likelihood import EvaluationConfig
 from thetahat.model.config import EncoderConfig
 from thetahat.objective.config import Labels, Masked, ObjectiveConfig
 from thetahat.optimization.config import WSD, AdamW, Muon, OptimizationConfig
 from thetahat.recipes.quickstart import quickstart
 from thetahat.run.config import CheckpointConfig, RunConfig
+from thetahat.scoring.likelihood import EvaluationConfig
 
 
 def masked() -> RunConfig:

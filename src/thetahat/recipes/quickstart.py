@@ -1,10 +1,10 @@
 """A decoder of about a million parameters on Shakespeare, for two CPU cores and three minutes."""
 
 from thetahat.data.config import DataConfig
-from thetahat.evaluation.likelihood import EvaluationConfig
 from thetahat.model.config import DecoderConfig
 from thetahat.optimization.config import WSD, AdamW, Muon, OptimizationConfig
 from thetahat.run.config import CheckpointConfig, RunConfig
+from thetahat.scoring.likelihood import EvaluationConfig
 
 
 def quickstart() -> RunConfig:

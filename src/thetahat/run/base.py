@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from thetahat.core import store
 from thetahat.core.config import kind_of
 from thetahat.core.errors import ConfigError, ModelError
-from thetahat.data.tokenizer import Tokenizer, load_tokenizer
+from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from thetahat.model.adapters.lora import merge
 from thetahat.model.build import LanguageModel
-from thetahat.model.lora import merge
-from thetahat.run.checkpoint import MODEL, TOKENIZER, load_parameters, load_tensors, read_config, read_progress
 from thetahat.run.config import RunConfig, resolve
-from thetahat.run.find import find_checkpoint
+from thetahat.run.folder.checkpoint import MODEL, TOKENIZER, load_parameters, load_tensors, read_config, read_progress
+from thetahat.run.folder.find import find_checkpoint
 from thetahat.run.state import first_model
 
 

@@ -10,12 +10,12 @@ from msgspec.structs import replace
 from thetahat.core.config import Config, kind_of
 from thetahat.core.errors import ConfigError
 from thetahat.data.config import DataConfig
-from thetahat.evaluation.likelihood import EvaluationConfig, Policy
+from thetahat.model.adapters.lora import LoRAConfig
 from thetahat.model.config import ModelConfig
-from thetahat.model.lora import LoRAConfig
 from thetahat.model.precision import Dtype
 from thetahat.objective.config import ObjectiveConfig
 from thetahat.optimization.config import OptimizationConfig
+from thetahat.scoring.likelihood import EvaluationConfig, Policy
 
 Count = Annotated[int, Meta(ge=1, le=2**40)]
 

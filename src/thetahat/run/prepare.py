@@ -9,23 +9,23 @@ from thetahat.core import store
 from thetahat.core.batch import MASK, SENTINEL, Batch
 from thetahat.core.config import kind_of
 from thetahat.core.errors import ConfigError, DataError
-from thetahat.data.build import build_corpus
-from thetahat.data.cache import default_cache
-from thetahat.data.chat import ChatOptions
-from thetahat.data.corpus import Corpus, shared_documents
-from thetahat.data.encode import Encoding
-from thetahat.data.encoded import Layout
-from thetahat.data.source import Record, divide
-from thetahat.data.stream import TrainingOrder
-from thetahat.data.template import load_template
-from thetahat.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from thetahat.data.chat.encode import ChatOptions
+from thetahat.data.chat.template import load_template
+from thetahat.data.corpus.build import build_corpus
+from thetahat.data.corpus.corpus import Corpus, shared_documents
+from thetahat.data.corpus.encode import Encoding
+from thetahat.data.order.stream import TrainingOrder
+from thetahat.data.read.cache import default_cache
+from thetahat.data.read.source import Record, divide
+from thetahat.data.tokens.encoded import Layout
+from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from thetahat.distribution.world import World
 from thetahat.objective.config import Causal, Labels, Masked, Spans
 from thetahat.objective.factorization import factor
 from thetahat.objective.spans import num_sentinels
 from thetahat.run.base import base_tokenizer
-from thetahat.run.checkpoint import TOKENIZER
 from thetahat.run.config import RunConfig
+from thetahat.run.folder.checkpoint import TOKENIZER
 
 logger = getLogger("thetahat")
 

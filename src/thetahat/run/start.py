@@ -11,14 +11,14 @@ import torch
 from thetahat.core.errors import FolderError, ModelError, ThetahatError
 from thetahat.distribution.world import World
 from thetahat.run.base import load_base, resolved
-from thetahat.run.checkpoint import newest_verified, read_progress, restore, settle
 from thetahat.run.config import RunConfig
 from thetahat.run.feed import Feed
-from thetahat.run.folder import enter, has_begun, leave_nothing
-from thetahat.run.ledger import TrainingLedger
-from thetahat.run.log import METRICS, MetricsLog, read_last
+from thetahat.run.folder.checkpoint import newest_verified, read_progress, restore, settle
+from thetahat.run.folder.folder import enter, has_begun, leave_nothing
+from thetahat.run.log.ledger import TrainingLedger
+from thetahat.run.log.metrics import METRICS, MetricsLog, read_last
+from thetahat.run.log.report import from_plain
 from thetahat.run.prepare import Prepared, prepare
-from thetahat.run.report import from_plain
 from thetahat.run.state import State, first_state
 from thetahat.run.step import StepReport
 

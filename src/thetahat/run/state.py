@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from thetahat.model.adapters.lora import adapt, freeze
 from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.init import initialize
-from thetahat.model.lora import adapt, freeze
 from thetahat.model.precision import parameter_dtype
 from thetahat.objective.log_prob import LogProbs, build_log_probs
 from thetahat.optimization.optimizer import Optimizer, build_optimizer

@@ -10,19 +10,19 @@ import torch
 
 from thetahat.core import store
 from thetahat.distribution.world import World, join_world
-from thetahat.evaluation.likelihood import Abandoned, Watch, ledger_rows, score_corpus
-from thetahat.evaluation.summary import Summary, summarize
+from thetahat.ledger.summary import Summary, summarize
 from thetahat.run.base import resolved
 from thetahat.run.blame import check_parameters
-from thetahat.run.checkpoint import folder_of, save, settle
 from thetahat.run.config import RunConfig, set_up
-from thetahat.run.folder import choose_folder
+from thetahat.run.folder.checkpoint import folder_of, save, settle
+from thetahat.run.folder.folder import choose_folder
+from thetahat.run.log.report import Report, metrics_line, to_plain
 from thetahat.run.prepare import Prepared
-from thetahat.run.report import Report, metrics_line, to_plain
 from thetahat.run.signals import Interrupted, Stop, listening
 from thetahat.run.start import Running, fingerprints, start_or_resume
 from thetahat.run.state import State
 from thetahat.run.step import StepReport, step
+from thetahat.scoring.likelihood import Abandoned, Watch, ledger_rows, score_corpus
 
 
 def train(

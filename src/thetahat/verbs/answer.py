@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from thetahat.data.prompt import GENERATED, read_prompts
-from thetahat.evaluation.beam import Beam
-from thetahat.evaluation.generate import Sampling
+from thetahat.data.read.prompt import GENERATED, read_prompts
+from thetahat.generation.beam import Beam
+from thetahat.generation.sample import Sampling
 from thetahat.verbs.chat import dialogue_prompts
 from thetahat.verbs.generate import text_prompts, write
 from thetahat.verbs.load import Loaded

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from thetahat.core.errors import ConfigError
-from thetahat.data.chat import ChatOptions, DialogueEncoder
-from thetahat.data.dialogue import Dialogue
-from thetahat.data.encoded import Encoded
-from thetahat.data.prompt import unanswered
-from thetahat.data.template import load_template
-from thetahat.evaluation.beam import Beam
-from thetahat.evaluation.generate import Sampling
+from thetahat.data.chat.encode import ChatOptions, DialogueEncoder
+from thetahat.data.chat.template import load_template
+from thetahat.data.read.dialogue import Dialogue
+from thetahat.data.read.prompt import unanswered
+from thetahat.data.tokens.encoded import Encoded
+from thetahat.generation.beam import Beam
+from thetahat.generation.sample import Sampling
 from thetahat.model.encoder import Encoder
 from thetahat.model.encoder_decoder import EncoderDecoder
 from thetahat.verbs.generate import Prompt, write

@@ -8,18 +8,18 @@ from typing import Any, Literal
 from thetahat.core import store
 from thetahat.core.config import kind_of
 from thetahat.core.errors import DataError
-from thetahat.data.choice import CHOICE, AskedQuestions, Asking, ask_questions
-from thetahat.data.question import read_questions
+from thetahat.data.corpus.choice import CHOICE, AskedQuestions, Asking, ask_questions
+from thetahat.data.read.question import read_questions
 from thetahat.distribution.world import join_world
-from thetahat.evaluation.choice import Accuracy, Answer, accuracies, answers, by_source, macro_interval
-from thetahat.evaluation.interval import Interval
-from thetahat.evaluation.ledger import LedgerRow, write_ledger
-from thetahat.evaluation.likelihood import Likelihoods, ledger_rows, score_corpus
-from thetahat.evaluation.pairing import CHOICES
-from thetahat.evaluation.summary import Summary, summarize
+from thetahat.ledger.ledger import LedgerRow, write_ledger
+from thetahat.ledger.pairing import CHOICES
+from thetahat.ledger.summary import Summary, summarize
 from thetahat.objective.config import Causal, Spans
-from thetahat.run.checkpoint import MODEL
+from thetahat.run.folder.checkpoint import MODEL
 from thetahat.run.prepare import LAYOUTS
+from thetahat.scoring.choice import Accuracy, Answer, accuracies, answers, by_source, macro_interval
+from thetahat.scoring.likelihood import Likelihoods, ledger_rows, score_corpus
+from thetahat.statistics.interval import Interval
 from thetahat.verbs.load import Loaded, load
 
 OverLong = Literal["error", "truncate-left"]

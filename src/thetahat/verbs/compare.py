@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from thetahat.core.config import override
 from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.config import DataConfig
-from thetahat.data.source import Record, read_records
-from thetahat.evaluation.compare import Case, Comparison, compare_ledgers
-from thetahat.evaluation.ledger import read_ledger
-from thetahat.evaluation.pairing import Scored
+from thetahat.data.read.source import Record, read_records
+from thetahat.ledger.compare import Case, Comparison, compare_ledgers
+from thetahat.ledger.ledger import read_ledger
+from thetahat.ledger.pairing import Scored
 
 if TYPE_CHECKING:
     from thetahat.verbs.load import Loaded

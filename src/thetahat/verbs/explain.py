@@ -13,10 +13,10 @@ from msgspec.structs import replace as replace_config
 from numpy.typing import NDArray
 
 from thetahat.core.batch import Packed
-from thetahat.data.corpus import Corpus
-from thetahat.data.pack import Pieces, enumerate_counts, take
-from thetahat.data.plan import WHOLE, Draw, Plan, gather
-from thetahat.data.tokenizer import Tokenizer
+from thetahat.data.corpus.corpus import Corpus
+from thetahat.data.order.pack import Pieces, enumerate_counts, take
+from thetahat.data.order.plan import WHOLE, Draw, Plan, gather
+from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.distribution.world import World
 from thetahat.objective.factorization import factor
 from thetahat.objective.weights import concentration, divisor

@@ -8,10 +8,10 @@ from logging import getLogger
 from thetahat.core.batch import MASK
 from thetahat.core.errors import ConfigError
 from thetahat.core.random import generator
-from thetahat.evaluation.beam import Beam, search
-from thetahat.evaluation.generate import Sampling, draw_texts, generate as generate_ids
-from thetahat.evaluation.infill import infill
-from thetahat.evaluation.rows import begin
+from thetahat.generation.beam import Beam, search
+from thetahat.generation.infill import infill
+from thetahat.generation.rows import begin
+from thetahat.generation.sample import Sampling, draw_texts, generate as generate_ids
 from thetahat.model.decoder import Decoder
 from thetahat.model.encoder import Encoder
 from thetahat.objective.config import Prefix

@@ -10,15 +10,15 @@ import pyarrow as pa
 from thetahat.core import store
 from thetahat.core.config import kind_of
 from thetahat.core.errors import ConfigError
-from thetahat.data.tokenizer import Tokenizer
+from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.distribution.world import World
-from thetahat.evaluation.contribution import account, deciles, grouped
-from thetahat.evaluation.ledger import SCHEMA, write_columns
-from thetahat.evaluation.training import part_files, read_run_ledger
+from thetahat.ledger.contribution import account, deciles, grouped
+from thetahat.ledger.ledger import SCHEMA, write_columns
+from thetahat.ledger.run_ledger import part_files, read_run_ledger
 from thetahat.run.base import load_base
-from thetahat.run.checkpoint import all_checkpoints, read_config, read_progress, restore, step_of
 from thetahat.run.config import RunConfig, resolve, set_up
-from thetahat.run.find import find_checkpoint
+from thetahat.run.folder.checkpoint import all_checkpoints, read_config, read_progress, restore, step_of
+from thetahat.run.folder.find import find_checkpoint
 from thetahat.run.influence import Effect, effects
 from thetahat.run.prepare import Prepared, prepare
 from thetahat.run.start import check_data

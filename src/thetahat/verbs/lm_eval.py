@@ -23,11 +23,11 @@ from typing import Any, Literal
 
 from thetahat.core.config import from_plain
 from thetahat.core.errors import ConfigError, DataError
-from thetahat.data.choice import CHOICE, AskedQuestions, ask_questions
-from thetahat.data.question import Question, question
-from thetahat.data.record import Record
-from thetahat.evaluation.generate import Sampling
-from thetahat.evaluation.ledger import LedgerRow
+from thetahat.data.corpus.choice import CHOICE, AskedQuestions, ask_questions
+from thetahat.data.read.question import Question, question
+from thetahat.data.read.record import Record
+from thetahat.generation.sample import Sampling
+from thetahat.ledger.ledger import LedgerRow
 from thetahat.objective.config import Conditional
 from thetahat.verbs.choose import asking_of, score_questions
 from thetahat.verbs.generate import answer

@@ -9,12 +9,12 @@ from msgspec.structs import replace
 from thetahat.core import store
 from thetahat.core.config import override
 from thetahat.core.errors import ConfigError, NonFiniteError
-from thetahat.data.tokenizer import Tokenizer, load_tokenizer
+from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from thetahat.model.build import LanguageModel
 from thetahat.run.base import load_base
-from thetahat.run.checkpoint import TOKENIZER, load_parameters, read_config, read_progress
 from thetahat.run.config import RunConfig, resolve, set_up
-from thetahat.run.find import find_checkpoint as find_checkpoint
+from thetahat.run.folder.checkpoint import TOKENIZER, load_parameters, read_config, read_progress
+from thetahat.run.folder.find import find_checkpoint as find_checkpoint
 from thetahat.run.state import first_model
 
 _ASKING = ("device", "dtype", "threads", "deterministic", "seed", "data.split_on")

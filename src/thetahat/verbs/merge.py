@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from thetahat.core import store
 from thetahat.core.config import digest, to_toml
 from thetahat.core.errors import ConfigError
-from thetahat.model import lora
-from thetahat.run.checkpoint import CONFIG, STATE, TOKENIZER, read_config, read_progress, save_parameters
+from thetahat.model.adapters import lora
+from thetahat.run.folder.checkpoint import CONFIG, STATE, TOKENIZER, read_config, read_progress, save_parameters
 from thetahat.verbs.load import load
 
 

@@ -11,25 +11,25 @@ from pathlib import Path
 from thetahat.core import store
 from thetahat.core.config import digest
 from thetahat.core.errors import DataError, FolderError
-from thetahat.data.build import build_corpus
-from thetahat.data.cache import default_cache
 from thetahat.data.config import DataConfig
-from thetahat.data.corpus import Corpus
-from thetahat.data.plan import plan_scoring
-from thetahat.data.source import Record, divide, read_records
-from thetahat.data.tokenizer import END_OF_TEXT
+from thetahat.data.corpus.build import build_corpus
+from thetahat.data.corpus.corpus import Corpus
+from thetahat.data.order.plan import plan_scoring
+from thetahat.data.read.cache import default_cache
+from thetahat.data.read.source import Record, divide, read_records
+from thetahat.data.tokens.tokenizer import END_OF_TEXT
 from thetahat.distribution.world import World, join_world
-from thetahat.evaluation.breakdown import Group, by_position, position_cells
-from thetahat.evaluation.journal import FolderJournal
-from thetahat.evaluation.ledger import LedgerRow, write_ledger
-from thetahat.evaluation.likelihood import Policy, Watch, bytes_of, ledger_rows, score_corpus
-from thetahat.evaluation.noise import NoiseFloor, noise_floor
-from thetahat.evaluation.pairing import WHOLE
-from thetahat.evaluation.summary import Summary, summarize
-from thetahat.evaluation.token_table import token_table, write_tokens
-from thetahat.run.checkpoint import MODEL, read_progress
-from thetahat.run.folder import version_of
+from thetahat.ledger.breakdown import Group, by_position, position_cells
+from thetahat.ledger.ledger import LedgerRow, write_ledger
+from thetahat.ledger.pairing import WHOLE
+from thetahat.ledger.summary import Summary, summarize
+from thetahat.run.folder.checkpoint import MODEL, read_progress
+from thetahat.run.folder.folder import version_of
 from thetahat.run.prepare import encoding_of
+from thetahat.scoring.journal import FolderJournal
+from thetahat.scoring.likelihood import Policy, Watch, bytes_of, ledger_rows, score_corpus
+from thetahat.scoring.noise import NoiseFloor, noise_floor
+from thetahat.scoring.tokens import token_table, write_tokens
 from thetahat.verbs.load import Loaded, load
 
 Shows = Callable[[int, int], None]

@@ -12,14 +12,12 @@ from torch import Tensor
 
 from thetahat.core import store
 from thetahat.core.errors import DataError, ModelError
-from thetahat.data.corpus import Corpus
+from thetahat.data.corpus.corpus import Corpus
 from thetahat.distribution.world import World, join_world
-from thetahat.evaluation.interval import Interval
-from thetahat.evaluation.ledger import LedgerRow
-from thetahat.evaluation.likelihood import ledger_rows, score_corpus
-from thetahat.evaluation.selection import Candidate, Selection, choose, gain, halves, plain
-from thetahat.evaluation.summary import Summary, summarize
-from thetahat.run.checkpoint import (
+from thetahat.ledger.ledger import LedgerRow
+from thetahat.ledger.selection import Candidate, Selection, choose, gain, halves, plain
+from thetahat.ledger.summary import Summary, summarize
+from thetahat.run.folder.checkpoint import (
     MODEL,
     OPTIMIZER,
     all_checkpoints,
@@ -28,6 +26,8 @@ from thetahat.run.checkpoint import (
     save_parameters,
     step_of,
 )
+from thetahat.scoring.likelihood import ledger_rows, score_corpus
+from thetahat.statistics.interval import Interval
 from thetahat.verbs.load import Loaded, load
 from thetahat.verbs.score import corpus_of
 

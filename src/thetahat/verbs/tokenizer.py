@@ -4,8 +4,8 @@ from pathlib import Path
 
 from thetahat.core import store
 from thetahat.core.errors import ConfigError
-from thetahat.data.source import read_records
-from thetahat.data.tokenizer import Tokenizer, train_tokenizer
+from thetahat.data.read.source import read_records
+from thetahat.data.tokens.tokenizer import Tokenizer, train_tokenizer
 
 
 def train(data: list[str], vocab_size: int, out: Path) -> Tokenizer:

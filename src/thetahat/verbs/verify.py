@@ -20,11 +20,11 @@ from thetahat.core.random import generator
 from thetahat.distribution.launch import launch
 from thetahat.distribution.world import World, join_world
 from thetahat.model.precision import Dtype
+from thetahat.proof.bench import Bench, Outcome
+from thetahat.proof.literal import COMPUTED, prefix_by_prefix
 from thetahat.run.base import resolved
 from thetahat.run.config import RunConfig, set_up
 from thetahat.run.prepare import prepare
-from thetahat.verbs.bench import Bench, Outcome
-from thetahat.verbs.literal import COMPUTED, prefix_by_prefix
 
 BOUNDS: dict[Dtype, float] = {"float64": 1e-12, "float32": 2e-6, "bfloat16": 3e-2}
 """The largest relative error that rounding explains, unless the plain step's own rounding is larger than half of it."""

@@ -1,0 +1,242 @@
+"""Dialogues as token ids: every turn of the assistant behind exactly what a model reads before it, in one pass."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, final
+
+from thetahat.core.errors import DataError, ModelError
+from thetahat.data.chat.rendering import Renderer, shared
+from thetahat.data.chat.template import ChatTemplate
+from thetahat.data.chat.turns import Script, Turn
+from thetahat.data.config import OverLong
+from thetahat.data.read.dialogue import Dialogue
+from thetahat.data.tokens.encoded import Asked, Encoded, Span
+from thetahat.data.tokens.tokenizer import Tokenizer
+from thetahat.data.tokens.tree import Tree
+
+Ids = list[int]
+_AT_ONCE = 64  # records that are rendered and tokenised together
+
+
+@dataclass(frozen=True, slots=True)
+class ChatOptions:
+    """How dialogues become sequences."""
+
+    template: ChatTemplate
+    context: int = 1024  # positions that a row holds; with two streams, of what the encoder reads
+    shares_prefixes: bool = True  # False: each turn is a sequence of its own, its history read again
+    over_long: OverLong = (
+        "error"  # of turns too long with their history; of one stream only "keep-last-turns" acts here
+    )
+    streams: Literal[1, 2] = 1  # 2: an encoder reads the history, a decoder is asked the turn
+
+
+@dataclass(frozen=True, slots=True)
+class _Path:
+    """A turn as ids: P_k, then C_k."""
+
+    turn: Turn
+    prompt: Ids
+    completion: Ids
+    prompt_cut: int = 0  # of P_k, left out
+
+    def positions(self, streams: int) -> int:
+        """What is read of it at once; an encoder reads the prompt alone."""
+        return len(self.prompt) + len(self.completion) - 1 if streams == 1 else len(self.prompt)
+
+
+@final
+class DialogueEncoder:
+    r"""Encodes dialogues with one tokenizer and one template.
+
+    For each message k with a weight the path is $P_k C_k$: $P_k$ the inference prompt, which is the rendering of the
+    messages before k with `add_generation_prompt`, tokenised whole; $C_k$ what the rendering of the messages up to k
+    adds behind it, to the end-of-turn token. So $\log \Pr_\theta(C_k \mid P_k)$ is what generation will see, whether or
+    not the template writes a turn the same way once others follow. Paths share their beginnings.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, options: ChatOptions, renderer: Renderer | None = None) -> None:
+        self._tokenizer, self._options, self._renderer = tokenizer, options, renderer or shared()
+        if short := [name for name in tokenizer.special if len(name) < 2]:
+            raise ModelError(
+                f"the tokenizer has special tokens of one character, {', '.join(map(repr, short))}, which cannot be "
+                "told from the same character in a message",
+                cure="another tokenizer",
+            )
+        missing = [name for name in options.template.special_tokens if name not in tokenizer.special]
+        if missing:
+            raise ModelError(
+                f"the tokenizer lacks special tokens of the template {options.template.name}: {', '.join(missing)}",
+                cure="a tokenizer that is trained with them, or the one of the model",
+            )
+
+    def encode(self, dialogues: Iterable[tuple[Dialogue, str]]) -> Iterator[Encoded]:
+        """Each record, given with the place that errors name, as parts and sequences."""
+        waiting = iter(dialogues)
+        while some := list(itertools.islice(waiting, _AT_ONCE)):
+            scripts = [self._script(dialogue, where) for dialogue, where in some]
+            turns = [script.asked(dialogue) for script, (dialogue, _) in zip(scripts, some, strict=True)]
+            for script, paths in zip(scripts, self._paths(scripts, turns), strict=True):
+                if self._options.over_long == "keep-last-turns":
+                    paths = [self._shortened(script, path) for path in paths]
+                laid = _Laid(self._options, self._tokenizer.end_of_text, script)
+                for path in paths:
+                    laid.add(path)
+                yield laid.encoded()
+
+    def _script(self, dialogue: Dialogue, where: str) -> Script:
+        return Script(dialogue, self._options.template, self._tokenizer.special_names, self._renderer, where)
+
+    def _paths(self, scripts: Sequence[Script], asked: Sequence[Sequence[Turn]]) -> list[list[_Path]]:
+        """The turns of each script, rendered and tokenised; all together, since that is faster."""
+        texts = self._renderer.render([script.jobs(turns) for script, turns in zip(scripts, asked, strict=True)])
+        turns = [script.divided(some, written) for script, some, written in zip(scripts, asked, texts, strict=True)]
+        marked = [
+            (text, script.mark)
+            for script, some in zip(scripts, turns, strict=True)
+            for turn in some
+            for text in (turn.prompt, turn.completion)
+        ]
+        ids = iter(self._tokenizer.encode_rendered(marked))
+        beginning = [self._tokenizer.end_of_text]  # what is read before anything is written
+        return [[_Path(turn, next(ids) or beginning, next(ids)) for turn in some] for some in turns]
+
+    def _shortened(self, script: Script, path: _Path) -> _Path:
+        """The path without its oldest messages: as few as must go, cut before a message of the user where there is one.
+
+        The system message and the turn itself stay, even where they alone are too long.
+        """
+        roles = [message.role for message in script.messages[: path.turn.num_before]]
+        first = int(roles[:1] == ["system"])
+        starts = [index for index in range(first + 1, len(roles)) if roles[index] == "user"]
+        starts = starts or list(range(first + 1, len(roles)))
+
+        def without(start: int) -> _Path:
+            ((found,),) = self._paths([script], [[replace(path.turn, left_out=(first, start))]])
+            turn = found.turn
+            note = f"{turn.name}: {start - first} of the messages before it are left out, with them it is too long"
+            turn = replace(turn, note=f"{turn.note}; {note}" if turn.note else note)
+            return replace(found, turn=turn, prompt_cut=len(path.prompt) - len(found.prompt))
+
+        def fits(found: _Path) -> bool:
+            return found.positions(self._options.streams) <= self._options.context
+
+        return path if fits(path) or not starts else _first(starts, without, fits)
+
+
+def encode_dialogue(dialogue: Dialogue, where: str, tokenizer: Tokenizer, options: ChatOptions) -> Encoded:
+    """One dialogue; many of them are faster through a `DialogueEncoder`."""
+    (encoded,) = DialogueEncoder(tokenizer, options).encode([(dialogue, where)])
+    return encoded
+
+
+@final
+class _Laid:
+    """The parts and sequences of one record, as they grow."""
+
+    def __init__(self, options: ChatOptions, end_of_text: int, script: Script) -> None:
+        self._options, self._end_of_text, self._script = options, end_of_text, script
+        self._parts: list[Asked] = []
+        self._sequences: list[tuple[Span, ...]] = []
+        self._tree, self._in_tree = Tree(), list[_Path]()  # the tree that grows, and its paths
+        self._tokens_cut = self._prompt_cut = 0
+        self._notes: list[str] = []
+
+    def add(self, path: _Path) -> None:
+        """Adds one turn."""
+        self._notes += [path.turn.note] if path.turn.note else []
+        self._prompt_cut += path.prompt_cut
+        if self._options.streams == 2:
+            self._add_streams(path)
+        elif self._options.shares_prefixes and path.positions(1) <= self._options.context:
+            self._add_shared(path)
+        else:
+            prompt, turn = self._new_parts(path)
+            part = (prompt,) * len(path.prompt) + (turn,) * len(path.completion)
+            self._sequences.append((Span(tuple(path.prompt + path.completion), part),))
+
+    def encoded(self) -> Encoded:
+        """The record."""
+        self._finish_tree()
+        return Encoded(
+            tuple(self._parts), tuple(self._sequences), self._tokens_cut, self._prompt_cut, tuple(self._notes)
+        )
+
+    def _add_shared(self, path: _Path) -> None:
+        shared = self._tree.shared(path.prompt)
+        added = len(path.prompt) + len(path.completion) - (shared or 1)
+        if self._tree.positions + added > self._options.context:
+            self._finish_tree()
+            shared = 0
+        parts = self._new_parts(path, since=self._held(path), has_prompt=shared < len(path.prompt))
+        self._tree.add(path.prompt, path.completion, parts)
+        self._in_tree.append(path)
+
+    def _finish_tree(self) -> None:
+        self._sequences += self._tree.sequences()
+        self._tree, self._in_tree = Tree(), []
+
+    def _add_streams(self, path: _Path) -> None:
+        parts = self._new_parts(path)
+        read = self._fitted(path)
+        self._prompt_cut += len(path.prompt) - len(read)
+        if not read:
+            self._tokens_cut += len(path.completion)
+            return
+        source = Span(tuple(read), parts[:1] * len(read))
+        target = (self._end_of_text, *path.completion)
+        self._sequences.append((source, Span(target, parts[1:] * len(target), parent=0, position=0)))
+
+    def _fitted(self, path: _Path) -> Ids:
+        """What an encoder reads of a history; nothing: the turn is dropped."""
+        room = self._options.context
+        match self._options.over_long:
+            case _ if len(path.prompt) <= room:
+                return path.prompt
+            case "truncate-right":
+                return path.prompt[:room]
+            case "truncate-left" | "keep-last-turns":
+                return path.prompt[-room:]
+            case "drop":
+                return []
+            case "error" | "split":
+                raise DataError(
+                    f"{self._script.where}: the messages before {path.turn.name} have {len(path.prompt)} tokens where "
+                    f"the encoder reads {room}, and what is read at once is not split",
+                    cure="over_long=keep-last-turns (or truncate-left, truncate-right, drop), or a larger context",
+                )
+
+    def _new_parts(self, path: _Path, since: int = 0, *, has_prompt: bool = True) -> tuple[int, int]:
+        """The parts of what leads to a turn, with the roles of its messages from `since` on, and of the turn itself."""
+        turn = path.turn
+        if has_prompt:
+            indexes = [index for start, stop in turn.before for index in range(max(start, since), stop)]
+            roles = dict.fromkeys(self._script.messages[index].role for index in indexes)
+            self._parts.append(Asked(f"before-{turn.name}", "+".join(roles), is_prompt=True))
+        self._parts.append(Asked(turn.name, turn.message.role, turn.message.weight))
+        return max(len(self._parts) - 2, 0), len(self._parts) - 1
+
+    def _held(self, path: _Path) -> int:
+        """How many messages before this turn the tree holds as this turn reads them, as far as earlier turns tell."""
+        held = 0
+        for other in self._in_tree:
+            if other.turn.is_whole and path.turn.is_whole and other.prompt == path.prompt[: len(other.prompt)]:
+                whole = other.prompt + other.completion
+                is_kept = other.turn.index < path.turn.num_before and whole == path.prompt[: len(whole)]
+                held = max(held, other.turn.num_before + is_kept)
+        return held
+
+
+def _first(starts: Sequence[int], without: Callable[[int], _Path], fits: Callable[[_Path], bool]) -> _Path:
+    """The path without as few messages as let it fit, found by halving; without all of them if none does."""
+    low, high = 0, len(starts) - 1
+    best = without(starts[high])
+    while low < high:
+        middle = (low + high) // 2
+        found = without(starts[middle])
+        if fits(found):
+            best, high = found, middle
+        else:
+            low = middle + 1
+    return best

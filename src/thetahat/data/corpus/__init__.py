@@ -1,0 +1,1 @@
+"""Records to ids on disk."""

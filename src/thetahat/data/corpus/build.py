@@ -1,0 +1,235 @@
+"""Makes corpora, and keeps them in a cache by a digest of all that they are made from."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import tokenizers
+from numpy.typing import NDArray
+from pyarrow import compute, parquet
+
+from thetahat.core import store
+from thetahat.core.errors import DataError, ModelError
+from thetahat.data.corpus.corpus import SCHEMAS, Corpus
+from thetahat.data.corpus.encode import Encoding, encode_records
+from thetahat.data.read.cache import waiting_for
+from thetahat.data.read.record import Record
+from thetahat.data.tokens.encoded import Encoded, Layout
+from thetahat.data.tokens.tokenizer import Tokenizer
+
+VERSION = 3  # of the format on disk
+_BATCH_CHARACTERS = 1 << 22  # tokenised at a time
+Tables = dict[str, Any]  # of SCHEMAS, pyarrow's
+_TEXT = Encoding()
+
+
+def build_corpus(
+    records: Iterable[Record],
+    tokenizer: Tokenizer,
+    settings: Mapping[str, str],
+    cache: Path | None,
+    encoding: Encoding = _TEXT,
+) -> Corpus:
+    """The records as tokens: from the cache if exactly these were there before, else made (and kept, given a cache)."""
+    if iter(records) is records:
+        records = list(records)  # it can be read once only, and is read twice
+    told = {**settings, **encoding.settings()}
+    fingerprint = fingerprint_of(records, tokenizer, told)
+    if cache is None:
+        tokens, batches = zip(*_encode(records, tokenizer, encoding), strict=True)
+        tables = {name: pa.concat_tables([batch[name] for batch in batches]) for name in SCHEMAS}
+        one = {name: table.unify_dictionaries().combine_chunks() for name, table in tables.items()}
+        return _corpus(np.concatenate(tokens), one, tokenizer, fingerprint, encoding.layout)
+    folder = cache / fingerprint
+    with waiting_for(cache / f".{fingerprint}.lock"):
+        if not _is_intact(folder):
+            with store.publishing(folder) as partial:
+                seen = _Fingerprint(tokenizer, told)
+                _write(partial, _encode(seen.watching(records), tokenizer, encoding))
+                if seen.digest() != fingerprint:
+                    raise DataError("the data changed while it was read", cure="start again when nothing writes to it")
+        return _open(folder, tokenizer, encoding.layout)
+
+
+def corpus_of_encoded(records: Iterable[tuple[Record, Encoded]], tokenizer: Tokenizer, layout: Layout) -> Corpus:
+    """Records that are token ids already, in memory; its fingerprint is of their ids and these tokens."""
+    tables, fingerprint = _Tables(tokenizer), hashlib.blake2b(tokenizer.digest.encode(), digest_size=16)
+    for record, encoded in records:
+        tables.add(record, encoded)
+        fingerprint.update(msgspec.json.encode([record.canonical, encoded.sequences]))
+    return _corpus(*tables.take(), tokenizer, fingerprint.hexdigest(), layout)
+
+
+def fingerprint_of(records: Iterable[Record], tokenizer: Tokenizer, settings: Mapping[str, str]) -> str:
+    """A digest of all that a corpus is made from: records, tokenizer, settings, format."""
+    fingerprint = _Fingerprint(tokenizer, settings)
+    for _ in fingerprint.watching(records):
+        pass
+    return fingerprint.digest()
+
+
+@final
+class _Fingerprint:
+    def __init__(self, tokenizer: Tokenizer, settings: Mapping[str, str]) -> None:
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._add(str(VERSION), tokenizers.__version__, tokenizer.digest, json.dumps(dict(settings), sort_keys=True))
+
+    def watching(self, records: Iterable[Record]) -> Iterator[Record]:
+        """The same records, of which this keeps account."""
+        heaviest = -1.0
+        for record in records:
+            self._add(record.canonical, record.id, record.document, record.source, record.weight.hex())
+            heaviest = max(heaviest, record.weight)
+            yield record
+        if heaviest < 0:
+            raise DataError("the data holds no document")
+        if heaviest == 0:
+            raise DataError("every document has weight 0, so nothing counts", cure="give some record a weight above 0")
+
+    def digest(self) -> str:
+        return self._hash.hexdigest()
+
+    def _add(self, *texts: str) -> None:
+        for text in texts:
+            data = text.encode()
+            self._hash.update(len(data).to_bytes(8, "little"))  # so that no two lists of texts look alike
+            self._hash.update(data)
+
+
+def _is_intact(folder: Path) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        store.verify(folder)
+    except ModelError:
+        store.remove(folder)
+        return False
+    return True
+
+
+def _open(folder: Path, tokenizer: Tokenizer, layout: Layout) -> Corpus:
+    tables = {
+        name: parquet.read_table(folder / f"{name}.parquet", memory_map=True).combine_chunks() for name in SCHEMAS
+    }
+    tokens = np.memmap(folder / "tokens.bin", dtype=_dtype(tokenizer), mode="r")
+    return _corpus(tokens, tables, tokenizer, folder.name, layout)
+
+
+def _corpus(
+    tokens: NDArray[Any], tables: dict[str, Any], tokenizer: Tokenizer, fingerprint: str, layout: Layout
+) -> Corpus:
+    return Corpus(tokens, tables, tokenizer.symbols, tokenizer.num_bytes.numpy(), fingerprint, layout)
+
+
+def _write(folder: Path, batches: Iterable[tuple[NDArray[Any], Tables]]) -> None:
+    with ExitStack() as stack:
+        file = stack.enter_context((folder / "tokens.bin").open("wb"))
+        writers = {
+            name: stack.enter_context(parquet.ParquetWriter(folder / f"{name}.parquet", schema))
+            for name, schema in SCHEMAS.items()
+        }
+        for tokens, tables in batches:
+            file.write(tokens.tobytes())
+            for name, writer in writers.items():
+                writer.write_table(tables[name])
+
+
+def _encode(
+    records: Iterable[Record], tokenizer: Tokenizer, encoding: Encoding
+) -> Iterator[tuple[NDArray[Any], Tables]]:
+    """The tokens and the tables, a batch of records at a time."""
+    tables, num_tokens = _Tables(tokenizer), 0
+    for batch in _batches(records):
+        for record, encoded in zip(batch, encode_records(batch, tokenizer, encoding), strict=True):
+            tables.add(record, encoded)
+        tokens, taken = tables.take()
+        num_tokens += len(tokens)
+        yield tokens, taken
+    if not num_tokens:
+        raise DataError("every record is left out", cure="other data, or another data.over_long or data.unsupervised")
+
+
+@final
+class _Tables:
+    """Rows with running numbers: of documents, parts, sequences and tokens."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._token_bytes, self._dtype = tokenizer.num_bytes.numpy(), _dtype(tokenizer)
+        self._documents = self._parts = self._sequences = self._tokens = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        self._rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in SCHEMAS}
+        self._ids: list[int] = []
+        self._part: list[int] = []  # of each token, within its record
+        self._first_part: list[int] = []  # of the record of each span
+
+    def add(self, record: Record, encoded: Encoded) -> None:
+        for spans in encoded.sequences:
+            for index, span in enumerate(spans):
+                parent = index - span.parent if span.parent >= 0 else 0
+                row = self._documents, self._sequences, parent, span.position, len(span.tokens)
+                self._rows["spans"].append(row)
+                self._ids += span.tokens
+                self._part += span.part
+                self._first_part.append(self._parts)
+            self._sequences += 1
+        self._rows["parts"] += [
+            (self._documents, part.name, part.role, part.weight, part.is_prompt, part.num_bytes)
+            for part in encoded.parts
+        ]
+        self._rows["documents"].append(_document(record, encoded))
+        self._parts += len(encoded.parts)
+        self._documents += 1
+
+    def take(self) -> tuple[NDArray[Any], Tables]:
+        """What was added since the last time."""
+        tokens, length = np.array(self._ids, self._dtype), np.array([row[-1] for row in self._rows["spans"]], np.int64)
+        part = np.array(self._part, np.int64) + np.repeat(np.array(self._first_part, np.int64), length)
+        is_first = np.zeros(len(tokens), np.bool_)
+        is_first[np.cumsum(length) - length] = True
+        start = np.flatnonzero(is_first | (np.diff(part, prepend=-1) != 0))
+        before, asked = self._parts - len(self._rows["parts"]), ~is_first
+        size = np.bincount(part[asked] - before, self._token_bytes[tokens[asked]], len(self._rows["parts"]))
+        tables = {name: _table(name, self._rows[name]) for name in SCHEMAS}
+        tables["segments"] = pa.table([self._tokens + start, part[start]], SCHEMAS["segments"])
+        num_bytes = compute.coalesce(tables["parts"]["num_bytes"], pa.array(size.astype(np.int64)))  # pyright: ignore[reportAttributeAccessIssue]
+        tables["parts"] = tables["parts"].set_column(5, SCHEMAS["parts"].field("num_bytes"), num_bytes)
+        self._tokens += len(tokens)
+        self._forget()
+        return tokens, tables
+
+
+def _table(name: str, rows: list[tuple[Any, ...]]) -> Any:
+    columns = zip(*rows, strict=True) if rows else [()] * len(SCHEMAS[name])
+    arrays = [pa.array(column, kind) for column, kind in zip(columns, SCHEMAS[name].types, strict=True)]
+    return pa.table(arrays, SCHEMAS[name])
+
+
+def _document(record: Record, encoded: Encoded) -> tuple[Any, ...]:
+    digest = hashlib.blake2b(record.canonical.encode(), digest_size=16).digest()
+    identity, cut = (record.id, record.document, record.source), (encoded.tokens_cut, encoded.prompt_cut)
+    return *identity, record.weight, *cut, "\n".join(encoded.notes), digest
+
+
+def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:
+    batch: list[Record] = []
+    num_characters = 0
+    for record in records:
+        batch.append(record)
+        num_characters += len(record.canonical)
+        if num_characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, num_characters = [], 0
+    if batch:
+        yield batch
+
+
+def _dtype(tokenizer: Tokenizer) -> type[np.uint16] | type[np.uint32]:
+    return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32

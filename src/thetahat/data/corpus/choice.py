@@ -1,0 +1,195 @@
+"""Questions as token ids: one tokenisation of each joined text, of which a span is asked."""
+
+import itertools
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from thetahat.core.errors import DataError
+from thetahat.data.corpus.build import corpus_of_encoded
+from thetahat.data.corpus.corpus import Corpus
+from thetahat.data.corpus.encode import check_bytes
+from thetahat.data.read.question import Question
+from thetahat.data.read.record import Record
+from thetahat.data.tokens.encoded import Asked, Encoded, Layout, Span
+from thetahat.data.tokens.tokenizer import Tokenizer
+from thetahat.data.tokens.tree import Tree
+
+CHOICE, ALONE = "choice-{}", "alone-{}"  # parts of a record, rows of a ledger
+WORTH = 32  # positions that a tree must save: with fewer, its mask costs more
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How questions become token ids, beside the tokenizer."""
+
+    layout: Layout = "stream"
+    context: int = 1 << 30  # positions that the model reads at once
+    source_room: int = 1 << 30  # positions that an encoder reads for a decoder, of the layout `pair`
+    delimiter: str = " "  # between a context and a choice where neither brings a blank there; it counts with the choice
+    over_long: Literal["error", "truncate-left", "window"] = "error"  # what becomes of a text that needs more positions
+    alone: bool = True  # whether each choice is also asked without its context
+    shares: bool = (
+        False  # whether what choices have in common is read once, where all of a question fits: a causal model
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class AskedQuestions:
+    """Questions and their corpus: a record a question, a part and a sequence a choice."""
+
+    questions: tuple[Question, ...]
+    corpus: Corpus
+    straddling: tuple[int, ...]  # of each question: tokens that hold the end of a context and the start of its choice
+    counted_context: tuple[
+        int, ...
+    ]  # ... whole tokens of a context that count with the choice, since another straddles
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """One choice behind its context, tokenised once."""
+
+    tokens: list[int]
+    within: int  # how many of them lie in the context as a whole
+    straddles: bool  # whether the next one lies in both
+
+
+def ask_questions(questions: Sequence[Question], tokenizer: Tokenizer, asking: Asking) -> AskedQuestions:
+    r"""The corpus that asks $\log \Pr(\text{choice} \mid \text{context})$ of every choice, and of each alone.
+
+    The joined text is tokenised once and a span of it is asked, so no token depends on where a context was cut off. A
+    token with bytes of both counts with the choice. Choices with one context are asked from the same place, the first
+    at which any of them straddles it: all are then continuations of the same tokens. The texts begin with
+    `<|endoftext|>`, which is read and not asked, and their end is not asked: choices are no whole documents.
+    """
+    if asking.layout == "label":
+        raise DataError("a model that tells labels apart has no likelihood of a text", cure="a decoder or an encoder")
+    texts = _pairs(questions, tokenizer) if asking.layout == "pair" else _joined(questions, tokenizer, asking.delimiter)
+    straddling: list[int] = []
+    counted: list[int] = []
+
+    def encoded() -> Iterator[tuple[Record, Encoded]]:
+        for question, several in zip(questions, texts, strict=True):
+            starts = _starts(question, several)
+            straddling.append(sum(text.straddles for text in several))
+            counted.append(sum(text.within - start for text, start in zip(several, starts, strict=True)))
+            yield question.record, _encode(question, several, starts, tokenizer.end_of_text, asking)
+
+    corpus = corpus_of_encoded(encoded(), tokenizer, asking.layout)
+    return AskedQuestions(tuple(questions), corpus, tuple(straddling), tuple(counted))
+
+
+def _joined(questions: Sequence[Question], tokenizer: Tokenizer, delimiter: str) -> Iterator[list[_Text]]:
+    pairs = [pair for question in questions for pair in zip(question.contexts, question.choices, strict=True)]
+    joints = [context + (delimiter if _needs_blank(context, choice) else "") for context, choice in pairs]
+    texts = [joint + choice for joint, (_, choice) in zip(joints, pairs, strict=True)]
+    found = zip(pairs, texts, tokenizer.encode(texts), strict=True)
+    for question in questions:
+        several = list(itertools.islice(found, len(question.choices)))
+        for _, text, tokens in several:
+            check_bytes(text, tokens, tokenizer, question.record.where or question.record.id)
+        yield [_cut(context, tokens, tokenizer) for (context, _), _, tokens in several]
+
+
+def _needs_blank(context: str, choice: str) -> bool:
+    return bool(context) and not context[-1].isspace() and not choice[:1].isspace()
+
+
+def _cut(context: str, tokens: list[int], tokenizer: Tokenizer) -> _Text:
+    """By bytes: byte-level tokens add up to the text."""
+    if not context:
+        return _Text(tokens, 0, straddles=False)
+    size = len(context.encode())
+    ends = list(itertools.accumulate(map(tokenizer.sizes.__getitem__, tokens), initial=0))
+    within = bisect_right(ends, size) - 1
+    return _Text(tokens, within, straddles=ends[within] < size)
+
+
+def _pairs(questions: Sequence[Question], tokenizer: Tokenizer) -> Iterator[list[_Text]]:
+    """For an encoder and a decoder: two texts, tokenised apart as in training."""
+    contexts = iter(tokenizer.encode([context for question in questions for context in question.contexts]))
+    choices = iter(tokenizer.encode([choice for question in questions for choice in question.choices]))
+    for question in questions:
+        if not all(question.contexts):
+            raise DataError(
+                f"{question.record.where or question.record.id}: whole texts, where an encoder reads a context and a "
+                "decoder writes the choice",
+                cure="a decoder or an encoder for minimal pairs",
+            )
+        parts = [(next(contexts), next(choices)) for _ in question.choices]
+        yield [_Text(context + choice, len(context), straddles=False) for context, choice in parts]
+
+
+def _starts(question: Question, texts: Sequence[_Text]) -> list[int]:
+    """The first token that is asked of each text: that of the choice, or of all choices the same where they share."""
+    if not question.shares_context or len(texts) == 1:
+        return [text.within for text in texts]
+    same = itertools.takewhile(
+        lambda column: len(set(column)) == 1, zip(*(text.tokens for text in texts), strict=False)
+    )
+    return [min(sum(1 for _ in same), *(text.within for text in texts))] * len(texts)
+
+
+def _encode(question: Question, texts: Sequence[_Text], starts: Sequence[int], end: int, asking: Asking) -> Encoded:
+    cut = _num_cut(question, texts, starts, asking)
+    names = [CHOICE.format(index) for index in range(len(texts))]
+    pairs = [(text.tokens[cut:start], text.tokens[start:]) for text, start in zip(texts, starts, strict=True)]
+    sequences = _sequences(pairs, end, asking)
+    if asking.alone and len(texts) > 1 and any(starts):
+        sequences += [
+            _sequence([], asked, 1 + len(texts) + index, end, asking) for index, (_, asked) in enumerate(pairs)
+        ]
+        names += [ALONE.format(index) for index in range(len(texts))]
+    parts = Asked("context", is_prompt=True), *map(Asked, names)
+    return Encoded(parts, tuple(sequences), prompt_cut=cut)
+
+
+def _sequences(pairs: Sequence[tuple[list[int], list[int]]], end: int, asking: Asking) -> list[tuple[Span, ...]]:
+    """Each choice behind its context; or a tree, in which what contexts share stands once, where that is worth it."""
+    tree = Tree()
+    may_share = asking.shares and len(pairs) > 1
+    for index, (given, asked) in enumerate(pairs if may_share else ()):
+        tree.add([end, *given], asked, (0, 1 + index))
+    saved = sum(len(given) + len(asked) for given, asked in pairs) - tree.positions
+    if may_share and saved >= WORTH and tree.positions <= asking.context:
+        return list(tree.sequences())
+    return [_sequence(given, asked, 1 + index, end, asking) for index, (given, asked) in enumerate(pairs)]
+
+
+def _sequence(given: list[int], asked: list[int], part: int, end: int, asking: Asking) -> tuple[Span, ...]:
+    match asking.layout:
+        case "pair":
+            source = Span((end, *given), (0,) * (1 + len(given)))
+            return source, Span((end, *asked), (part,) * (1 + len(asked)), parent=0)
+        case "whole":
+            return (Span((end, *given, *asked, end), (0,) * (1 + len(given)) + (part,) * len(asked) + (0,)),)
+        case _:
+            return (Span((end, *given, *asked), (0,) * (1 + len(given)) + (part,) * len(asked)),)
+
+
+def _num_cut(question: Question, texts: Sequence[_Text], starts: Sequence[int], asking: Asking) -> int:
+    """How many tokens are left out at the beginning of each context: as many for all choices."""
+    if asking.over_long == "window":
+        return 0
+    pairs = [(start, len(text.tokens) - start) for text, start in zip(texts, starts, strict=True)]
+    around = 2 * (asking.layout == "whole")  # <|endoftext|> on both sides
+    if asking.layout == "pair":
+        over = max(given for given, _ in pairs) + 1 - asking.source_room
+    else:
+        over = max(map(sum, pairs)) + around - asking.context
+    name = question.record.where or question.record.id
+    if max(asked for _, asked in pairs) + around > asking.context:
+        raise DataError(f"{name}: a choice alone is longer than the context of {asking.context} tokens")
+    if over > 0 and asking.over_long == "error":
+        raise DataError(
+            f"{name}: context and choice are {over} tokens longer than what the model reads at once",
+            cure="--over-long truncate-left leaves out the beginning of the context, and counts it",
+        )
+    if over > (shortest := min(given for given, _ in pairs)):
+        raise DataError(
+            f"{name}: {over} tokens would have to be left out of each context, and one has {shortest}",
+            cure="a question whose contexts differ less, or a model with a longer context",
+        )
+    return max(over, 0)

@@ -1,0 +1,199 @@
+"""Records as token ids, in memory or mapped from a cache that is never stale."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from thetahat.core.batch import Part, Symbols
+from thetahat.data.tokens.encoded import Layout
+
+Ints = NDArray[np.int64]
+Table = Any  # pyarrow's
+
+SCHEMAS = {
+    "documents": pa.schema(
+        {
+            "id": pa.string(),
+            "document": pa.string(),
+            "source": pa.string(),
+            "weight": pa.float64(),
+            "tokens_cut": pa.int64(),  # asked for, and left out before it came here; of prompts:
+            "prompt_cut": pa.int64(),
+            "notes": pa.string(),  # what a person should know about it, a line each
+            "digest": pa.binary(16),
+        }
+    ),
+    "parts": pa.schema(
+        {
+            "document": pa.int64(),
+            "name": pa.dictionary(pa.int32(), pa.string()),
+            "role": pa.dictionary(pa.int32(), pa.string()),
+            "weight": pa.float64(),
+            "is_prompt": pa.bool_(),
+            "num_bytes": pa.int64(),  # of its tokens; a prompt's too
+        }
+    ),
+    "spans": pa.schema(
+        {
+            "document": pa.int64(),
+            "sequence": pa.int64(),
+            "parent": pa.int64(),
+            "position": pa.int64(),
+            "length": pa.int64(),
+        }
+    ),
+    "segments": pa.schema({"start": pa.int64(), "part": pa.int64()}),
+}
+"""A record is a row of `documents`, and has parts, which get rows in a ledger, and sequences, each of which lies in one
+row of a batch. A sequence is one span or a tree of them; `parent` says how many spans before it the parent stands, 0:
+none. A segment is a run of tokens of one part; it starts at a place in the tokens of the whole corpus."""
+
+
+@final
+@dataclass(frozen=True)
+class Corpus:
+    """Every record as token ids; read-only, in the order of the data. A text is one part, one sequence and one span."""
+
+    tokens: NDArray[Any]  # all spans, one behind the other
+    tables: dict[str, Table]  # of SCHEMAS
+    symbols: Symbols
+    token_bytes: Ints  # [V], of text behind each id
+    fingerprint: str
+    layout: Layout = "stream"
+    lengths: Ints = field(init=False)  # [spans], the first token included, which is never asked
+    offsets: Ints = field(init=False)  # [spans + 1], where each begins in `tokens`
+
+    def __post_init__(self) -> None:
+        lengths = self.tables["spans"]["length"].to_numpy()
+        object.__setattr__(self, "lengths", lengths)
+        object.__setattr__(self, "offsets", np.concatenate([[0], np.cumsum(lengths)]))
+
+    @property
+    def documents(self) -> Table:
+        """One row a record."""
+        return self.tables["documents"]
+
+    @property
+    def num_documents(self) -> int:
+        """How many records there are."""
+        return len(self.documents)
+
+    @cached_property
+    def column(self) -> dict[str, NDArray[Any]]:
+        """The numbers of the tables by `table.name`."""
+        return {
+            f"{table}.{name}": self.tables[table][name].to_numpy()
+            for table, names in _NUMBERS.items()
+            for name in names
+        }
+
+    @cached_property
+    def _texts(self) -> dict[str, Table]:
+        """What names a document; a column in one chunk is quicker to look into as that."""
+        columns = {name: self.documents[name] for name in ("id", "document", "source")}
+        return {name: column.chunk(0) if column.num_chunks == 1 else column for name, column in columns.items()}
+
+    @cached_property
+    def _names(self) -> dict[str, tuple[list[str], NDArray[Any]]]:
+        """The few names and roles that parts have, and which of them each has."""
+        columns = {name: self.tables["parts"][name].combine_chunks() for name in ("name", "role")}
+        return {name: (column.dictionary.to_pylist(), column.indices.to_numpy()) for name, column in columns.items()}
+
+    @cached_property
+    def part_tokens(self) -> Ints:
+        """[parts], how many tokens of each are asked where nothing is cut; of a prompt, how many are read."""
+        spans = np.arange(len(self.lengths))
+        return self.count_by_part(spans, np.ones_like(spans), self.lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        """What a causal model predicts: every token that is asked, the end of each text included."""
+        return int(self.part_tokens[~self.column["parts.is_prompt"]].sum())
+
+    @property
+    def num_bytes(self) -> int:
+        """UTF-8 bytes of what is asked."""
+        return int(self.column["parts.num_bytes"][~self.column["parts.is_prompt"]].sum())
+
+    @property
+    def reads_parts_together(self) -> bool:
+        """Whether some sequence asks several parts, as that of a dialogue does whose turns are read in one pass."""
+        num_asked = np.count_nonzero(self.part_tokens[~self.column["parts.is_prompt"]])
+        return bool(num_asked > np.count_nonzero(np.diff(self.column["spans.sequence"], prepend=-1)))
+
+    def span(self, index: int) -> Ints:
+        """The ids of a span."""
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]].astype(np.int64)
+
+    def part_of(self, place: Ints) -> Ints:
+        """The part of each token, by its place in `tokens`."""
+        return self.column["segments.part"][np.searchsorted(self.column["segments.start"], place, side="right") - 1]
+
+    def asked_before(self, place: Ints) -> Ints:
+        """How many tokens before each place in `tokens` belong to a part that is asked."""
+        starts, is_prompt = self.column["segments.start"], self.column["parts.is_prompt"]
+        is_asked = ~is_prompt[self.column["segments.part"]]
+        sizes = np.diff(starts, append=len(self.tokens)) * is_asked
+        segment = np.searchsorted(starts, place, side="right") - 1
+        return (np.cumsum(sizes) - sizes)[segment] + (place - starts[segment]) * is_asked[segment]
+
+    def count_by_part(self, span: Ints, first: Ints, stop: Ints) -> Ints:
+        """[parts], how many of the tokens `first` to `stop` (exclusive) of these spans belong to each part."""
+        low, high = self.offsets[span] + first, self.offsets[span] + stop
+        starts, part = self.column["segments.start"], self.column["segments.part"]
+        ends = np.append(starts[1:], len(self.tokens))
+        begin = np.searchsorted(starts, low, side="right") - 1
+        counts = np.searchsorted(starts, high, side="left") - begin
+        segment = np.repeat(begin - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        overlap = np.minimum(np.repeat(high, counts), ends[segment]) - np.maximum(
+            np.repeat(low, counts), starts[segment]
+        )
+        return np.bincount(part[segment], np.maximum(overlap, 0), len(self.tables["parts"])).astype(np.int64)
+
+    def name_of(self, span: int) -> str:
+        """The id of the record that a span belongs to."""
+        return self.documents["id"][int(self.column["spans.document"][span])].as_py()
+
+    def part(self, index: int) -> Part:
+        """One of them."""
+        return self.parts(np.array([index]))[0]
+
+    def parts(self, index: Ints, counts: Mapping[str, list[Any]] = MappingProxyType({})) -> list[Part]:
+        """These parts, a row each for the ledger; `counts` are what a plan knows of them, by the names of `Part`."""
+        document = self.column["parts.document"][index]
+        weight = self.column["documents.weight"][document] * self.column["parts.weight"][index]
+        listed = {name: column.take(document).to_pylist() for name, column in self._texts.items()}
+        for name, (known, which) in self._names.items():
+            listed[name] = [known[number] for number in which[index].tolist()]
+        listed |= {"weight": weight.tolist(), "number": index.tolist()}
+        listed |= {name: [one] * len(index) for name, one in _UNCOUNTED.items()} | dict(counts)
+        return list(map(Part, *(listed[field.name] for field in fields(Part))))
+
+    def digests(self, index: Ints) -> list[str]:
+        """Of the record to which each part belongs, as it was written: the same for every tokenizer."""
+        found = self.documents["digest"].take(self.column["parts.document"][index]).to_pylist()
+        return [digest.hex() for digest in found]
+
+
+_NUMBERS = {
+    "documents": ("weight", "tokens_cut", "prompt_cut"),
+    "parts": ("document", "weight", "is_prompt", "num_bytes"),
+    "spans": ("document", "sequence", "parent", "position"),
+    "segments": ("start", "part"),
+}
+
+
+_UNCOUNTED = {"num_tokens": 1, "record_tokens": 1, "record_parts": 1, "has_prompt": False}  # what only a plan knows
+
+
+def shared_documents(ours: Corpus, theirs: Corpus) -> list[str]:
+    """The ids of our documents whose very text is among theirs: where it is not empty, a held-out set leaks."""
+    known = set(theirs.documents["digest"].to_pylist())
+    rows = zip(ours.documents["id"].to_pylist(), ours.documents["digest"].to_pylist(), strict=True)
+    return [id for id, digest in rows if digest in known]

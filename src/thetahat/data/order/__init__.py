@@ -1,0 +1,1 @@
+"""Which sequences are read in which step, and where in its rows."""

@@ -1,0 +1,216 @@
+"""A corpus under a policy: its pieces, what they keep of each part, and a batch of them as tokens."""
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from thetahat.core.batch import Packed
+from thetahat.core.errors import ConfigError, DataError
+from thetahat.core.random import derived_seed
+from thetahat.data.config import DataConfig
+from thetahat.data.corpus.corpus import Corpus, Ints
+from thetahat.data.order.pack import Cut, Pieces, cut, enumerate_counts, take, windows
+
+WHOLE = frozenset({"whole", "label"})  # layouts of which every token is read
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Pieces of a corpus, and how many tokens they ask of each part."""
+
+    pieces: Pieces
+    kept: Ints  # [parts]; of prompts: 0
+    asked: Ints  # [parts], of these, how many may be asked; normalisations count them
+    record_tokens: Ints  # [documents], the same of a whole record
+    record_parts: Ints  # [documents], of which something is asked
+    has_prompt: NDArray[np.bool_]  # [documents]
+    weighs: bool = True  # whether a token counts for its weight, or 1 as in scoring
+
+
+class Draw(NamedTuple):
+    """What the random choices of a factorization depend on, beside the sequence itself."""
+
+    seed: int = 0
+    epoch: int = 0
+
+
+def plan_training(corpus: Corpus, config: DataConfig, phase: Ints | None = None) -> tuple[Plan, Cut]:
+    """The pieces that training reads, by the policy for over-long documents, and what it left out."""
+    targets = _targets(corpus)
+    room = config.context - (corpus.layout in WHOLE)
+    pieces, report = cut(
+        corpus.lengths[targets],
+        room,
+        config.over_long,
+        phase=None if phase is None else phase[targets] % room,
+        name=lambda index: corpus.name_of(int(targets[index])),
+    )
+    pieces = _with_parents(corpus, replace(pieces, span=targets[pieces.span]), config.context / config.source_room)
+    is_text = not corpus.column["parts.is_prompt"].any() and corpus.num_documents == len(corpus.lengths)
+    if not is_text:
+        pieces = _asking(corpus, pieces, config)
+    plan = _plan(corpus, pieces)
+    if is_text:
+        return plan, replace(report, context=config.context)
+    return plan, replace(report, context=config.context, **_account(corpus, plan))
+
+
+def _account(corpus: Corpus, plan: Plan) -> dict[str, int]:
+    """What was kept and what was left out, over records that have prompts or several sequences."""
+    pieces, is_prompt, spans = plan.pieces, corpus.column["parts.is_prompt"], np.arange(len(corpus.lengths))
+    cut_before = corpus.column["documents.tokens_cut"]
+    kept = np.bincount(corpus.column["parts.document"], plan.kept, corpus.num_documents)
+    there = np.bincount(corpus.column["parts.document"], corpus.part_tokens * ~is_prompt, corpus.num_documents)
+    lost = there + cut_before - kept
+    prompts = corpus.count_by_part(spans, 0 * spans, corpus.lengths)[is_prompt].sum()
+    read = corpus.count_by_part(pieces.span, pieces.start, pieces.stop)[is_prompt].sum()
+    return {
+        "num_documents": int((kept > 0).sum()),
+        "num_tokens": int(kept.sum()),
+        "tokens_cut": int(lost.sum()),
+        "documents_cut": int(((lost > 0) & (kept > 0)).sum()),
+        "documents_dropped": int((kept == 0).sum()),
+        "prompt_cut": int(max(prompts - read, 0) + corpus.column["documents.prompt_cut"].sum()),
+    }
+
+
+def plan_scoring(corpus: Corpus, context: int, stride: int) -> Plan:
+    """Windows in which every token is asked exactly once, each with all the context that fits; a tree is one unit."""
+    targets = _targets(corpus)
+    is_whole = corpus.layout in WHOLE
+    pieces = windows(corpus.lengths[targets], context - is_whole, min(stride, context - is_whole))
+    pieces = _with_parents(corpus, replace(pieces, span=targets[pieces.span]), 0.0)
+    pieces = replace(pieces, row=pieces.unit)  # the branches of a tree see what they share
+    widest = int(np.bincount(pieces.unit, pieces.size).max(initial=0))
+    if widest > context and corpus.layout == "stream":
+        cure = "the context that the corpus was made for, or a corpus made for this one"
+        raise ConfigError(f"a dialogue takes {widest} positions, and the context holds {context}", cure=cure)
+    return replace(_plan(corpus, pieces), weighs=False)
+
+
+def _targets(corpus: Corpus) -> Ints:
+    """The spans that are asked: all but those that an encoder reads for a decoder."""
+    if corpus.layout != "pair":
+        return np.arange(len(corpus.lengths))
+    return np.flatnonzero(corpus.column["spans.parent"])
+
+
+def _with_parents(corpus: Corpus, pieces: Pieces, share: float) -> Pieces:
+    """The same pieces with their parents: in a tree those of its sequence, in a pair a source for every target.
+
+    A position of a source takes up `share` of a target's: both sides of a row fill up alike.
+    """
+    parent = corpus.column["spans.parent"][pieces.span]
+    if corpus.layout in WHOLE:
+        return replace(pieces, size=pieces.size + 1)
+    if not parent.any():
+        return pieces
+    if corpus.layout == "pair":
+        return _paired(corpus, pieces, share)
+    sequence = corpus.column["spans.sequence"][pieces.span]
+    is_tree = np.bincount(corpus.column["spans.sequence"])[sequence] > 1
+    continues = np.zeros(len(pieces), bool)
+    continues[1:] = is_tree[1:] & (sequence[1:] == sequence[:-1])
+    return replace(pieces, parent=np.where(is_tree, parent, 0), unit=np.cumsum(~continues) - 1)
+
+
+def _paired(corpus: Corpus, pieces: Pieces, share: float) -> Pieces:
+    """Source, target, source, target, ...; a row has room for as many as both sides hold."""
+    source = pieces.span - corpus.column["spans.parent"][pieces.span]
+    length = corpus.lengths[source]
+    size = np.maximum(pieces.size, np.ceil(length * share).astype(np.int64))
+    whole = {"span": source, "start": 0 * length, "scored_from": length, "stop": length}
+    both = {name: np.stack([one, getattr(pieces, name)], 1).ravel() for name, one in whole.items()}
+    index = np.arange(len(pieces))
+    both |= {"parent": np.tile([0, 1], len(pieces)), "unit": np.repeat(index, 2), "row": np.repeat(index, 2)}
+    return Pieces(**both, size=np.stack([0 * size, size], 1).ravel(), num_rows=len(pieces))
+
+
+def _asking(corpus: Corpus, pieces: Pieces, config: DataConfig) -> Pieces:
+    """Without the units that ask nothing, and without records of which nothing is asked, which are an error."""
+    low, high = corpus.offsets[pieces.span] + pieces.scored_from, corpus.offsets[pieces.span] + pieces.stop
+    asked = corpus.asked_before(high) - corpus.asked_before(low)
+    document = corpus.column["spans.document"][pieces.span]
+    silent = np.setdiff1d(document, document[asked > 0])
+    if len(silent) and config.unsupervised == "error":
+        names = ", ".join(corpus.documents["id"].take(silent[:5]).to_pylist())
+        raise DataError(
+            f"{len(silent)} of {corpus.num_documents} records ask nothing under over_long={config.over_long} at "
+            f"context={config.context}: {names}",
+            cure="a larger data.context, another data.over_long, or data.unsupervised=skip to leave them out",
+        )
+    starts = pieces.unit_starts
+    of_unit = np.add.reduceat(asked, starts) if len(starts) else asked
+    return take(pieces, np.flatnonzero(np.repeat(of_unit > 0, np.diff(starts, append=len(pieces)))))
+
+
+def _plan(corpus: Corpus, pieces: Pieces) -> Plan:
+    document, is_prompt = corpus.column["parts.document"], corpus.column["parts.is_prompt"]
+    kept = corpus.count_by_part(pieces.span, pieces.scored_from, pieces.stop)
+    kept[is_prompt] = 0
+    asked = kept - _ends(corpus, pieces) if corpus.layout == "whole" else kept
+    counted = np.where(corpus.column["parts.weight"] > 0, asked, 0)
+    record_tokens = np.bincount(document, counted, corpus.num_documents).astype(np.int64)
+    record_parts = np.bincount(document, counted > 0, corpus.num_documents).astype(np.int64)
+    has_prompt = np.bincount(document[is_prompt], minlength=corpus.num_documents) > 0
+    return Plan(pieces, kept, asked, record_tokens, record_parts, has_prompt)
+
+
+def _ends(corpus: Corpus, pieces: Pieces) -> Ints:
+    """[parts], how many of the kept tokens close a text: who reads it whole is asked for what it says, not its end."""
+    last = corpus.offsets[pieces.span] + pieces.stop - 1
+    is_end = corpus.symbols.is_special.numpy()[corpus.tokens[last].astype(np.int64)]
+    return np.bincount(corpus.part_of(last[is_end]), minlength=len(corpus.tables["parts"]))
+
+
+def gather(corpus: Corpus, plan: Plan, index: Ints, draw: Draw | None = None) -> Packed:
+    """The tokens of these pieces, in this order; neighbours of one row share a row, numbered from 0."""
+    chosen = take(plan.pieces, index)
+    piece, position = enumerate_counts(chosen.stop - chosen.start)
+    place = chosen.start[piece] + position  # in the span
+    token = corpus.offsets[chosen.span[piece]] + place
+    tokens = corpus.tokens[token].astype(np.int64)
+    known, part = _distinct(corpus.part_of(token))
+    is_prompt = corpus.column["parts.is_prompt"][known]
+    parts = tuple(corpus.parts(known, _counts(corpus, plan, known)))
+    weight = np.array([one.weight for one in parts]) if plan.weighs else np.ones(len(parts))
+    counts = (place >= chosen.scored_from[piece]) & (position > 0)
+    changes = np.diff(chosen.row, prepend=chosen.row[:1]) != 0
+    number = np.arange(len(index))
+    keys = zip(chosen.span.tolist(), chosen.start.tolist(), strict=True)
+    seed, epoch = draw or Draw()
+    seeds = [derived_seed(seed, "sequence", epoch, *key) for key in keys]
+    return Packed(
+        tokens=torch.from_numpy(tokens),
+        weight=torch.from_numpy(np.where(counts, np.where(is_prompt, 0.0, weight)[part], 0.0)),
+        num_bytes=torch.from_numpy(corpus.token_bytes[tokens]),
+        position=torch.from_numpy(position + corpus.column["spans.position"][chosen.span[piece]]),
+        part=torch.from_numpy(part),
+        is_prompt=torch.from_numpy(is_prompt[part]),
+        piece=torch.from_numpy(piece),
+        row=torch.from_numpy(np.cumsum(changes)),
+        parent=torch.from_numpy(np.where(chosen.parent > 0, number - chosen.parent, -1)),
+        seed=torch.tensor(seeds, dtype=torch.int64),
+        parts=parts,
+    )
+
+
+def _distinct(values: Ints) -> tuple[Ints, Ints]:
+    """`np.unique` with the inverse, of values that repeat in runs."""
+    start = np.flatnonzero(np.diff(values, prepend=-1))
+    known, of_run = np.unique(values[start], return_inverse=True)
+    return known, np.repeat(of_run, np.diff(start, append=len(values)))
+
+
+def _counts(corpus: Corpus, plan: Plan, part: Ints) -> dict[str, list[Any]]:
+    document = corpus.column["parts.document"][part]
+    counts = {
+        "num_tokens": plan.asked[part],
+        "record_tokens": plan.record_tokens[document],
+        "record_parts": plan.record_parts[document],
+    }
+    found = {name: np.maximum(count, 1).tolist() for name, count in counts.items()}
+    return found | {"has_prompt": plan.has_prompt[document].tolist()}

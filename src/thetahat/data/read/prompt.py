@@ -1,0 +1,78 @@
+"""What a text is to be written after, as it lies in the lines of a file.
+
+    {"prompt": "Good morning"}
+    {"messages": [{"role": "user", "content": "Hello"}]}
+
+What else stands in a line is kept. So records of a training or test set are prompts, too: a `completion`, `answers` and
+a last message of the assistant are what others have answered, and are not read.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from thetahat.core.errors import DataError
+from thetahat.data.read.dialogue import Dialogue, parse_dialogue
+from thetahat.data.read.files import find_files
+from thetahat.data.read.record import check_text, read_object
+from thetahat.data.read.source import read_lines
+
+GENERATED = "generated"  # the key of what is written
+_FORMATS = '{"prompt": ...} or {"messages": [...]}, each on one line; completions, id and other keys may stand beside'
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRecord:
+    """One line."""
+
+    fields: Mapping[str, Any]  # all of it
+    where: str  # file and line, for errors about what it says
+    text: str = ""
+    dialogue: Dialogue | None = None  # with a last message that stands for the answer
+
+
+def read_prompts(specs: str | Sequence[str]) -> list[PromptRecord]:
+    """Every prompt and dialogue of files, folders or globs (.jsonl, .jsonl.gz), in order."""
+    records: list[PromptRecord] = []
+    files = [path for spec in ([specs] if isinstance(specs, str) else specs) for path in find_files(spec)]
+    for path in files:
+        if ".jsonl" not in path.suffixes:
+            raise DataError(f"{path} is plain text, not prompts", allowed=_FORMATS)
+        records += [parse_prompt(line, f"{path}:{number}") for number, line in read_lines(path)]
+    if not records:
+        raise DataError(f"{', '.join(map(str, files))}: no prompt", allowed=_FORMATS)
+    return records
+
+
+def parse_prompt(line: bytes, where: str) -> PromptRecord:
+    """The prompt or the dialogue that a line of JSON holds; errors name `where`."""
+    fields = read_object(line, where, _FORMATS)
+    found = [key for key in ("prompt", "messages") if key in fields]
+    if len(found) != 1:
+        what = "a prompt and messages in one record" if found else "a record without a prompt or messages"
+        raise DataError(f"{where}: {what}; its keys: {', '.join(map(repr, fields)) or 'none'}", allowed=_FORMATS)
+    if GENERATED in fields:
+        raise DataError(f"{where}: it has {GENERATED!r}, the key of what is written", cure="rename or remove it")
+    if found == ["messages"]:
+        return PromptRecord(fields, where, dialogue=unanswered(fields, where))
+    if fields["prompt"] == "":
+        raise DataError(f"{where}: the prompt is empty", cure="remove it; thetahat generate MODEL needs no prompt")
+    return PromptRecord(fields, where, check_text(fields["prompt"], where, "prompt"))
+
+
+def unanswered(fields: Mapping[str, Any], where: str) -> Dialogue:
+    """The dialogue of a record up to the answer that is to be written, in whose place its last message stands.
+
+    What the record says there itself is left out. Nothing but that message has a weight.
+    """
+    given = fields.get("messages")
+    if isinstance(given, list):
+        given = [*cast("list[Any]", given)]
+        if given and isinstance(given[-1], dict) and given[-1].get("role") == "assistant":
+            given.pop()
+        if not given:
+            raise DataError(f"{where}: no message that is to be answered", allowed="one or more before the answer")
+        given.append({"role": "assistant", "content": "x"})
+    dialogue = parse_dialogue({"messages": given, "tools": fields.get("tools")}, where)
+    *before, last = dialogue.messages
+    return replace(dialogue, messages=(*(replace(message, weight=0.0) for message in before), last))

@@ -1,0 +1,134 @@
+"""Questions with several answers, of which one is right, as they lie in the files of the field.
+
+    {"good": "...", "bad": "..."}                                            a minimal pair (BLiMP)
+    {"query": "...", "choices": ["...", ...], "gold": 1}                     multiple choice (COPA); HellaSwag writes
+    {"ctx": "...", "endings": ["...", ...], "label": "1"}                    the same so
+    {"context_options": ["...", ...], "continuation": "...", "gold": 0}      partial scoring (Winograd)
+    {"context": "...", "continuation": "..."}                                a cloze (LAMBADA): is it the likeliest?
+
+`id` and `source` may stand beside them.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from thetahat.core.errors import DataError
+from thetahat.data.read.files import find_files, label_files
+from thetahat.data.read.record import Record, check_identity, check_source, check_text, kind_of_value, read_object
+from thetahat.data.read.source import read_lines, with_own_id
+
+_FORMATS = (
+    '{"good": ..., "bad": ...}, {"query": ..., "choices": [...], "gold": 0}, {"ctx": ..., "endings": [...], '
+    '"label": 0}, {"context_options": [...], "continuation": ..., "gold": 0} or {"context": ..., "continuation": ...}, '
+    "each on one line"
+)
+_SAME = {"ctx": "query", "endings": "choices", "label": "gold"}  # other names that are in use
+_KEYS = (
+    {"good", "bad"},
+    {"query", "choices", "gold"},
+    {"context_options", "continuation", "gold"},
+    {"context", "continuation"},
+)
+_MARKS = frozenset().union(*_KEYS)
+_TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Choices, what each of them comes after, and which one is right."""
+
+    record: Record  # its identity: id, document, source and digest
+    contexts: tuple[str, ...]  # one a choice; all empty: the choices are whole texts
+    choices: tuple[str, ...]  # one alone: is it what the model would say?
+    gold: int = 0
+
+    @property
+    def shares_context(self) -> bool:
+        """Whether all choices come after the same text."""
+        return len(set(self.contexts)) == 1
+
+
+def question(contexts: Sequence[str], choices: Sequence[str], gold: int, record: Record) -> Question:
+    """A question; the text of its record becomes all that is in it, which is what its digest is of."""
+    text = _TO_JSON([list(contexts), list(choices), gold])
+    return Question(replace(record, text=text), tuple(contexts), tuple(choices), gold)
+
+
+def read_questions(specs: str | Sequence[str]) -> list[Question]:
+    """Every question of files, folders or globs (.jsonl, .jsonl.gz), in order, each with an id of its own."""
+    files = [path for spec in ([specs] if isinstance(specs, str) else specs) for path in find_files(spec)]
+    taken: dict[str, int] = {}
+    questions: list[Question] = []
+    for path, label in zip(files, label_files(files), strict=True):
+        if ".jsonl" not in path.suffixes:
+            raise DataError(f"{path} is plain text, not questions", allowed=_FORMATS)
+        for number, line in read_lines(path):
+            asked = parse_question(line, f"{path}:{number}", id=f"{label}:{number}", source=label)
+            questions.append(replace(asked, record=with_own_id(asked.record, taken)))
+    if not questions:
+        raise DataError(f"{', '.join(map(str, files))}: no question", allowed=_FORMATS)
+    return questions
+
+
+def parse_question(line: bytes, where: str, *, id: str, source: str) -> Question:
+    """The question that a line of JSON holds, with this id and source where it brings none; errors name `where`."""
+    fields = _with_one_name(read_object(line, where, _FORMATS), where)
+    id = check_identity(fields.get("id"), where) or id
+    record = Record("", id, id, check_source(fields.get("source"), where) or source, where=where)
+    match _format_of(fields, where):
+        case 0:
+            choices = [check_text(fields[name], where, name) for name in ("good", "bad")]
+            return question(["", ""], choices, 0, record)
+        case 1:
+            choices = _texts(fields["choices"], where, "choices")
+            return question(
+                [_context(fields, "query", where)] * len(choices), choices, _gold(fields, len(choices), where), record
+            )
+        case 2:
+            contexts = _texts(fields["context_options"], where, "context_options")
+            choices = [check_text(fields["continuation"], where, "continuation")] * len(contexts)
+            return question(contexts, choices, _gold(fields, len(contexts), where), record)
+        case _:
+            choice = check_text(fields["continuation"], where, "continuation")
+            return question([_context(fields, "context", where)], [choice], 0, record)
+
+
+def _with_one_name(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
+    named: dict[str, Any] = {}
+    for key, value in fields.items():
+        if (name := _SAME.get(key, key)) in named:
+            raise DataError(f"{where}: both {name!r} and another name of it", allowed=_FORMATS)
+        named[name] = value
+    return named
+
+
+def _format_of(fields: Mapping[str, Any], where: str) -> int:
+    found = set(_MARKS.intersection(fields))
+    if found in _KEYS:
+        return _KEYS.index(found)
+    keys = ", ".join(map(repr, fields)) or "none"
+    raise DataError(f"{where}: no question of a known format; its keys: {keys}", allowed=_FORMATS)
+
+
+def _texts(value: Any, where: str, name: str) -> list[str]:
+    if not isinstance(value, list) or len(value) < 2:
+        what = f"{len(value)}" if isinstance(value, list) else kind_of_value(value)
+        raise DataError(f"{where}: {name}: {what}", allowed="a list of two or more texts")
+    return [check_text(text, where, f"{name}[{index}]") for index, text in enumerate(value)]
+
+
+def _context(fields: Mapping[str, Any], name: str, where: str) -> str:
+    """It may be empty: then the choices are whole texts."""
+    return fields[name] if fields[name] == "" else check_text(fields[name], where, name)
+
+
+def _gold(fields: Mapping[str, Any], num_choices: int, where: str) -> int:
+    gold = fields["gold"]
+    if isinstance(gold, str) and gold.isdecimal():  # HellaSwag's
+        gold = int(gold)
+    if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < num_choices:
+        shown = gold if type(gold) in {int, float} else kind_of_value(gold)
+        raise DataError(f"{where}: the right choice is {shown}", allowed=f"a whole number, 0 to {num_choices - 1}")
+    return gold

@@ -1,0 +1,162 @@
+"""What a user writes, one per line, checked where it is read."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from thetahat.core.errors import DataError
+from thetahat.data.read.dialogue import Dialogue, parse_dialogue
+
+_FORMATS = (
+    '{"text": ...}, {"prompt": ..., "completion": ...}, {"text": ..., "label": ...} or {"messages": [...]}, '
+    "each on one line"
+)
+_KEYS = {
+    "text": {"text"},
+    "text and label": {"text", "label"},
+    "prompt and completion": {"prompt", "completion"},
+    "messages": {"messages"},
+}
+_MARKS = frozenset().union(*_KEYS.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One text whose likelihood counts, given a prompt where there is one."""
+
+    text: str  # a document, a completion or a label
+    id: str
+    document: str  # the cluster for intervals
+    source: str
+    weight: float = 1.0
+    prompt: str | None = None  # what the text is conditioned on
+    dialogue: Dialogue | None = None  # then the text is what all have said
+    where: str = ""  # file and line, for errors about what it says
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All that a tokenizer learns from."""
+        if self.dialogue is not None:
+            return self.dialogue.texts
+        return (self.text,) if self.prompt is None else (self.prompt, self.text)
+
+    @property
+    def key(self) -> str:
+        """What decides on which side of a division a record falls: records with the same prompt stay together."""
+        return self.text if self.prompt is None else self.prompt
+
+    @property
+    def canonical(self) -> str:
+        """Everything that is in it, as one text: no two different contents look alike."""
+        if self.dialogue is not None:
+            return self.dialogue.canonical
+        return self.text if self.prompt is None else json.dumps([self.prompt, self.text], ensure_ascii=False)
+
+
+def parse_record(line: bytes, where: str, *, id: str, source: str) -> Record:
+    """The record that a line of JSON holds, with this id and source where it brings none; errors name `where`."""
+    fields = read_object(line, where)
+    known = _format_of(fields, where)
+    id = check_identity(fields.get("id"), where) or id
+    source, weight = check_source(fields.get("source"), where) or source, _weight(fields.get("weight"), where)
+    if known == "messages":
+        dialogue = parse_dialogue(fields, where)
+        return Record("\n".join(dialogue.texts), id, id, source, weight, dialogue=dialogue, where=where)
+    asked, given = {"text": ("text", None), "text and label": ("label", "text")}.get(known, ("completion", "prompt"))
+    return Record(
+        text=check_text(fields[asked], where, asked),
+        id=id,
+        document=id,
+        source=source,
+        weight=weight,
+        where=where,
+        prompt=None if given is None else check_text(fields[given], where, given),
+    )
+
+
+def check_text(text: Any, where: str, name: str = "text") -> str:
+    """The text, if there is any and it is Unicode."""
+    if not isinstance(text, str):
+        raise DataError(f"{where}: the {name} is {kind_of_value(text)}", allowed="a string")
+    if not text and name == "text":
+        raise DataError(f"{where}: the document is empty", cure="remove it: it has nothing to predict")
+    if not text:
+        raise DataError(f"{where}: the {name} is empty", cure='remove it, or write the rest as {"text": ...}')
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: half a surrogate pair at character {error.start}", allowed="any Unicode text"
+        ) from error
+    return text
+
+
+def read_object(line: bytes, where: str, formats: str = _FORMATS) -> Mapping[str, Any]:
+    """The JSON object of a line; where it is none, the error shows the formats that are allowed."""
+    try:
+        value = msgspec.json.decode(line)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise DataError(f"{where}: not JSON: {error}", allowed="one JSON object a line") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: the line holds {kind_of_value(value)}", allowed=f"an object: {formats}")
+    return value
+
+
+def _format_of(fields: Mapping[str, Any], where: str) -> str:
+    found = {key for key in fields if key in _MARKS}
+    keys = ", ".join(repr(key) for key in fields) or "none"
+    if not found:
+        raise DataError(f"{where}: a record without a text; its keys: {keys}", allowed=_FORMATS)
+    known = next((name for name, wanted in _KEYS.items() if wanted == found), None)
+    if known is None:
+        halves = [name for name, wanted in _KEYS.items() if found < wanted and name != "text and label"]
+        what = f"half a record of {halves[0]}" if halves else "a mixture of formats in one record"
+        raise DataError(f"{where}: {what}; its keys: {keys}", allowed=_FORMATS)
+    return known
+
+
+def check_identity(value: Any, where: str) -> str:
+    """The id that a record brings, or nothing."""
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise DataError(
+            f"{where}: the id is {kind_of_value(value)}", allowed="a string that is not empty, or a whole number"
+        )
+    return str(value)
+
+
+def check_source(value: Any, where: str) -> str:
+    """The source that a record brings, or nothing."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise DataError(f"{where}: the source is {kind_of_value(value)}", allowed="a string")
+
+
+def _weight(value: Any, where: str) -> float:
+    if value is None:
+        return 1.0
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"{where}: the weight is {kind_of_value(value)}", allowed="a number, 0 or more")
+    try:
+        weight = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        weight = math.inf
+    if not math.isfinite(weight) or weight < 0:
+        raise DataError(
+            f"{where}: the weight is {value:.6g}" if weight != math.inf else f"{where}: the weight is infinite",
+            allowed="a finite number, 0 or more",
+        )
+    return weight
+
+
+def kind_of_value(value: Any) -> str:
+    """What JSON calls it."""
+    names = {type(None): "null", bool: "true or false", list: "a list", dict: "an object", str: "a string"}
+    if value == "":
+        return "an empty string"
+    return names.get(type(value), "a number")

@@ -1,0 +1,1 @@
+"""Tokens with their bytes, and sequences of them as trees."""

@@ -1,1 +1,0 @@
-"""How likely: of a loaded model or a ledger."""

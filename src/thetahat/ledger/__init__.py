@@ -1,0 +1,1 @@
+"""A row for every scored sequence, and what rows add up to."""

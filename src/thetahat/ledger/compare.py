@@ -1,0 +1,286 @@
+"""Which of two models makes the same data more likely, where, and how sure that is.
+
+Everywhere a positive number speaks for B: nats that B gives more, bits that B saves.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from thetahat.core.errors import DataError
+from thetahat.ledger.pairing import WHOLE, Pair, Scored, is_one_tokenizer, pair_rows
+from thetahat.statistics.interval import MIN_DOCUMENTS, Interval, exact_sum, ratio_interval, sum_by
+from thetahat.statistics.paired import bootstrap_interval, holm, sign_flip_p_value, wilson_interval
+
+NOT_SAID = "(not said)"
+FEW_DOCUMENTS = 200  # below, the bootstrap stands beside the t-interval
+LIMIT = 0.05
+_BITS = 1 / math.log(2)
+
+
+class Rate(NamedTuple):
+    """A difference for each token or byte."""
+
+    interval: Interval  # of the ratio of sums
+    bootstrap: Interval | None  # where documents are few
+    by_document: NDArray[np.float64]  # of the documents that have a token or byte
+
+    @property
+    def median(self) -> float:
+        """Of the documents."""
+        return float(np.median(self.by_document))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How much more likely B makes some documents than A does."""
+
+    num_documents: int
+    num_tokens: int | None  # None where the tokenizers differ
+    num_bytes: int
+    log_likelihood_a: float  # nats
+    log_likelihood_b: float
+    per_token: Rate | None  # nats, where a token is the same thing in both
+    per_byte: Rate | None  # bits that B saves
+    p_value: float
+    improved: Interval  # share of the documents that B makes strictly more likely
+
+    @property
+    def main(self) -> Rate:
+        """Nats per token, or bits per byte where tokens cannot be compared."""
+        rate = self.per_token or self.per_byte
+        assert rate is not None
+        return rate
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints: null for what there is too little to say about."""
+        token, byte = _plain_rate(self.per_token), _plain_rate(self.per_byte)
+        nats = self.log_likelihood_b - self.log_likelihood_a
+        return {
+            "nats_per_token_difference": token["estimate"],
+            "ci95": token["ci95"],
+            "p_value": self.p_value,
+            "num_documents": self.num_documents,
+            "improved_share": self.improved.estimate,
+            "improved_share_ci95": _ends(self.improved),
+            "bootstrap_ci95": token["bootstrap"],
+            "median_nats_per_token_difference": token["median"],
+            "bits_per_byte_saved": byte["estimate"],
+            "bits_per_byte_saved_ci95": byte["ci95"],
+            "bits_per_byte_saved_bootstrap_ci95": byte["bootstrap"],
+            "median_bits_per_byte_saved": byte["median"],
+            "bits_per_byte_a": -self.log_likelihood_a * _BITS / self.num_bytes if self.num_bytes else None,
+            "bits_per_byte_b": -self.log_likelihood_b * _BITS / self.num_bytes if self.num_bytes else None,
+            "log_likelihood_difference": nats,
+            "num_tokens": self.num_tokens,
+            "num_bytes": self.num_bytes,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceDifference:
+    """The same for the documents of one source; `p_holm` counts that several sources are looked at."""
+
+    source: str
+    difference: Difference
+    p_holm: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One row of the ledgers among those that changed most."""
+
+    id: str
+    part: str
+    source: str
+    difference: float  # nats, B - A
+    log_prob_a: float
+    log_prob_b: float
+    num_tokens_a: int
+    num_tokens_b: int
+    num_bytes: int
+    digest: str
+    text: str | None = None  # where the data is at hand
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What two ledgers of the same data come to."""
+
+    a: str
+    b: str
+    model_a: str  # as its ledger says, if it does
+    model_b: str
+    whole: Difference
+    sources: list[SourceDifference]  # the most documents first
+    gains: list[Case]  # the largest first
+    losses: list[Case]
+    notes: list[str]  # what a person should know before believing it
+
+    @property
+    def unit(self) -> str:
+        """Of the main number."""
+        return "nats per token" if self.whole.per_token else "bits per byte"
+
+    @property
+    def verdict(self) -> Literal["A", "B", "same", "open"]:
+        """A or B where the interval leaves 0 out and p < 0.05; same where no document differs by a bit."""
+        low, high = self.whole.main.interval[1:]
+        if not self.whole.main.by_document.any():
+            return "same"
+        if self.whole.p_value >= LIMIT or not (low > 0 or high < 0):
+            return "open"
+        return "B" if low > 0 else "A"
+
+    @property
+    def headline(self) -> str:
+        """The verdict in words."""
+        match self.verdict:
+            case "same":
+                return "A and B give every document the same likelihood, to the last bit"
+            case "open":
+                return "It is open which one makes the data more likely"
+            case better:
+                return f"{better} makes the data more likely"
+
+    @property
+    def numbers(self) -> str:
+        """What the verdict rests on."""
+        estimate, low, high = self.whole.main.interval
+        difference = f"B - A = {estimate:+.4g}" if self.whole.per_token else f"B saves {estimate:+.4g}"
+        interval = "no interval" if math.isnan(low) else f"95% interval {low:+.4g} to {high:+.4g}"
+        count = f"{self.whole.num_documents:,} document{'s' if self.whole.num_documents > 1 else ''}"
+        return f"{difference} {self.unit} ({interval}, p = {self.whole.p_value:.2g}, {count})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        sources = [{"source": one.source, "p_holm": one.p_holm} | one.difference.to_dict() for one in self.sources]
+        cases = {"gains": [asdict(one) for one in self.gains], "losses": [asdict(one) for one in self.losses]}
+        names = {"a": self.a, "b": self.b, "model_a": self.model_a, "model_b": self.model_b}
+        said = names | {"verdict": self.verdict, "notes": self.notes}
+        return self.whole.to_dict() | said | {"sources": sources} | cases
+
+
+def compare_ledgers(a: Scored, b: Scored, top: int = 10) -> Comparison:
+    r"""B against A on the same rows, with the `top` largest gains and losses.
+
+    With $d_i = \log \Pr_B(x_i) - \log \Pr_A(x_i)$ summed over the rows of document i, and its tokens or bytes $t_i$:
+    the ratio $\sum_i d_i / \sum_i t_i$ with the interval of `ratio_interval`, and of `bootstrap_interval` where there
+    are fewer than 200 documents, the p-value of `sign_flip_p_value`, and the share of documents with $d_i > 0$.
+    By source the same, with Holm's adjustment of p. Raises what `pair_rows` raises.
+    """
+    pairs, with_tokens = pair_rows(a, b), is_one_tokenizer(a, b)
+    compared = [pair for pair in pairs if pair.a.num_bytes or (with_tokens and pair.a.num_tokens)]
+    by_source: dict[str, list[Pair]] = {}
+    for pair in compared:
+        by_source.setdefault(pair.a.source, []).append(pair)
+    if not by_source:
+        raise DataError(
+            "nothing can be compared: no row has a byte", cure="thetahat score MODEL DATA --out ledger.parquet"
+        )
+    found = {source: _difference(some, with_tokens) for source, some in by_source.items()}
+    adjusted = holm([difference.p_value for difference in found.values()])
+    sources = [
+        SourceDifference(source=source, difference=difference, p_holm=p)
+        for (source, difference), p in zip(found.items(), adjusted, strict=True)
+    ]
+    gains, losses = (
+        sorted(pairs, key=lambda pair: (sign * pair.difference, pair.a.id, pair.a.part))[:top] for sign in (-1, 1)
+    )
+    return Comparison(
+        a=a.name,
+        b=b.name,
+        model_a=a.metadata.get("model", ""),
+        model_b=b.metadata.get("model", ""),
+        whole=_difference(compared, with_tokens),
+        sources=sorted(sources, key=lambda one: (-one.difference.num_documents, one.source)),
+        gains=[_case(pair) for pair in gains if pair.difference > 0],
+        losses=[_case(pair) for pair in losses if pair.difference < 0],
+        notes=_notes(a, b, pairs),
+    )
+
+
+def _difference(pairs: Sequence[Pair], with_tokens: bool) -> Difference:
+    documents = [pair.a.document for pair in pairs]
+    nats = sum_by(documents, [pair.difference for pair in pairs])
+    tokens = sum_by(documents, [pair.a.num_tokens for pair in pairs])
+    size = sum_by(documents, [pair.a.num_bytes for pair in pairs])
+    per_token, per_byte = _rate(nats, tokens) if with_tokens else None, _rate(nats * _BITS, size)
+    return Difference(
+        num_documents=len(nats),
+        num_tokens=int(tokens.sum()) if with_tokens else None,
+        num_bytes=int(size.sum()),
+        log_likelihood_a=exact_sum(pair.a.log_prob for pair in pairs),
+        log_likelihood_b=exact_sum(pair.b.log_prob for pair in pairs),
+        per_token=per_token,
+        per_byte=per_byte,
+        p_value=sign_flip_p_value(nats),
+        improved=wilson_interval(int(np.sum(nats > 0)), len(nats)),
+    )
+
+
+def _rate(difference: NDArray[np.float64], count: NDArray[np.float64]) -> Rate | None:
+    some = count > 0
+    if not some.any():
+        return None
+    few = bootstrap_interval(difference, count) if len(count) < FEW_DOCUMENTS else None
+    return Rate(ratio_interval(difference, count), few, difference[some] / count[some])
+
+
+def _case(pair: Pair) -> Case:
+    a, b = pair
+    return Case(
+        id=a.id,
+        part=a.part,
+        source=a.source,
+        difference=pair.difference,
+        log_prob_a=a.log_prob,
+        log_prob_b=b.log_prob,
+        num_tokens_a=a.num_tokens,
+        num_tokens_b=b.num_tokens,
+        num_bytes=a.num_bytes,
+        digest=a.digest or b.digest,
+    )
+
+
+def _notes(a: Scored, b: Scored, pairs: Sequence[Pair]) -> list[str]:
+    num_documents = len({pair.a.document for pair in pairs})
+    unchecked = sum(not (pair.a.digest and pair.b.digest) for pair in pairs)
+    cut = [sum(row.tokens_cut for row in scored.rows) for scored in (a, b)]
+    read = [scored.metadata.get("read", NOT_SAID) for scored in (a, b)]
+    policies = [scored.metadata.get("policy", "") for scored in (a, b)]
+    said = {
+        "A and B have different tokenizers (or do not say which), so only bytes can be compared, not tokens": (
+            not is_one_tokenizer(a, b)
+        ),
+        f"fewer than {MIN_DOCUMENTS} documents: the interval is rough": 1 < num_documents < MIN_DOCUMENTS,
+        "one document has no interval; score with data.split_on=TEXT, what stands between documents": (
+            num_documents == 1
+        ),
+        f"not all that stands before a token was in sight of it: A was read {read[0]}, B {read[1]}": (
+            {*read} - {WHOLE, NOT_SAID} != set()
+        ),
+        f"of {unchecked:,} rows only id and bytes say that the text is the same: they have no digest": unchecked,
+        f"tokens that were asked for and not scored: {cut[0]:,} in A, {cut[1]:,} in B": any(cut),
+        f"A was scored with {policies[0]}, B with {policies[1]}": policies[0] != policies[1],
+    }
+    return [note for note, holds in said.items() if holds]
+
+
+def _plain_rate(rate: Rate | None) -> Mapping[str, Any]:
+    if rate is None:
+        return dict.fromkeys(("estimate", "ci95", "bootstrap", "median"))
+    return {
+        "estimate": rate.interval.estimate,
+        "ci95": _ends(rate.interval),
+        "bootstrap": _ends(rate.bootstrap) if rate.bootstrap else None,
+        "median": rate.median,
+    }
+
+
+def _ends(interval: Interval) -> list[float] | None:
+    return None if math.isnan(interval.low) else [interval.low, interval.high]

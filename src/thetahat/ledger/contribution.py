@@ -1,0 +1,96 @@
+"""On how much of its data a run's objective rests: what its ledger says of who counted."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from thetahat.core.errors import DataError
+from thetahat.ledger.ledger import Table
+
+# pyright: reportUnknownParameterType=false
+
+
+class Spread(NamedTuple):
+    """How evenly some weights are spread over those that have them."""
+
+    number: int
+    effective_number: float
+    gini: float
+    top_share: float  # of the heaviest 1 %, at least one
+
+
+def spread(weight: ArrayLike) -> Spread:
+    r"""$N_\mathrm{eff} = (\sum_r W_r)^2 / \sum_r W_r^2$, Gini's coefficient, and the share of the heaviest 1 %.
+
+    $G = \sum_{r} (2r - n - 1) W_{(r)} / (n \sum_r W_r)$ with $W_{(1)} \le W_{(2)} \le \ldots$ the n weights in order:
+    0 where all weigh alike, $1 - 1/n$ where one holds everything. Kish, Survey Sampling, 1965; Gini, 1912.
+    """
+    ordered = np.sort(np.asarray(weight, dtype=np.float64))
+    total, count = ordered.sum(), len(ordered)
+    if not (count and ordered[0] >= 0 and total > 0):
+        raise DataError("weights that are none, negative, or all 0 have no spread")
+    place = 2 * np.arange(1, count + 1) - count - 1
+    top = ordered[-max(1, round(count / 100)) :].sum()
+    effective = float(total**2 / (ordered**2).sum())
+    return Spread(count, effective, float((place * ordered).sum() / (count * total)), float(top / total))
+
+
+def lorenz(weight: ArrayLike, num_points: int = 11) -> list[float]:
+    """The share that the lightest 0 %, ..., 100 % of all hold together, at `num_points` even steps; between, linear."""
+    ordered = np.sort(np.asarray(weight, dtype=np.float64))
+    held = np.concatenate([[0.0], np.cumsum(ordered)]) / ordered.sum()
+    return np.interp(np.linspace(0, len(ordered), num_points), np.arange(len(ordered) + 1), held).tolist()
+
+
+def account(ledger: Table, *, is_sum: bool = False) -> dict[str, Any]:
+    r"""Who the objective of a run was made of: records, sources and lengths, by weight and by nats.
+
+    A row counts for $w t / Z_s$ with w its weight, t its tokens and $Z_s$ the weight of its step; under the
+    normalization `sum` (`is_sum`) for $w t$. What it costs is the same with its nats: $-w \log \Pr / Z_s$.
+    """
+    if not len(ledger):
+        raise DataError("a ledger without rows has nothing to tell")
+    weight, tokens, nats, step = (ledger[name].to_numpy() for name in ("weight", "num_tokens", "log_prob", "step"))
+    mass = weight * tokens
+    numbers, of_step = np.unique(step, return_inverse=True)
+    divisor = np.ones(len(numbers)) if is_sum else np.bincount(of_step, mass)
+    made_of = {"weight": mass / divisor[of_step], "nats": -weight * nats / divisor[of_step], "tokens": tokens}
+    shares = {name: values / values.sum() for name, values in made_of.items()}
+    record = ledger["id"].dictionary_encode().combine_chunks()
+    of_record = np.bincount(record.indices.to_numpy(), made_of["weight"])
+    sources = ledger["source"].to_pylist()
+    return {
+        "steps": len(numbers),
+        "rows": len(ledger),
+        "records": spread(of_record)._asdict() | {"lorenz": lorenz(of_record)},
+        "sources": grouped(sources, shares),
+        "lengths": grouped(deciles(tokens), shares),
+    }
+
+
+def deciles(num_tokens: ArrayLike) -> list[str]:
+    """The tenth of all rows to which each belongs by its length, named by its shortest and longest."""
+    length = np.asarray(num_tokens, dtype=np.int64)
+    edges = np.unique(np.quantile(length, np.linspace(0, 1, 11)[1:-1], method="inverted_cdf"))
+    group = np.searchsorted(edges, length, side="left")
+    names: dict[int, str] = {}
+    for one in np.unique(group).tolist():
+        low, high = length[group == one].min(), length[group == one].max()
+        names[one] = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return [f"{names[one]} tokens" for one in group.tolist()]
+
+
+def grouped(names: list[str], values: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    """The sums of each column over the rows of one name; the largest of the first column comes first."""
+    known = list(dict.fromkeys(names))
+    index = {name: number for number, name in enumerate(known)}
+    group = np.array([index[name] for name in names])
+    sums = {name: np.bincount(group, column) for name, column in values.items()}
+    counts = np.bincount(group)
+    rows = [
+        {"name": name, "rows": int(counts[i])} | {key: float(one[i]) for key, one in sums.items()}
+        for i, name in enumerate(known)
+    ]
+    first = next(iter(values))
+    return sorted(rows, key=lambda row: -row[first])

@@ -1,0 +1,136 @@
+"""Whether two ledgers are of the same data, and which row of one goes with which row of the other."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from thetahat.core.errors import DataError, NonFiniteError
+from thetahat.ledger.ledger import LedgerRow
+
+_SCORE = "score both models anew on the same text: thetahat score MODEL DATA --out ledger.parquet"
+_SHOWN = 3
+_TEXTUAL = {
+    "digest": "hold another text",
+    "num_bytes": "count other bytes",
+    "document": "belong to another document",
+    "source": "come from another source",
+}
+"""Of a row that is of the same text, whatever the model; what two that differ do."""
+
+CHOICES = "choices"  # what `rows` says in the metadata of a ledger of questions
+WHOLE = "whole"  # what `read` says in the metadata of a ledger where nothing was out of sight
+_LAST_DIGITS = ("dtype=", "batch_size=", "parts in one pass")  # all that these words of a policy change
+_LIKELIHOODS = ("conditional", "prefix")  # like causal: log Pr of a text given what stands before it
+
+
+class Scored(NamedTuple):
+    """What one model gave: the rows of a ledger and what it says of them."""
+
+    name: str
+    rows: Sequence[LedgerRow]
+    metadata: Mapping[str, str]  # of which `policy`, `read` and `tokenizer_sha256` are used
+
+
+class Pair(NamedTuple):
+    """The same part of the same record, under A and under B."""
+
+    a: LedgerRow
+    b: LedgerRow
+
+    @property
+    def difference(self) -> float:
+        """Nats by which B makes it more likely."""
+        return self.b.log_prob - self.a.log_prob
+
+
+def pair_rows(a: Scored, b: Scored) -> list[Pair]:
+    """The rows of A and B with the same id and part, in the order of A.
+
+    Raises DataError unless both hold the same parts of the same records (ids, parts, documents, sources, digests of
+    the text, bytes, and with one tokenizer tokens), scored by one policy, and NonFiniteError where a log-probability
+    is no number. Where a digest is empty, ids and bytes alone say that a text is the same.
+    """
+    if CHOICES in {scored.metadata.get("rows") for scored in (a, b)}:
+        raise DataError(
+            "rows are right and wrong choices, of which none should just be likelier",
+            cure="compare the accuracies, and their intervals, that thetahat choose prints",
+        )
+    ours, theirs = _by_key(a), _by_key(b)
+    _refuse(f"only {a.name} has", [ours[key] for key in ours if key not in theirs])
+    _refuse(f"only {b.name} has", [theirs[key] for key in theirs if key not in ours])
+    pairs = [Pair(row, theirs[key]) for key, row in ours.items()]
+    for name, what in _TEXTUAL.items():
+        _refuse(f"in {a.name} and {b.name} {what}:", [pair.a for pair in pairs if _differs(pair, name)])
+    if is_one_tokenizer(a, b):
+        _refuse("one tokenizer, but other numbers of scored tokens:", [p.a for p in pairs if _differs(p, "num_tokens")])
+    _check_policies(a, b)
+    for scored in (a, b):
+        if sick := [row for row in scored.rows if not math.isfinite(row.log_prob)]:
+            raise NonFiniteError(f"{scored.name} has {_count(sick)} whose likelihood is not finite: {_names(sick)}")
+    return pairs
+
+
+def is_one_tokenizer(a: Scored, b: Scored) -> bool:
+    """Whether a token is the same thing in both, as far as is known."""
+    ours, theirs = (scored.metadata.get("tokenizer_sha256", "") for scored in (a, b))
+    return ours == theirs != ""
+
+
+def _by_key(scored: Scored) -> dict[tuple[str, str], LedgerRow]:
+    rows = {(row.id, row.part): row for row in scored.rows}
+    if not rows:
+        raise DataError(f"{scored.name} has no rows", cure=_SCORE)
+    if len(rows) < len(scored.rows):
+        again = [row for row in scored.rows if rows[row.id, row.part] is not row]
+        raise DataError(f"{scored.name} has several rows of one id and part: {_names(again)}", cure=_SCORE)
+    return rows
+
+
+def _differs(pair: Pair, name: str) -> bool:
+    ours, theirs = getattr(pair.a, name), getattr(pair.b, name)
+    return ours != theirs and (name != "digest" or bool(ours and theirs))
+
+
+def _refuse(what: str, rows: Sequence[LedgerRow]) -> None:
+    if rows:
+        raise DataError(f"A and B are not of the same data: {what} {_count(rows)}: {_names(rows)}", cure=_SCORE)
+
+
+def _check_policies(a: Scored, b: Scored) -> None:
+    """The window counts only where a document is longer than it; dtype, batch size, passes only in the last digits.
+
+    What an encoder-decoder gives a completion and what a decoder gives it after the same prompt is the same quantity.
+    """
+    ignored = (*_LAST_DIGITS, *(("context=", "window(") if _is_whole(a) and _is_whole(b) else ()))
+    if _policy_words(a, ignored) != _policy_words(b, ignored):
+        said = "; ".join(f"{scored.name}: {scored.metadata.get('policy', '(not said)')}" for scored in (a, b))
+        raise DataError(
+            f"A and B were scored in different ways: {said}",
+            allowed="another dtype; another context and stride where both read every document whole",
+            cure=_SCORE,
+        )
+    if "spans" in _policy_words(a, ignored) and not is_one_tokenizer(a, b):
+        raise DataError(
+            "what is left out are tokens, so under two tokenizers A and B were asked for other words",
+            allowed="models of spans with one tokenizer",
+        )
+
+
+def _is_whole(scored: Scored) -> bool:
+    """Whether no window and no limit kept any token of a record from what comes after it."""
+    return scored.metadata.get("read") == WHOLE
+
+
+def _policy_words(scored: Scored, ignored: tuple[str, ...]) -> list[str]:
+    words = scored.metadata.get("policy", "").split(", ")
+    return [word for word in words if word not in _LIKELIHOODS and not word.startswith(ignored)]
+
+
+def _count(rows: Sequence[LedgerRow]) -> str:
+    return f"{len(rows):,} row{'s' if len(rows) > 1 else ''}"
+
+
+def _names(rows: Iterable[LedgerRow]) -> str:
+    """The first few, by id, and by part where it is not the whole document."""
+    names = [row.id if row.part == "document" else f"{row.id} ({row.part})" for row in rows]
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

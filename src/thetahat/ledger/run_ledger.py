@@ -1,0 +1,56 @@
+"""The ledger of a training run: Parquet files, one after the other, that make up one table."""
+
+import re
+from itertools import pairwise
+from logging import getLogger
+from pathlib import Path
+
+import pyarrow as pa
+
+from thetahat.core.errors import DataError
+from thetahat.ledger.ledger import SCHEMA, Table, read_columns
+
+LEDGER = "ledger"
+_NAME = re.compile(r"step-(\d{8,})-(\d{8,})\.parquet")
+
+logger = getLogger("thetahat")
+
+
+def part_name(first: int, last: int) -> str:
+    """The file with the rows of these steps, both included."""
+    return f"step-{first:08d}-{last:08d}.parquet"
+
+
+def last_step(name: str) -> int:
+    """The last step of a part file."""
+    return _steps(name)[1]
+
+
+def _steps(name: str) -> tuple[int, int]:
+    match = _NAME.fullmatch(name)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def part_files(run: Path) -> list[Path]:
+    """The part files of a run, in the order of their steps."""
+    paths = (run / LEDGER).glob("step-*.parquet")
+    return sorted((path for path in paths if _NAME.fullmatch(path.name)), key=lambda path: _steps(path.name))
+
+
+def read_run_ledger(run: Path) -> Table:
+    """Every row of a run's ledger, each file verified to the last bit, as one Arrow table; says which steps are lost.
+
+    A step and a part of a record have one row, whatever came between its start and its end.
+    """
+    paths = part_files(run)
+    if not paths:
+        raise DataError(f"{run} has no ledger", cure="a run folder that was trained without ledger.every=0")
+    spans = [(0, 0), *(_steps(path.name) for path in paths)]
+    for (_, before), (first, _) in pairwise(spans):
+        if first <= before:
+            raise DataError(f"{run / LEDGER} holds step {first} twice", cure="start the run again: it tidies up")
+        if first > before + 1:
+            logger.warning("%s: the rows of steps %d to %d are missing", run / LEDGER, before + 1, first - 1)
+    tables = [read_columns(path)[0] for path in paths]
+    names = SCHEMA.names if any(len(table.schema) == len(SCHEMA) for table in tables) else tables[0].column_names
+    return pa.concat_tables([table.select(names).replace_schema_metadata(None) for table in tables])

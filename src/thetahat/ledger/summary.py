@@ -1,0 +1,119 @@
+"""What the rows of a ledger come to: exact sums, each divided once, with an interval."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from thetahat.core.errors import DataError
+from thetahat.ledger.ledger import Block, LedgerRow
+from thetahat.statistics.interval import (
+    BLOCK_TOKENS,
+    MIN_DOCUMENTS,
+    Interval,
+    bits_per_byte_interval,
+    exact_sum,
+    ratio_interval,
+    sum_by,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """How likely a set of documents is, and how sure that is."""
+
+    num_documents: int
+    num_tokens: int
+    num_bytes: int
+    log_likelihood: float  # nats, <= 0
+    nats_per_token: float
+    bits_per_byte: float
+    perplexity: float
+    nats_per_token_ci95: tuple[float, float] | None
+    bits_per_byte_ci95: tuple[float, float] | None
+    perplexity_ci95: tuple[float, float] | None
+    interval_unit: str  # "documents" or "blocks of 1,024 tokens"
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints: a number that is not finite is a string, an interval that is not there is null."""
+        return {name: finite_or_text(value) for name, value in asdict(self).items() if name != "interval_unit"}
+
+
+def summarize(rows: Sequence[LedgerRow]) -> Summary:
+    r"""The likelihood of all rows together: exact sums, each divided once.
+
+    $\log L = \sum_i \log \Pr_i$, nats per token $-\log L / \sum_i \text{tokens}_i$, perplexity its exponential, and
+    bits per byte $-\log L / (\ln 2 \sum_i \text{bytes}_i)$, each with a 95% interval over `interval_units`.
+    """
+    num_tokens, num_bytes = sum(row.num_tokens for row in rows), sum(row.num_bytes for row in rows)
+    if num_tokens == 0:
+        raise DataError("nothing was scored: no row has a token", cure="look at the data: each document needs a token")
+    log_likelihood = exact_sum(row.log_prob for row in rows)
+    nats_per_token = -log_likelihood / num_tokens
+    unit, units = interval_units(rows)
+    nats = [-block.log_prob for block in units]
+    per_token = _ends(ratio_interval(nats, [block.num_tokens for block in units]))
+    per_byte = bits_per_byte_interval([-some for some in nats], [block.num_bytes for block in units])
+    return Summary(
+        num_documents=len({row.document for row in rows}),
+        num_tokens=num_tokens,
+        num_bytes=num_bytes,
+        log_likelihood=log_likelihood,
+        nats_per_token=nats_per_token,
+        bits_per_byte=-log_likelihood / math.log(2) / num_bytes if num_bytes else math.inf,
+        perplexity=_exp(nats_per_token),
+        nats_per_token_ci95=per_token,
+        bits_per_byte_ci95=_ends(per_byte),
+        perplexity_ci95=per_token and (_exp(per_token[0]), _exp(per_token[1])),
+        interval_unit=unit,
+    )
+
+
+def _ends(interval: Interval) -> tuple[float, float] | None:
+    return None if math.isnan(interval.low) else (interval.low, interval.high)
+
+
+def interval_units(rows: Sequence[LedgerRow]) -> tuple[str, list[Block]]:
+    """What an interval takes as independent, and its name: documents when there are 30, else blocks of 1,024 tokens."""
+    documents = [row.document for row in rows]
+    if len(set(documents)) >= MIN_DOCUMENTS:
+        sums = [sum_by(documents, [getattr(row, name) for row in rows]).tolist() for name in Block._fields]
+        return "documents", [Block(int(tokens), int(size), nats) for tokens, size, nats in zip(*sums, strict=True)]
+    return f"blocks of {BLOCK_TOKENS:,} tokens", _joined_blocks(rows)
+
+
+def _joined_blocks(rows: Sequence[LedgerRow]) -> list[Block]:
+    """Blocks, with the short ones of one document joined until they hold BLOCK_TOKENS; none if a row lacks its own."""
+    if any(row.num_tokens > BLOCK_TOKENS and not row.blocks for row in rows):
+        return []
+    open_blocks: dict[str, list[Block]] = {}
+    closed: list[list[Block]] = []
+    for row in rows:
+        for block in row.blocks or (Block(row.num_tokens, row.num_bytes, row.log_prob),):
+            gathered = open_blocks.setdefault(row.document, [])
+            gathered.append(block)
+            if sum(part.num_tokens for part in gathered) >= BLOCK_TOKENS:
+                closed.append(open_blocks.pop(row.document))
+    return [_join(blocks) for blocks in [*closed, *open_blocks.values()]]
+
+
+def _join(blocks: Sequence[Block]) -> Block:
+    return Block(
+        sum(block.num_tokens for block in blocks),
+        sum(block.num_bytes for block in blocks),
+        exact_sum(block.log_prob for block in blocks),
+    )
+
+
+def _exp(value: float) -> float:
+    try:
+        return math.exp(value)
+    except OverflowError:
+        return math.inf
+
+
+def finite_or_text(value: Any) -> Any:
+    """A value as JSON holds it: a number that is not finite is text; so are those in a tuple, which becomes a list."""
+    if isinstance(value, tuple):
+        return [finite_or_text(one) for one in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,177 @@
+"""A few sequences of a run's own data, and the trainer's own step on them, cut in any way."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace as replace_fields
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from msgspec.structs import replace
+from torch import Tensor
+
+from thetahat.core.batch import Batch, Packed, Symbols
+from thetahat.core.random import generator
+from thetahat.data.order.pack import Pieces, lay, take, unit_pieces
+from thetahat.data.order.plan import Draw, gather
+from thetahat.distribution.world import World
+from thetahat.model.precision import Dtype, computing_in
+from thetahat.objective.factorization import factor
+from thetahat.objective.log_prob import build_log_probs, token_log_probs
+from thetahat.run.config import RunConfig
+from thetahat.run.prepare import Prepared
+from thetahat.run.state import State, first_state
+from thetahat.run.step import step
+
+NUM_SEQUENCES = 8
+MAX_POSITIONS = 128  # of a sequence: the more terms a sum has, the more of its last bits are rounding
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The value (nats per unit of weight) and the gradient of one step."""
+
+    value: float
+    gradients: dict[str, Tensor]
+
+
+@final
+class Bench:
+    """Sequences of unequal lengths from the first batch of a run, and the model as it begins, in one dtype."""
+
+    def __init__(self, config: RunConfig, prepared: Prepared, dtype: Dtype) -> None:
+        still = replace(config.model, dropout=0.0)
+        free = replace(config.optimization, clip=None)
+        self.prepared = prepared
+        self.config = replace(config, dtype=dtype, compile=False, model=still, optimization=free)
+        self.vocab_size = prepared.tokenizer.vocab_size
+        self.device = torch.device(config.device)
+        self.corpus = prepared.train
+        self.pieces = _uneven(prepared, config.seed)
+        self.units = np.arange(len(self.pieces.unit_starts))
+        starts = self.pieces.unit_starts
+        self.longest = int(np.add.reduceat(self.pieces.size, starts).max())
+
+    def state(self) -> State:
+        """Step 0."""
+        return first_state(self.config, self.vocab_size, 1, self.device, len(self.prepared.labels))
+
+    def packed(self, pieces: Pieces) -> Packed:
+        """The tokens of these pieces."""
+        plan = replace_fields(self.prepared.order.plan(0), pieces=pieces)
+        return gather(self.corpus, plan, np.arange(len(pieces)), Draw(self.config.seed))
+
+    def factor(self, packed: Packed, width: int | None = None) -> Batch:
+        """What the run asks about them."""
+        return factor(packed, self.config.objective, self.corpus.symbols, width)
+
+    def batch(self, pieces: Pieces, width: int | None = None) -> Batch:
+        """These pieces as one micro-batch."""
+        return self.factor(self.packed(pieces), width)
+
+    def rows(self, units: Int[np.ndarray, " n"] | None = None) -> Pieces:
+        """One sequence a row, all of them or some."""
+        chosen = self.units if units is None else units
+        return lay(take(self.pieces, unit_pieces(self.pieces, chosen)), self.longest, "none")
+
+    def in_few_rows(self) -> Pieces:
+        """As many sequences in a row as the longest leaves room for."""
+        return lay(self.pieces, self.longest, "best-fit")
+
+    def outcome(self, batches: Sequence[Batch], world: World | None = None, chunk_size: int | None = None) -> Outcome:
+        """Runs the trainer's step from the beginning on these micro-batches; its gradient is left on the parameters."""
+        state = self.state()
+        if chunk_size is not None:
+            state.log_probs = build_log_probs(chunk_size, compiles=False)
+        report = step(state, batches, world or World())
+        gradients = {name: p.grad for name, p in state.model.named_parameters() if p.grad is not None}
+        divisor = 1.0 if self.config.objective.normalization == "sum" else report.total.weight.item()
+        return Outcome(report.total.log_prob.item() / divisor, gradients)
+
+    @torch.no_grad()
+    def log_probs(self, batch: Batch, targets: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
+        """Of these targets, where the batch asks for its own, at the beginning."""
+        model, batch, targets = self.state().model, batch.to(self.device), targets.to(self.device)
+        with computing_in(self.config.dtype, self.device):
+            hidden = model.hidden(batch.inputs).flatten(0, 1)
+            return token_log_probs(hidden, model.logits, targets.flatten()).view_as(targets)
+
+    def leak(self) -> float:
+        """The largest change of a log-probability, in nats, when another sequence of its row says something else."""
+        pieces = self.in_few_rows()
+        is_first = np.ones(len(pieces), dtype=np.bool_)  # of the first unit of its row
+        is_first[1:] = pieces.row[1:] != pieces.row[:-1]
+        first_unit = set(pieces.unit[is_first].tolist())
+        changed = torch.tensor([int(unit) in first_unit for unit in pieces.unit])
+        packed = self.packed(pieces)
+        return self._change(packed, changed[packed.piece], ~changed[packed.piece])
+
+    def look_ahead(self) -> float:
+        """The largest change, in nats, of the log-probability of an answer when another answer stands in its place."""
+        pieces = self.rows()
+        packed = self.packed(pieces)
+        batch = self.factor(packed)
+        sees_itself = batch.inputs.tokens == batch.targets  # 80-10-10 lets some stand as they are
+        asked = batch.origin[(batch.weights != 0) & ~sees_itself].unique()
+        unit = torch.from_numpy(pieces.unit)[packed.piece[asked]]  # one of each: what comes after it may change
+        first = torch.ones_like(unit, dtype=torch.bool)
+        first[1:] = unit[1:] != unit[:-1]
+        where = torch.zeros(len(packed.tokens), dtype=torch.bool)
+        where[asked[first]] = True
+        return self._change(packed, where, where)
+
+    def _change(self, packed: Packed, where: Bool[Tensor, " N"], watched: Bool[Tensor, " N"]) -> float:
+        changed = _others(packed.tokens, self.corpus.symbols)
+        other = replace_fields(packed, tokens=torch.where(where, changed, packed.tokens))
+        batch = self.factor(packed)
+        before, after = self.log_probs(batch, batch.targets), self.log_probs(self.factor(other), batch.targets)
+        asks_it = batch.targets == packed.tokens[batch.origin]  # and not a sentinel or the end, which stand for others
+        counted = ((batch.weights != 0) & asks_it & watched[batch.origin]).to(before.device)
+        return float((after - before)[counted].abs().max()) if bool(counted.any()) else 0.0
+
+
+def _others(tokens: Int[Tensor, " N"], symbols: Symbols) -> Int[Tensor, " N"]:
+    """Another token in place of each that stands for text: of the same kind, so that the same units are masked."""
+    other = torch.arange(symbols.vocab_size)
+    for kind in (symbols.begins_word & ~symbols.is_special, ~symbols.begins_word & ~symbols.is_special):
+        ids = kind.nonzero()[:, 0]
+        other[ids] = ids.roll(-1)
+    return other[tokens]
+
+
+def shortened(pieces: Pieces, max_positions: Int[np.ndarray, " P"]) -> Pieces:
+    """The pieces with at most so many positions each, and at least one that counts."""
+    stop = np.minimum(pieces.stop, np.maximum(pieces.start + 1 + max_positions, pieces.scored_from + 1))
+    return replace_fields(pieces, stop=stop, size=pieces.size + stop - pieces.stop)
+
+
+def _uneven(prepared: Prepared, seed: int) -> Pieces:
+    """The first sequences in the order of training: of plain text, all but the first are shortened."""
+    plan, index = prepared.order.batch(0)
+    first = take(plan, index)
+    if prepared.train.column["parts.is_prompt"].any():
+        sizes = np.add.reduceat(first.size, first.unit_starts)
+        short = np.argsort(sizes > 2 * MAX_POSITIONS, kind="stable")[:NUM_SEQUENCES]
+        return take(first, unit_pieces(first, np.sort(short)))
+    pieces = take(first, np.arange(min(NUM_SEQUENCES, len(first))))
+    shares = torch.rand(len(pieces), generator=generator(seed, "verify")).numpy()
+    shares[0] = 1.0
+    return shortened(pieces, np.maximum(1, shares * np.minimum(pieces.positions, MAX_POSITIONS)).astype(np.int64))
+
+
+def paths(bench: Bench, pieces: Pieces) -> Iterator[tuple[int, list[int], list[int]]]:
+    """Each piece with what stands before it on its path (of a pair: the source), and its own tokens."""
+    tokens = [
+        bench.corpus.span(int(span))[start:stop].tolist()
+        for span, start, stop in zip(pieces.span, pieces.start, pieces.stop, strict=True)
+    ]
+    before: list[list[int]] = []
+    for piece, above in enumerate(pieces.parent.tolist()):
+        parent = piece - above
+        if not above:
+            before.append([])
+        elif bench.corpus.layout == "pair":
+            before.append(tokens[parent])
+        else:
+            before.append([*before[parent], *tokens[parent][:-1]])
+        yield piece, before[piece], tokens[piece]

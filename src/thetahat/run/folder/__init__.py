@@ -1,0 +1,1 @@
+"""The run folder: its name, its config, its checkpoints."""

@@ -1,0 +1,127 @@
+"""The run folder: its name, its config, the record of where it ran."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from thetahat.core import store
+from thetahat.core.config import differences, digest, to_toml
+from thetahat.core.errors import FolderError, ModelError
+from thetahat.distribution.world import World, join_world
+from thetahat.run.config import RunConfig, resolve
+from thetahat.run.folder.checkpoint import CONFIG, TOKENIZER, all_checkpoints, read_config
+from thetahat.run.log.metrics import METRICS
+
+ENVIRONMENT = "environment.json"
+
+
+def choose_folder(config: RunConfig, out: Path | None, *, fresh: bool) -> Path:
+    """`out`, or runs/RECIPE-DIGEST; with `fresh` the first of NAME, NAME-2, NAME-3, ... that is not there."""
+    folder = out or Path("runs") / f"{config.recipe}-{digest(config)}"
+    return _first_free(folder, join_world(resolve(config).device)) if fresh else folder
+
+
+def _first_free(folder: Path, world: World) -> Path:
+    """What the first rank finds, for every rank: a folder that it has made already is the one, not the next."""
+
+    def named(number: int) -> Path:
+        return folder.with_name(f"{folder.name}-{number}") if number > 1 else folder
+
+    number = 1
+    while world.is_first and named(number).exists():
+        number += 1
+    return named(int(world.sum(torch.tensor(number if world.is_first else 0)).item()))
+
+
+def enter(folder: Path, config: RunConfig) -> None:
+    """Writes the config into a new folder, or refuses one that belongs to another config or to somebody else."""
+    _refuse_foreign(folder)
+    store.remove_partial(folder)
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    store.remove_partial(folder / "checkpoints")
+    if has_begun(folder) and not (folder / CONFIG).exists():
+        cure = f"copy it back: cp {folder}/checkpoints/step-*/{CONFIG} {folder}/ from any one of them"
+        raise ModelError(f"{folder / CONFIG} is gone, and the run has begun", cure=cure)
+    changed = differences(config, read_config(folder)) if (folder / CONFIG).exists() else []
+    if changed and not has_begun(folder):
+        leave_nothing(folder, also_folder=False)  # a command that failed before step 0 was killed while it said so
+    elif changed:
+        raise _of_another_config(folder, changed)
+    if not (folder / CONFIG).exists():
+        store.write_json(folder / ENVIRONMENT, environment())
+        store.write_text(folder / CONFIG, to_toml(config))
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """The environment is what a run writes first: without it, what has the name of a run's file is another's."""
+    if (folder / ENVIRONMENT).exists() or has_begun(folder):
+        return
+    for name in (CONFIG, TOKENIZER):
+        if (folder / name).exists():
+            raise FolderError(
+                f"{folder / name} is not of a run, and would be taken for one's",
+                cure="--out another folder; to use them: thetahat train PATH of a config, data.tokenizer=PATH",
+            )
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether anything was trained or saved here."""
+    log = folder / METRICS
+    return bool(all_checkpoints(folder)) or (log.is_file() and log.stat().st_size > 0)
+
+
+def leave_nothing(folder: Path, *, also_folder: bool = True) -> None:
+    """Deletes what a run that has not begun has written, and its folder where nothing else is in it."""
+    for name in (CONFIG, ENVIRONMENT, TOKENIZER, METRICS):
+        (folder / name).unlink(missing_ok=True)
+    if also_folder:
+        (folder / ".lock").unlink(missing_ok=True)
+        for empty in (folder / "checkpoints", folder):
+            with suppress(OSError):  # it holds something of somebody else's
+                empty.rmdir()
+
+
+def _of_another_config(folder: Path, changed: list[str]) -> FolderError:
+    shown = "\n".join(f"    {line}" for line in changed)
+    return FolderError(
+        f"{folder} belongs to another config; it would change\n{shown}",
+        cure="--fresh for a new folder beside it, --out DIR for another, or the same settings to go on",
+    )
+
+
+def environment() -> dict[str, Any]:
+    """Versions, hardware and commit: an allow-list, so no secret of the environment gets in."""
+    packages = ("thetahat", "torch", "tokenizers", "safetensors", "numpy", "pyarrow", "msgspec")
+    return {
+        "packages": {name: version_of(name) for name in packages},
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "world_size": int(os.environ.get("WORLD_SIZE", "1")),
+        "git_commit": _git_commit(),
+    }
+
+
+def version_of(name: str) -> str | None:
+    """Of an installed package; None where it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,78 @@
+"""Rows of a training ledger as numbers, until they are written with the names that the corpus has for them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Float32, Float64
+
+from thetahat.data.corpus.corpus import Corpus
+from thetahat.data.order.pack import enumerate_counts
+from thetahat.ledger.ledger import SCHEMA, TOKENS, Table
+
+# pyright: reportUnknownParameterType=false
+
+STEP, NUMBER, WEIGHT, NUM_TOKENS, NUM_BYTES, LOG_PROB = range(6)  # columns; NUMBER is the part's in its corpus
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What some micro-batches left, a row for each part in each of them; and each token's nats, if they are kept."""
+
+    numbers: Float64[np.ndarray, "n 6"]
+    tokens: Float32[np.ndarray, " N"]  # as many as NUM_TOKENS says, row by row; or none
+
+
+def joined(entries: Sequence[Entries]) -> Entries:
+    """All of them, one behind the other."""
+    numbers = [np.empty((0, 6)), *(one.numbers for one in entries)]
+    return Entries(np.concatenate(numbers), np.concatenate([np.empty(0, np.float32), *(one.tokens for one in entries)]))
+
+
+def merged(entries: Entries) -> Entries:
+    """One row for each step and part, in this order: pieces of it may have been read in several micro-batches."""
+    numbers = entries.numbers
+    order = np.lexsort((numbers[:, NUMBER], numbers[:, STEP]))  # stable: pieces stay in the order of reading
+    ranked = numbers[order]
+    if not len(ranked):
+        return entries
+    starts = np.flatnonzero(np.any(np.diff(ranked[:, [STEP, NUMBER]], axis=0, prepend=-1) != 0, axis=1))
+    whole = ranked[starts]
+    for column in (NUM_TOKENS, NUM_BYTES, LOG_PROB):
+        whole[:, column] = np.add.reduceat(ranked[:, column], starts)
+    if not len(entries.tokens):
+        return Entries(whole, entries.tokens)
+    counts = numbers[:, NUM_TOKENS].astype(np.int64)
+    row, place = enumerate_counts(counts[order])
+    return Entries(whole, entries.tokens[(np.cumsum(counts) - counts)[order][row] + place])
+
+
+def columns_of(entries: Entries, corpus: Corpus, context: int, *, with_tokens: bool) -> Table:
+    """The columns of a ledger, names looked up for all rows at once."""
+    numbers = entries.numbers
+    counted = {name: numbers[:, i].astype(np.int64) for name, i in _COUNTS.items()}
+    number, count = counted.pop("number"), len(numbers)
+    if corpus.layout == "label":  # what is asked is the index of a label, not a token
+        counted["num_bytes"] = corpus.column["parts.num_bytes"][number]
+    known, record = np.unique(corpus.column["parts.document"][number], return_inverse=True)
+    documents, parts = corpus.documents.take(pa.array(known)), corpus.tables["parts"].take(pa.array(number))
+    columns = {name: documents[name].take(pa.array(record)) for name in ("id", "document", "source")}
+    digests = pa.array([one.hex() for one in documents["digest"].to_pylist()], pa.string())
+    columns |= {"part": parts["name"].cast(pa.string()), "role": parts["role"].cast(pa.string())}
+    columns |= counted | {"context_length": np.full(count, context), "tokens_cut": np.zeros(count, np.int64)}
+    columns |= {
+        "log_prob": numbers[:, LOG_PROB],
+        "weight": numbers[:, WEIGHT],
+        "digest": digests.take(pa.array(record)),
+    }
+    none = pa.array([], SCHEMA.field("blocks").type.value_type)
+    columns |= {"blocks": pa.ListArray.from_arrays(pa.array(np.zeros(count + 1, np.int32)), none)}
+    if not with_tokens:
+        return pa.table(columns, schema=SCHEMA)
+    edges = np.concatenate([[0], np.cumsum(counted["num_tokens"])]).astype(np.int32)
+    columns |= {TOKENS.name: pa.ListArray.from_arrays(pa.array(edges), pa.array(entries.tokens))}
+    return pa.table(columns, schema=SCHEMA.append(TOKENS))
+
+
+_COUNTS = {"step": STEP, "number": NUMBER, "num_tokens": NUM_TOKENS, "num_bytes": NUM_BYTES}

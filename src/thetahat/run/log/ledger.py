@@ -1,0 +1,171 @@
+"""The ledger that training writes: for each step and part of a record, how likely it was before the update."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from logging import getLogger
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor
+
+from thetahat.core import store
+from thetahat.core.batch import Batch, Part
+from thetahat.core.config import kind_of
+from thetahat.data.corpus.corpus import Corpus
+from thetahat.distribution.world import World
+from thetahat.ledger.ledger import write_columns
+from thetahat.ledger.run_ledger import LEDGER, last_step, part_files, part_name
+from thetahat.objective.config import ObjectiveConfig
+from thetahat.objective.objective import Note
+from thetahat.objective.weights import part_weights
+from thetahat.run.config import RunConfig
+from thetahat.run.log.entries import NUMBER, Entries, columns_of, joined, merged
+
+MOST_HELD = 32 * 2**20  # bytes that wait on the device
+MOST_WAITING = 2**26  # positions read since the last part file; then there is another, even between two checkpoints
+
+logger = getLogger("thetahat")
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What one micro-batch came to, where it was computed."""
+
+    step: int
+    parts: tuple[Part, ...]
+    sums: Float[Tensor, "3 n"]  # tokens, bytes and nats of each part, and at the end of what is not asked
+    tokens: tuple[Tensor, Tensor] | None = None  # part and nats of each, where they are kept
+
+
+@final
+class TrainingLedger:
+    """Sums each step's log-probabilities by part, and writes them as a part file at each checkpoint.
+
+    Nothing in it is read by the training. Everything a step leaves stays on the device until it is written, or until
+    MOST_HELD bytes wait. Part files that a checkpoint names are complete when it appears.
+    """
+
+    def __init__(self, folder: Path, config: RunConfig, corpus: Corpus, listed: Mapping[str, str]) -> None:
+        self.files = dict(listed)  # name and SHA-256 of each part file; the first rank's are those that count
+        self._folder = folder / LEDGER
+        self._config = config
+        self._corpus = corpus
+        self._token_bytes: Tensor = torch.from_numpy(corpus.token_bytes)
+        self._held: list[_Held] = []
+        self._num_held = 0  # bytes
+        self._entries: list[Entries] = []
+        self._written = max((last_step(name) for name in listed), default=0)
+
+    def settle(self) -> None:
+        """Brings the folder in line with the checkpoint that lists these files; the first rank does so on resume.
+
+        What it does not list is of steps that will be made again. What is lost or damaged is said, and not made up.
+        """
+        if self._folder.is_dir():
+            store.remove_partial(self._folder)
+        for path in part_files(self._folder.parent):
+            if path.name not in self.files:
+                path.unlink()
+        for name, digest in list(self.files.items()):
+            path, lost = self._folder / name, "the rows of its steps are lost"
+            if not path.is_file():
+                logger.warning("%s is missing: %s", path, lost)
+            elif store.digest_file(path) != digest:
+                aside = path.with_name(f"{name}.damaged")
+                path.rename(aside)
+                logger.warning("%s is damaged, and is now %s: %s", path, aside.name, lost)
+            else:
+                continue
+            del self.files[name]
+
+    def note(self, step: int) -> Note | None:
+        """What a step tells the log-probabilities of its micro-batches; None where it is not written down."""
+        every = self._config.ledger.every
+        return partial(self._note, step) if every and step % every == 0 else None
+
+    def _note(self, step: int, batch: Batch, log_probs: Float[Tensor, " N"]) -> None:
+        """Adds up one micro-batch by part; no host waits for a device here."""
+        part = torch.where(batch.weights != 0, batch.part, len(batch.parts)).flatten()
+        targets = batch.targets.flatten()
+        if batch.asked is not None:
+            part, targets = part[batch.asked], targets[batch.asked]
+        self._token_bytes = self._token_bytes.to(part.device)
+        sums = torch.zeros(3, len(batch.parts) + 1, dtype=torch.float64, device=part.device)
+        sizes = self._token_bytes[targets].to(torch.float64)
+        for row, values in zip(sums, (torch.ones_like(sizes), sizes, log_probs.to(torch.float64)), strict=True):
+            row.index_add_(0, part, values)
+        tokens = (part, log_probs.to(torch.float32)) if self._config.ledger.tokens else None
+        self._held.append(_Held(step, batch.parts, sums, tokens))
+        self._num_held += sum(tensor.nbytes for tensor in (sums, *(tokens or ())))
+        if self._num_held > MOST_HELD:
+            self._to_host()
+
+    def is_full(self, step: int) -> bool:
+        """Whether so much waits that it is to be written before the next checkpoint; all ranks agree."""
+        positions = self._config.batch_size * self._config.data.context
+        return (step - self._written) * positions >= MOST_WAITING
+
+    def write(self, step: int, world: World) -> None:
+        """Makes a part file of all rows since the last one. All ranks do this together, before a checkpoint."""
+        every = self._config.ledger.every
+        if not every or step // every == self._written // every:
+            return
+        self._to_host()
+        mine = joined(self._entries)
+        numbers, tokens = (world.gather(torch.from_numpy(values)) for values in (mine.numbers, mine.tokens))
+        everyones = [Entries(*(one.numpy() for one in pair)) for pair in zip(numbers, tokens, strict=True)]
+        world.first_does(lambda: self._publish(merged(joined(everyones)), step))
+        self._entries, self._written = [], step
+
+    def _publish(self, entries: Entries, step: int) -> None:
+        name = part_name(self._written + 1, step)
+        config = self._config
+        columns = columns_of(entries, self._corpus, config.data.context, with_tokens=config.ledger.tokens)
+        write_columns(self._folder / name, columns, self._metadata(step))
+        self.files[name] = store.digest_file(self._folder / name)
+
+    def _metadata(self, step: int) -> dict[str, str]:
+        objective, config = self._config.objective, self._config
+        return {
+            "steps": f"{self._written + 1}-{step}",
+            "every": str(config.ledger.every),
+            "recipe": config.recipe,
+            "data": self._corpus.fingerprint,
+            "policy": f"training: {kind_of(objective.factorization)}, normalization={objective.normalization}, "
+            f"context={config.data.context}, dtype={config.dtype}",
+            "unit": "nats",
+        }
+
+    def _to_host(self) -> None:
+        """Turns what is held into rows, with one copy from the device for each kind of tensor."""
+        held, self._held, self._num_held = self._held, [], 0
+        if held:
+            known = np.concatenate([_known(one, self._config.objective) for one in held])
+            sums = torch.cat([one.sums for one in held], 1).cpu().numpy().T
+            is_asked = (known[:, NUMBER] >= 0) & (sums[:, 0] > 0)
+            numbers = np.concatenate([known, sums], 1)[is_asked]
+            self._entries.append(Entries(numbers, _tokens(held) if self._config.ledger.tokens else _NO_TOKENS))
+
+
+_NO_TOKENS = np.empty(0, np.float32)
+
+
+def _known(held: _Held, objective: ObjectiveConfig) -> Float64[np.ndarray, "n 3"]:
+    """Step, number and weight of each part, and of what is not asked."""
+    number = [*(part.number for part in held.parts), -1]
+    weight = np.append(part_weights(held.parts, objective).numpy(), 0.0)
+    return np.stack([np.full(len(number), float(held.step)), np.array(number, np.float64), weight], 1)
+
+
+def _tokens(held: Sequence[_Held]) -> Float32[np.ndarray, " N"]:
+    """The log-probabilities of what is asked, part by part, in the order in which they were read."""
+    kept = [one.tokens for one in held if one.tokens]
+    first = np.cumsum([0, *(len(one.parts) + 1 for one in held)])
+    part = torch.cat([part + int(start) for (part, _), start in zip(kept, first[:-1], strict=True)]).cpu().numpy()
+    order = np.argsort(part, kind="stable")
+    order = order[~np.isin(part[order], first[1:] - 1)]
+    return torch.cat([log_probs for _, log_probs in kept]).cpu().numpy()[order]

@@ -1,0 +1,129 @@
+"""Which of several choices is the likeliest, by four rules, and how often that is the right one."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from thetahat.core.errors import NonFiniteError
+from thetahat.data.corpus.choice import ALONE, CHOICE, AskedQuestions
+from thetahat.ledger.ledger import LedgerRow
+from thetahat.scoring.likelihood import Likelihoods
+from thetahat.statistics.interval import Interval
+from thetahat.statistics.paired import wilson_interval
+
+RULES = ("sum", "per_token", "per_byte", "against_alone", "greedy")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The choices of one question, by each rule that applies to it."""
+
+    id: str
+    source: str
+    gold: int
+    scores: Mapping[str, tuple[float, ...]]  # one a choice, the more the better; of `greedy`: 1.0 or 0.0, one alone
+
+    def is_right(self, rule: str) -> bool:
+        """Whether the right choice alone is the best; of a cloze, whether it is what the model would write."""
+        return self.best(rule) == (self.gold,)
+
+    def best(self, rule: str) -> tuple[int, ...]:
+        """The choice with the highest score, or several where they tie."""
+        scores = self.scores[rule]
+        highest = max(scores)
+        return tuple(index for index, score in enumerate(scores) if score == highest and (score or rule != "greedy"))
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How many of some questions were answered rightly; a tie is not right."""
+
+    num_questions: int
+    num_right: int
+    tied: tuple[str, ...]  # ids of the questions in which the best choices tie, the right one among them
+
+    @property
+    def interval(self) -> Interval:
+        """The share, and Wilson's interval for it."""
+        return wilson_interval(self.num_right, self.num_questions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        share, low, high = self.interval
+        counts = {"num_questions": self.num_questions, "num_right": self.num_right, "num_tied": len(self.tied)}
+        return {"accuracy": share, "ci95": [low, high], **counts}
+
+
+def answers(asked: AskedQuestions, likelihoods: Likelihoods, rows: Sequence[LedgerRow]) -> list[Answer]:
+    r"""The scores of every choice, from the rows of its question.
+
+    With $\ell_k = \log \Pr_\theta(\text{choice}_k \mid \text{context}_k)$ of $t_k$ tokens and $b_k$ bytes: `sum`
+    $\ell_k$; `per_token` $\ell_k / t_k$; `per_byte` $\ell_k / b_k$; `against_alone` $\ell_k$ less the
+    log-probability of the same tokens behind nothing but `<|endoftext|>` (Brown et al., Language Models are Few-Shot
+    Learners, 2020, section 2.4; Holtzman et al., Surface Form Competition, 2021). Of a single choice: `greedy`, whether
+    no other token was likelier at any of its tokens.
+    """
+    if sick := [row.id for row in rows if not math.isfinite(row.log_prob)]:
+        raise NonFiniteError(f"the likelihood of {len(sick)} choices is not finite: {', '.join(sick[:8])}")
+    found = {(row.id, row.part): row for row in rows}
+    greedy = {(row.id, row.part): bool(flag) for row, flag in zip(rows, likelihoods.is_greedy, strict=True)}
+    listed: list[Answer] = []
+    for question in asked.questions:
+        id = question.record.id
+        texts = list(zip(question.contexts, question.choices, strict=True))
+        first = [texts.index(text) for text in texts]  # the same text has one score, so it ties whatever was read by it
+        names = [(id, CHOICE.format(index)) for index in first]
+        alone = [found.get((id, ALONE.format(index))) for index in first]
+        if len(names) == 1:
+            scores = {"greedy": (float(greedy[names[0]]),)}
+        else:
+            scores = _scores([found[name] for name in names], [row for row in alone if row])
+        listed.append(Answer(id, question.record.source, question.gold, scores))
+    return listed
+
+
+def _scores(rows: Sequence[LedgerRow], alone: Sequence[LedgerRow]) -> dict[str, tuple[float, ...]]:
+    scores = {
+        "sum": tuple(row.log_prob for row in rows),
+        "per_token": tuple(row.log_prob / row.num_tokens for row in rows),
+        "per_byte": tuple(row.log_prob / row.num_bytes for row in rows),
+    }
+    if alone:
+        pairs = zip(rows, alone, strict=True)
+        scores["against_alone"] = tuple(row.log_prob - without.log_prob for row, without in pairs)
+    return scores
+
+
+def accuracies(some: Sequence[Answer]) -> dict[str, Accuracy]:
+    """By each rule, over the questions to which it applies."""
+    found: dict[str, Accuracy] = {}
+    for rule in RULES:
+        judged = [answer for answer in some if rule in answer.scores]
+        if judged:
+            tied = [answer.id for answer in judged if answer.gold in (best := answer.best(rule)) and len(best) > 1]
+            found[rule] = Accuracy(len(judged), sum(answer.is_right(rule) for answer in judged), tuple(tied))
+    return found
+
+
+def by_source(some: Sequence[Answer]) -> dict[str, dict[str, Accuracy]]:
+    """The accuracies of each source, in the order in which they come."""
+    sources: dict[str, list[Answer]] = {}
+    for answer in some:
+        sources.setdefault(answer.source, []).append(answer)
+    return {source: accuracies(members) for source, members in sources.items()}
+
+
+def macro_interval(parts: Iterable[Accuracy]) -> Interval:
+    r"""The mean of the sources' accuracies, each with the same weight, and an interval for these very sources.
+
+    $\bar p = \frac1S \sum_s p_s$, low end $\bar p - \frac1S \sqrt{\sum_s (p_s - l_s)^2}$ and high end
+    $\bar p + \frac1S \sqrt{\sum_s (u_s - p_s)^2}$ from Wilson's $l_s, u_s$. Zou & Donner, Construction of confidence
+    limits about effect measures, 2008 (square and add).
+    """
+    intervals = [part.interval for part in parts]
+    count = len(intervals)
+    mean = math.fsum(share for share, _, _ in intervals) / count
+    below = math.sqrt(math.fsum((share - low) ** 2 for share, low, _ in intervals)) / count
+    above = math.sqrt(math.fsum((high - share) ** 2 for share, _, high in intervals)) / count
+    return Interval(mean, mean - below, mean + above)

@@ -1,0 +1,358 @@
+"""How likely a corpus is under a model: every token once, exact sums, the same in training and in `score`."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, NamedTuple, Protocol, final, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from msgspec import Meta
+from numpy.typing import NDArray
+from torch import Tensor
+
+from thetahat.core.batch import Batch
+from thetahat.core.config import Config, kind_of
+from thetahat.core.threads import at_once, is_compiled, of_threads
+from thetahat.core.transfer import later, onto
+from thetahat.data.corpus.corpus import Corpus, Ints
+from thetahat.data.order.pack import Pieces, enumerate_counts
+from thetahat.data.order.plan import gather, plan_scoring
+from thetahat.distribution.world import World
+from thetahat.ledger.ledger import LedgerRow, blocks_of
+from thetahat.model.attention.attention import kernels_of_any_shape
+from thetahat.model.precision import Dtype, computing_in
+from thetahat.objective.config import Masked, ObjectiveConfig, Spans
+from thetahat.objective.log_prob import judged
+from thetahat.objective.objective import Model
+from thetahat.objective.scoring import questions
+from thetahat.scoring.grouping import WIDTHS, end_to_end, one_by_one, side_by_side
+from thetahat.statistics.interval import BLOCK_TOKENS, exact_sum
+
+LOGITS_ON_CPU, LOGITS_ON_GPU = 2**19, 2**24  # of a group that exist at once: 2 and 64 MiB in float32
+ROOM_ON_CPU, ROOM_ON_GPU = 640, 2**14  # positions of a group: enough for full speed, in little memory
+
+_CAUSAL = ObjectiveConfig()
+
+
+class EvaluationConfig(Config, kw_only=True):
+    """How held-out text is scored, in the loop and by `score` alike."""
+
+    every: Annotated[int, Meta(ge=0)] = 0  # steps; 0: only at the end
+    stride: Annotated[int, Meta(ge=1)] | None = None  # of the windows over long documents; None: half the context
+    batch_size: Annotated[int, Meta(ge=1)] = 16  # windows read at once; shorter texts as many as fit in their room
+    passes: Annotated[int, Meta(ge=0)] = 0  # of a masked model: one token in so many is masked at once; 0: one alone
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Everything but the weights and the text that a document's likelihood may depend on."""
+
+    context: int
+    stride: int
+    batch_size: int = 16
+    dtype: Dtype = "float32"
+    deterministic: bool = False  # bitwise the same for every batch size, order and number of ranks
+    objective: ObjectiveConfig = _CAUSAL
+    passes: int = 0
+
+    def describe(self, corpus: Corpus) -> str:
+        """As it is stored beside the numbers of a corpus."""
+        how = f"window(stride={self.stride}), context={self.context}, dtype={self.dtype}"
+        how += ", parts in one pass" if corpus.reads_parts_together else ""
+        kind, choice = kind_of(self.objective.factorization), self.objective.factorization
+        if isinstance(choice, Spans):  # other spans are other questions
+            how += f", rate={choice.rate}, mean_span={choice.mean_span}"
+        masks = f", 1 in {self.passes} masked at once" if self.passes else ", each token masked alone"
+        return {"causal": how, "masked": f"pseudo-likelihood{masks}, {how}"}.get(kind, f"{kind}, {how}")
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihoods:
+    """The log-probability of every token that a corpus asks, and their exact sums over each part."""
+
+    token_log_prob: NDArray[np.float64]  # [asked tokens], parts one after the other, nats
+    tokens: NDArray[np.int64]  # [asked tokens], their places in the corpus
+    context_length: NDArray[np.int64]  # [asked tokens], how many tokens each could see
+    part: NDArray[np.int64]  # [asked parts], index in the corpus's parts
+    start: NDArray[np.int64]  # [asked parts + 1], where each begins in `token_log_prob`
+    log_prob: NDArray[np.float64]  # [asked parts], nats
+    is_greedy: NDArray[np.bool_]  # [asked parts], whether at each of its tokens no other was likelier
+
+
+class Abandoned(Exception):
+    """Somebody asked to stop while a corpus was being scored, so there is no number."""
+
+
+class Answers(NamedTuple):
+    """What one group of sequences, read together, says of its tokens."""
+
+    token: NDArray[np.int64]  # [n], places in the corpus; a sentinel counts for its span's first token
+    log_prob: NDArray[np.float64]  # [n], nats
+    context_length: NDArray[np.int64]  # [n]
+    is_missed: NDArray[np.float64]  # [n], 1.0 where another token was likelier
+
+
+@runtime_checkable
+class Journal(Protocol):
+    """Where answers are kept while a corpus is being scored, so that a later start goes on."""
+
+    def known(self) -> Mapping[int, Answers]:
+        """Of an earlier start, by the number of the group."""
+        ...
+
+    def add(self, number: int, answers: Answers) -> None:
+        """Keeps what one group says; when it is safe on disk is the journal's business."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who looks on while a corpus is scored; none of it changes a number."""
+
+    stops: Callable[[], bool] = lambda: False  # asked between groups; where one rank says so, all raise Abandoned
+    shows: Callable[[int, int], None] = lambda done, total: None  # tokens answered and to be answered, of this rank
+    journal: Journal | None = None
+
+
+@torch.no_grad()
+def score_corpus(
+    model: Model, corpus: Corpus, policy: Policy, world: World, device: torch.device, watch: Watch = Watch()
+) -> Likelihoods:
+    r"""$\log \Pr_\theta(x_j \mid \text{context})$ of every token of every document, each exactly once.
+
+    A document that fits into the context is read whole, a dialogue in one pass for all of its turns; of a longer one,
+    strided windows are read and each token is scored in the window that gives it the most context. Sums are exact, so
+    their order does not matter.
+    On a CPU windows are packed into rows without padding. Elsewhere, and where a source is read, those of much the same
+    length stand side by side. In deterministic mode each is read alone, so that no product of matrices knows what else
+    is being scored.
+    """
+    reader = Reader(model, corpus, policy, device)
+    found = np.zeros((4, len(corpus.tokens)), dtype=np.float64)  # nats, whether asked, context, misses
+    is_known = torch.zeros(len(reader.groups), dtype=torch.int64)  # as the first rank says: all must leave out the same
+    for number, answers in watch.journal.known().items() if watch.journal and world.is_first else ():
+        _note(found, answers)
+        is_known[number] = 1
+    left = (world.sum(is_known) == 0).nonzero()[:, 0].tolist()[world.rank :: world.size]
+    total, done = sum(reader.num_tokens(number) for number in left), 0
+    with computing_in(policy.dtype, device):  # all along, so that parameters are cast once
+        for number, answers in reader.answers(itertools.takewhile(lambda number: not watch.stops(), left)):
+            _note(found, answers)
+            if watch.journal:
+                watch.journal.add(number, answers)
+            done += reader.num_tokens(number)
+            watch.shows(done, total)
+    if world.any(watch.stops()):
+        raise Abandoned
+    return _likelihoods(world.sum(torch.from_numpy(found)).numpy(), corpus)
+
+
+def _note(found: NDArray[np.float64], answers: Answers) -> None:
+    np.add.at(found[0], answers.token, answers.log_prob)
+    found[1, answers.token] = 1.0
+    found[2, answers.token] = answers.context_length
+    np.add.at(found[3], answers.token, answers.is_missed)
+
+
+@final
+class Reader:
+    """A corpus cut into groups of windows that are read together: a function of corpus, policy and device alone."""
+
+    def __init__(self, model: Model, corpus: Corpus, policy: Policy, device: torch.device) -> None:
+        self.model = model
+        self.corpus = corpus
+        self.policy = policy
+        self.device = device
+        self.plan = plan_scoring(corpus, policy.context, policy.stride)
+        room = min(policy.context * policy.batch_size, ROOM_ON_CPU if device.type == "cpu" else ROOM_ON_GPU)
+        if policy.deterministic:
+            self.groups = one_by_one(self.plan.pieces)
+        elif device.type == "cpu" and not _reads_source(policy):
+            packed, self.groups = end_to_end(self.plan.pieces, room)
+            self.plan = replace(self.plan, pieces=packed)
+        else:
+            self.groups = side_by_side(self.plan.pieces, room)
+
+    def num_tokens(self, number: int) -> int:
+        """About how many tokens a group is asked."""
+        pieces, index = self.plan.pieces, self.groups[number]
+        return int((pieces.stop[index] - pieces.scored_from[index]).sum())
+
+    def answers(self, numbers: Iterable[int]) -> Iterator[tuple[int, Answers]]:
+        """Of each of these groups, in order.
+
+        While a GPU reads one, the host prepares the next. On a CPU several are read at once, a thread each; by all
+        threads together the last, of which there are too few for that, or which are short.
+        The corpus decides, not what is left of it, so that scoring that goes on finds the same bits. In deterministic
+        mode one thread reads each, so that the number of threads does not matter either.
+        """
+        if self.device.type != "cpu":
+            with of_threads(1):  # whose host waits for its threads longer than they help with so little
+                yield from _in_order(self._ask, numbers)
+            return
+        if is_compiled(self.model):
+            yield from _in_order(self._ask, numbers)
+            return
+        threads, workers = torch.get_num_threads(), self._num_workers()
+        each, edge = threads // workers, (len(self.groups) - 1) // workers * workers
+        if self.policy.deterministic:
+            each, edge = 1, len(self.groups)
+        for is_last, some in itertools.groupby(numbers, lambda number: number >= edge):
+            yield from at_once(self.read, some, *((1, threads) if is_last else (workers, each)))
+
+    def _num_workers(self) -> int:
+        """How many groups are read at once on a CPU: as many as have threads and room."""
+        widest = self.policy.context if self.policy.deterministic else max(self.policy.context, ROOM_ON_CPU)
+        by_room = self.policy.context * self.policy.batch_size // widest
+        return max(1, min(torch.get_num_threads(), by_room))
+
+    def read(self, number: int) -> Answers:
+        """Asks the model about one group, and waits."""
+        return self._ask(number)()
+
+    @torch.no_grad()
+    def _ask(self, number: int) -> Callable[[], Answers]:
+        """Asks the model; whoever calls what it returns waits for the answers."""
+        index = self.groups[number]
+        token = _places(self.corpus, self.plan.pieces, index)
+        packed, policy = gather(self.corpus, self.plan, index), self.policy
+        move, room = partial(onto, device=self.device), LOGITS_ON_CPU if self.device.type == "cpu" else LOGITS_ON_GPU
+        found: list[Callable[[], Answers]] = []
+        for batch in questions(packed, policy.objective, self.corpus.symbols, policy.passes, self._width(index)):
+            asked = (batch.weights.flatten() > 0).nonzero()[:, 0]
+            with computing_in(policy.dtype, self.device), kernels_of_any_shape(self.device):
+                values = later(_values(self.model, batch.map(move), move(asked), room))
+            seen = context_lengths(batch, masks=isinstance(policy.objective.factorization, Masked))
+            where, seen = (tensor.flatten()[asked].numpy() for tensor in (batch.origin, seen))
+            found.append(partial(_answers, token[where], seen, values))
+        return lambda: _joined([one() for one in found])
+
+    def _width(self, index: Ints) -> int | None:
+        """Positions of a row; where a source is read, both sides are as wide as they need."""
+        if _reads_source(self.policy):
+            return None
+        pieces = self.plan.pieces
+        row = np.unique(pieces.row[index], return_inverse=True)[1]
+        return -(-int(np.bincount(row, pieces.size[index]).max()) // WIDTHS) * WIDTHS
+
+
+def _in_order(ask: Callable[[int], Callable[[], Answers]], numbers: Iterable[int]) -> Iterator[tuple[int, Answers]]:
+    """Each with its answers. Whoever waits for one has asked for the next."""
+    waiting: tuple[int, Callable[[], Answers]] | None = None
+    for number in numbers:
+        ahead = number, ask(number)
+        if waiting:
+            yield waiting[0], waiting[1]()
+        waiting = ahead
+    if waiting:
+        yield waiting[0], waiting[1]()
+
+
+NOTHING = Answers(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), np.empty(0))
+
+
+def _answers(token: Ints, seen: Ints, values: Callable[[], Tensor]) -> Answers:
+    log_prob, is_missed = values().numpy()
+    return Answers(token, log_prob, seen, is_missed)
+
+
+def _joined(answers: list[Answers]) -> Answers:
+    return Answers(*(np.concatenate(values) for values in zip(*answers, strict=True))) if answers else NOTHING
+
+
+def context_lengths(batch: Batch, *, masks: bool) -> Int[Tensor, "B T"]:
+    """How many tokens each target could see: those before it, or the whole of its piece; and of a source, all.
+
+    Where what is asked is masked, it and all that is masked with it does not count.
+    """
+    inputs, piece = batch.inputs, batch.inputs.visibility.piece.clamp(min=0)
+    if inputs.visibility.is_causal:
+        seen = inputs.position + 1
+    else:
+        is_read = inputs.visibility.piece >= 0
+        counts = is_read & (batch.weights == 0) if masks else is_read
+        size = int(piece.max()) + 1
+        seen = torch.bincount(piece.flatten(), counts.flatten().double(), size).long()[piece]
+    if inputs.source is not None:
+        of_source = inputs.source.inputs.visibility.piece
+        sizes = torch.bincount(of_source[of_source >= 0], minlength=int(inputs.source.piece.max()) + 1)
+        seen = seen + sizes[inputs.source.piece.clamp(min=0)]
+    return seen
+
+
+def _likelihoods(found: NDArray[np.float64], corpus: Corpus) -> Likelihoods:
+    """What was found for each token of the corpus that was asked, in the order of the parts."""
+    tokens = np.flatnonzero(found[1])
+    part = corpus.part_of(tokens)
+    order = np.argsort(part, kind="stable")
+    tokens, part = tokens[order], part[order]
+    asked, first = np.unique(part, return_index=True)
+    start = np.append(first, len(part)).astype(np.int64)
+    nats, seen = found[0, tokens], found[2, tokens].astype(np.int64)
+    sums = np.array([exact_sum(nats[low:high]) for low, high in itertools.pairwise(start)], dtype=np.float64)
+    misses = np.add.reduceat(found[3, tokens], first) if len(first) else first
+    return Likelihoods(nats, tokens, seen, asked.astype(np.int64), start, sums, misses == 0)
+
+
+def _places(corpus: Corpus, pieces: Pieces, index: Ints) -> Ints:
+    """Where in the corpus each token lies that `gather` gives for these pieces."""
+    start = pieces.start[index]
+    piece, position = enumerate_counts(pieces.stop[index] - start)
+    return (corpus.offsets[pieces.span[index]] + start)[piece] + position
+
+
+def _reads_source(policy: Policy) -> bool:
+    """Whether an encoder reads something first, so that a window is two rows."""
+    return kind_of(policy.objective.factorization) in {"conditional", "spans"}
+
+
+def _values(model: Model, batch: Batch, asked: Int[Tensor, " n"], room: int) -> Float[Tensor, "2 n"]:
+    """The log-probability of each target that is asked, and 1 where another token is likelier."""
+    padded = torch.nn.functional.pad(asked, (0, -len(asked) % WIDTHS))  # with the first place, for the kernels' sake
+    hidden_ND, targets_N = model.hidden(batch.inputs).flatten(0, 1)[padded], batch.targets.flatten()[padded]
+    found = judged(hidden_ND, model.logits, targets_N, model.num_outputs, room)
+    return torch.stack([found[0], found[1].double()])[:, : len(asked)]
+
+
+def bytes_of(likelihoods: Likelihoods, corpus: Corpus) -> NDArray[np.int64]:
+    """[asked tokens], of the text behind each; a label is one token, whose text is all that is asked."""
+    if corpus.layout == "label":
+        return np.repeat(corpus.column["parts.num_bytes"][likelihoods.part], np.diff(likelihoods.start))
+    return corpus.token_bytes[corpus.tokens[likelihoods.tokens]]
+
+
+def ledger_rows(likelihoods: Likelihoods, corpus: Corpus) -> list[LedgerRow]:
+    """A row for each part that is asked; the long ones with their blocks, which intervals over few documents need."""
+    asked, start = likelihoods.part, likelihoods.start
+    if not len(asked):
+        return []
+    num_bytes, num_tokens = bytes_of(likelihoods, corpus), np.diff(start)
+    is_whole = num_tokens >= corpus.part_tokens[asked]
+    of_asked = np.add.reduceat(num_bytes, start[:-1])
+    size = np.where(is_whole, corpus.column["parts.num_bytes"][asked], of_asked)
+    seen = np.maximum.reduceat(likelihoods.context_length, start[:-1])
+    counts = zip(num_tokens.tolist(), size.tolist(), seen.tolist(), strict=True)
+    found = zip(itertools.pairwise(start.tolist()), counts, likelihoods.log_prob.tolist(), strict=True)
+    named = zip(corpus.parts(asked), corpus.digests(asked), strict=True)
+    return [
+        LedgerRow(
+            id=part.id,
+            document=part.document,
+            source=part.source,
+            part=part.name,
+            role=part.role,
+            num_tokens=count[0],
+            num_bytes=count[1],
+            context_length=count[2],
+            log_prob=log_prob,
+            weight=part.weight,
+            digest=digest,
+            blocks=blocks_of(likelihoods.token_log_prob[slice(*edge)], num_bytes[slice(*edge)])
+            if count[0] > BLOCK_TOKENS
+            else (),
+        )
+        for (edge, count, log_prob), (part, digest) in zip(found, named, strict=True)
+    ]

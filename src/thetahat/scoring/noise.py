@@ -1,0 +1,65 @@
+"""The noise floor: by how much a log-probability changes when the same text is read in other company."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from thetahat.data.corpus.corpus import Corpus
+from thetahat.objective.objective import Model
+from thetahat.scoring.likelihood import Likelihoods, Policy, Reader
+from thetahat.statistics.interval import exact_sum
+
+SHARE = 0.02  # of all tokens that may be read twice
+FEWEST = 4  # sequences that are read again, however long
+
+
+class NoiseFloor(NamedTuple):
+    """The largest change of a sequence's log-probability, over the sequences that were read a second time, alone."""
+
+    nats: float  # of one sequence
+    nats_per_token: float
+    num_sequences: int
+
+
+def noise_floor(
+    model: Model, corpus: Corpus, policy: Policy, likelihoods: Likelihoods, device: torch.device
+) -> NoiseFloor:
+    r"""$\max_s |\ell_s - \ell_s'|$ over a sample of sequences s, $\ell'$ being what each has when it is read alone.
+
+    What is read together is multiplied together, and products of other shapes round otherwise. In deterministic mode
+    every sequence is read alone in the first place, so the floor is 0. The sample is evenly spread over the corpus, as
+    large as a fiftieth of its tokens, and at least four sequences.
+    """
+    if policy.deterministic:
+        return NoiseFloor(0.0, 0.0, 0)
+    reader = Reader(model, corpus, replace(policy, deterministic=True), device)
+    before = np.full(len(corpus.tokens), np.nan)
+    before[likelihoods.tokens] = likelihoods.token_log_prob
+    worst = NoiseFloor(0.0, 0.0, 0)
+    for _, answers in reader.answers(_sample(reader, SHARE * len(likelihoods.tokens))):
+        if not len(answers.token):
+            continue
+        change = abs(exact_sum(before[np.unique(answers.token)]) - exact_sum(answers.log_prob))
+        each = change / len(answers.token)
+        worst = NoiseFloor(max(worst.nats, change), max(worst.nats_per_token, each), worst.num_sequences + 1)
+    return worst
+
+
+def _sample(reader: Reader, room: float) -> list[int]:
+    chosen: list[int] = []
+    for number in _spread(len(reader.groups)):
+        if len(chosen) >= FEWEST and room <= 0:
+            break
+        if num_tokens := reader.num_tokens(number):
+            chosen.append(number)
+            room -= num_tokens
+    return chosen
+
+
+def _spread(count: int) -> list[int]:
+    """All numbers below `count`, so ordered that any first few lie far apart (van der Corput, base 2)."""
+    bits = max(count - 1, 1).bit_length()
+    reversed_bits = (int(f"{number:0{bits}b}"[::-1], 2) for number in range(1 << bits))
+    return [number for number in reversed_bits if number < count]

@@ -1,0 +1,80 @@
+"""Questions as they lie in files: every format of the field, and errors that name the line."""
+
+import gzip
+import json
+
+import pytest
+
+from thetahat.core.errors import DataError
+from thetahat.data.read.question import parse_question, read_questions
+
+HELLASWAG = {"ind": 4, "ctx_a": "A", "ctx": "A man sits. he", "endings": ["is up", "is out", "runs", "eats"]}
+KNOWN = [
+    ({"good": "She sings.", "bad": "She sing."}, ("", ""), ("She sings.", "She sing."), 0),
+    ({"query": "It rains, so", "choices": ["a", "b"], "gold": 1}, ("It rains, so",) * 2, ("a", "b"), 1),
+    (HELLASWAG | {"label": "3"}, ("A man sits. he",) * 4, ("is up", "is out", "runs", "eats"), 3),
+    ({"context_options": ["x is", "y is"], "continuation": "big.", "gold": 0}, ("x is", "y is"), ("big.", "big."), 0),
+    ({"context": "I like", "continuation": "tea"}, ("I like",), ("tea",), 0),
+    ({"query": "", "choices": ["a", "b"], "gold": 0}, ("", ""), ("a", "b"), 0),
+]
+
+
+def parsed(fields):
+    return parse_question(json.dumps(fields).encode(), "file:7", id="file:7", source="file")
+
+
+@pytest.mark.parametrize(("fields", "contexts", "choices", "gold"), KNOWN)
+def test_every_format_is_a_question(fields, contexts, choices, gold):
+    found = parsed(fields)
+    assert (found.contexts, found.choices, found.gold) == (contexts, choices, gold)
+    assert (found.record.id, found.record.source) == ("file:7", "file")
+    named = parsed(fields | {"id": 12, "source": "mine"})
+    assert (named.record.id, named.record.document, named.record.source) == ("12", "12", "mine")
+    assert named.record.canonical == found.record.canonical
+
+
+WRONG = [
+    ({"good": "a"}, "its keys: 'good'"),
+    ({"text": "a"}, "its keys: 'text'"),
+    ({"good": "a", "bad": "b", "query": "c"}, "no question of a known format"),
+    ({"query": "a", "choices": ["b", "c"], "gold": 2}, "the right choice is 2"),
+    ({"query": "a", "choices": ["b", "c"], "gold": -1}, "the right choice is -1"),
+    ({"query": "a", "choices": ["b", "c"], "gold": True}, "true or false"),
+    ({"query": "a", "choices": ["b", "c"], "label": ""}, "an empty string"),
+    ({"query": "a", "choices": ["b"], "gold": 0}, "choices: 1"),
+    ({"query": "a", "choices": "bc", "gold": 0}, "choices: a string"),
+    ({"query": "a", "choices": ["b", ""], "gold": 0}, "choices[1] is empty"),
+    ({"query": 1, "choices": ["b", "c"], "gold": 0}, "the query is a number"),
+    ({"query": "a", "ctx": "a", "choices": ["b", "c"], "gold": 0}, "another name"),
+    ({"context": "a", "continuation": ""}, "the continuation is empty"),
+    ({"good": "a", "bad": "\ud800"}, "not JSON"),
+    (["a"], "the line holds a list"),
+]
+
+
+@pytest.mark.parametrize(("fields", "words"), WRONG)
+def test_what_is_no_question_is_an_error_that_names_the_line(fields, words):
+    with pytest.raises(DataError) as raised:
+        parsed(fields)
+    assert str(raised.value).startswith("file:7: ")
+    assert words in str(raised.value)
+
+
+def test_files_are_read_in_order_and_ids_are_made_different(tmp_path):
+    pair = {"good": "a", "bad": "b"}
+    (tmp_path / "one.jsonl").write_text(f"\n{json.dumps(pair)}\n{json.dumps(pair | {'id': 'x'})}\n")
+    with gzip.open(tmp_path / "two.jsonl.gz", "wt") as file:
+        file.write(json.dumps(pair | {"id": "x"}) + "\n")
+    found = read_questions(str(tmp_path))
+    assert [each.record.id for each in found] == ["one.jsonl:2", "x", "x~2"]
+    assert [each.record.document for each in found] == ["one.jsonl:2", "x", "x"]
+    (tmp_path / "two.jsonl.gz").unlink()
+    (tmp_path / "one.jsonl").write_text(json.dumps(pair) + "\n{\n")
+    with pytest.raises(DataError, match=r"one\.jsonl:2: not JSON"):
+        read_questions(str(tmp_path))
+
+
+def test_plain_text_holds_no_question(tmp_path):
+    (tmp_path / "one.txt").write_text("a")
+    with pytest.raises(DataError, match="plain text"):
+        read_questions(str(tmp_path))

@@ -1,0 +1,233 @@
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import tokenizers
+import torch
+from hypothesis import given, strategies as st
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from thetahat.core.errors import ConfigError, DataError, ModelError
+from thetahat.data.read.files import find_files
+from thetahat.data.tokens.tokenizer import END_OF_TEXT, load_tokenizer, train_tokenizer
+
+TEXT = find_files("bundled:tinyshakespeare")[0].read_text(encoding="utf-8")[:100_000]
+AWKWARD = [
+    END_OF_TEXT,
+    f"a{END_OF_TEXT}b",
+    "\x00",
+    "\r\n",
+    "   ",
+    " \u00a0\u2028",
+    "e\u0301",
+    "\ufeff",
+    "\U0001f468\u200d\U0001f469",
+    "\ufffd",
+    "don't",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer([TEXT], 600)
+
+
+@given(st.text(max_size=200) | st.sampled_from(AWKWARD))
+def test_any_text_comes_back_from_its_tokens(tokenizer, text):
+    (ids,) = tokenizer.encode([text])
+    assert tokenizer.decode(ids) == text
+
+
+@given(st.text(max_size=200) | st.sampled_from(AWKWARD))
+def test_the_bytes_of_tokens_add_up_to_those_of_the_text(tokenizer, text):
+    (ids,) = tokenizer.encode([text])
+    assert int(tokenizer.num_bytes[torch.tensor(ids, dtype=torch.int64)].sum()) == len(text.encode())
+
+
+@given(st.lists(st.sampled_from([TEXT[:50], *AWKWARD]), max_size=8))
+def test_a_text_is_encoded_the_same_in_any_company(tokenizer, texts):
+    assert tokenizer.encode(texts) == [tokenizer.encode([text])[0] for text in texts]
+
+
+@pytest.mark.parametrize("text", [END_OF_TEXT, f"to be{END_OF_TEXT}", f"{END_OF_TEXT} or"])
+def test_the_name_of_the_end_in_a_text_is_text(tokenizer, tmp_path, text):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(tokenizer.to_json())
+    for one in (tokenizer, load_tokenizer(path)):
+        (ids,) = one.encode([text])
+        assert one.end_of_text not in ids
+        assert one.decode([one.end_of_text, *ids, one.end_of_text]) == text
+        assert int(one.num_bytes[one.end_of_text]) == 0
+
+
+def test_every_byte_has_a_token(tokenizer, byte_tokenizer):
+    assert byte_tokenizer.vocab_size == 257
+    assert sorted(byte_tokenizer.num_bytes.tolist()) == [0] + [1] * 256
+    assert (tokenizer.num_bytes == 1).sum() >= 256
+
+
+def test_a_text_too_small_for_the_vocabulary_gives_fewer_pieces():
+    tokenizer = train_tokenizer(["aa aa aa"], 10_000)
+    assert 257 < tokenizer.vocab_size < 270
+    assert tokenizer.num_bytes.shape == (tokenizer.vocab_size,)
+
+
+def test_nothing_to_train_on_is_an_error():
+    with pytest.raises(DataError, match="no text"):
+        train_tokenizer([], 300)
+
+
+def test_training_does_not_depend_on_threads_or_on_the_order_of_texts(tokenizer):
+    code = (
+        "import sys, hashlib; from thetahat.data.tokens.tokenizer import train_tokenizer; text = sys.stdin.read()\n"
+        "lines = text.splitlines(keepends=True); lines = lines[::-1] if sys.argv[1] == 'reversed' else lines\n"
+        "print(hashlib.sha256(train_tokenizer(lines, 600).to_json().encode()).hexdigest())"
+    )
+    digests = set()
+    for threads, order in [("1", "given"), ("4", "reversed")]:
+        env = {**os.environ, "RAYON_NUM_THREADS": threads, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", code, order]
+        digests.add(subprocess.run(command, input=TEXT, text=True, capture_output=True, check=True, env=env).stdout)
+    ours = train_tokenizer(TEXT.splitlines(keepends=True), 600)
+    assert digests == {hashlib.sha256(ours.to_json().encode()).hexdigest() + "\n"}
+    assert train_tokenizer([TEXT], 600).to_json() == tokenizer.to_json()
+
+
+def test_a_tokenizer_is_the_same_after_it_was_written_and_read(tokenizer, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(tokenizer.to_json())
+    again = load_tokenizer(path)
+    assert (again.digest, again.vocab_size, again.end_of_text) == (tokenizer.digest, 600, tokenizer.end_of_text)
+    assert again.to_json() == tokenizer.to_json()
+    assert again.digest == hashlib.sha256(again.to_json().encode()).hexdigest()
+    assert again.encode([TEXT[:999]]) == tokenizer.encode([TEXT[:999]])
+
+
+def test_a_library_tokenizer_that_pads_cuts_and_adds_is_read_without_that(tokenizer, tmp_path):
+    inner = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+    inner.enable_truncation(4)
+    inner.enable_padding(length=64)
+    inner.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{END_OF_TEXT} $A", special_tokens=[(END_OF_TEXT, 0)]
+    )
+    inner.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path / "tokenizer.json").encode([TEXT[:100]]) == tokenizer.encode([TEXT[:100]])
+
+
+def edited(tokenizer, change):
+    description = json.loads(tokenizer.to_json())
+    change(description)
+    return json.dumps(description)
+
+
+def _wordpiece():
+    inner = tokenizers.Tokenizer(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]"))
+    inner.add_special_tokens([END_OF_TEXT])
+    return inner.to_str()
+
+
+def _words():
+    inner = tokenizers.Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.train_from_iterator(
+        [TEXT], trainers.BpeTrainer(vocab_size=500, special_tokens=[END_OF_TEXT], show_progress=False)
+    )
+    return inner.to_str()
+
+
+REFUSED = {
+    "not json": (lambda tokenizer: "{", "is not a tokenizer.json"),
+    "another json": (lambda tokenizer: '{"a": 1}', "is not a tokenizer.json"),
+    "a list": (lambda tokenizer: "[]", "is not a tokenizer.json"),
+    "wordpiece": (lambda tokenizer: _wordpiece(), "WordPiece"),
+    "no bytes": (lambda tokenizer: _words(), "256 bytes"),
+    "normalised": (lambda tokenizer: edited(tokenizer, lambda d: d.update(normalizer={"type": "NFC"})), "NFC"),
+    "dropout": (lambda tokenizer: edited(tokenizer, lambda d: d["model"].update(dropout=0.1)), "dropout"),
+    "no end": (lambda tokenizer: edited(tokenizer, lambda d: d.update(added_tokens=[])), "no end-of-text"),
+    "prefix": (
+        lambda tokenizer: edited(tokenizer, lambda d: d["pre_tokenizer"].update(add_prefix_space=True)),
+        "come back",
+    ),
+    "no decoder": (lambda tokenizer: edited(tokenizer, lambda d: d.update(decoder=None)), "come back"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_tokenizer_that_loses_text_is_refused(tokenizer, tmp_path, case):
+    content, message = REFUSED[case]
+    path = tmp_path / "tokenizer.json"
+    path.write_text(content(tokenizer))
+    with pytest.raises(ModelError, match=message) as error:
+        load_tokenizer(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ModelError, match="no such tokenizer"):
+        load_tokenizer(tmp_path / "tokenizer.json")
+
+
+def test_a_normalizer_would_have_lost_text():
+    """Why normalizers are refused: NFC gives another string back."""
+    inner = tokenizers.Tokenizer(models.BPE())
+    inner.normalizer, inner.pre_tokenizer = normalizers.NFC(), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    inner.train_from_iterator(
+        ["-"], trainers.BpeTrainer(initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+    )
+    assert inner.decode(inner.encode("e\u0301").ids) == "\u00e9"
+
+
+CHAT = ("<|im_start|>", "<|im_end|>", "<|im|>", "<|im")
+
+
+def test_further_special_tokens_come_after_the_end_of_text_and_are_counted(tokenizer):
+    one = train_tokenizer([TEXT], 600 + len(CHAT), CHAT)
+    assert [one.special[name] for name in (END_OF_TEXT, *CHAT)] == [0, 1, 2, 3, 4]
+    assert one.vocab_size == 604
+    assert one.num_bytes[:5].tolist() == [0] * 5
+    assert [id - 4 for id in one.encode([TEXT])[0]] == tokenizer.encode([TEXT])[0]
+    assert train_tokenizer([TEXT], 600, (END_OF_TEXT,)).to_json() == tokenizer.to_json()
+    assert tokenizer.digest == "856c637dc152a93759678b4ff9f0c694fe9b6732e57bc5088693e4195f60eb3f"
+
+
+def test_special_tokens_are_added_at_the_end_of_a_tokenizer(tokenizer):
+    one = tokenizer.with_special_tokens([END_OF_TEXT, *CHAT])
+    assert one.special == {END_OF_TEXT: 0, **{name: 600 + index for index, name in enumerate(CHAT)}}
+    assert one.vocab_size == 604
+    assert one.num_bytes[600:].tolist() == [0] * 4
+    assert one.encode([TEXT]) == tokenizer.encode([TEXT])
+    assert one.with_special_tokens(CHAT[::-1]) is one
+    assert tokenizer.vocab_size == 600
+
+
+@given(st.lists(st.sampled_from([*CHAT, END_OF_TEXT, "|>", "<", "to be", " or", "\n", "é", "\x7f"]), max_size=9))
+def test_names_of_special_tokens_are_special_where_a_template_wrote_them(chat_tokenizer, pieces):
+    """As the library finds them, which prefers the longest that begins first."""
+    text = "".join(pieces)
+    library = tokenizers.Tokenizer.from_str(chat_tokenizer.to_json())
+    ids = chat_tokenizer.encode_with_special(text)
+    assert ids == library.encode(text, add_special_tokens=False).ids
+    assert library.decode(ids, skip_special_tokens=False) == text
+    hidden = "".join(piece[0] + "\ue000" + piece[1:] if piece in CHAT else piece for piece in pieces)
+    marked, plain = chat_tokenizer.encode_rendered([(hidden, "\ue000"), ("".join(pieces[:1]), "")])
+    assert not set(map(chat_tokenizer.special.get, CHAT)) & set(marked)
+    assert plain == chat_tokenizer.encode_with_special("".join(pieces[:1]))
+
+
+@pytest.fixture(scope="module")
+def chat_tokenizer(tokenizer):
+    return tokenizer.with_special_tokens(CHAT)
+
+
+def test_a_special_token_that_is_text_already_is_refused(tokenizer):
+    pieces = json.loads(tokenizer.to_json())["model"]["vocab"]
+    piece = next(piece for piece in pieces if len(piece) > 2 and piece.isalpha() and piece.isascii())
+    for name in (piece, " ", "<"):
+        with pytest.raises(ConfigError, match=r"cannot be a special token|two characters or more"):
+            tokenizer.with_special_tokens([name])
+    with pytest.raises(ConfigError, match="too small for the 256 bytes and 2 special tokens"):
+        train_tokenizer([TEXT], 257, ["<x>"])
