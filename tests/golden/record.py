@@ -39,8 +39,7 @@ CASES: dict[str, list[str]] = {
     "masked": ["masked", "data.train=text.txt", "data.split_on=\\n\\n", "data.held_out=hash:0.2"],
     "masked-words": ["masked", "data.train=text.txt", "objective.factorization.unit=word",
                      "objective.factorization.replace=80-10-10", "data.held_out=tail:0.1"],
-    "classification": ["classification", "data.train=labelled.jsonl", "data.held_out=hash:0.2",
-                       "data.over_long=truncate-right"],
+    "classification": ["classification", "data.train=labelled.jsonl", "data.held_out=hash:0.2"],
     "dialogue": ["dialogue", "data.train=dialogues.jsonl", "data.held_out=hash:0.2", "data.context=128",
                  "objective.normalization=dialogue"],
     "dialogue-qwen3": ["dialogue", "data.train=dialogues.jsonl", "data.held_out=hash:0.2", "data.context=128",
@@ -62,7 +61,7 @@ def data() -> dict[str, str]:
     speeches = (folder / "tinyshakespeare.txt").read_text(encoding="utf-8")[:40_000].split("\n\n")
     said = [speech.split("\n", 1) for speech in speeches if ":\n" in speech]
     pairs = [{"prompt": who, "completion": what[:120]} for who, what in said]
-    labels = [{"text": what[:100], "label": "short" if len(what) < 80 else "long"} for _, what in said]
+    labels = [{"text": what[:40], "label": "short" if len(what) < 80 else "long"} for _, what in said]
     dialogues = [
         {"messages": [
             {"role": "assistant" if index % 2 else "user", "content": " ".join(what.split())[:60]}

@@ -1,6 +1,8 @@
 """The command line: `thetahat` and `python -m thetahat`."""
 
+import io
 import os
+import signal
 import sys
 import traceback
 
@@ -21,8 +23,16 @@ from thetahat.cli import (
     train,
     verify,
 )
-from thetahat.cli.words import fail, say
-from thetahat.core.errors import DiskFullError, FolderError, OutOfMemoryError, ThetahatError, says_full
+from thetahat.cli.words import emit_error, fail, say, wants_json
+from thetahat.core.errors import (
+    ConfigError,
+    DiskFullError,
+    FolderError,
+    OutOfMemoryError,
+    ThetahatError,
+    says_full,
+)
+from thetahat.run.signals import Interrupted
 
 app = typer.Typer(
     name="thetahat",
@@ -64,41 +74,51 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
 def main() -> None:
     """Runs a command and turns what went wrong into a message and an exit code."""
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads that wait give way sooner when the machine is busy
-    _open_closed_streams()
+    _prepare_streams()
     try:
-        app()  # says usage errors itself and ends with 2
+        app()  # prints usage errors itself and exits with 2
     except ThetahatError as error:
-        fail(str(error), error.exit_code)
+        fail(error)
     except KeyboardInterrupt:
-        fail("interrupted", 130)
+        fail(Interrupted(signal.SIGINT, "interrupted", ""))
     except SystemExit as end:
-        if end.code == 130:  # how typer ends on Ctrl-C, without a word
-            fail("interrupted", 130)
+        _ended_by_typer(end)
         raise
     except MemoryError:
-        fail(str(OutOfMemoryError("the host's memory is full", cure="a smaller micro_batch_size or batch_size")), 9)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
+        fail(OutOfMemoryError("the host's memory is full", cure="a smaller micro_batch_size or batch_size"))
     except Exception as error:  # noqa: BLE001 - the last place that can speak
-        _unexpected(error)
+        fail(_named(error))
 
 
-def _open_closed_streams() -> None:
-    """What was closed (`<&-`, a daemon) is empty, or takes everything, rather than None."""
+def _prepare_streams() -> None:
+    """Closed streams (`<&-`, a daemon) read as empty or accept everything; printing fails in no encoding."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process lives
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as Python does for stderr
 
 
-def _unexpected(error: Exception) -> None:
+def _ended_by_typer(end: SystemExit) -> None:
+    """Ctrl-C, closed pipes and usage errors end inside typer; says what it leaves unsaid."""
+    cause = end.__context__
+    if isinstance(cause, BrokenPipeError):
+        sys.exit(141)  # 128 + SIGPIPE, the convention of shells
+    if end.code == 130:
+        fail(Interrupted(signal.SIGINT, "interrupted", ""))
+    if end.code == 2 and wants_json():
+        message = getattr(cause, "format_message", lambda: str(cause))()
+        emit_error(ConfigError(message))
+
+
+def _named(error: Exception) -> ThetahatError:
     """Full disks, full devices and paths that cannot be used are the machine's; everything else is our bug."""
     if says_full(error):
-        fail(str(DiskFullError(f"no space left: {error}", cure="free some space and start the same command again")), 8)
+        return DiskFullError(f"no space left: {error}", cure="free some space and start the same command again")
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         cure = "a smaller micro_batch_size, or objective.chunk_size=4096"
-        fail(str(OutOfMemoryError(f"the device's memory is full: {str(error).splitlines()[0]}", cure=cure)), 9)
+        return OutOfMemoryError(f"the device's memory is full: {str(error).splitlines()[0]}", cure=cure)
     if isinstance(error, OSError) and error.filename is not None:
-        fail(str(FolderError(f"{error.filename}: {error.strerror}", cure="a path that you may read and write")), 7)
+        return FolderError(f"{error.filename}: {error.strerror}", cure="a path that you may read and write")
     say(traceback.format_exc().rstrip())
-    fail("this is a bug of thetahat: please report it with the lines above", 1)
+    return ThetahatError("this is a bug of thetahat: please report it with the lines above")

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 
 import typer
 
+from thetahat.core.errors import ThetahatError
+
 Words = typer.Argument(None, metavar="[RECIPE|CONFIG.toml] [KEY=VALUE]...", show_default=False)
 Json = typer.Option(False, "--json", help="One JSON object as the last line of stdout.")
 Quiet = typer.Option(False, "--quiet", "-q", help="No progress, no advice; errors only.")
@@ -35,10 +37,23 @@ def emit_json(value: Any) -> None:
     emit(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
-def fail(message: str, code: int) -> NoReturn:
-    """Says what went wrong and ends the process."""
-    say(f"thetahat: {escape(message)}")
-    sys.exit(code)
+def wants_json() -> bool:
+    """Whether the command was typed with `--json`; asked where its options cannot be parsed any more."""
+    return "--json" in sys.argv[1:]
+
+
+def emit_error(error: ThetahatError) -> None:
+    """What `--json` prints instead of a result: {"error": {kind, exit_code, message, allowed, cure}}."""
+    told = {name: getattr(error, name) or None for name in ("allowed", "cure")}
+    emit_json({"error": {"kind": type(error).__name__, "exit_code": error.exit_code, "message": error.what, **told}})
+
+
+def fail(error: ThetahatError) -> NoReturn:
+    """Says what went wrong and ends the process with the error's exit code."""
+    say(f"thetahat: {escape(str(error))}")
+    if wants_json() and is_first_rank():
+        emit_error(error)
+    sys.exit(error.exit_code)
 
 
 def escape(text: str) -> str:
@@ -71,14 +86,24 @@ class _Escaping(logging.Formatter):
 
 
 def split_words(words: list[str] | None) -> tuple[list[str], list[str]]:
-    """Names, and KEY=VALUE pairs: a word with = whose left side looks like a key."""
-    names = [word for word in words or [] if not _is_pair(word)]
-    return names, [word for word in words or [] if _is_pair(word)]
+    """Names, and KEY=VALUE pairs. A path that exists is a name, unless its left side is a key of the config."""
+    is_pair = [_is_pair(word) for word in words or []]
+    pairs = list(zip(words or [], is_pair, strict=True))
+    return [word for word, is_one in pairs if not is_one], [word for word, is_one in pairs if is_one]
 
 
 def _is_pair(word: str) -> bool:
     key, equals, _ = word.partition("=")
-    return bool(equals) and key.replace(".", "").replace("_", "").isalnum()
+    if not equals or not key.replace(".", "").replace("_", "").isalnum():
+        return False
+    return not os.path.exists(word) or _is_key(key)
+
+
+def _is_key(key: str) -> bool:
+    from thetahat.core.schema import known_keys
+    from thetahat.run.config import RunConfig
+
+    return key in known_keys(RunConfig)
 
 
 def find_config(words: list[str] | None) -> Any:

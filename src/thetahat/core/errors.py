@@ -17,6 +17,7 @@ class ThetahatError(ValueError):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, what: str, *, allowed: str = "", cure: str = "") -> None:
+        self.what, self.allowed, self.cure = what, allowed, cure
         lines = [what]
         if allowed:
             lines.append(f"  allowed: {allowed}")

@@ -1,0 +1,72 @@
+"""What the world outside does to a command: closed pipes, odd paths, poor terminals; each ends with its own code."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from thetahat.cli.main import main
+from thetahat.cli.words import split_words
+
+
+def ended(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["thetahat", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "kind", "message"),
+    [
+        (["score", "nowhere", "--json"], 4, "ModelError", "nowhere"),
+        (["train", "--json", "batch_size=none"], 2, "ConfigError", "batch_size"),
+        (["compare", "one.parquet", "--json"], 2, "ConfigError", "1 of A and B"),
+        (["score", "--json", "--no-such-option"], 2, "ConfigError", "--no-such-option"),
+        (["select", "--json", "--quiet"], 2, "ConfigError", ""),
+    ],
+)
+def test_with_json_an_error_is_an_object_on_stdout_and_words_on_stderr(monkeypatch, capsys, words, code, kind, message):
+    assert ended(monkeypatch, *words) == code
+    out, err = capsys.readouterr()
+    (line,) = out.splitlines()
+    error = json.loads(line)["error"]
+    assert (error["kind"], error["exit_code"]) == (kind, code)
+    assert message in error["message"]
+    assert err
+
+
+def test_without_json_an_error_leaves_stdout_empty(monkeypatch, capsys):
+    assert ended(monkeypatch, "score", "nowhere") == 4
+    assert capsys.readouterr().out == ""
+
+
+def test_a_reader_that_goes_away_ends_the_command_with_the_code_of_shells(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "thetahat", "recipes"]
+    with os.fdopen(writer, "wb") as pipe:
+        done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_that_knows_few_characters_shows_the_others_escaped(monkeypatch, encoding):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert ended(monkeypatch, "compare", "θ̂", "--json") == 2
+    terminal.flush()
+    assert "A and B came" in terminal.buffer.getvalue().decode(encoding)
+
+
+def test_a_path_with_an_equals_sign_is_a_path_where_it_exists(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["runs/x", "lang=de/part.txt", "seed=1", "lr=0.1", "data.train=a=b.txt"]
+    assert split_words(words) == (["runs/x"], ["lang=de/part.txt", "seed=1", "lr=0.1", "data.train=a=b.txt"])
+    for folder in ("lang=de", "seed=1", "lr=0.1"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "lang=de" / "part.txt").write_text("text")
+    assert split_words(words) == (["runs/x", "lang=de/part.txt", "lr=0.1"], ["seed=1", "data.train=a=b.txt"])
