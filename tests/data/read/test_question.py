@@ -20,7 +20,7 @@ KNOWN = [
 
 
 def parsed(fields):
-    return parse_question(json.dumps(fields).encode(), "file:7", id="file:7", source="file")
+    return parse_question(fields, "file:7", id="file:7", source="file")
 
 
 @pytest.mark.parametrize(("fields", "contexts", "choices", "gold"), KNOWN)
@@ -53,10 +53,11 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("fields", "words"), WRONG)
-def test_what_is_no_question_is_an_error_that_names_the_line(fields, words):
+def test_what_is_no_question_is_an_error_that_names_the_line(write, fields, words):
+    path = write("file.jsonl", [KNOWN[0][0], fields])
     with pytest.raises(DataError) as raised:
-        parsed(fields)
-    assert str(raised.value).startswith("file:7: ")
+        read_questions(str(path))
+    assert str(raised.value).startswith(f"{path}:2: ")
     assert words in str(raised.value)
 
 

@@ -63,7 +63,7 @@ def test_splitting_does_not_depend_on_how_a_file_is_read(tmp_path_factory, parts
     path.write_bytes(separator.join(parts).encode())
     with pytest.MonkeyPatch.context() as patch:
         for chunk in (1, 3, 1 << 20):
-            patch.setattr("thetahat.data.read.source._CHUNK", chunk)
+            patch.setattr("thetahat.data.read.objects._CHUNK", chunk)
             assert [record.text for record in read(path, separator)] == parts
 
 

@@ -1,49 +1,228 @@
 """Where a dataset lies: a path, a folder, a glob, standard input or a text that comes with the package."""
 
+import fnmatch
 import functools
 import glob
 import hashlib
 import importlib.resources
 import os
+import re
+import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from logging import getLogger
 from pathlib import Path
 from typing import BinaryIO
 
 from thetahat.core.errors import DataError, naming_full_disk
 from thetahat.core.store import flush_folder
 from thetahat.data.read.cache import default_cache
+from thetahat.data.read.opening import COMPRESSIONS, ORDER_MARK, opening
 
-SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz")
-_ALLOWED = f"files that end in {', '.join(SUFFIXES)}; a folder or a glob of these; - for standard input"
+logger = getLogger("thetahat")
+
+KINDS = (".txt", ".jsonl")
+_BY_NAME = ".json"  # an array of records; in a folder it may be anything, so it is read only where it is named
+_ALLOWED = (
+    f"files that end in {', '.join(KINDS)} (or, compressed, in {', '.join(KINDS[-1] + end for end in COMPRESSIONS)}), "
+    f"a folder or a glob of these; {_BY_NAME} by its name; - for standard input"
+)
 _CHUNK = 1 << 20
-ORDER_MARK = b"\xef\xbb\xbf"  # at the start of lines of JSON it says UTF-8, and is no part of them
+_SHOWN = 5  # names in a line
+_MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
 
 
-def find_files(spec: str) -> list[Path]:
-    """The files that `spec` names, in an order that depends on their names alone."""
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a spec names: the files to read, and what is left out, by the reason."""
+
+    files: list[Path] = field(default_factory=list[Path])
+    skipped: dict[str, list[Path]] = field(default_factory=dict[str, list[Path]])
+
+    def skip(self, path: Path, why: str) -> None:
+        """Keeps account of a file or folder that is not read."""
+        self.skipped.setdefault(why, []).append(path)
+
+
+def find_files(specs: str | Sequence[str]) -> list[Path]:
+    """The files that are named, each once; raises DataError where one is named twice, by whatever names.
+
+    Files of a folder or a glob come in the order of their paths. What is left out there is logged.
+    """
+    files: list[Path] = []
+    for spec in [specs] if isinstance(specs, str) else specs:
+        found = survey(spec)
+        _tell(spec, found)
+        files += found.files
+    known: dict[tuple[int, int], Path] = {}
+    for file in files:
+        _check_name(file)
+        if (first := known.setdefault(identity(file), file)) is not file:
+            what = f"{file} is named twice" if first == file else f"{file} is the same file as {first}"
+            raise DataError(what, cure="name each file once, and remove or move links to it")
+    return files
+
+
+def survey(spec: str) -> Found:
+    """The files behind one spec, and what is left out: hidden files and folders, other kinds, links back."""
     if spec == "-":
-        return [keep_standard_input()]
+        return Found([keep_standard_input()])
     if spec.startswith("bundled:"):
-        return [_bundled(spec.removeprefix("bundled:"))]
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        return _readable(path.rglob("*"), f"no file to read in the folder {spec}")
-    if path.exists():
-        return _readable([path], f"{spec} is not a kind of file that is read here")
-    if glob.has_magic(spec):
-        matches = glob.iglob(str(path), recursive=True)
-        return _readable(map(Path, matches), f"no file matches {spec}")
-    raise DataError(f"no such file or folder: {spec}", allowed=_ALLOWED)
+        return Found([_bundled(spec.removeprefix("bundled:"))])
+    path, found = _expanded(spec), Found()
+    try:
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except (OSError, ValueError) as error:
+        if not glob.has_magic(spec):
+            raise _missing(spec, error) from error
+        kinds = (*KINDS, _BY_NAME) if kind_of_file(path) == _BY_NAME else KINDS
+        for match in set(_expand(Path(path.anchor or "."), path.relative_to(path.anchor).parts)):
+            _add(match, found, kinds)
+        return _sorted(found, f"no file to read matches {spec}")
+    if not is_folder:
+        _add(path, found, (*KINDS, _BY_NAME), by_name=True)
+        return _sorted(found, f"{spec} is not a kind of file that is read here")
+    for entry in (entry for folder in _folders(path, found) for entry in _entries(folder) if not entry.is_dir()):
+        _add(Path(entry.path), found, KINDS)
+    return _sorted(found, f"no file to read in the folder {spec}")
 
 
-def label_files(files: list[Path]) -> list[str]:
+def _sorted(found: Found, otherwise: str) -> Found:
+    if not found.files:
+        left_out = f"; left out: {_described(found.skipped)}" if found.skipped else ""
+        raise DataError(otherwise + left_out, allowed=_ALLOWED)
+    found.files.sort(key=Path.as_posix)
+    return found
+
+
+def kind_of_file(path: Path) -> str:
+    """The ending of its name in lower case, without that of a compression."""
+    name = path.name.lower()
+    for ending in COMPRESSIONS:
+        name = name.removesuffix(ending)
+    return Path(name).suffix
+
+
+def holds_objects(path: Path) -> bool:
+    """Whether the file holds JSON objects, not plain text."""
+    return kind_of_file(path) != ".txt"
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """What is the same for all names of one file: the numbers of its device and inode."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def label_files(files: Sequence[Path]) -> list[str]:
     """A short, different name for each file: its own, or where two share one, its path below their common folder."""
     names = [file.name for file in files]
     if len(set(names)) == len(names):
         return names
-    common = os.path.commonpath([file.parent for file in files])
-    return [Path(os.path.relpath(file, common)).as_posix() for file in files]
+    whole = [os.path.abspath(file) for file in files]
+    common = os.path.commonpath([os.path.dirname(file) for file in whole])
+    return [Path(os.path.relpath(file, common)).as_posix() for file in whole]
+
+
+def _expanded(spec: str) -> Path:
+    """The path with ~ for the user's home, unless a file has just this name; a ~name of nobody stays as it is."""
+    return Path(spec) if os.path.lexists(spec) else Path(os.path.expanduser(spec))
+
+
+def _missing(spec: str, error: OSError | ValueError) -> DataError:
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"no such file or folder: {spec}", allowed=_ALLOWED)
+    why = getattr(error, "strerror", None) or str(error)
+    return DataError(f"{spec[:200]} cannot be read: {why}", allowed=_ALLOWED)
+
+
+def _add(path: Path, found: Found, kinds: Sequence[str], *, by_name: bool = False) -> None:
+    """Takes a file to be read, or says why not."""
+    if path.name.startswith(".") and not by_name:
+        found.skip(path, "hidden")
+    elif path.is_file():
+        found.files.append(path) if kind_of_file(path) in kinds else found.skip(path, "of another kind")
+    elif path.is_dir():
+        found.skip(path, "a folder that only its name matches")
+    else:
+        found.skip(path, "a link to nothing" if path.is_symlink() else "no plain file")
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise DataError(f"the folder {folder} cannot be read: {error.strerror}") from error
+
+
+def _folders(top: Path, found: Found) -> Iterator[Path]:
+    """A folder and all below it, each once; none that is hidden, and none to which a link only leads back or up."""
+    known = set(map(identity, (top, *top.resolve().parents)))
+    waiting = [top]
+    while waiting:
+        folder = waiting.pop()
+        yield folder
+        below = sorted((entry for entry in _entries(folder) if entry.is_dir()), key=lambda entry: entry.name)
+        for entry in sorted(below, key=lambda entry: entry.is_symlink()):  # its own name comes before a link's
+            path = Path(entry.path)
+            if entry.name.startswith("."):
+                found.skip(path, "hidden")
+            elif identity(path) in known:
+                found.skip(path, "a link to a folder above or read already")
+            else:
+                known.add(identity(path))
+                waiting.append(path)
+
+
+def _expand(folder: Path, pattern: Sequence[str]) -> Iterator[Path]:
+    """What matches a glob below a folder; `**` goes round no loop of links, and * matches no leading dot."""
+    head, *rest = pattern
+    if head == "**":
+        for below in _folders(folder, Found()):
+            yield from _expand(below, rest or ["*"])
+        return
+    if glob.has_magic(head):
+        names = [entry.name for entry in _entries(folder) if fnmatch.fnmatchcase(entry.name, head)]
+        paths = [folder / name for name in names if head.startswith(".") or not name.startswith(".")]
+    else:
+        paths = [folder / head] if os.path.lexists(folder / head) else []
+    for path in paths:
+        if not rest:
+            yield path
+        elif path.is_dir():
+            yield from _expand(path, rest)
+
+
+def _described(skipped: dict[str, list[Path]]) -> str:
+    def names(paths: list[Path]) -> str:
+        more = f" and {len(paths) - _SHOWN:,} more" if len(paths) > _SHOWN else ""
+        return ", ".join(_shown(path) for path in sorted(paths)[:_SHOWN]) + more
+
+    return "; ".join(f"{len(paths):,} {why} ({names(paths)})" for why, paths in skipped.items())
+
+
+def _tell(spec: str, found: Found) -> None:
+    """One line about what is left out; once a process, however often the files are looked for."""
+    nested = "a folder that only its name matches"
+    read = {str(parent) for file in found.files for parent in file.parents} if nested in found.skipped else set[str]()
+    skipped = {
+        why: paths
+        for why, some in found.skipped.items()
+        if (paths := [path for path in some if why != nested or str(path) not in read])
+    }
+    if skipped:
+        _say_once(f"{spec}: {len(found.files):,} files are read; left out: {_described(skipped)}")
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    logger.warning("%s", line)
+
+
+def _shown(path: Path) -> str:
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 @functools.cache
@@ -72,17 +251,20 @@ def _copy(stream: BinaryIO, path: Path) -> str:
             file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
-    is_lines = start.removeprefix(ORDER_MARK).lstrip().startswith(b"{")
-    return f"{digest.hexdigest()[:16]}{'.jsonl' if is_lines else '.txt'}"
+    if start.startswith(b"PAR1"):
+        raise DataError("standard input is a Parquet file", allowed="text, or one JSON object a line")
+    compression = next((ending for magic, ending in _MAGIC.items() if start.startswith(magic)), "")
+    if compression:
+        with opening(path, compression) as file:
+            start = file.read(_CHUNK)
+    return f"{digest.hexdigest()[:16]}{_kind_of_content(start)}{compression}"
 
 
-def _readable(paths: Iterable[Path], otherwise: str) -> list[Path]:
-    files = sorted({path for path in paths if path.name.endswith(SUFFIXES) and path.is_file()}, key=Path.as_posix)
-    if not files:
-        raise DataError(otherwise, allowed=_ALLOWED)
-    for file in files:
-        _check_name(file)
-    return files
+def _kind_of_content(start: bytes) -> str:
+    text = start.removeprefix(ORDER_MARK).lstrip()
+    if text.startswith(b"{"):
+        return ".jsonl"
+    return ".json" if re.match(rb"\[\s*\{", text) else ".txt"
 
 
 def _check_name(file: Path) -> None:
@@ -90,8 +272,9 @@ def _check_name(file: Path) -> None:
     try:
         str(file).encode()
     except UnicodeEncodeError as error:
-        shown = os.fsencode(file).decode(errors="backslashreplace")
-        raise DataError(f"the name of {shown} is not UTF-8", cure="rename it, for example with convmv") from error
+        raise DataError(
+            f"the name of {_shown(file)} is not UTF-8", cure="rename it, for example with convmv"
+        ) from error
 
 
 def _bundled(name: str) -> Path:

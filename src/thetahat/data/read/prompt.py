@@ -13,9 +13,9 @@ from typing import Any, cast
 
 from thetahat.core.errors import DataError
 from thetahat.data.read.dialogue import Dialogue, parse_dialogue
-from thetahat.data.read.files import find_files
-from thetahat.data.read.record import check_text, read_object
-from thetahat.data.read.source import read_lines
+from thetahat.data.read.files import find_files, holds_objects
+from thetahat.data.read.objects import read_objects
+from thetahat.data.read.record import check_text
 
 GENERATED = "generated"  # the key of what is written
 _FORMATS = '{"prompt": ...} or {"messages": [...]}, each on one line; completions, id and other keys may stand beside'
@@ -34,19 +34,18 @@ class PromptRecord:
 def read_prompts(specs: str | Sequence[str]) -> list[PromptRecord]:
     """Every prompt and dialogue of files, folders or globs (.jsonl, .jsonl.gz), in order."""
     records: list[PromptRecord] = []
-    files = [path for spec in ([specs] if isinstance(specs, str) else specs) for path in find_files(spec)]
+    files = find_files(specs)
     for path in files:
-        if ".jsonl" not in path.suffixes:
+        if not holds_objects(path):
             raise DataError(f"{path} is plain text, not prompts", allowed=_FORMATS)
-        records += [parse_prompt(line, f"{path}:{number}") for number, line in read_lines(path)]
+        records += [parse_prompt(fields, f"{path}:{number}") for number, fields in read_objects(path, formats=_FORMATS)]
     if not records:
         raise DataError(f"{', '.join(map(str, files))}: no prompt", allowed=_FORMATS)
     return records
 
 
-def parse_prompt(line: bytes, where: str) -> PromptRecord:
-    """The prompt or the dialogue that a line of JSON holds; errors name `where`."""
-    fields = read_object(line, where, _FORMATS)
+def parse_prompt(fields: Mapping[str, Any], where: str) -> PromptRecord:
+    """The prompt or the dialogue that a JSON object holds; errors name `where`."""
     found = [key for key in ("prompt", "messages") if key in fields]
     if len(found) != 1:
         what = "a prompt and messages in one record" if found else "a record without a prompt or messages"

@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from thetahat.core.errors import DataError
-from thetahat.data.read.files import find_files, label_files
-from thetahat.data.read.record import Record, check_identity, check_source, check_text, kind_of_value, read_object
-from thetahat.data.read.source import read_lines, with_own_id
+from thetahat.data.read.files import find_files, holds_objects, label_files
+from thetahat.data.read.objects import read_objects
+from thetahat.data.read.record import Record, check_identity, check_source, check_text, kind_of_value
+from thetahat.data.read.source import with_own_id
 
 _FORMATS = (
     '{"good": ..., "bad": ...}, {"query": ..., "choices": [...], "gold": 0}, {"ctx": ..., "endings": [...], '
@@ -58,23 +59,23 @@ def question(contexts: Sequence[str], choices: Sequence[str], gold: int, record:
 
 def read_questions(specs: str | Sequence[str]) -> list[Question]:
     """Every question of files, folders or globs (.jsonl, .jsonl.gz), in order, each with an id of its own."""
-    files = [path for spec in ([specs] if isinstance(specs, str) else specs) for path in find_files(spec)]
+    files = find_files(specs)
     taken: dict[str, int] = {}
     questions: list[Question] = []
     for path, label in zip(files, label_files(files), strict=True):
-        if ".jsonl" not in path.suffixes:
+        if not holds_objects(path):
             raise DataError(f"{path} is plain text, not questions", allowed=_FORMATS)
-        for number, line in read_lines(path):
-            asked = parse_question(line, f"{path}:{number}", id=f"{label}:{number}", source=label)
+        for number, fields in read_objects(path, formats=_FORMATS):
+            asked = parse_question(fields, f"{path}:{number}", id=f"{label}:{number}", source=label)
             questions.append(replace(asked, record=with_own_id(asked.record, taken)))
     if not questions:
         raise DataError(f"{', '.join(map(str, files))}: no question", allowed=_FORMATS)
     return questions
 
 
-def parse_question(line: bytes, where: str, *, id: str, source: str) -> Question:
-    """The question that a line of JSON holds, with this id and source where it brings none; errors name `where`."""
-    fields = _with_one_name(read_object(line, where, _FORMATS), where)
+def parse_question(fields: Mapping[str, Any], where: str, *, id: str, source: str) -> Question:
+    """The question that a JSON object holds, with this id and source where it brings none; errors name `where`."""
+    fields = _with_one_name(fields, where)
     id = check_identity(fields.get("id"), where) or id
     record = Record("", id, id, check_source(fields.get("source"), where) or source, where=where)
     match _format_of(fields, where):

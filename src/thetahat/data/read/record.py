@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from thetahat.core.errors import DataError
 from thetahat.data.read.dialogue import Dialogue, parse_dialogue
 
-_FORMATS = (
+FORMATS = (
     '{"text": ...}, {"prompt": ..., "completion": ...}, {"text": ..., "label": ...} or {"messages": [...]}, '
     "each on one line"
 )
@@ -57,9 +55,8 @@ class Record:
         return self.text if self.prompt is None else json.dumps([self.prompt, self.text], ensure_ascii=False)
 
 
-def parse_record(line: bytes, where: str, *, id: str, source: str) -> Record:
-    """The record that a line of JSON holds, with this id and source where it brings none; errors name `where`."""
-    fields = read_object(line, where)
+def parse_record(fields: Mapping[str, Any], where: str, *, id: str, source: str) -> Record:
+    """The record that a JSON object holds, with this id and source where it brings none; errors name `where`."""
     known = _format_of(fields, where)
     id = check_identity(fields.get("id"), where) or id
     source, weight = check_source(fields.get("source"), where) or source, _weight(fields.get("weight"), where)
@@ -95,27 +92,16 @@ def check_text(text: Any, where: str, name: str = "text") -> str:
     return text
 
 
-def read_object(line: bytes, where: str, formats: str = _FORMATS) -> Mapping[str, Any]:
-    """The JSON object of a line; where it is none, the error shows the formats that are allowed."""
-    try:
-        value = msgspec.json.decode(line)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON: {error}", allowed="one JSON object a line") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: the line holds {kind_of_value(value)}", allowed=f"an object: {formats}")
-    return value
-
-
 def _format_of(fields: Mapping[str, Any], where: str) -> str:
     found = {key for key in fields if key in _MARKS}
     keys = ", ".join(repr(key) for key in fields) or "none"
     if not found:
-        raise DataError(f"{where}: a record without a text; its keys: {keys}", allowed=_FORMATS)
+        raise DataError(f"{where}: a record without a text; its keys: {keys}", allowed=FORMATS)
     known = next((name for name, wanted in _KEYS.items() if wanted == found), None)
     if known is None:
         halves = [name for name, wanted in _KEYS.items() if found < wanted and name != "text and label"]
         what = f"half a record of {halves[0]}" if halves else "a mixture of formats in one record"
-        raise DataError(f"{where}: {what}; its keys: {keys}", allowed=_FORMATS)
+        raise DataError(f"{where}: {what}; its keys: {keys}", allowed=FORMATS)
     return known
 
 

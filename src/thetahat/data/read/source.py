@@ -1,36 +1,29 @@
 """Files to records, and records to two parts: one to train on, one to hold out."""
 
-import gzip
 import hashlib
-import zlib
 from array import array
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from io import BufferedReader
 from pathlib import Path
 from typing import final
 
 from thetahat.core.errors import DataError
 from thetahat.data.config import DataConfig
-from thetahat.data.read.files import ORDER_MARK, find_files as find_files, label_files
-from thetahat.data.read.record import Record as Record, check_text, parse_record
+from thetahat.data.read.files import find_files as find_files, holds_objects, identity, label_files
+from thetahat.data.read.objects import read_objects
+from thetahat.data.read.opening import opening
+from thetahat.data.read.record import Record as Record, parse_record
 
 _CHUNK = 1 << 20
 _CURES = "data.held_out=tail:0.1 (the end of the data), data.held_out=PATH, or data.held_out=none"
 
-Bytes = BufferedReader | gzip.GzipFile
 Rule = Callable[[int, Record], Record | None]  # what becomes of the i-th record in this part of the data
 
 
 def read_records(specs: str | Sequence[str], split_on: str | None = None) -> Iterator[Record]:
     """Every record of files, folders or globs, in order, each with an id of its own; no file counts twice."""
-    files = [path for spec in ([specs] if isinstance(specs, str) else specs) for path in find_files(spec)]
-    known = [path.resolve() for path in files]
-    if repeated := next((path for path in files if known.count(path.resolve()) > 1), None):
-        raise DataError(f"{repeated} is named twice", cure="name each file once")
-    return _read_files(files, split_on)
+    return _read_files(find_files(specs), split_on)
 
 
 @final
@@ -135,7 +128,7 @@ def _cut_at(target: int, size: int, config: DataConfig) -> tuple[Rule, Rule]:
 
 def _check_separator(separator: str, files: Sequence[Path], config: DataConfig) -> None:
     """What stands nowhere in the texts to train on divides nothing, and one huge document is not what was meant."""
-    texts = [path for path in files if not _has_lines(path)]
+    texts = [path for path in files if not holds_objects(path)]
     if texts and not any(_holds(path, separator.encode()) for path in texts):
         raise DataError(
             f"data.split_on={separator!r} stands nowhere in data.train={config.train}",
@@ -144,7 +137,7 @@ def _check_separator(separator: str, files: Sequence[Path], config: DataConfig) 
 
 
 def _holds(path: Path, data: bytes) -> bool:
-    with _opening(path) as file:
+    with opening(path) as file:
         rest = b""
         while chunk := file.read(_CHUNK):
             rest += chunk
@@ -154,15 +147,12 @@ def _holds(path: Path, data: bytes) -> bool:
     return False
 
 
-def _has_lines(path: Path) -> bool:
-    return ".jsonl" in path.suffixes
-
-
 def _other_files(config: DataConfig, files: Sequence[Path]) -> tuple[Path, ...]:
     held_out = tuple(find_files(config.held_out))
-    if both := {path.resolve() for path in files} & {path.resolve() for path in held_out}:
+    ours = set(map(identity, files))
+    if both := [path for path in held_out if identity(path) in ours]:
         raise DataError(
-            f"{min(both)} is in data.train={config.train} and in data.held_out={config.held_out}",
+            f"{both[0]} is in data.train={config.train} and in data.held_out={config.held_out}",
             cure="keep the two apart, or let data.held_out=hash:0.1 divide one set",
         )
     return held_out
@@ -181,10 +171,10 @@ def _nothing_left(config: DataConfig, purpose: str) -> DataError:
 def _read_files(files: Sequence[Path], split_on: str | None) -> Iterator[Record]:
     taken: dict[str, int] = {}
     for path, label in zip(files, label_files(list(files)), strict=True):
-        read = _read_lines if _has_lines(path) else _read_text
         is_empty = True
-        for record in read(path, label, split_on):
+        for number, fields in read_objects(path, split_on):
             is_empty = False
+            record = parse_record(fields, f"{path}:{number}", id=f"{label}:{number}", source=label)
             yield with_own_id(record, taken)
         if is_empty:
             raise DataError(f"{path} is empty", cure="remove it, or write some text into it")
@@ -200,69 +190,3 @@ def with_own_id(record: Record, taken: dict[str, int]) -> Record:
     taken[record.id] += 1
     taken[id] = 1
     return replace(record, id=id)
-
-
-def _read_lines(path: Path, label: str, split_on: str | None) -> Iterator[Record]:
-    for number, line in read_lines(path):
-        yield parse_record(line, f"{path}:{number}", id=f"{label}:{number}", source=label)
-
-
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file that are not blank, with their numbers; raises DataError where one is not UTF-8."""
-    offset = 0
-    with _opening(path) as file:
-        for number, line in enumerate(file, start=1):
-            _decode(line, f"{path}:{number}", offset)
-            offset += len(line)
-            data = line.removeprefix(ORDER_MARK) if number == 1 else line
-            if data.strip():
-                yield number, data
-
-
-def _read_text(path: Path, label: str, split_on: str | None) -> Iterator[Record]:
-    with _opening(path) as file:
-        for offset, number, data in _pieces(file, split_on):
-            where = f"{path}:{number}"
-            text = check_text(_decode(data, where, offset), where)
-            yield Record(text=text, id=f"{label}:{number}", document=f"{label}:{number}", source=label)
-
-
-def _pieces(file: Bytes, split_on: str | None) -> Iterator[tuple[int, int, bytes]]:
-    """What stands between the separators, with the byte and the line where it starts; nothing there is no document."""
-    separator = split_on.encode() if split_on is not None else None
-    offset, number, rest = 0, 1, b""
-    while chunk := file.read(max(_CHUNK, len(rest))):  # as much again as is held: linear even in one huge document
-        rest += chunk
-        if separator is None:
-            continue
-        *whole, rest = rest.split(separator)
-        for data in whole:
-            if data:
-                yield offset, number, data
-            offset += len(data) + len(separator)
-            number += data.count(b"\n") + separator.count(b"\n")
-    if rest:
-        yield offset, number, rest
-
-
-def _decode(data: bytes, where: str, offset: int) -> str:
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        path, _, number = where.rpartition(":")
-        line = int(number) + data[: error.start].count(b"\n")
-        raise DataError(
-            f"{path}:{line}: not UTF-8: byte 0x{data[error.start]:02x} at offset {offset + error.start} of the file",
-            cure="convert the file first, for example with iconv -f LATIN1 -t UTF-8",
-        ) from error
-
-
-@contextmanager
-def _opening(path: Path) -> Generator[Bytes]:
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            yield file
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path} is damaged: {error}", cure="copy or download it again") from error
-    except PermissionError as error:
-        raise DataError(f"{path} cannot be read: permission denied") from error
