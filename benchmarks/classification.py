@@ -20,7 +20,7 @@ from thetahat.data.read.source import Record, read_records
 from thetahat.model.encoder import Encoder
 from thetahat.objective.config import Labels, ObjectiveConfig
 from thetahat.objective.factorization import causal, labels as ask_label
-from thetahat.objective.log_prob import token_log_probs
+from thetahat.objective.log_prob import reference
 from thetahat.verbs.load import Loaded, load
 
 
@@ -57,7 +57,7 @@ def by_branches(loaded: Loaded, record: Record, labels: Sequence[str], ids: Sequ
     packed = packed_of(pieces, [-1, *[0] * len(ids)], [0, *[len(prompt) - 1] * len(ids)])
     batch = causal(packed)
     hidden, targets = loaded.model.hidden(batch.inputs).flatten(0, 1)[batch.asked], batch.targets.flatten()[batch.asked]
-    nats = token_log_probs(hidden, loaded.model.logits, targets).double()
+    nats = reference(hidden, loaded.model.head, targets).log_prob.double()
     sums = torch.zeros(len(pieces), dtype=torch.float64).index_add_(0, batch.part.flatten()[batch.asked], nats)
     return labels[int(sums[1:].argmax())]
 
@@ -75,7 +75,7 @@ def by_head(loaded: Loaded, records: Sequence[Record]) -> list[str]:
         from dataclasses import replace
 
         batch = ask_label(replace(packed, row=rows, is_prompt=torch.zeros_like(packed.is_prompt)), objective)
-        logits = loaded.model.logits(loaded.model.hidden(batch.inputs).flatten(0, 1)[batch.asked])
+        logits = loaded.model.head(loaded.model.hidden(batch.inputs).flatten(0, 1)[batch.asked])
         found += [loaded.labels[index] for index in logits.argmax(-1).tolist()]
     return found
 

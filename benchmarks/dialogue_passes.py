@@ -38,7 +38,7 @@ from thetahat.model.config import DecoderConfig
 from thetahat.model.init import initialize
 from thetahat.model.precision import Dtype, computing_in
 from thetahat.objective.factorization import causal
-from thetahat.objective.log_prob import token_log_probs
+from thetahat.objective.log_prob import reference
 from thetahat.objective.objective import log_likelihood
 
 CONTEXT, ROWS = 1024, 4
@@ -78,7 +78,7 @@ def turns(model: Any, laid: Laid) -> dict[tuple[str, str], tuple[float, int]]:
         batch = batch.to(model.device)
         hidden, targets = model.hidden(batch.inputs).flatten(0, 1), batch.targets.flatten()
         asked = torch.arange(len(targets), device=model.device) if batch.asked is None else batch.asked
-        nats = token_log_probs(hidden[asked], model.logits, targets[asked]).double().cpu()
+        nats = reference(hidden[asked], model.head, targets[asked]).log_prob.double().cpu()
         part = batch.part.flatten()[asked].cpu()
         sums = torch.zeros(len(batch.parts), dtype=torch.float64).index_add_(0, part, nats)
         counts = torch.bincount(part, minlength=len(batch.parts))

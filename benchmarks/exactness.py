@@ -34,7 +34,7 @@ def inputs_of(tokens, *, is_causal):
 
 
 def log_probs_of(model, hidden, targets):
-    return model.logits(hidden[0]).log_softmax(-1).gather(-1, torch.tensor(targets)[:, None])[:, 0]
+    return model.head(hidden[0]).log_softmax(-1).gather(-1, torch.tensor(targets)[:, None])[:, 0]
 
 
 def causal(model, corpus, span):

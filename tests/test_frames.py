@@ -21,7 +21,7 @@ def test_from_the_command_line_to_log_softmax_in_six_frames(tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     monkeypatch.setenv("THETAHAT_CACHE", str(tmp_path))
-    monkeypatch.setattr(log_prob, "token_log_probs", stop_here)
+    monkeypatch.setattr(log_prob, "reference", stop_here)
     monkeypatch.setattr(sys, "argv", ["thetahat", "train", "max_steps=1", "--out", str(tmp_path / "run"), "--quiet"])
     with pytest.raises(SystemExit) as ended:
         main()

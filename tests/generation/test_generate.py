@@ -55,7 +55,7 @@ def next_logits(model, prompt, text):
         inputs = inputs_of([START, *text], is_causal=True)
         source = Source(inputs_of(prompt, is_causal=False), torch.zeros_like(inputs.tokens))
         inputs = Inputs(inputs.tokens, inputs.position, inputs.visibility, source)
-    return model.logits(model.hidden(inputs)[0, -1:])[0]
+    return model.head(model.hidden(inputs)[0, -1:])[0]
 
 
 def alone(model, prompt, sampling, end=None, row=0):
@@ -114,7 +114,7 @@ def open_logits(model, read, num_open):
     tokens = torch.tensor([read])
     place = torch.arange(len(read))[None]
     inputs = Inputs(tokens, place, Visibility(torch.zeros_like(tokens), is_open=place < num_open))
-    return model.logits(model.hidden(inputs)[0, -1:])[0]
+    return model.head(model.hidden(inputs)[0, -1:])[0]
 
 
 @pytest.mark.parametrize("context", [6, 64])
@@ -195,7 +195,7 @@ def test_one_beam_is_greedy(model):
 def filled_alone(model, text, mask, num_steps):
     text = list(text)
     for left in range(num_steps, 0, -1):
-        log_probs = model.logits(model.hidden(inputs_of(text, is_causal=False))[0])
+        log_probs = model.head(model.hidden(inputs_of(text, is_causal=False))[0])
         log_probs[:, mask] = -torch.inf
         log_probs = log_probs.log_softmax(-1)
         places = [place for place, token in enumerate(text) if token == mask]

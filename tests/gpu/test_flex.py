@@ -24,7 +24,7 @@ from thetahat.model.config import DecoderConfig
 from thetahat.model.precision import computing_in
 from thetahat.objective.config import ObjectiveConfig
 from thetahat.objective.factorization import causal, prefix
-from thetahat.objective.log_prob import token_log_probs
+from thetahat.objective.log_prob import reference
 from thetahat.objective.objective import log_likelihood
 from thetahat.recipes.catalogue import find_recipe
 from thetahat.verbs.verify import verify
@@ -201,7 +201,7 @@ def test_the_log_probabilities_of_trees_are_those_of_the_cpu(device):
     for place in (torch.device("cpu"), device):
         model, there = model.to(place), batch.to(place)
         hidden = model.hidden(there.inputs).flatten(0, 1)
-        found[place.type] = token_log_probs(hidden, model.logits, there.targets.flatten()).cpu()
+        found[place.type] = reference(hidden, model.head, there.targets.flatten()).log_prob.cpu()
     places = batch.weights.flatten() != 0
     torch.testing.assert_close(found["cuda"][places], found["cpu"][places], rtol=1e-4, atol=1e-4)
 

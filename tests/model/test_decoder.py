@@ -9,7 +9,7 @@ from thetahat.core.batch import Inputs
 from thetahat.core.visibility import Visibility
 from thetahat.model.attention.cache import Cache
 from thetahat.objective.factorization import causal
-from thetahat.objective.log_prob import token_log_probs
+from thetahat.objective.log_prob import reference
 
 SHAPES = [
     TINY,
@@ -33,7 +33,7 @@ def test_every_log_probability_is_that_of_the_oracle(config):
     model = decoder(config, vocab_size=11)
     sequences = [[0, 3, 7, 1, 9, 10, 2], [5, 5, 1]]
     batch = causal(packed_of(sequences, [[1.0] * 6, [1.0] * 2]))
-    log_probs = token_log_probs(model.hidden(batch.inputs).flatten(0, 1), model.logits, batch.targets.flatten())
+    log_probs = reference(model.hidden(batch.inputs).flatten(0, 1), model.head, batch.targets.flatten()).log_prob
     found = log_probs.view_as(batch.targets).detach().numpy()
     for row, tokens in enumerate(sequences):
         expected = oracle_log_probs(arrays_of(model), settings_of(config), tokens)

@@ -53,7 +53,7 @@ def pairs(sources, targets, rows):
 
 
 def log_probs(model, inputs, places, targets):
-    logits = model.logits(model.hidden(inputs).flatten(0, 1)).unflatten(0, inputs.tokens.shape).log_softmax(-1)
+    logits = model.head(model.hidden(inputs).flatten(0, 1)).unflatten(0, inputs.tokens.shape).log_softmax(-1)
     return [logits[place].gather(-1, torch.tensor(t)[:, None])[:, 0] for place, t in zip(places, targets, strict=True)]
 
 

@@ -39,7 +39,7 @@ def test_flops_are_those_that_torch_counts_of_the_model(config):
     source = Inputs(tokens, position, Visibility(piece, is_causal=False))
     inputs = Inputs(tokens, position, Visibility(piece), Source(source, piece))
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        model.logits(model.hidden(inputs).flatten(0, 1)).sum().backward()
+        model.head(model.hidden(inputs).flatten(0, 1)).sum().backward()
     assert counter.get_total_flops() == flops_per_token(config, 50, 16) * tokens.numel()
 
 

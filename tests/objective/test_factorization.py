@@ -9,7 +9,7 @@ from tests.objective.layouts import OBJECTIVES, SIZE, SYMBOLS, WIDTHS, layouts, 
 from tests.oracles import factorization as oracle
 from thetahat.objective.config import Causal, Labels, Masked, ObjectiveConfig, Prefix
 from thetahat.objective.factorization import causal, conditional, factor, labels, prefix
-from thetahat.objective.log_prob import token_log_probs
+from thetahat.objective.log_prob import reference
 from thetahat.objective.objective import log_likelihood
 from thetahat.objective.weights import counted_weights
 
@@ -187,7 +187,7 @@ def tree_of(branches, prefix=PREFIX):
 
 
 def log_probs_of(model, batch):
-    flat = token_log_probs(model.hidden(batch.inputs).flatten(0, 1), model.logits, batch.targets.flatten())
+    flat = reference(model.hidden(batch.inputs).flatten(0, 1), model.head, batch.targets.flatten()).log_prob
     return flat.view_as(batch.targets)
 
 

@@ -1,67 +1,100 @@
+"""What each kernel of the objective tells of its targets, through a head that is a module."""
+
+from functools import partial
+
+import msgspec
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
 
+from thetahat.core.errors import ConfigError
+from thetahat.model.head import Head
 from thetahat.objective import log_prob
-from thetahat.objective.log_prob import chunked_token_log_probs, judged, token_log_probs
+from thetahat.objective.config import ObjectiveConfig
+from thetahat.objective.log_prob import build_kernel, chunked, judged, reference
+
+KINDS = [{}, {"has_bias": True}, {"cap": 5.0}, {"has_bias": True, "cap": 2.0}]
 
 
-def example(num_tokens, seed, dtype, scale=3.0, vocab_size=37, width=8):
+def example(num_tokens, seed, dtype=torch.float64, scale=3.0, vocab_size=37, width=8, **kind):
+    """Hidden states, a head and targets."""
     draw = torch.Generator().manual_seed(seed)
     hidden = torch.randn(num_tokens, width, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
-    head = (scale * torch.randn(vocab_size, width, generator=draw, dtype=torch.float64)).to(dtype).requires_grad_()
+    head = Head(width, vocab_size, **kind).to(dtype)
+    for parameter in head.parameters():
+        parameter.data = (scale * torch.randn(parameter.shape, generator=draw, dtype=torch.float64)).to(dtype)
     return hidden, head, torch.randint(0, vocab_size, (num_tokens,), generator=draw)
 
 
 def oracle(hidden, head, targets):
-    """log softmax with loops, in float64."""
+    """log softmax, log Z and whether another is likelier, with loops, in float64."""
+    weight = head.weight.detach().numpy()
+    bias = np.zeros(len(weight)) if head.bias is None else head.bias.detach().numpy()
     found = []
-    for h, t in zip(hidden, targets, strict=True):
-        logits = np.array([sum(float(a) * float(b) for a, b in zip(h, row, strict=True)) for row in head])
+    for h, t in zip(hidden.detach().numpy(), targets.numpy(), strict=True):
+        pairs = zip(weight, bias, strict=True)
+        logits = np.array([sum(float(a) * float(b) for a, b in zip(h, row, strict=True)) + c for row, c in pairs])
+        logits = logits if head.cap is None else head.cap * np.tanh(logits / head.cap)
         largest = logits.max()
-        found.append(logits[t] - largest - np.log(sum(np.exp(z - largest) for z in logits)))
-    return np.array(found)
+        log_normalizer = largest + np.log(sum(np.exp(z - largest) for z in logits))
+        found.append((logits[t] - log_normalizer, log_normalizer, largest > logits[t]))
+    return [np.array(column) for column in zip(*found, strict=True)]
 
 
-@given(num_tokens=st.integers(1, 6), seed=st.integers(0, 99), scale=st.sampled_from([0.1, 3.0, 100.0]))
-def test_the_reference_is_the_oracle(num_tokens, seed, scale):
-    hidden, head, targets = example(num_tokens, seed, torch.float64, scale)
-    found = token_log_probs(hidden, lambda h: h @ head.T, targets)
-    expected = oracle(hidden.detach().numpy(), head.detach().numpy(), targets.numpy())
-    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-12, atol=1e-12)
-    assert (found <= 0).all()
+@given(
+    num_tokens=st.integers(1, 6),
+    seed=st.integers(0, 99),
+    scale=st.sampled_from([0.1, 3.0, 100.0]),
+    kind=st.sampled_from(KINDS),
+    kernel=st.sampled_from([reference, partial(chunked, size=4), partial(judged, room=64)]),
+)
+def test_every_kernel_tells_what_the_oracle_says(num_tokens, seed, scale, kind, kernel):
+    hidden, head, targets = example(num_tokens, seed, scale=scale, **kind)
+    told = kernel(hidden, head, targets)
+    for found, expected in zip(told, oracle(hidden, head, targets), strict=True):
+        np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-12, atol=1e-12)
+    assert (told.log_prob <= 0).all()
 
 
-@given(num_tokens=st.integers(1, 20), chunk_size=st.integers(1, 25), seed=st.integers(0, 99))
-def test_chunks_change_neither_value_nor_gradient(num_tokens, chunk_size, seed):
-    hidden, head, targets = example(num_tokens, seed, torch.float64)
+@given(
+    num_tokens=st.integers(0, 20),
+    size=st.integers(1, 25),
+    seed=st.integers(0, 99),
+    kind=st.sampled_from(KINDS),
+)
+def test_chunks_change_neither_value_nor_gradient(num_tokens, size, seed, kind):
+    hidden, head, targets = example(num_tokens, seed, **kind)
     weights = torch.rand(num_tokens, dtype=torch.float64)
-    whole = token_log_probs(hidden, lambda h: h @ head.T, targets)
-    gradients = torch.autograd.grad((weights * whole).sum(), (hidden, head))
-    chunked = chunked_token_log_probs(hidden, lambda h: h @ head.T, targets, chunk_size=chunk_size)
-    torch.testing.assert_close(chunked, whole, rtol=1e-13, atol=1e-13)
-    for found, expected in zip(torch.autograd.grad((weights * chunked).sum(), (hidden, head)), gradients, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
+    whole, parts = reference(hidden, head, targets), chunked(hidden, head, targets, size=size)
+    assert torch.equal(whole.is_missed, parts.is_missed)
+    for of_whole, of_parts in zip(whole[:2], parts[:2], strict=True):  # log Z has a gradient, too
+        torch.testing.assert_close(of_parts, of_whole, rtol=1e-13, atol=1e-13)
+        inputs = (hidden, *head.parameters())
+        expected = torch.autograd.grad((weights * of_whole).sum(), inputs, retain_graph=True)
+        found = torch.autograd.grad((weights * of_parts).sum(), inputs, retain_graph=True)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize(("dtype", "result"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
 def test_it_computes_in_at_least_float32(dtype, result):
-    hidden, head, targets = example(5, 0, dtype)
-    assert token_log_probs(hidden, lambda h: h @ head.T, targets).dtype == result
+    told = reference(*example(5, 0, dtype))
+    assert {told.log_prob.dtype, told.log_normalizer.dtype} == {result}
 
 
-def test_chunks_never_hold_the_logits_of_all_tokens():
+def test_the_head_is_called_as_a_module_by_every_kernel_so_hooks_fire():
     hidden, head, targets = example(64, 0, torch.float32)
     seen = []
-
-    def watched(h):
-        seen.append(len(h))
-        return h @ head.T
-
-    chunked_token_log_probs(hidden, watched, targets, chunk_size=16).sum().backward()
-    assert max(seen) == 16
-    assert len(seen) == 8  # once forward, once again backward
+    head.register_forward_hook(lambda module, given, logits: seen.append(tuple(logits.shape)))
+    reference(hidden, head, targets)
+    assert seen == [(64, 37)]
+    seen.clear()
+    chunked(hidden, head, targets, size=16).log_prob.sum().backward()
+    assert seen == [(16, 37)] * 8  # once forward, once again backward: never the logits of all tokens
+    seen.clear()
+    judged(hidden, head, targets, room=37 * 32)
+    assert seen == [(32, 37)] * 2
 
 
 @given(
@@ -71,30 +104,69 @@ def test_chunks_never_hold_the_logits_of_all_tokens():
     room=st.sampled_from([1, 7, 64, 4096]),
     dtype=st.sampled_from(["float32", "float64", "bfloat16"]),
     scale=st.sampled_from([0.1, 3.0, 100.0]),
+    kind=st.sampled_from(KINDS),
 )
-def test_a_vocabulary_in_blocks_is_judged_as_the_whole(num_tokens, vocab_size, columns, room, dtype, scale):
-    draw = torch.Generator().manual_seed(num_tokens + 31 * vocab_size)
-    logits = (scale * torch.randn(num_tokens, vocab_size, generator=draw)).to(getattr(torch, dtype))
-    targets = torch.randint(0, vocab_size, (num_tokens,), generator=draw)
+def test_a_vocabulary_in_blocks_is_judged_as_the_whole(num_tokens, vocab_size, columns, room, dtype, scale, kind):
+    seed, dtype = num_tokens + 31 * vocab_size, getattr(torch, dtype)
+    hidden, head, targets = example(num_tokens, seed, dtype, scale, vocab_size, **kind)
     sizes = []
-
-    def some(h, which):
-        sizes.append(h[:, which].numel())
-        return h[:, which].clone()
-
+    head.register_forward_hook(lambda module, given, logits: sizes.append(logits.numel()))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(log_prob, "COLUMNS", columns)
-        found, is_missed = judged(logits, some, targets, vocab_size, room)
-    expected = token_log_probs(logits.double(), lambda logits: logits, targets)
-    tight = 1e-13 if dtype == "float64" else 1e-6
-    torch.testing.assert_close(found, expected, rtol=tight, atol=tight)
-    assert torch.equal(is_missed, (logits > logits.gather(-1, targets[:, None])).any(-1))
-    assert max(sizes, default=0) <= max(room, columns)
+        found = judged(hidden, head, targets, room=room)
+    blocks, logits = list(sizes), head(hidden)
+    expected = reference(logits.double(), _identity(vocab_size), targets)
+    tight = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 1e-1}[
+        dtype
+    ]  # blocks round their products apart
+    torch.testing.assert_close(found.log_prob, expected.log_prob.detach(), rtol=tight, atol=tight)
+    torch.testing.assert_close(found.log_normalizer, expected.log_normalizer.detach(), rtol=tight, atol=tight)
+    if dtype == torch.float64:
+        assert torch.equal(found.is_missed, expected.is_missed)
+    assert max(blocks, default=0) <= max(room, columns)
+
+
+def _identity(vocab_size):
+    head = Head(vocab_size, vocab_size)
+    head.weight.data = torch.eye(vocab_size, dtype=torch.float64)
+    return head
 
 
 def test_a_nan_is_not_hidden_in_a_block():
     hidden, head, targets = example(3, 0, torch.float32, vocab_size=40)
-    broken = head.detach().clone()
-    broken[33] = float("nan")
-    found, _ = judged(hidden, lambda h, which: h @ broken[which].T, targets, 40, 8)
-    assert found.isnan().all()
+    head.weight.data[33] = float("nan")
+    assert judged(hidden, head, targets, room=8).log_prob.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("objective", "compiles", "size", "is_fused"),
+    [
+        ({}, False, None, False),
+        ({}, True, None, True),
+        ({"chunk_size": 5}, False, 5, False),
+        ({"chunk_size": 5}, True, 5, True),
+        ({"kernel": "reference"}, True, None, False),
+        ({"kernel": "chunked", "chunk_size": 5}, True, 5, False),
+        ({"kernel": "fused"}, False, None, True),
+        ({"kernel": "fused", "chunk_size": 5}, False, 5, True),
+    ],
+)
+def test_the_kernel_is_the_one_that_is_named_and_auto_is_what_saved_configs_meant(
+    objective, compiles, size, is_fused, monkeypatch
+):
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # needs no C compiler
+    kernel = build_kernel(ObjectiveConfig(**objective), compiles=compiles)
+    chunk = getattr(kernel, "keywords", {})
+    assert chunk.get("size") == size
+    assert (chunk.get("kernel", kernel) is reference) != is_fused
+
+
+@pytest.mark.parametrize("given", [{"kernel": "chunked"}, {"kernel": "reference", "chunk_size": 16}])
+def test_a_kernel_and_a_chunk_size_that_contradict_each_other_are_refused_with_a_cure(given):
+    with pytest.raises(ConfigError, match=r"try: objective\.") as refused:
+        ObjectiveConfig(**given)
+    assert "objective.kernel" in str(refused.value)
+
+
+def test_a_config_saved_without_a_kernel_is_read():
+    assert msgspec.convert({"chunk_size": 16}, ObjectiveConfig) == ObjectiveConfig(kernel="auto", chunk_size=16)

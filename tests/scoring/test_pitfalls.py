@@ -19,8 +19,9 @@ from thetahat.data.tokens.tokenizer import train_tokenizer
 from thetahat.distribution.world import World
 from thetahat.ledger.ledger import LedgerRow
 from thetahat.ledger.summary import summarize
+from thetahat.model.head import Head
 from thetahat.objective.factorization import causal
-from thetahat.objective.log_prob import token_log_probs
+from thetahat.objective.log_prob import reference
 from thetahat.objective.objective import log_likelihood
 from thetahat.scoring.likelihood import Policy, bytes_of, ledger_rows, score_corpus
 from thetahat.statistics.interval import exact_sum
@@ -78,7 +79,9 @@ def test_p5_the_log_softmax_of_16_bit_logits_is_taken_in_32_bits_and_summed_in_6
     draw = torch.Generator().manual_seed(0)
     logits = (4 * torch.randn(2000, 512, generator=draw)).bfloat16()
     targets = torch.randint(0, 512, (2000,), generator=draw)
-    found = token_log_probs(logits, lambda hidden: hidden, targets)
+    head = Head(512, 512)
+    head.weight.data = torch.eye(512, dtype=torch.bfloat16)  # which rounds nothing
+    found = reference(logits, head, targets).log_prob.detach()
     exact = logits.double().log_softmax(-1).gather(-1, targets[:, None])[:, 0]
     assert found.dtype == torch.float32
     assert abs(exact_sum(found.double().numpy()) / float(exact.sum()) - 1) < 1e-6

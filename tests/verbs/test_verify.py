@@ -54,8 +54,8 @@ def mean_of_means(monkeypatch):
 
     right = module.log_likelihood
 
-    def wrong(model, batch, log_probs, note=None):
-        total = right(model, batch, log_probs, note)
+    def wrong(model, batch, kernel, note=None):
+        total = right(model, batch, kernel, note)
         return Total(total.log_prob / total.weight, total.weight)
 
     monkeypatch.setattr(module, "log_likelihood", wrong)

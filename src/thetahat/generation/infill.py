@@ -31,7 +31,7 @@ def infill(
             break
         inputs = padded_inputs([filled[row] for row in open_rows], model.device)
         places = (inputs.tokens == mask) & (inputs.visibility.piece >= 0)
-        logits = model.logits(model.hidden(inputs)[places])
+        logits = model.head(model.hidden(inputs)[places])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         logits[:, mask] = -torch.inf
         certainty, tokens = logits.log_softmax(-1).max(-1)

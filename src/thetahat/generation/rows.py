@@ -58,7 +58,7 @@ class Rows:
         else:
             assert self.reading is not None
             hidden = self.model.decode(inputs, self.reading, self._cache)
-        return self.model.logits(hidden[:, -1])
+        return self.model.head(hidden[:, -1])
 
     def append(self, tokens: Sequence[int]) -> None:
         """One token more for each row."""

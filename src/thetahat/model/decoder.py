@@ -10,7 +10,7 @@ from thetahat.model.attention.attention import compile_visibility
 from thetahat.model.attention.cache import Cache
 from thetahat.model.block import Block
 from thetahat.model.config import DecoderConfig
-from thetahat.model.head import Headed
+from thetahat.model.head import Head, Headed
 from thetahat.model.norm import RMSNorm
 from thetahat.model.precision import product_dtype
 from thetahat.model.rope import rotation
@@ -18,7 +18,7 @@ from thetahat.model.rope import rotation
 
 @final
 class Decoder(Headed):
-    """Reads tokens, returns hidden states; `logits` turns hidden states into logits over the vocabulary.
+    """Reads tokens, returns hidden states; `head` turns hidden states into logits over the vocabulary.
 
     The two are apart because the objective decides for which positions, and in which portions, logits exist at all.
     """
@@ -31,7 +31,7 @@ class Decoder(Headed):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.width, config.norm_epsilon)
-        self.head = nn.Linear(config.width, vocab_size, bias=False)
+        self.head = Head(config.width, vocab_size)
         if config.ties_embeddings:
             self.head.weight = self.embedding.weight
 

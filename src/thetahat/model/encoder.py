@@ -9,7 +9,7 @@ from thetahat.core.batch import Inputs
 from thetahat.model.attention.attention import compile_visibility
 from thetahat.model.block import Block
 from thetahat.model.config import EncoderConfig
-from thetahat.model.head import Headed
+from thetahat.model.head import Head, Headed
 from thetahat.model.norm import RMSNorm
 from thetahat.model.precision import product_dtype
 from thetahat.model.rope import rotation
@@ -17,7 +17,7 @@ from thetahat.model.rope import rotation
 
 @final
 class Encoder(Headed):
-    """Reads tokens, returns hidden states; `logits` turns those into logits over the vocabulary, or over labels.
+    """Reads tokens, returns hidden states; `head` turns those into logits over the vocabulary, or over labels.
 
     With `num_labels` the head is a matrix of its own, [num_labels, D], tied to nothing.
     """
@@ -31,7 +31,7 @@ class Encoder(Headed):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.width, config.norm_epsilon)
-        self.head = nn.Linear(config.width, num_labels or vocab_size, bias=False)
+        self.head = Head(config.width, num_labels or vocab_size)
         if config.ties_embeddings and not num_labels:
             self.head.weight = self.embedding.weight
 

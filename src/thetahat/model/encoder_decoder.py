@@ -12,7 +12,7 @@ from thetahat.model.attention.cache import Cache
 from thetahat.model.attention.cross_attention import Memory
 from thetahat.model.block import Block, CrossBlock
 from thetahat.model.config import EncoderDecoderConfig
-from thetahat.model.head import Headed
+from thetahat.model.head import Head, Headed
 from thetahat.model.norm import RMSNorm
 from thetahat.model.precision import product_dtype
 from thetahat.model.rope import rotation
@@ -31,7 +31,7 @@ class Reading(NamedTuple):
 
 @final
 class EncoderDecoder(Headed):
-    """Reads `inputs.source`, then the target's tokens, and returns the decoder's hidden states; `logits` as in Decoder.
+    """Reads `inputs.source`, then the target's tokens, and returns the decoder's hidden states; `head` as in Decoder.
 
     Source and target share the embedding. The layers of the decoder read the encoder's states after its last norm.
     """
@@ -46,7 +46,7 @@ class EncoderDecoder(Headed):
         self.encoder_norm = RMSNorm(config.width, config.norm_epsilon)
         self.blocks = nn.ModuleList(CrossBlock(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.width, config.norm_epsilon)
-        self.head = nn.Linear(config.width, vocab_size, bias=False)
+        self.head = Head(config.width, vocab_size)
         if config.ties_embeddings:
             self.head.weight = self.embedding.weight
 

@@ -1,24 +1,49 @@
 """What all three families end with: one matrix that turns hidden states into logits."""
 
+from typing import TYPE_CHECKING, final
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 
-class Headed(nn.Module):
-    """A model with a head, which may be tied to its embedding."""
+@final
+class Head(nn.Module):
+    r"""$z = W h + b$, or $c \tanh((W h + b) / c)$ with a soft cap c: one logit a token of the vocabulary, or a label.
 
-    head: nn.Linear  # [V D], of every token of the vocabulary, or of every label
+    W [V D] may be the table of the embedding. The cap is Gemma 2's (Gemma Team, 2024, arXiv 2408.00118).
+    """
 
-    def logits(self, hidden: Float[Tensor, "N D"], tokens: slice | None = None) -> Float[Tensor, "N V"]:
-        """Unnormalised log-probabilities of every token of the vocabulary, or of every label, or of some."""
-        return linear(hidden, self.head.weight if tokens is None else self.head.weight[tokens])
+    weight: Tensor
+
+    def __init__(self, width: int, num_outputs: int, *, has_bias: bool = False, cap: float | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_outputs, width))
+        self.bias = nn.Parameter(torch.empty(num_outputs)) if has_bias else None
+        self.cap = cap
+
+    def forward(self, hidden: Float[Tensor, "*axes D"], tokens: slice | None = None) -> Float[Tensor, "*axes V"]:
+        """Unnormalised log-probabilities of every token of the vocabulary, or of every label, or of a slice of them."""
+        weight, bias = self.weight, self.bias
+        if tokens is not None:
+            weight, bias = weight[tokens], None if bias is None else bias[tokens]
+        logits = linear(hidden, weight, bias)
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
     @property
     def num_outputs(self) -> int:
-        """How many tokens, or labels, have logits."""
-        return len(self.head.weight)
+        """V: how many tokens, or labels, have logits."""
+        return len(self.weight)
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class Headed(nn.Module):
+    """A model with a head, which may be tied to its embedding."""
+
+    head: Head
 
     @property
     def device(self) -> torch.device:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from thetahat.core.config import Config
+from thetahat.core.errors import ConfigError
 
 Normalization = Literal["token", "sequence", "turn", "dialogue", "length", "sum"]
 Share = Annotated[float, Meta(gt=0, lt=1)]
@@ -51,4 +52,17 @@ class ObjectiveConfig(Config, kw_only=True):
     factorization: Factorization = Causal()
     normalization: Normalization = "token"
     length_exponent: Annotated[float, Meta(ge=0, le=1)] = 0.5  # of the normalization `length`
+    kernel: Literal["auto", "reference", "chunked", "fused"] = "auto"  # auto: fused where compile=true, else reference
     chunk_size: Annotated[int, Meta(ge=0)] = 0  # tokens whose logits exist at once; 0: all of a micro-batch
+
+    def __post_init__(self) -> None:
+        if self.kernel == "chunked" and not self.chunk_size:
+            raise ConfigError(
+                "objective.kernel=chunked needs to know how many tokens are a chunk, and objective.chunk_size=0",
+                cure="objective.chunk_size=4096",
+            )
+        if self.kernel == "reference" and self.chunk_size:
+            raise ConfigError(
+                f"objective.kernel=reference makes all logits at once, and objective.chunk_size={self.chunk_size}",
+                cure="objective.kernel=chunked, or objective.chunk_size=0",
+            )

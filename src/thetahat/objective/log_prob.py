@@ -1,67 +1,87 @@
-"""Log-probabilities of targets: the reference, and one that never holds [tokens, vocabulary]."""
+"""Log-probabilities of targets: the reference, one that never holds [tokens, vocabulary], one without a gradient."""
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-Head = Callable[[Tensor], Tensor]  # hidden [N D] -> logits [N V]
-PartialHead = Callable[[Tensor, slice], Tensor]  # hidden [N D], some of the vocabulary -> their logits, newly made
-LogProbs = Callable[[Tensor, Head, Tensor], Tensor]  # hidden [N D], head, targets [N] -> log-probabilities [N]
+from thetahat.objective.config import ObjectiveConfig
 
 COLUMNS = 512  # tokens of the vocabulary: narrower products would be slower
 
 
-def token_log_probs(hidden: Float[Tensor, "N D"], head: Head, targets: Int[Tensor, " N"]) -> Float[Tensor, " N"]:
-    r"""The log-probability of each target, in nats, <= 0.
+@runtime_checkable
+class Head(Protocol):
+    """Turns hidden states into logits. It is called as a module is, so that hooks fire: sharding, adapters, casts."""
 
-    $\log \Pr_\theta(t_i \mid \cdot) = z_{i,t_i} - \log \sum_v \exp z_{i,v}$ with logits $z_i = \mathrm{head}(h_i)$, in
-    at least float32 whatever the dtype of `hidden`; float64 stays float64. This is the reference.
+    @property
+    def num_outputs(self) -> int:
+        """V: how many tokens, or labels, have logits."""
+        ...
+
+    def __call__(self, hidden: Float[Tensor, "N D"], tokens: slice | None = None) -> Float[Tensor, "N V"]:
+        """Logits, newly made, of every token of the vocabulary or of those in a slice of it."""
+        ...
+
+
+class Told(NamedTuple):
+    """What a kernel tells of each target."""
+
+    log_prob: Float[Tensor, " N"]  # nats, <= 0
+    log_normalizer: Float[Tensor, " N"]  # log Z, nats
+    is_missed: Bool[Tensor, " N"]  # whether another token is likelier than the target
+
+
+Kernel = Callable[[Tensor, Head, Tensor], Told]  # hidden [N D], head, targets [N]; all kernels have this signature
+
+
+def reference(hidden: Float[Tensor, "N D"], head: Head, targets: Int[Tensor, " N"]) -> Told:
+    r"""The definition: all logits at once.
+
+    $\log \Pr_\theta(t_i \mid \cdot) = z_{i,t_i} - \log Z_i$, $\log Z_i = \log \sum_v \exp z_{i,v}$ with logits
+    $z_i = \mathrm{head}(h_i)$, in at least float32 whatever the dtype of `hidden`; float64 stays float64.
     """
     logits_NV = head(hidden)
     logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
-    return logits_NV.gather(-1, targets[:, None])[:, 0] - logits_NV.logsumexp(-1)
+    target, log_normalizer = logits_NV.gather(-1, targets[:, None])[:, 0], logits_NV.logsumexp(-1)
+    return Told(target - log_normalizer, log_normalizer, logits_NV.detach().amax(-1) > target.detach())
 
 
-def chunked_token_log_probs(
-    hidden: Float[Tensor, "N D"],
-    head: Head,
-    targets: Int[Tensor, " N"],
-    *,
-    chunk_size: int,
-    log_probs: LogProbs = token_log_probs,
-) -> Float[Tensor, " N"]:
-    """The same numbers, `chunk_size` tokens at a time; backward makes each chunk's logits again.
+def chunked(
+    hidden: Float[Tensor, "N D"], head: Head, targets: Int[Tensor, " N"], *, size: int, kernel: Kernel = reference
+) -> Told:
+    """The same, `size` tokens at a time by `kernel`; backward makes each chunk's logits again.
 
-    So at most [chunk_size, V] logits live at once, for one more product with the head.
+    So at most [size, V] logits exist at once, for one more product with the head.
     """
-    chunks = zip(hidden.split(chunk_size), targets.split(chunk_size), strict=True)
-    return torch.cat([_recomputed(log_probs, h, head, t) for h, t in chunks])
+    chunks = zip(hidden.split(size), targets.split(size), strict=True)
+    told = [
+        cast(Told, checkpoint(kernel, h, head, t, use_reentrant=False, preserve_rng_state=False))  # pyright: ignore
+        for h, t in chunks
+    ]
+    return _joined(told)
 
 
 @torch.no_grad()
-def judged(
-    hidden: Float[Tensor, "N D"], head: PartialHead, targets: Int[Tensor, " N"], vocab_size: int, room: int
-) -> tuple[Float[Tensor, " N"], Bool[Tensor, " N"]]:
-    r"""The same log-probabilities without a gradient, and whether another token is likelier than the target.
+def judged(hidden: Float[Tensor, "N D"], head: Head, targets: Int[Tensor, " N"], *, room: int) -> Told:
+    r"""The same without a gradient, log-probabilities and log Z in float64.
 
-    The vocabulary passes by in blocks of at least `COLUMNS` tokens, of which at most `room` logits live at once (but
+    The vocabulary passes by in blocks of at least `COLUMNS` tokens, of which at most `room` logits exist at once (but
     always those that one state has in a block): with the largest logit m and $s = \sum_v \exp(z_v - m)$ of the blocks
     before, a block of logits makes $m' = \max(m, \max_v z_v)$ and $s' = s \exp(m - m') + \sum_v \exp(z_v - m')$.
     Milakov & Gimelshein, Online normalizer calculation for softmax, 2018 (arXiv 1805.02867). Logits are of at least
-    float32, s and what is returned of float64. A block that stays in the cache is also quicker to make and to read.
+    float32, s of float64. A block that stays in the cache is also quicker to make and to read.
     """
+    vocab_size = head.num_outputs
     width = min(max(room // max(len(targets), 1) // COLUMNS, 1) * COLUMNS, vocab_size)
     rows = max(room // width, 1)
     if len(targets) > rows:
-        parts = [
-            judged(h, head, t, vocab_size, room) for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
-        ]
-        log_probs, is_missed = zip(*parts, strict=True)
-        return torch.cat(log_probs), torch.cat(is_missed)
+        portions = zip(hidden.split(rows), targets.split(rows), strict=True)
+        return _joined([judged(h, head, t, room=room) for h, t in portions])
     largest = hidden.new_full((len(targets),), -torch.inf, dtype=torch.promote_types(hidden.dtype, torch.float32))
     target, total = largest.clone(), torch.zeros_like(largest, dtype=torch.float64)
     for first in range(0, vocab_size, width):
@@ -72,15 +92,20 @@ def judged(
         is_precise = logits.dtype == largest.dtype  # else the difference is, of numbers that were rounded
         below = logits.sub_(largest[:, None]) if is_precise else logits - largest[:, None]
         total = total * (before.double() - largest).exp_() + below.exp_().sum(-1)
-    return target.double() - largest - total.log_(), largest > target
+    log_total = total.log_()
+    return Told(target.double() - largest - log_total, largest + log_total, largest > target)
 
 
-def build_log_probs(chunk_size: int, *, compiles: bool) -> LogProbs:
-    """The reference, in chunks where `chunk_size` is not 0, by fused kernels where `compiles`."""
-    log_probs: LogProbs = torch.compile(token_log_probs) if compiles else token_log_probs
-    return partial(chunked_token_log_probs, chunk_size=chunk_size, log_probs=log_probs) if chunk_size else log_probs
+def build_kernel(objective: ObjectiveConfig, *, compiles: bool) -> Kernel:
+    """The kernel that `objective.kernel` names.
+
+    `auto` takes what other keys say: the fused one where the run `compiles` its layers, else the reference. Each of
+    them is taken in chunks where `objective.chunk_size` is not 0.
+    """
+    is_fused = objective.kernel == "fused" or (objective.kernel == "auto" and compiles)
+    kernel: Kernel = torch.compile(reference) if is_fused else reference
+    return partial(chunked, size=objective.chunk_size, kernel=kernel) if objective.chunk_size else kernel
 
 
-def _recomputed(log_probs: LogProbs, hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
-    found: Tensor = checkpoint(log_probs, hidden, head, targets, use_reentrant=False, preserve_rng_state=False)  # pyright: ignore
-    return found
+def _joined(told: list[Told]) -> Told:
+    return Told(*(torch.cat(values) for values in zip(*told, strict=True)))

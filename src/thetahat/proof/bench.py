@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace as replace_fields
+from functools import partial
 from typing import final
 
 import numpy as np
@@ -17,7 +18,7 @@ from thetahat.data.order.plan import Draw, gather
 from thetahat.distribution.world import World
 from thetahat.model.precision import Dtype, computing_in
 from thetahat.objective.factorization import factor
-from thetahat.objective.log_prob import build_log_probs, token_log_probs
+from thetahat.objective.log_prob import chunked, reference
 from thetahat.run.config import RunConfig
 from thetahat.run.prepare import Prepared
 from thetahat.run.state import State, first_state
@@ -82,7 +83,7 @@ class Bench:
         """Runs the trainer's step from the beginning on these micro-batches; its gradient is left on the parameters."""
         state = self.state()
         if chunk_size is not None:
-            state.log_probs = build_log_probs(chunk_size, compiles=False)
+            state.kernel = partial(chunked, size=chunk_size)
         report = step(state, batches, world or World())
         gradients = {name: p.grad for name, p in state.model.named_parameters() if p.grad is not None}
         divisor = 1.0 if self.config.objective.normalization == "sum" else report.total.weight.item()
@@ -94,7 +95,7 @@ class Bench:
         model, batch, targets = self.state().model, batch.to(self.device), targets.to(self.device)
         with computing_in(self.config.dtype, self.device):
             hidden = model.hidden(batch.inputs).flatten(0, 1)
-            return token_log_probs(hidden, model.logits, targets.flatten()).view_as(targets)
+            return reference(hidden, model.head, targets.flatten()).log_prob.view_as(targets)
 
     def leak(self) -> float:
         """The largest change of a log-probability, in nats, when another sequence of its row says something else."""

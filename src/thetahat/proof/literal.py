@@ -42,7 +42,7 @@ def prefix_by_prefix(bench: Bench, max_positions: int) -> tuple[Outcome, Outcome
     divisor = 1.0 if is_sum else sum(counts for counts, _, _ in questions)
     for counts, inputs, token in questions:
         with computing_in(bench.config.dtype, bench.device):
-            logits = model.logits(model.hidden(inputs)[0, -1:])[0]
+            logits = model.head(model.hidden(inputs)[0, -1:])[0]
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         value = counts * wide.log_softmax(-1)[token].double() / divisor
         (-value).backward()  # at once: the memory of all passes together would be that of a much larger model

@@ -46,7 +46,7 @@ def _sick_parameters(state: State) -> list[str]:
 def _is_finite(state: State, batch: Batch, divisor: float) -> bool:
     state.optimizer.zero_grad()
     with computing_in(state.config.dtype, state.device):
-        total = log_likelihood(state.model, batch.to(state.device), state.log_probs)
+        total = log_likelihood(state.model, batch.to(state.device), state.kernel)
     (total.log_prob / divisor).backward()
     gradients = [parameter.grad for parameter in state.model.parameters() if parameter.grad is not None]
     state.optimizer.zero_grad()

@@ -13,6 +13,7 @@ from thetahat.core.errors import NonFiniteError
 from thetahat.core.random import derived_seed
 from thetahat.distribution.world import World
 from thetahat.model.precision import computing_in
+from thetahat.objective.log_prob import Told
 from thetahat.objective.objective import log_likelihood
 from thetahat.objective.weights import part_weights
 from thetahat.run.state import State
@@ -124,12 +125,12 @@ def _sums(
         if drawn_for is not None:
             torch.manual_seed(derived_seed(state.config.seed, "dropout", drawn_for, 0, index))
 
-        def note(_: Batch, log_probs: Tensor, one: _Units = one) -> None:
-            nats = log_probs.to("cpu", torch.float64).numpy()[one.where]
+        def note(_: Batch, told: Told, one: _Units = one) -> None:
+            nats = told.log_prob.to("cpu", torch.float64).numpy()[one.where]
             found.append(np.bincount(one.unit, nats, len(one.part)))
 
         with computing_in(dtype, state.device):
-            log_likelihood(state.model, batch.to(state.device), state.log_probs, note)
+            log_likelihood(state.model, batch.to(state.device), state.kernel, note)
     state.model.train()
     return np.concatenate(found)
 

@@ -8,7 +8,7 @@ from thetahat.model.adapters.lora import adapt, freeze
 from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.init import initialize
 from thetahat.model.precision import parameter_dtype
-from thetahat.objective.log_prob import LogProbs, build_log_probs
+from thetahat.objective.log_prob import Kernel, build_kernel
 from thetahat.optimization.optimizer import Optimizer, build_optimizer
 from thetahat.run.config import RunConfig
 
@@ -21,7 +21,7 @@ class State:
     device: torch.device
     model: LanguageModel
     optimizer: Optimizer
-    log_probs: LogProbs  # the reference, or what is faster and gives the same numbers
+    kernel: Kernel  # of the objective: the reference, or what is faster or smaller and gives the same numbers
     num_steps: int  # where the schedule ends
     step: int = 0  # updates made
     tokens: int = 0  # targets learned from
@@ -46,5 +46,5 @@ def first_state(config: RunConfig, vocab_size: int, num_steps: int, device: torc
     if config.compile:
         for block in model.blocks:
             block.compile()
-    log_probs = build_log_probs(config.objective.chunk_size, compiles=config.compile)
-    return State(config, device, model, build_optimizer(model, config.optimization), log_probs, num_steps)
+    kernel = build_kernel(config.objective, compiles=config.compile)
+    return State(config, device, model, build_optimizer(model, config.optimization), kernel, num_steps)

@@ -50,7 +50,7 @@ def step(state: State, batches: Sequence[Batch], world: World, note: Note | None
     for index, batch in enumerate(batches):
         torch.manual_seed(derived_seed(config.seed, "dropout", state.step, world.rank, index))
         with computing_in(config.dtype, state.device):
-            part = log_likelihood(state.model, batch.to(state.device), state.log_probs, note)
+            part = log_likelihood(state.model, batch.to(state.device), state.kernel, note)
         (-part.log_prob / divisor).backward()  # the one sign flip: optimizers go downhill
         total += part.detach()
     world.sum_gradients(parameters)

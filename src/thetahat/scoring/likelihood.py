@@ -313,8 +313,8 @@ def _values(model: Model, batch: Batch, asked: Int[Tensor, " n"], room: int) -> 
     """The log-probability of each target that is asked, and 1 where another token is likelier."""
     padded = torch.nn.functional.pad(asked, (0, -len(asked) % WIDTHS))  # with the first place, for the kernels' sake
     hidden_ND, targets_N = model.hidden(batch.inputs).flatten(0, 1)[padded], batch.targets.flatten()[padded]
-    found = judged(hidden_ND, model.logits, targets_N, model.num_outputs, room)
-    return torch.stack([found[0], found[1].double()])[:, : len(asked)]
+    told = judged(hidden_ND, model.head, targets_N, room=room)
+    return torch.stack([told.log_prob, told.is_missed.double()])[:, : len(asked)]
 
 
 def bytes_of(likelihoods: Likelihoods, corpus: Corpus) -> NDArray[np.int64]:

@@ -20,6 +20,7 @@ from thetahat.distribution.world import World
 from thetahat.ledger.ledger import write_columns
 from thetahat.ledger.run_ledger import LEDGER, last_step, part_files, part_name
 from thetahat.objective.config import ObjectiveConfig
+from thetahat.objective.log_prob import Told
 from thetahat.objective.objective import Note
 from thetahat.objective.weights import part_weights
 from thetahat.run.config import RunConfig
@@ -83,11 +84,11 @@ class TrainingLedger:
             del self.files[name]
 
     def note(self, step: int) -> Note | None:
-        """What a step tells the log-probabilities of its micro-batches; None where it is not written down."""
+        """Who is told what a step's kernel tells of its micro-batches; None where it is not written down."""
         every = self._config.ledger.every
         return partial(self._note, step) if every and step % every == 0 else None
 
-    def _note(self, step: int, batch: Batch, log_probs: Float[Tensor, " N"]) -> None:
+    def _note(self, step: int, batch: Batch, told: Told) -> None:
         """Adds up one micro-batch by part; no host waits for a device here."""
         part = torch.where(batch.weights != 0, batch.part, len(batch.parts)).flatten()
         targets = batch.targets.flatten()
@@ -96,9 +97,9 @@ class TrainingLedger:
         self._token_bytes = self._token_bytes.to(part.device)
         sums = torch.zeros(3, len(batch.parts) + 1, dtype=torch.float64, device=part.device)
         sizes = self._token_bytes[targets].to(torch.float64)
-        for row, values in zip(sums, (torch.ones_like(sizes), sizes, log_probs.to(torch.float64)), strict=True):
+        for row, values in zip(sums, (torch.ones_like(sizes), sizes, told.log_prob.to(torch.float64)), strict=True):
             row.index_add_(0, part, values)
-        tokens = (part, log_probs.to(torch.float32)) if self._config.ledger.tokens else None
+        tokens = (part, told.log_prob.to(torch.float32)) if self._config.ledger.tokens else None
         self._held.append(_Held(step, batch.parts, sums, tokens))
         self._num_held += sum(tensor.nbytes for tensor in (sums, *(tokens or ())))
         if self._num_held > MOST_HELD:
