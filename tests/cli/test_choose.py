@@ -72,6 +72,20 @@ def test_numbers_table_and_ledger_agree(place):
     assert "agreement" in table
 
 
+def test_escapes_of_the_delimiter_are_read_and_written_down(place):
+    (place / "capital.jsonl").write_text(lines([{"query": "the king of", "choices": ["be", "king"], "gold": 0}]))
+    found = [
+        json.loads(say(place, "choose", "run", "capital.jsonl", "--delimiter", how, "--json", "-q").stdout)
+        for how in (r"\n", "\n", r"\\n", " ")
+    ]
+    nats = [one["gold"]["log_likelihood"] for one in found]
+    assert nats[0] == nats[1]
+    assert len({*nats}) == 3
+    assert [one["policy"].split("delimiter=")[1].split(", ")[0] for one in found] == [
+        repr(text) for text in ("\n", "\n", "\\n", " ")
+    ]
+
+
 def test_what_does_not_fit_is_an_error_or_counted(place):
     (place / "long.jsonl").write_text(lines([{"context": " ".join(["king"] * 90), "continuation": "be"}]))
     refused = say(place, "choose", "run", "long.jsonl")

@@ -8,6 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from tests.oracles import interval as interval_oracle, paired as oracle
 from thetahat.core.errors import DataError, NonFiniteError
+from thetahat.core.plain import finite_or_text
 from thetahat.ledger.compare import compare_ledgers
 from thetahat.ledger.ledger import LedgerRow
 from thetahat.ledger.pairing import Scored, pair_rows
@@ -229,6 +230,20 @@ def test_a_likelihood_that_is_not_finite_is_named(value):
     a = [row(i) for i in range(4)]
     with pytest.raises(NonFiniteError, match=r"b\.parquet has 1 row whose likelihood is not finite: d3"):
         compare(a, [*a[:3], replace(a[3], log_prob=value)])
+
+
+@pytest.mark.parametrize("value", [1e-3, 7.0, 1e300])
+def test_a_positive_log_probability_is_refused_and_rounding_is_not(value):
+    a = [row(i) for i in range(4)]
+    with pytest.raises(DataError, match=r"b\.parquet has 1 row whose log-probability is positive.*: d3"):
+        compare(a, [*a[:3], replace(a[3], log_prob=value)])
+    assert compare(a, [*a[:3], replace(a[3], log_prob=1e-6)]).verdict == "open"
+
+
+@pytest.mark.parametrize("size", [1e150, 1e200, 1e308])
+def test_however_unlikely_a_comparison_is_can_be_told_as_json(size):
+    a, b = ([replace(row(i), log_prob=-scale * (i + 1)) for i in range(6)] for scale in (size / 8, size / 7))
+    json.dumps(finite_or_text(compare(a, b).to_dict()), allow_nan=False)
 
 
 def policies(ours, theirs, read="whole"):

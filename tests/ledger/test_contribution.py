@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from thetahat.core.errors import DataError
-from thetahat.ledger.contribution import account, deciles, lorenz, spread
+from thetahat.ledger.contribution import account, deciles, lorenz, spread, top_share
 from thetahat.objective.weights import concentration
 
 weights = st.lists(st.floats(0.01, 1e6), min_size=1, max_size=120)
@@ -28,7 +28,7 @@ def test_a_spread_is_that_of_all_pairs_and_of_the_objective_s_own_account(drawn)
 
 def test_equal_weights_spread_evenly_and_one_that_holds_everything_not_at_all():
     assert spread([3.0] * 200) == pytest.approx((200, 200, 0, 0.01))
-    assert spread([0.0] * 9 + [5.0]) == pytest.approx((10, 1, 0.9, 1))
+    assert spread([0.0] * 9 + [5.0]) == pytest.approx((10, 1, 0.9, 0.1))
     for wrong in ([], [0.0], [-1.0, 2.0]):
         with pytest.raises(DataError, match="no spread"):
             spread(wrong)
@@ -41,6 +41,14 @@ def test_a_lorenz_curve_lies_below_the_diagonal_and_its_area_is_gini_s(drawn):
     assert all(low <= high + 1e-12 for low, high in itertools.pairwise(curve))
     area = sum((low + high) / 2 for low, high in itertools.pairwise(curve)) / len(drawn)
     assert spread(drawn).gini == pytest.approx(1 - 2 * area, abs=1e-9)
+
+
+@given(weights, st.floats(0, 1), st.floats(0, 1))
+def test_a_larger_part_of_the_records_never_holds_a_smaller_share(drawn, one, other):
+    small, large = sorted((one, other))
+    assert top_share(drawn, small) + 1e-12 >= 0
+    assert top_share(drawn, small) <= top_share(drawn, large) + 1e-12
+    assert spread(drawn).top_share <= 1 - lorenz(drawn)[9] + 1e-12  # 1 % against a tenth
 
 
 ROWS = [

@@ -72,8 +72,8 @@ def concentration(weights: Sequence[float]) -> tuple[float, float]:
     for weight in weights:
         total += weight
         squares += weight * weight
-    for weight in sorted(weights, reverse=True)[: max(1, round(len(weights) / 100))]:
-        top += weight
+    for place, weight in enumerate(sorted(weights, reverse=True)):
+        top += min(max(len(weights) / 100 - place, 0), 1) * weight
     return total * total / squares, top / total
 
 

@@ -11,7 +11,9 @@ from thetahat.cli.words import Json, Quiet, emit, emit_json, in_line, is_first_r
 def choose(
     words: list[str] = typer.Argument(metavar="MODEL DATA... [KEY=VALUE]..."),
     out: Path | None = typer.Option(None, help="Write the ledger, a row a choice, as Parquet.", show_default=False),
-    delimiter: str = typer.Option(" ", help="Between a context and a choice where neither brings a blank."),
+    delimiter: str = typer.Option(
+        " ", help=r"Between a context and a choice where neither brings a blank; \n, \t, \r, \\ are read."
+    ),
     over_long: str = typer.Option("error", help="error, or truncate-left: leave out the beginning of a context."),
     quiet: bool = Quiet,
     json: bool = Json,
@@ -23,6 +25,7 @@ def choose(
     """
     listen_to_library(quiet=quiet)
     from thetahat.core.errors import ConfigError
+    from thetahat.core.plain import unescaped
     from thetahat.verbs.choose import choose as choose_likeliest
     from thetahat.verbs.load import load
 
@@ -32,7 +35,9 @@ def choose(
     if over_long != "error" and over_long != "truncate-left":
         raise ConfigError(f"--over-long {over_long}", allowed="error, truncate-left")
     model, *data = names
-    found = choose_likeliest(load(model, tuple(pairs)), data, out=out, delimiter=delimiter, over_long=over_long)
+    found = choose_likeliest(
+        load(model, tuple(pairs)), data, out=out, delimiter=unescaped(delimiter), over_long=over_long
+    )
     if not is_first_rank():
         return
     numbers = found.to_dict()

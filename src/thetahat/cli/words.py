@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import typer
 
 from thetahat.core.errors import ThetahatError
+from thetahat.core.plain import finite_or_text
 
 Words = typer.Argument(None, metavar="[RECIPE|CONFIG.toml] [KEY=VALUE]...", show_default=False)
 Json = typer.Option(False, "--json", help="One JSON object as the last line of stdout.")
@@ -33,8 +34,8 @@ def emit(text: str, *, end: str = "\n") -> None:
 
 
 def emit_json(value: Any) -> None:
-    """One JSON object on one line; numbers are finite, others are strings already."""
-    emit(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    """One JSON object on one line; a number that is not finite is text."""
+    emit(json.dumps(finite_or_text(value), ensure_ascii=False, allow_nan=False))
 
 
 def wants_json() -> bool:

@@ -1,7 +1,6 @@
 """What to train on, what to hold out, and how documents are laid into the model's context."""
 
 import datetime
-import re
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -9,6 +8,7 @@ from msgspec import Meta, field
 
 from thetahat.core.config import Config
 from thetahat.core.errors import ConfigError
+from thetahat.core.plain import unescaped
 
 OverLong = Literal["error", "split", "truncate-left", "truncate-right", "drop", "keep-last-turns"]
 Packing = Literal["best-fit", "none"]
@@ -16,7 +16,6 @@ Unsupervised = Literal["error", "skip"]
 
 Plain = bool | int | float | str  # what a template may be given by name
 Weight = Annotated[float, Meta(ge=0, lt=1e300)]
-_ESCAPES = {r"\n": "\n", r"\t": "\t", r"\r": "\r", "\\\\": "\\"}
 _FORMS = "hash:F (whole documents, by digest), tail:F (the end of the data), PATH, none; F between 0 and 1"
 
 
@@ -73,11 +72,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
 
     @property
     def separator(self) -> str | None:
-        r"""What stands between the documents of a .txt, and belongs to neither: `split_on`, its escapes read.
-
-        `\n`, `\t`, `\r` stand for line break, tabulator and return, which a shell does not make; `\\` for a backslash.
-        """
-        return None if self.split_on is None else re.sub(r"\\[\\ntr]", lambda found: _ESCAPES[found[0]], self.split_on)
+        """What stands between the documents of a .txt, and belongs to neither: `split_on`, its escapes read."""
+        return None if self.split_on is None else unescaped(self.split_on)
 
     @property
     def source_room(self) -> int:

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from thetahat.core.plain import finite_or_text
 from thetahat.ledger.ledger import LedgerRow
-from thetahat.ledger.summary import finite_or_text
 from thetahat.statistics.interval import MIN_DOCUMENTS, bits_per_byte_interval, exact_sum
 
 NUM_BUCKETS = 10  # of documents by their length

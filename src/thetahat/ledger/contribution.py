@@ -17,7 +17,7 @@ class Spread(NamedTuple):
     number: int
     effective_number: float
     gini: float
-    top_share: float  # of the heaviest 1 %, at least one
+    top_share: float  # of the heaviest 1 %
 
 
 def spread(weight: ArrayLike) -> Spread:
@@ -31,16 +31,24 @@ def spread(weight: ArrayLike) -> Spread:
     if not (count and ordered[0] >= 0 and total > 0):
         raise DataError("weights that are none, negative, or all 0 have no spread")
     place = 2 * np.arange(1, count + 1) - count - 1
-    top = ordered[-max(1, round(count / 100)) :].sum()
-    effective = float(total**2 / (ordered**2).sum())
-    return Spread(count, effective, float((place * ordered).sum() / (count * total)), float(top / total))
+    scaled = ordered / total
+    return Spread(count, float(1 / (scaled**2).sum()), float((place * scaled).sum() / count), top_share(ordered, 0.01))
+
+
+def top_share(weight: ArrayLike, part: float) -> float:
+    """The share of all that the heaviest `part` of them holds: read off the Lorenz curve, so it grows with the part."""
+    return 1 - float(_lorenz(weight, np.array([1 - part]))[0])
 
 
 def lorenz(weight: ArrayLike, num_points: int = 11) -> list[float]:
     """The share that the lightest 0 %, ..., 100 % of all hold together, at `num_points` even steps; between, linear."""
+    return _lorenz(weight, np.linspace(0, 1, num_points)).tolist()
+
+
+def _lorenz(weight: ArrayLike, parts: NDArray[np.float64]) -> NDArray[np.float64]:
     ordered = np.sort(np.asarray(weight, dtype=np.float64))
     held = np.concatenate([[0.0], np.cumsum(ordered)]) / ordered.sum()
-    return np.interp(np.linspace(0, len(ordered), num_points), np.arange(len(ordered) + 1), held).tolist()
+    return np.interp(parts * len(ordered), np.arange(len(ordered) + 1), held)
 
 
 def account(ledger: Table, *, is_sum: bool = False) -> dict[str, Any]:

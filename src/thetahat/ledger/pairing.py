@@ -23,6 +23,9 @@ _LAST_DIGITS = ("dtype=", "batch_size=", "parts in one pass")  # all that these 
 _LIKELIHOODS = ("conditional", "prefix")  # like causal: log Pr of a text given what stands before it
 
 
+MOST_ROUNDING = 1e-4  # nats a token, by which a log-probability of 0 may come out positive
+
+
 class Scored(NamedTuple):
     """What one model gave: the rows of a ledger and what it says of them."""
 
@@ -67,6 +70,12 @@ def pair_rows(a: Scored, b: Scored) -> list[Pair]:
     for scored in (a, b):
         if sick := [row for row in scored.rows if not math.isfinite(row.log_prob)]:
             raise NonFiniteError(f"{scored.name} has {_count(sick)} whose likelihood is not finite: {_names(sick)}")
+        if odd := [row for row in scored.rows if row.log_prob > MOST_ROUNDING * row.num_tokens]:
+            raise DataError(
+                f"{scored.name} has {_count(odd)} whose log-probability is positive, which no probability has: "
+                f"{_names(odd)}",
+                cure=_SCORE,
+            )
     return pairs
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from thetahat.core.errors import DataError
+from thetahat.core.plain import finite_or_text
 from thetahat.ledger.ledger import Block, LedgerRow
 from thetahat.statistics.interval import (
     BLOCK_TOKENS,
@@ -70,7 +71,8 @@ def summarize(rows: Sequence[LedgerRow]) -> Summary:
 
 
 def _ends(interval: Interval) -> tuple[float, float] | None:
-    return None if math.isnan(interval.low) else (interval.low, interval.high)
+    """None where there is too little to say; a negative log-probability of less than 0 cannot be, so the low end is."""
+    return None if math.isnan(interval.low) else (max(interval.low, 0.0), interval.high)
 
 
 def interval_units(rows: Sequence[LedgerRow]) -> tuple[str, list[Block]]:
@@ -110,10 +112,3 @@ def _exp(value: float) -> float:
         return math.exp(value)
     except OverflowError:
         return math.inf
-
-
-def finite_or_text(value: Any) -> Any:
-    """A value as JSON holds it: a number that is not finite is text; so are those in a tuple, which becomes a list."""
-    if isinstance(value, tuple):
-        return [finite_or_text(one) for one in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -65,15 +65,18 @@ class Concentration(NamedTuple):
     """On how many records an objective rests."""
 
     effective_number: float
-    top_share: float  # of the heaviest 1 %, at least one
+    top_share: float  # of the heaviest 1 %
 
 
 def concentration(weight: Float[Tensor, " n"]) -> Concentration:
     r"""$N_\mathrm{eff} = (\sum_r W_r)^2 / \sum_r W_r^2$ over the weights of records, and the share of the heaviest 1 %.
 
+    Where n/100 is no whole number the last record counts in part, so a smaller part never holds a larger share.
+
     Kish, Survey Sampling, 1965. Equal weights give the number of records; one record that holds everything gives 1.
     """
     weight = weight.to(torch.float64)
     total, heaviest = weight.sum(), weight.sort(descending=True).values
-    top = heaviest[: max(1, round(len(weight) / 100))].sum()
+    counted = (len(weight) / 100 - torch.arange(len(weight), dtype=torch.float64)).clamp(0, 1)
+    top = (counted * heaviest).sum()
     return Concentration(float(total**2 / (weight**2).sum()), float(top / total))

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
 
 from thetahat.core.errors import ConfigError
 
@@ -80,48 +80,5 @@ def exact_sum(values: Iterable[float]) -> float:
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    r"""The x with $\Pr(T \le x)$ = `probability` for Student's T with so many degrees of freedom, to about 1e-10.
-
-    Newton's method on the exact distribution function, from the normal quantile: it lies below the root and the tail is
-    convex, so no step overshoots. From 1,000 degrees on, the Cornish-Fisher series.
-
-    Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, 26.7.3 to 26.7.5.
-    """
-    if probability < 0.5:
-        return -t_quantile(1 - probability, degrees)
-    z = NormalDist().inv_cdf(probability)
-    if degrees >= 1000:
-        return _cornish_fisher(z, degrees)
-    x = z
-    for _ in range(100):
-        change = (probability - t_distribution(x, degrees)) / _t_density(x, degrees)
-        x += change
-        if abs(change) <= 1e-13 * x:
-            break
-    return x
-
-
-def t_distribution(x: float, degrees: int) -> float:
-    r"""$\Pr(T \le x)$ for Student's T, a finite sum in $\theta = \arctan(x / \sqrt{\nu})$ of $\nu / 2$ terms."""
-    angle = math.atan2(x, math.sqrt(degrees))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    first = 2 if degrees % 2 else 1
-    ratios = np.arange(first, degrees - 1, 2) / np.arange(first + 1, degrees, 2) * cosine**2
-    series = 1.0 + float(np.cumprod(ratios).sum())
-    if degrees % 2 == 0:
-        within = sine * series
-    else:
-        within = 2 / math.pi * (angle + (sine * cosine * series if degrees > 1 else 0.0))
-    return 0.5 + within / 2
-
-
-def _t_density(x: float, degrees: int) -> float:
-    log_constant = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2) - 0.5 * math.log(degrees * math.pi)
-    return math.exp(log_constant - (degrees + 1) / 2 * math.log1p(x * x / degrees))
-
-
-def _cornish_fisher(z: float, degrees: int) -> float:
-    first = (z**3 + z) / 4
-    second = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + first / degrees + second / degrees**2 + third / degrees**3
+    r"""The x with $\Pr(T \le x)$ = `probability` for Student's T with so many degrees of freedom (scipy's)."""
+    return float(stdtrit(degrees, probability))

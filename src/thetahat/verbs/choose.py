@@ -75,7 +75,7 @@ def choose(
     asking = asking_of(loaded, delimiter=delimiter, over_long=over_long)
     asked = ask_questions(read_questions(data), loaded.tokenizer, asking)
     likelihoods, rows = score_questions(loaded, asked)
-    policy = f"{loaded.config.policy().describe(asked.corpus)}, over_long={over_long}"
+    policy = f"{loaded.config.policy().describe(asked.corpus)}, delimiter={delimiter!r}, over_long={over_long}"
     found = _choices(asked, likelihoods, rows, policy)
     if out and join_world(loaded.config.device).is_first:
         write_ledger(out, rows, _metadata(loaded, asked, found.policy))
