@@ -232,7 +232,7 @@ def test_a_likelihood_that_is_not_finite_is_named(value):
         compare(a, [*a[:3], replace(a[3], log_prob=value)])
 
 
-@pytest.mark.parametrize("value", [1e-3, 7.0, 1e300])
+@pytest.mark.parametrize("value", [1.0, 1e300])
 def test_a_positive_log_probability_is_refused_and_rounding_is_not(value):
     a = [row(i) for i in range(4)]
     with pytest.raises(DataError, match=r"b\.parquet has 1 row whose log-probability is positive.*: d3"):

@@ -76,7 +76,8 @@ def exact_sum(values: Iterable[float]) -> float:
     try:
         return math.fsum(listed)
     except (OverflowError, ValueError):  # beyond float64, or +inf and -inf
-        return float(np.sum(np.array(listed, dtype=np.float64)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(np.sum(np.array(listed, dtype=np.float64)))
 
 
 def t_quantile(probability: float, degrees: int) -> float:
