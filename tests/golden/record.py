@@ -51,6 +51,7 @@ CASES: dict[str, list[str]] = {
 Curves = dict[str, list[float]]
 Run = Callable[..., object]
 HELD_OUT = "held_out_bits_per_byte"
+LOGGED = "log_likelihood_per_token", "gradient_norm", HELD_OUT  # by lines of steps or by lines of evaluations
 
 
 def data() -> dict[str, str]:
@@ -98,11 +99,7 @@ def case(folder: Path, name: str, seed: int, dtype: str, does: Run = thetahat) -
     does(folder, "score", run, "--out", f"{run}.parquet", "--quiet")
     scored = parquet.read_table(folder / f"{run}.parquet", columns=["log_prob"])["log_prob"].to_pylist()
     return {
-        "log_likelihood_per_token": [line["log_likelihood_per_token"] for line in lines],
-        "gradient_norm": [line["gradient_norm"] for line in lines],
-        "held_out_bits_per_byte": [
-            line["held_out_bits_per_byte"] for line in lines if "held_out_bits_per_byte" in line
-        ],
+        **{name: [line[name] for line in lines if name in line] for name in LOGGED},
         "score": scored,
     }
 

@@ -82,6 +82,8 @@ class _BarShow:
     def __call__(self, report: Report) -> None:
         if report.held_out:
             self.held_out = f"{report.held_out.bits_per_byte:.3f}"
+        if report.step is None:  # the next step says it, too
+            return
         if self.task is None:
             done = report.step.step - 1
             self.task = self.bar.add_task("", total=report.num_steps, completed=done, nats=0.0, held_out="-", rate=0.0)
@@ -101,6 +103,10 @@ class _LineShow:
         self.last, self.rate = 0.0, _Rate()
 
     def __call__(self, report: Report) -> None:
+        if report.step is None:
+            bits = report.held_out.bits_per_byte if report.held_out else None
+            say(f"held-out {bits:.4f} bits/byte, made up for") if bits is not None else None
+            return
         rate, now = self.rate(report), time.monotonic()
         if not report.held_out and now - self.last < 10 and report.step.step < report.num_steps:
             return
@@ -124,7 +130,8 @@ class _Rate:
         spent, self.last = max(now - self.last, 1e-9), now
         keep = 0.9 if self.value else 0.0
         self.seconds_a_step = keep * self.seconds_a_step + (1 - keep) * spent
-        self.value = keep * self.value + (1 - keep) * report.step.num_tokens / spent
+        num_tokens = report.step.num_tokens if report.step else 0
+        self.value = keep * self.value + (1 - keep) * num_tokens / spent
         return self.value
 
 

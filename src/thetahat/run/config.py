@@ -7,7 +7,7 @@ import torch
 from msgspec import Meta
 from msgspec.structs import replace
 
-from thetahat.core.config import Config, kind_of
+from thetahat.core.config import Config, differences as all_differences, digest as digest_of, kind_of
 from thetahat.core.errors import ConfigError
 from thetahat.data.config import DataConfig
 from thetahat.model.adapters.lora import LoRAConfig
@@ -42,8 +42,36 @@ class LedgerConfig(Config, kw_only=True):
     tokens: bool = False  # the log-probability of each token, too
 
 
+class EvaluationTimes(Config, kw_only=True):
+    """When what is held out is scored."""
+
+    every: Annotated[int, Meta(ge=0)] = 0  # steps; 0: only at the end
+
+
+class WatchConfig(Config, kw_only=True):
+    """What merely watches a run: no parameter depends on it, so it may be another one whenever the run goes on."""
+
+    evaluation: EvaluationTimes = EvaluationTimes()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    ledger: LedgerConfig = LedgerConfig()
+    prompt: str = ""
+
+    def evaluates(self, step: int, num_steps: int) -> bool:
+        """Whether what is held out is scored after this step."""
+        return _is_due(step, num_steps, self.evaluation.every)
+
+    def saves(self, step: int, num_steps: int) -> bool:
+        """Whether a run that nobody interrupts saves a checkpoint after this step; step 0 is saved besides."""
+        return _is_due(step, num_steps, self.checkpoint.every)
+
+
+def _is_due(step: int, num_steps: int, every: int) -> bool:
+    """After the last step, and after each `every` (0: only then)."""
+    return step == num_steps or (every > 0 and step > 0 and step % every == 0)
+
+
 class RunConfig(Config, kw_only=True):
-    """A whole training run."""
+    """A whole training run: what its result depends on, and how it is watched."""
 
     recipe: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # it names the run folder
     seed: Annotated[int, Meta(ge=0, le=2**62)] = 0
@@ -85,6 +113,20 @@ class RunConfig(Config, kw_only=True):
         if self.evaluation.passes and factorization != "masked":
             raise ConfigError(f"evaluation.passes={self.evaluation.passes}", allowed="0, where nothing is masked")
 
+    @property
+    def watch(self) -> WatchConfig:
+        """What may change when the run goes on."""
+        times = EvaluationTimes(every=self.evaluation.every)
+        return WatchConfig(evaluation=times, checkpoint=self.checkpoint, ledger=self.ledger, prompt=self.prompt)
+
+    @property
+    def essence(self) -> "RunConfig":
+        """What the result depends on: the same for two configs that differ only in how they watch."""
+        usual = WatchConfig()
+        evaluation = replace(self.evaluation, every=usual.evaluation.every)
+        watch = {"checkpoint": usual.checkpoint, "ledger": usual.ledger, "prompt": usual.prompt}
+        return replace(self, evaluation=evaluation, **watch)
+
     def policy(self) -> Policy:
         """How this run scores text."""
         context = self.data.context
@@ -97,6 +139,16 @@ class RunConfig(Config, kw_only=True):
             objective=self.objective,
             passes=self.evaluation.passes,
         )
+
+
+def digest(config: RunConfig) -> str:
+    """A short name for exactly what the result depends on."""
+    return digest_of(config.essence)
+
+
+def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
+    """One line for each value that differs and that the result depends on, `key: theirs -> ours`."""
+    return all_differences(ours.essence, theirs.essence)
 
 
 def resolve(config: RunConfig) -> RunConfig:

@@ -13,14 +13,12 @@ from thetahat.distribution.world import World
 from thetahat.run.base import load_base, resolved
 from thetahat.run.config import RunConfig
 from thetahat.run.feed import Feed
-from thetahat.run.folder.checkpoint import newest_verified, read_progress, restore, settle
-from thetahat.run.folder.folder import enter, has_begun, leave_nothing
+from thetahat.run.folder.checkpoint import best_of, newest_verified, read_progress, restore, settle
+from thetahat.run.folder.folder import enter, has_begun, leave_nothing, note_watch
 from thetahat.run.log.ledger import TrainingLedger
-from thetahat.run.log.metrics import METRICS, MetricsLog, read_last
-from thetahat.run.log.report import from_plain
+from thetahat.run.log.metrics import METRICS, MetricsLog, held_out_bits, read_last
 from thetahat.run.prepare import Prepared, prepare
 from thetahat.run.state import State, first_state
-from thetahat.run.step import StepReport
 
 logger = getLogger("thetahat")
 
@@ -37,7 +35,7 @@ class Running:
     log: MetricsLog | None  # on the first rank
     ledger: TrainingLedger
     is_new: bool  # nothing was saved yet
-    pending: StepReport | None = None  # a step whose evaluation was broken off: made, but not yet reported
+    lacks_evaluation: bool  # of the step that was made last: it is due, and was broken off or is yet to be made
 
 
 def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world: World) -> Running | None:
@@ -45,7 +43,8 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
     world.first_does(lambda: enter(folder, config))
     newest = find_newest(folder, config, world)
     progress: Mapping[str, Any] = read_progress(newest) if newest else _NOTHING
-    if newest and progress["step"] == progress["num_steps"] and not progress["pending"]:
+    lacks_evaluation = bool(newest) and world.any(world.is_first and _lacks_evaluation(folder, config, progress))
+    if newest and progress["step"] == progress["num_steps"] and not lacks_evaluation:
         return None
     try:
         prepared = prepare(config, folder, world)
@@ -60,17 +59,24 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
     if newest:
         check_data(prepared, progress["data"], folder)
         restore(state, newest)
+        state.best_bits_per_byte, state.best_step = best_of(folder, newest)
         if world.is_first:
             logger.info("going on from %s", newest)
-    log = MetricsLog(folder / METRICS, progress["metrics_bytes"]) if world.is_first else None
+    world.first_does(lambda: note_watch(folder, config, state.step))
+    log = MetricsLog(folder / METRICS, progress["metrics_bytes"], state.step) if world.is_first else None
     feed = Feed(prepared, world, ahead=device.type != "cpu")  # a CPU has no time to spare
     ledger = TrainingLedger(folder, config, prepared.train, progress["ledger"])
     world.first_does(ledger.settle)
-    pending = from_plain(progress["pending"])
-    return Running(folder, world, prepared, state, feed, log, ledger, newest is None, pending)
+    return Running(folder, world, prepared, state, feed, log, ledger, newest is None, lacks_evaluation)
 
 
-_NOTHING: Mapping[str, Any] = {"metrics_bytes": 0, "pending": None, "ledger": {}}
+_NOTHING: Mapping[str, Any] = {"metrics_bytes": 0, "ledger": {}}
+
+
+def _lacks_evaluation(folder: Path, config: RunConfig, progress: Mapping[str, Any]) -> bool:
+    """Whether what is held out should have been scored after the step of a checkpoint, and the log does not say so."""
+    is_due = config.watch.evaluates(progress["step"], progress["num_steps"]) and config.data.division[0] != "none"
+    return is_due and held_out_bits(folder / METRICS, progress["step"]) is None
 
 
 def find_newest(folder: Path, config: RunConfig, world: World) -> Path | None:

@@ -30,6 +30,15 @@ class State:
     best_step: int | None = None
 
 
+def better(
+    best: tuple[float | None, int | None], bits_per_byte: float | None, step: int
+) -> tuple[float | None, int | None]:
+    """The best checkpoint so far, and its step: the given one, unless that of `step` needs fewer bits per byte."""
+    if bits_per_byte is None or (best[0] is not None and best[0] <= bits_per_byte):
+        return best
+    return bits_per_byte, step
+
+
 def first_model(config: RunConfig, vocab_size: int, device: torch.device, num_labels: int = 0) -> LanguageModel:
     """A model with its parameters at their beginning, where and in the dtype in which the run computes."""
     model = build_model(config.model, vocab_size, num_labels)

@@ -16,11 +16,11 @@ from thetahat.run.blame import check_parameters
 from thetahat.run.config import RunConfig, set_up
 from thetahat.run.folder.checkpoint import folder_of, save, settle
 from thetahat.run.folder.folder import choose_folder
-from thetahat.run.log.report import Report, metrics_line, to_plain
+from thetahat.run.log.report import Report, evaluation_line, step_line
 from thetahat.run.prepare import Prepared
 from thetahat.run.signals import Interrupted, Stop, listening
 from thetahat.run.start import Running, fingerprints, start_or_resume
-from thetahat.run.state import State
+from thetahat.run.state import State, better
 from thetahat.run.step import StepReport, step
 from thetahat.scoring.likelihood import Abandoned, Watch, ledger_rows, score_corpus
 
@@ -39,30 +39,44 @@ def train(
         run = start_or_resume(config, folder, device, world)
         if run is None:
             return world.leave()
-        state, wish = run.state, 0
+        state, watch, wish = run.state, config.watch, 0
         if run.is_new:
             _save(run)  # step 0
-        started = last = time.perf_counter()
+        started = time.perf_counter()
+        clock = _Clock(state)
         with listening() as stop:
-            while run.pending or state.step < state.num_steps:
-                done = run.pending or step(state, run.feed.batches(state.step), world, run.ledger.note(state.step + 1))
-                held_out, run.pending = _evaluate_if_due(run, done, stop)
-                now = time.perf_counter()
-                state.seconds, spent, last = state.seconds + now - last, now - last, now
-                if run.log and not run.pending:
-                    batch = run.feed.fingerprint(done.step - 1)
-                    run.log.append(metrics_line(done, state, held_out, batch=batch, seconds=spent))
+            while run.lacks_evaluation or state.step < state.num_steps:
+                done, held_out = None, None
+                if not run.lacks_evaluation:
+                    done = step(state, run.feed.batches(state.step), world, run.ledger.note(state.step + 1))
+                    _log_step(run, done, clock)
+                if run.lacks_evaluation:
+                    held_out = _evaluate(run, clock, stop, is_saved=done is None)
                 if run.ledger.is_full(state.step):
                     run.ledger.write(state.step, world)
-                wish = _agree(stop, max_minutes is not None and now - started >= 60 * max_minutes, world)
-                saved = _save(run, held_out) if wish or _is_due(state, config.checkpoint.every) else None
-                if not run.pending:
-                    yield Report(done, state.num_steps, state.seconds, state.tokens, held_out, saved)
+                wish = _agree(stop, max_minutes is not None and time.perf_counter() - started >= 60 * max_minutes, world)
+                is_due = done is not None and (wish or watch.saves(state.step, state.num_steps))
+                saved = _save(run) if is_due else None
+                yield Report(done, state.num_steps, state.seconds, state.tokens, held_out, saved)
                 if wish:
                     break
         world.leave()
-    if wish > 0 and (run.pending or state.step < state.num_steps):
+    if wish > 0 and (run.lacks_evaluation or state.step < state.num_steps):
         raise Interrupted(wish, f"stopped after step {state.step}; saved {folder_of(folder, state.step)}")
+
+
+class _Clock:
+    """Adds the time that passes to the seconds of a run."""
+
+    def __init__(self, state: State) -> None:
+        self.state, self.last = state, time.perf_counter()
+
+    def tick(self) -> float:
+        """Seconds since the last time."""
+        now = time.perf_counter()
+        spent, self.last = now - self.last, now
+        self.state.seconds += spent
+        return spent
 
 
 def evaluate(
@@ -80,14 +94,40 @@ def evaluate(
     return summarize(ledger_rows(likelihoods, prepared.held_out))
 
 
-def _evaluate_if_due(run: Running, done: StepReport, stop: Stop) -> tuple[Summary | None, StepReport | None]:
-    """The evaluation if it is time for one; if somebody asks to stop meanwhile, the step waits for the next start."""
-    if not _is_due(run.state, run.state.config.evaluation.every):
-        return None, None
+def _log_step(run: Running, done: StepReport, clock: _Clock) -> None:
+    """Logs a step, and notes whether an evaluation is due after it."""
+    state = run.state
+    spent = clock.tick()
+    if run.log:
+        run.log.append(step_line(done, state, batch=run.feed.fingerprint(done.step - 1), seconds=spent))
+    run.lacks_evaluation = run.prepared.held_out is not None and state.config.watch.evaluates(state.step, state.num_steps)
+
+
+def _evaluate(run: Running, clock: _Clock, stop: Stop, *, is_saved: bool) -> Summary | None:
+    """Makes the evaluation that is due, and logs it; None if somebody asks to stop meanwhile: it is still due then.
+
+    Only a checkpoint that an uninterrupted run saves too can be the best.
+    """
+    state = run.state
     try:
-        return evaluate(run.state, run.prepared, run.world, lambda: stop.number > 0), None
+        held_out = evaluate(state, run.prepared, run.world, lambda: stop.number > 0)
     except Abandoned:
-        return None, done
+        return None
+    finally:
+        clock.tick()
+    run.lacks_evaluation = False
+    if held_out is None:
+        return None
+    if run.log:
+        run.log.append(evaluation_line(held_out, state))
+        run.log.settle()
+    if state.config.watch.saves(state.step, state.num_steps):
+        best = state.best_bits_per_byte, state.best_step
+        state.best_bits_per_byte, state.best_step = better(best, held_out.bits_per_byte, state.step)
+    if is_saved:
+        newest, keep = folder_of(run.folder, state.step), state.config.checkpoint.keep
+        run.world.first_does(lambda: settle(run.folder, newest, keep))
+    return held_out
 
 
 def _agree(stop: Stop, is_late: bool, world: World) -> int:
@@ -97,21 +137,10 @@ def _agree(stop: Stop, is_late: bool, world: World) -> int:
     return next((int(reason) for reason, count in zip(reasons, votes, strict=True) if count), 0)
 
 
-def _is_due(state: State, every: int) -> bool:
-    """After the last step, and after each `every` (0: only then)."""
-    return state.step == state.num_steps or (every > 0 and state.step % every == 0)
-
-
-def _save(run: Running, held_out: Summary | None = None) -> Path | None:
-    """Saves on the first rank; everyone learns whether it worked.
-
-    Only a checkpoint that an uninterrupted run saves too can be the best.
-    """
+def _save(run: Running) -> Path | None:
+    """Saves on the first rank; everyone learns whether it worked."""
     state, keep = run.state, run.state.config.checkpoint.keep
     check_parameters(state)
-    best = state.best_bits_per_byte
-    if held_out and _is_due(state, state.config.checkpoint.every) and (best is None or held_out.bits_per_byte < best):
-        state.best_bits_per_byte, state.best_step = held_out.bits_per_byte, state.step
     run.ledger.write(state.step, run.world)
 
     def write() -> Path:
@@ -119,7 +148,6 @@ def _save(run: Running, held_out: Summary | None = None) -> Path | None:
             "metrics_bytes": run.log.settle() if run.log else 0,
             "data": fingerprints(run.prepared),
             "labels": run.prepared.labels,
-            "pending": to_plain(run.pending),
             "ledger": run.ledger.files,
         }
         target = save(state, run.folder, run.prepared.tokenizer, beside)

@@ -13,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from thetahat.core import store
-from thetahat.core.config import differences, digest, from_toml, to_toml
+from thetahat.core.config import from_toml, to_toml
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.model.build import LanguageModel
-from thetahat.run.config import RunConfig
-from thetahat.run.state import State
+from thetahat.run.config import RunConfig, differences, digest
+from thetahat.run.log.metrics import METRICS, held_out_bits
+from thetahat.run.state import State, better
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 CONFIG, TOKENIZER = "config.toml", "tokenizer.json"
@@ -75,16 +76,29 @@ def settle(run: Path, newest: Path, keep: int) -> None:
 
     Done after each save, and again on resume, since a kill may have come between the two.
     """
-    progress, tokenizer = read_progress(newest), (newest / TOKENIZER).read_text(encoding="utf-8")
-    best = folder_of(run, progress["best_step"]) if progress["best_step"] is not None else None
+    tokenizer = (newest / TOKENIZER).read_text(encoding="utf-8")
+    _, best_step = best_of(run, newest)
+    best = folder_of(run, best_step) if best_step is not None else None
     _write_if_other(run / TOKENIZER, tokenizer)
     _point(newest.with_name("latest"), newest)
     _point(newest.with_name("best"), best)
     # what is newer is damaged, and protects nothing
     older = [folder for folder in all_checkpoints(run) if step_of(folder) <= step_of(newest)]
-    for folder in older[: -keep - bool(progress["pending"])]:  # what waits for its evaluation is saved once more
+    for folder in older[:-keep]:
         if folder != best:
             store.remove(folder)
+
+
+def best_of(run: Path, newest: Path) -> tuple[float | None, int | None]:
+    """The fewest held-out bits per byte of all checkpoints up to the newest, and the step of the one that has them.
+
+    The newest knows of those before it, and of itself where it was saved after its evaluation. An evaluation that was
+    broken off is made up for by a later start; then only the log has it.
+    """
+    progress, config = read_progress(newest), read_config(newest)
+    step = progress["step"]
+    bits = held_out_bits(run / METRICS, step) if config.watch.saves(step, progress["num_steps"]) else None
+    return better((progress["best_bits_per_byte"], progress["best_step"]), bits, step)
 
 
 def _point(pointer: Path, target: Path | None) -> None:
@@ -133,7 +147,6 @@ def restore(state: State, folder: Path) -> None:
     state.optimizer.load_state(load_tensors(folder / OPTIMIZER))
     progress = read_progress(folder)
     state.step, state.tokens, state.seconds = progress["step"], progress["tokens"], progress["seconds"]
-    state.best_bits_per_byte, state.best_step = progress["best_bits_per_byte"], progress["best_step"]
 
 
 def read_progress(folder: Path) -> dict[str, Any]:

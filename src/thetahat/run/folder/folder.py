@@ -1,24 +1,27 @@
 """The run folder: its name, its config, the record of where it ran."""
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
 from contextlib import suppress
+from logging import getLogger
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from thetahat.core import store
-from thetahat.core.config import differences, digest, to_toml
+from thetahat.core.config import differences as all_differences, to_plain, to_toml
 from thetahat.core.errors import FolderError, ModelError
 from thetahat.distribution.world import World, join_world
-from thetahat.run.config import RunConfig, resolve
+from thetahat.run.config import RunConfig, differences, digest, resolve
 from thetahat.run.folder.checkpoint import CONFIG, TOKENIZER, all_checkpoints, read_config
-from thetahat.run.log.metrics import METRICS
+from thetahat.run.log.metrics import METRICS, read_lines
 
-ENVIRONMENT = "environment.json"
+ENVIRONMENT, WATCH = "environment.json", "watch.jsonl"
+logger = getLogger("thetahat")
 
 
 def choose_folder(config: RunConfig, out: Path | None, *, fresh: bool) -> Path:
@@ -58,6 +61,24 @@ def enter(folder: Path, config: RunConfig) -> None:
         store.write_text(folder / CONFIG, to_toml(config))
 
 
+def note_watch(folder: Path, config: RunConfig, step: int) -> None:
+    """Writes down how the run is watched from `step` on, where that is not as before, and says what is other.
+
+    Steps after `step` are made again, so what was noted of them is left out.
+    """
+    noted = [line for line in read_lines(folder / WATCH) if line["step"] <= step]
+    before, now = read_config(folder).watch, config.watch
+    lines = [*noted] or [{"step": 0, **to_plain(before)}]
+    if changed := all_differences(now, before):
+        logger.info("from step %d on: %s", step, "; ".join(changed))
+    if lines[-1] != (line := {"step": lines[-1]["step"], **to_plain(now)}):
+        lines.append(line | {"step": step})
+    if lines != noted:
+        store.write_text(folder / WATCH, "".join(f"{json.dumps(line)}\n" for line in lines))
+    if changed:
+        store.write_text(folder / CONFIG, to_toml(config))
+
+
 def _refuse_foreign(folder: Path) -> None:
     """The environment is what a run writes first: without it, what has the name of a run's file is another's."""
     if (folder / ENVIRONMENT).exists() or has_begun(folder):
@@ -78,7 +99,7 @@ def has_begun(folder: Path) -> bool:
 
 def leave_nothing(folder: Path, *, also_folder: bool = True) -> None:
     """Deletes what a run that has not begun has written, and its folder where nothing else is in it."""
-    for name in (CONFIG, ENVIRONMENT, TOKENIZER, METRICS):
+    for name in (CONFIG, ENVIRONMENT, TOKENIZER, METRICS, WATCH):
         (folder / name).unlink(missing_ok=True)
     if also_folder:
         (folder / ".lock").unlink(missing_ok=True)
@@ -91,7 +112,8 @@ def _of_another_config(folder: Path, changed: list[str]) -> FolderError:
     shown = "\n".join(f"    {line}" for line in changed)
     return FolderError(
         f"{folder} belongs to another config; it would change\n{shown}",
-        cure="--fresh for a new folder beside it, --out DIR for another, or the same settings to go on",
+        cure="--fresh for a new folder beside it, --out DIR for another, the same settings to go on, "
+        f"or base={folder} --out DIR to train on from its model",
     )
 
 

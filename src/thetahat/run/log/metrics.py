@@ -1,8 +1,8 @@
-"""metrics.jsonl: one line a report, cut back to the checkpoint's offset on resume, so each step stands there once."""
+"""metrics.jsonl: lines of steps and of evaluations, cut back to the checkpoint on resume, so each stands there once."""
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from logging import getLogger
 from pathlib import Path
 from typing import Any, final
@@ -11,21 +11,27 @@ from thetahat.core.errors import ModelError, naming_full_disk
 from thetahat.core.store import flush_folder
 
 METRICS = "metrics.jsonl"
+HELD_OUT = "held_out_"  # what the names of an evaluation's numbers begin with
 logger = getLogger("thetahat")
 
 
 @final
 class MetricsLog:
-    """An append-only file of JSON lines, cut to the `num_bytes` that the checkpoint knows."""
+    """An append-only file of JSON lines, cut to what belongs to the checkpoint of `step`.
 
-    def __init__(self, path: Path, num_bytes: int) -> None:
+    That are the `num_bytes` which the checkpoint knows, and the evaluation of its step where it was logged later.
+    """
+
+    def __init__(self, path: Path, num_bytes: int, step: int = 0) -> None:
         self.path = path
         with naming_full_disk(path), path.open("a+b") as file:
             if (size := file.tell()) < num_bytes:
                 logger.warning("%s has lost %d bytes: steps before this one are missing", path, num_bytes - size)
                 file.seek(0)
                 num_bytes = file.read().rfind(b"\n") + 1
-            file.truncate(num_bytes)
+            file.seek(num_bytes)
+            line = file.readline()
+            file.truncate(num_bytes + (len(line) if _bits(line, step) is not None else 0))
         flush_folder(path.parent)
 
     def append(self, line: Mapping[str, Any]) -> None:
@@ -40,16 +46,38 @@ class MetricsLog:
             return os.fstat(file.fileno()).st_size
 
 
-def read_last(path: Path, key: str) -> Any:
-    """The newest value of a key in a metrics file, or None."""
+def held_out_bits(path: Path, step: int) -> float | None:
+    """Bits per byte of what is held out, as evaluated after `step`; None where no whole line of the log says so."""
     if not path.exists():
         return None
-    values: list[Any] = []
+    with path.open("rb") as file:
+        found = [bits for line in file if (bits := _bits(line, step)) is not None]
+    return found[-1] if found else None
+
+
+def _bits(line: bytes, step: int) -> float | None:
+    key = f"{HELD_OUT}bits_per_byte"
+    if key.encode() not in line or not line.endswith(b"\n"):
+        return None
+    try:
+        read = json.loads(line)
+    except ValueError:
+        return None
+    return float(read[key]) if read.get("step") == step else None
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a JSON lines file of a run; none where there is no file."""
+    if not path.exists():
+        return
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            read = json.loads(line)
+            yield json.loads(line)
         except ValueError as error:
             raise ModelError(f"{path}:{number} is damaged", cure=f"put {path.name} back from a copy") from error
-        if key in read:
-            values.append(read[key])
+
+
+def read_last(path: Path, key: str) -> Any:
+    """The newest value of a key in a metrics file, or None."""
+    values = [line[key] for line in read_lines(path) if key in line]
     return values[-1] if values else None

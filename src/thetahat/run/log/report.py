@@ -1,14 +1,11 @@
-"""What the loop says of a step: to whoever iterates it, to metrics.jsonl, and to a later start."""
+"""What the loop says of a step and of an evaluation: to whoever iterates it, and to metrics.jsonl."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from thetahat.core.total import Total
 from thetahat.ledger.summary import Summary
+from thetahat.run.log.metrics import HELD_OUT
 from thetahat.run.state import State
 from thetahat.run.step import StepReport
 
@@ -17,7 +14,7 @@ from thetahat.run.step import StepReport
 class Report:
     """What happened in one turn of the loop."""
 
-    step: StepReport
+    step: StepReport | None  # None: only an evaluation was made, which an earlier start had broken off
     num_steps: int
     seconds: float  # of training so far, evaluations and saves included
     tokens: int  # targets so far
@@ -25,38 +22,21 @@ class Report:
     checkpoint: Path | None  # where one was saved
 
 
-def metrics_line(
-    done: StepReport, state: State, held_out: Summary | None, *, batch: str, seconds: float
-) -> dict[str, Any]:
-    """One line of metrics.jsonl; `seconds` and `tokens_per_second` are the only fields that a repeated run changes."""
-    line = {
+def step_line(done: StepReport, state: State, *, batch: str, seconds: float) -> dict[str, Any]:
+    """The line of a step; `seconds` and `tokens_per_second` are the only fields that a repeated run changes."""
+    return {
         "step": done.step,
         "tokens": state.tokens,
         "log_likelihood_per_token": done.total.mean().item(),
         "gradient_norm": done.gradient_norm.item(),
         "learning_rate_factor": done.learning_rate_factor,
         "batch": batch,
+        "seconds": state.seconds,
+        "tokens_per_second": done.num_tokens / seconds,
     }
-    if held_out:
-        line |= {f"held_out_{name}": value for name, value in held_out.to_dict().items()}
-    return line | {"seconds": state.seconds, "tokens_per_second": done.num_tokens / seconds}
 
 
-def to_plain(done: StepReport | None) -> dict[str, Any] | None:
-    """A step as JSON holds it, to the bit."""
-    if done is None:
-        return None
-    total = {"log_prob": done.total.log_prob.item(), "weight": done.total.weight.item()}
-    return asdict(done) | {"total": total, "gradient_norm": done.gradient_norm.item()}
-
-
-def from_plain(plain: Mapping[str, Any] | None) -> StepReport | None:
-    """The step that `to_plain` wrote down."""
-    if plain is None:
-        return None
-    log_prob, weight, norm = (
-        torch.tensor(value, dtype=torch.float64)
-        for value in (plain["total"]["log_prob"], plain["total"]["weight"], plain["gradient_norm"])
-    )
-    total = Total(log_prob, weight)
-    return StepReport(plain["step"], total, plain["num_tokens"], norm, plain["learning_rate_factor"])
+def evaluation_line(held_out: Summary, state: State) -> dict[str, Any]:
+    """The line of an evaluation, which stands behind the line of the step after which it was made."""
+    numbers = {f"{HELD_OUT}{name}": value for name, value in held_out.to_dict().items()}
+    return {"step": state.step, **numbers, "seconds": state.seconds}
