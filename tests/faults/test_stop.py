@@ -89,7 +89,8 @@ def test_a_signal_during_an_evaluation_does_not_wait_for_its_end(bed):
 
 def is_going_on(bed):
     """Whether the newest attempt has read its checkpoint."""
-    return "going on from" in (bed.folder / f"{bed.attempts}.err").read_text()
+    path = bed.folder / f"{bed.attempts}.err"
+    return path.exists() and "going on from" in path.read_text()
 
 
 def test_a_second_signal_ends_at_once(warm, oracle):
