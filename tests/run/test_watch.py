@@ -56,7 +56,10 @@ def test_a_run_goes_on_under_another_watch_to_the_same_parameters(config, tmp_pa
     assert evaluations(lines) == [2, 3, 4, 5, 6]  # that of step 2 is due now, and is made up for
     assert [line for line in lines if line in whole] == whole
     noted = [json.loads(line) for line in (tmp_path / "run" / "watch.jsonl").read_text().splitlines()]
-    assert [(line["step"], line["evaluation"]["every"], line["prompt"]) for line in noted] == [(0, 3, ""), (2, 1, "Once")]
+    assert [(line["step"], line["evaluation"]["every"], line["prompt"]) for line in noted] == [
+        (0, 3, ""),
+        (2, 1, "Once"),
+    ]
     assert read_config(tmp_path / "run").watch == override(config, WATCHING).watch
 
 

@@ -54,7 +54,9 @@ def train(
                     held_out = _evaluate(run, clock, stop, is_saved=done is None)
                 if run.ledger.is_full(state.step):
                     run.ledger.write(state.step, world)
-                wish = _agree(stop, max_minutes is not None and time.perf_counter() - started >= 60 * max_minutes, world)
+                wish = _agree(
+                    stop, max_minutes is not None and time.perf_counter() - started >= 60 * max_minutes, world
+                )
                 is_due = done is not None and (wish or watch.saves(state.step, state.num_steps))
                 saved = _save(run) if is_due else None
                 yield Report(done, state.num_steps, state.seconds, state.tokens, held_out, saved)
@@ -100,7 +102,9 @@ def _log_step(run: Running, done: StepReport, clock: _Clock) -> None:
     spent = clock.tick()
     if run.log:
         run.log.append(step_line(done, state, batch=run.feed.fingerprint(done.step - 1), seconds=spent))
-    run.lacks_evaluation = run.prepared.held_out is not None and state.config.watch.evaluates(state.step, state.num_steps)
+    run.lacks_evaluation = run.prepared.held_out is not None and state.config.watch.evaluates(
+        state.step, state.num_steps
+    )
 
 
 def _evaluate(run: Running, clock: _Clock, stop: Stop, *, is_saved: bool) -> Summary | None:
