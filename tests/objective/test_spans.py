@@ -15,7 +15,7 @@ from thetahat.data.config import DataConfig
 from thetahat.model.config import EncoderDecoderConfig
 from thetahat.objective.config import ObjectiveConfig, Spans
 from thetahat.objective.factorization import factor
-from thetahat.objective.spans import counts, leave_out, num_sentinels, with_spans_left_out
+from thetahat.objective.spans import counts, leave_out, with_spans_left_out
 from thetahat.run.prepare import special_tokens
 
 CHOICES = st.builds(Spans, rate=st.sampled_from([0.15, 0.5]), mean_span=st.sampled_from([1.5, 4.0]))
@@ -197,7 +197,7 @@ def test_a_token_that_may_not_be_asked_stays_and_counts_for_no_length():
 @given(st.integers(2, 200), st.sampled_from([0.05, 0.15, 0.5, 0.9]), st.sampled_from([1.0, 3.0, 7.5]), st.data())
 def test_as_many_sentinels_suffice_as_are_made_and_one_less_does_not(context, rate, mean, data):
     choice = Spans(rate=rate, mean_span=mean)
-    number = num_sentinels(context, choice)
+    number = len(choice.special_tokens(context))
     symbols = replace(SYMBOLS, sentinels=tuple(range(100, 100 + number)))
     shorter = data.draw(st.lists(st.integers(0, context - 1), max_size=4))
     packed = pieces_of(

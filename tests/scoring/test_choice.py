@@ -12,8 +12,9 @@ from msgspec.structs import asdict, replace
 from tests.examples import SMALL, lively
 from tests.model.test_decoder import arrays_of, settings_of
 from tests.oracles.decoder import token_log_probs as oracle_log_probs
-from thetahat.core.batch import MASK
 from thetahat.core.errors import NonFiniteError
+from thetahat.core.layout import PAIR, STREAM, WHOLE
+from thetahat.core.special import MASK
 from thetahat.data.corpus import choice as choosing
 from thetahat.data.corpus.choice import Asking, ask_questions
 from thetahat.data.read.question import question
@@ -36,7 +37,7 @@ MODEL = lively(build_model(SHAPE, TOKENIZER.vocab_size))
 POLICY = Policy(context=48, stride=24, batch_size=4, dtype="float64")
 
 
-def asked_of(items, layout="stream", **how):
+def asked_of(items, layout=STREAM, **how):
     questions = [
         question(contexts, choices, gold, Record("", f"q{index}", f"q{index}", source))
         for index, (contexts, choices, gold, source) in enumerate(items)
@@ -144,10 +145,10 @@ def test_a_cloze_is_right_where_the_model_would_write_it():
 def test_an_encoder_answers_by_pseudo_log_likelihood_and_batching_changes_nothing():
     model = lively(build_model(EncoderConfig(**asdict(SHAPE)), TOKENIZER.vocab_size))
     policy = Policy(48, 24, dtype="float64", objective=ObjectiveConfig(factorization=Masked()))
-    together, rows = answered(asked_of(ITEMS, "whole"), model, policy)
+    together, rows = answered(asked_of(ITEMS, WHOLE), model, policy)
     assert sum(row.num_tokens for row in rows) == sum(row.num_tokens for row in answered(asked_of(ITEMS))[1])
     for item, answer in zip(ITEMS, together, strict=True):
-        (alone,), _ = answered(asked_of([item], "whole"), model, policy)
+        (alone,), _ = answered(asked_of([item], WHOLE), model, policy)
         for rule, scores in answer.scores.items():
             assert scores == pytest.approx(alone.scores[rule], rel=1e-11)
 
@@ -155,7 +156,7 @@ def test_an_encoder_answers_by_pseudo_log_likelihood_and_batching_changes_nothin
 def test_an_encoder_decoder_reads_the_context_as_its_source():
     model = lively(build_model(EncoderDecoderConfig(**asdict(SHAPE), num_encoder_layers=1), TOKENIZER.vocab_size))
     policy = Policy(48, 24, dtype="float64", objective=ObjectiveConfig(factorization=Conditional()))
-    (first, _), rows = answered(asked_of(ITEMS[:2], "pair"), model, policy)
+    (first, _), rows = answered(asked_of(ITEMS[:2], PAIR), model, policy)
     assert {row.num_tokens for row in rows if row.part == "choice-1" and row.id == "q0"} == {
         len(TOKENIZER.encode(["and"])[0])
     }

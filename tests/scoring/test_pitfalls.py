@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from tests.examples import SMALL, corpus_of, decoder, packed_of, texts_of
 from tests.scoring.test_scoring import CPU, asked
 from thetahat.core.errors import DataError
+from thetahat.core.layout import PAIR
 from thetahat.core.total import Total
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.encode import Encoding
@@ -70,8 +71,8 @@ def test_p3_every_token_of_a_long_text_is_asked_once_whatever_the_stride():
 def test_p4_what_does_not_fit_is_an_error_or_a_count_never_silent():
     pair = record("short", prompt="a very long source " * 20)
     with pytest.raises(DataError, match="context"):
-        corpus(pair, layout="pair", room=16)
-    cut = corpus(pair, layout="pair", room=16, over_long="truncate-right")
+        corpus(pair, layout=PAIR, room=16)
+    cut = corpus(pair, layout=PAIR, room=16, over_long="truncate-right")
     assert cut.column["documents.prompt_cut"].sum() > 0
 
 

@@ -162,17 +162,17 @@ KINDS = {Causal(): layouts(has_trees=True), Conditional(): pairs(), Masked(): la
 def test_a_context_length_counts_what_a_target_may_see(drawn, width):
     """Written out: the columns of the mask that are true, and those of the source; less what is masked."""
     factorization, layout = drawn
-    masks = isinstance(factorization, Masked)
+    hides = factorization.hides_targets
     batch = factor(layout.packed, replace(layout.objective, factorization=factorization), SYMBOLS, width)
     sees = batch.inputs.visibility.mask() & (batch.inputs.visibility.piece >= 0)[:, None, :]
-    if masks:
+    if hides:
         sees &= (batch.weights == 0)[:, None, :]
     expected = sees.sum(-1)
     if batch.inputs.source is not None:
         read = (batch.inputs.source.inputs.visibility.piece >= 0)[:, None, :]
         expected = expected + (batch.inputs.source.mask() & read).sum(-1)
     counts = batch.weights > 0
-    assert torch.equal(context_lengths(batch, masks=masks)[counts], expected[counts])
+    assert torch.equal(context_lengths(batch, hides_targets=hides)[counts], expected[counts])
 
 
 def test_no_token_of_a_strided_window_sees_more_than_the_context_and_each_says_what_it_saw(tmp_path):

@@ -27,10 +27,6 @@ class Part:
     number: int = -1  # index in the parts of its corpus; -1: of none
 
 
-MASK, SENTINEL = "<|mask|>", "<|sentinel-{}|>"
-"""What stands where a token is to be guessed, and for the first, second, ... span that is left out."""
-
-
 @dataclass(frozen=True, slots=True)
 class Symbols:
     """What a factorization must know of a vocabulary."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from thetahat.core.errors import DataError, NonFiniteError
 from thetahat.ledger.ledger import LedgerRow
+from thetahat.objective.config import FACTORIZATIONS
 
 _SCORE = "score both models anew on the same text: thetahat score MODEL DATA --out ledger.parquet"
 _SHOWN = 3
@@ -20,7 +21,8 @@ _TEXTUAL = {
 CHOICES = "choices"  # what `rows` says in the metadata of a ledger of questions
 WHOLE = "whole"  # what `read` says in the metadata of a ledger where nothing was out of sight
 _LAST_DIGITS = ("dtype=", "batch_size=", "parts in one pass")  # all that these words of a policy change
-_LIKELIHOODS = ("conditional", "prefix")  # like causal: log Pr of a text given what stands before it
+_LIKELIHOODS = frozenset(name for name, kind in FACTORIZATIONS.items() if kind.is_likelihood)
+_SAMPLES = frozenset(name for name, kind in FACTORIZATIONS.items() if kind.is_sample)
 
 
 MOST_ROUNDING = 1e-4  # nats a token, by which a log-probability of 0 may come out positive
@@ -118,7 +120,7 @@ def _check_policies(a: Scored, b: Scored) -> None:
             allowed="another dtype; another context and stride where both read every document whole",
             cure=_SCORE,
         )
-    if "spans" in _policy_words(a, ignored) and not is_one_tokenizer(a, b):
+    if _SAMPLES & set(_policy_words(a, ignored)) and not is_one_tokenizer(a, b):
         raise DataError(
             "what is left out are tokens, so under two tokenizers A and B were asked for other words",
             allowed="models of spans with one tokenizer",

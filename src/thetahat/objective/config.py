@@ -1,49 +1,137 @@
-"""What is maximised: which questions a text is turned into, and what each of them counts for."""
+"""What is maximised: which questions a text is turned into, and what each of them counts for.
 
-from typing import Annotated, Literal
+Whatever the rest of the package must know of a factorization is said here, by its class.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
 from thetahat.core.config import Config
 from thetahat.core.errors import ConfigError
+from thetahat.core.layout import LABEL, PAIR, STREAM, WHOLE, Layout
+from thetahat.core.schema import tag, variants
+from thetahat.core.special import MASK, SENTINEL
 
 Normalization = Literal["token", "sequence", "turn", "dialogue", "length", "sum"]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 
 
-class Causal(Config, kw_only=True, tag="causal", tag_field="kind"):
+class Variant(Config):
+    """What each factorization says of itself; where it says nothing, this holds."""
+
+    layout: ClassVar[Layout] = STREAM
+    model_kind: ClassVar[Literal["decoder", "encoder", "encoder-decoder"]] = "decoder"
+    is_likelihood: ClassVar[bool] = True  # its score is log Pr of what is asked given what stands before it
+    is_pseudo: ClassVar[bool] = (
+        False  # its score is a pseudo-likelihood: each token given all others, in several passes
+    )
+    is_sample: ClassVar[bool] = False  # scoring asks some of the tokens, drawn from the seed: models are asked alike
+    is_left_to_right: ClassVar[bool] = True  # in training, too, a target is asked after all that stands before it
+    hides_targets: ClassVar[bool] = False  # something else is read in the place of a target
+    opens_prompts: ClassVar[bool] = False  # all of a prompt sees all of it
+    shares_prefixes: ClassVar[bool] = False  # what two texts begin with can be read once for both
+
+    @property
+    def reads_source(self) -> bool:
+        """Whether an encoder reads something before a decoder is asked."""
+        return self.model_kind == "encoder-decoder"
+
+    def special_tokens(self, context: int) -> Sequence[str]:
+        """What the vocabulary must hold beside <|endoftext|>, where pieces have up to `context` tokens."""
+        return ()
+
+    def scored_as(self, passes: int) -> tuple[Sequence[str], Sequence[str]]:
+        """The words of a policy that say what is scored, and with which settings; the first is the kind, as a rule."""
+        return (tag(type(self)),), ()
+
+
+class Causal(Variant, kw_only=True, tag="causal", tag_field="kind"):
     """Each token after those before it: decoders, on texts, prompts with completions and dialogues."""
 
+    shares_prefixes = True
 
-class Prefix(Config, kw_only=True, tag="prefix", tag_field="kind"):
+    def scored_as(self, passes: int) -> tuple[Sequence[str], Sequence[str]]:
+        """Nothing: it is what is meant where nothing is said."""
+        return (), ()
+
+
+class Prefix(Variant, kw_only=True, tag="prefix", tag_field="kind"):
     """As causal, but all of the prompt is seen from everywhere; of a text alone a prefix of random length is one."""
 
+    opens_prompts = True
 
-class Masked(Config, kw_only=True, tag="masked", tag_field="kind"):
+
+class Masked(Variant, kw_only=True, tag="masked", tag_field="kind"):
     """Some tokens given all others: encoders. Which ones is a function of (seed, epoch, sequence)."""
+
+    layout = WHOLE
+    model_kind = "encoder"
+    is_likelihood, is_pseudo, is_left_to_right, hides_targets = False, True, False, True
 
     rate: Share = 0.3  # of the tokens that may be masked
     replace: Literal["mask", "80-10-10"] = "mask"  # always <|mask|>; or 80 % of it, 10 % any token, 10 % the same
     unit: Literal["token", "word", "span"] = "token"
     mean_span: Annotated[float, Meta(ge=1, le=100)] = 3.0  # tokens, of the unit `span`
 
+    def special_tokens(self, context: int) -> Sequence[str]:
+        """The mask."""
+        return (MASK,)
 
-class Conditional(Config, kw_only=True, tag="conditional", tag_field="kind"):
+    def scored_as(self, passes: int) -> tuple[Sequence[str], Sequence[str]]:
+        """That it is no likelihood, and how many tokens are hidden at once."""
+        masks = f"1 in {passes} masked at once" if passes else "each token masked alone"
+        return ("pseudo-likelihood", masks), ()
+
+
+class Conditional(Variant, kw_only=True, tag="conditional", tag_field="kind"):
     """A completion given its prompt: encoder-decoders."""
 
+    layout = PAIR
+    model_kind = "encoder-decoder"
 
-class Spans(Config, kw_only=True, tag="spans", tag_field="kind"):
+
+class Spans(Variant, kw_only=True, tag="spans", tag_field="kind"):
     """The spans that were left out of a text, given the rest: encoder-decoders on texts (T5)."""
+
+    layout = WHOLE
+    model_kind = "encoder-decoder"
+    is_likelihood, is_sample, is_left_to_right, hides_targets = False, True, False, True
 
     rate: Share = 0.15
     mean_span: Annotated[float, Meta(ge=1, le=100)] = 3.0  # tokens
 
+    def counts(self, size: int) -> tuple[int, int]:
+        r"""How many of `size` = n tokens are left out, and in how many spans.
 
-class Labels(Config, kw_only=True, tag="labels", tag_field="kind"):
+        $m = \mathrm{round}(\mathrm{rate} \cdot n)$, from 1 to $n - 1$, in $\mathrm{round}(m / \mathrm{mean\_span})$
+        spans, at least one and no more than there are tokens to stand before them. Of a single token it is that one.
+        """
+        if size < 1:
+            return 0, 0
+        num_left_out = min(max(round(self.rate * size), 1), max(size - 1, 1))
+        return num_left_out, max(min(round(num_left_out / self.mean_span), size - num_left_out), 1)
+
+    def special_tokens(self, context: int) -> Sequence[str]:
+        """A sentinel for each span of the longest piece, which has the most; its first token is never left out."""
+        return [SENTINEL.format(number) for number in range(self.counts(context - 1)[1])]
+
+    def scored_as(self, passes: int) -> tuple[Sequence[str], Sequence[str]]:
+        """Its settings, too: other spans are other questions."""
+        return (tag(type(self)),), (f"rate={self.rate}", f"mean_span={self.mean_span}")
+
+
+class Labels(Variant, kw_only=True, tag="labels", tag_field="kind"):
     """The label of a text, by a head over the declared labels: encoders."""
+
+    layout = LABEL
+    model_kind = "encoder"
+    is_likelihood, is_left_to_right = False, False
 
 
 Factorization = Causal | Prefix | Masked | Conditional | Spans | Labels
+FACTORIZATIONS: dict[str, type[Variant]] = {tag(kind): kind for kind in variants(Factorization)}  # pyright: ignore
 
 
 class ObjectiveConfig(Config, kw_only=True):

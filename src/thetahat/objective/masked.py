@@ -6,9 +6,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from thetahat.core.batch import MASK, Batch, Inputs, Packed, Symbols
+from thetahat.core.batch import Batch, Inputs, Packed, Symbols
 from thetahat.core.errors import ModelError
 from thetahat.core.random import uniform
+from thetahat.core.special import MASK
 from thetahat.core.visibility import Visibility
 from thetahat.objective.config import Masked, ObjectiveConfig
 from thetahat.objective.layout import rows_of

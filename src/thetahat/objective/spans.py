@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from thetahat.core.batch import SENTINEL, Packed, Symbols
+from thetahat.core.batch import Packed, Symbols
 from thetahat.core.errors import ModelError
 from thetahat.core.random import uniform
+from thetahat.core.special import SENTINEL
 from thetahat.objective.config import Spans
 from thetahat.objective.masked import maskable
 
@@ -92,24 +93,10 @@ def leave_out(packed: Packed, choice: Spans, symbols: Symbols) -> Bool[Tensor, "
 
 
 def counts(size: Int[Tensor, " n"], choice: Spans) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-    r"""How many of `size` = n tokens are left out, and in how many spans.
-
-    $m = \mathrm{round}(\mathrm{rate} \cdot n)$, from 1 to $n - 1$, in $\mathrm{round}(m / \mathrm{mean\_span})$ spans,
-    at least one and no more than there are tokens to stand before them. Of a single token it is that one.
-    """
-    most = (size - 1).clamp(min=1)
-    num_left_out = torch.minimum((choice.rate * size.double()).round().long().clamp(min=1), most)
-    num_spans = (num_left_out.double() / choice.mean_span).round().long()
-    num_spans = torch.minimum(num_spans, size - num_left_out).clamp(min=1)
-    return torch.where(size > 0, num_left_out, 0), torch.where(size > 0, num_spans, 0)
-
-
-def num_sentinels(context: int, choice: Spans) -> int:
-    """How many sentinels pieces of at most `context` tokens need: of the first of a piece nothing is asked.
-
-    The number of spans grows with that of tokens, so it is that of the longest piece.
-    """
-    return int(counts(torch.tensor([context - 1]), choice)[1])
+    """`Spans.counts` of many sizes."""
+    known, which = size.unique(return_inverse=True)
+    both = torch.tensor([choice.counts(one) for one in known.tolist()], dtype=torch.int64).reshape(-1, 2)
+    return both[which, 0], both[which, 1]
 
 
 def _check_sentinels(packed: Packed, drawn: Bool[Tensor, " N"], symbols: Symbols) -> None:

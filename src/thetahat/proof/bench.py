@@ -171,7 +171,7 @@ def paths(bench: Bench, pieces: Pieces) -> Iterator[tuple[int, list[int], list[i
         parent = piece - above
         if not above:
             before.append([])
-        elif bench.corpus.layout == "pair":
+        elif bench.corpus.layout.has_source:
             before.append(tokens[parent])
         else:
             before.append([*before[parent], *tokens[parent][:-1]])

@@ -8,11 +8,7 @@ from thetahat.core.batch import Inputs, Source
 from thetahat.core.visibility import Visibility
 from thetahat.data.order.pack import Pieces
 from thetahat.model.precision import computing_in
-from thetahat.objective.config import Prefix
 from thetahat.proof.bench import NUM_SEQUENCES, Bench, Outcome, paths, shortened
-
-COMPUTED = {"causal", "prefix", "conditional"}
-"""The factorizations that ask tokens from the left to the right."""
 
 
 def prefix_by_prefix(bench: Bench, max_positions: int) -> tuple[Outcome, Outcome]:
@@ -66,14 +62,14 @@ def _fewer(bench: Bench, pieces: Pieces, room: int) -> Pieces:
 
 def _inputs(bench: Bench, before: list[int], tokens: list[int], *, num_open: int) -> Inputs:
     """What stands before the token that is asked: in one stream, or a source and what has been said of the target."""
-    if bench.corpus.layout == "pair":
+    if bench.corpus.layout.has_source:
         source = _read(bench, before)
         read = Inputs(*source, Visibility(torch.zeros_like(source[0]), is_causal=False))
         target = _read(bench, tokens)
         piece = torch.zeros_like(target[0])
         return Inputs(*target, Visibility(piece, is_plain=True), Source(read, piece))
     read = _read(bench, [*before, *tokens])
-    is_prefix = isinstance(bench.config.objective.factorization, Prefix)
+    is_prefix = bench.config.objective.factorization.opens_prompts
     is_open = torch.arange(read[0].shape[1], device=bench.device)[None] < num_open if is_prefix else None
     return Inputs(*read, Visibility(torch.zeros_like(read[0]), is_plain=not is_prefix, is_open=is_open))
 

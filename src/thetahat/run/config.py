@@ -13,19 +13,11 @@ from thetahat.data.config import DataConfig
 from thetahat.model.adapters.lora import LoRAConfig
 from thetahat.model.config import ModelConfig
 from thetahat.model.precision import Dtype
-from thetahat.objective.config import ObjectiveConfig
+from thetahat.objective.config import FACTORIZATIONS, ObjectiveConfig
 from thetahat.optimization.config import OptimizationConfig
 from thetahat.scoring.likelihood import EvaluationConfig, Policy
 
 Count = Annotated[int, Meta(ge=1, le=2**40)]
-
-
-FACTORIZATIONS = {
-    "decoder": ("causal", "prefix"),
-    "encoder": ("masked", "labels"),
-    "encoder-decoder": ("conditional", "spans"),
-}
-"""What each kind of model computes."""
 
 
 class CheckpointConfig(Config, kw_only=True):
@@ -100,17 +92,17 @@ class RunConfig(Config, kw_only=True):
     prompt: str = ""  # continued when training ends
 
     def __post_init__(self) -> None:
-        model, factorization = kind_of(self.model), kind_of(self.objective.factorization)
-        if factorization not in FACTORIZATIONS[model]:
-            fitting = next(name for name, known in FACTORIZATIONS.items() if factorization in known)
+        model, factorization = kind_of(self.model), self.objective.factorization
+        if factorization.model_kind != model:
+            fitting = [name for name, kind in FACTORIZATIONS.items() if kind.model_kind == model]
             raise ConfigError(
-                f"model.kind={model} does not compute objective.factorization.kind={factorization}",
-                allowed=f"for a model of the kind {model}: {', '.join(FACTORIZATIONS[model])}",
-                cure=f"model.kind={fitting}, or another factorization",
+                f"model.kind={model} does not compute objective.factorization.kind={kind_of(factorization)}",
+                allowed=f"for a model of the kind {model}: {', '.join(fitting)}",
+                cure=f"model.kind={factorization.model_kind}, or another factorization",
             )
         if self.adapter and not self.base:
             raise ConfigError("an adapter without a model to adapt", cure="base=MODEL, for example base=runs/NAME")
-        if self.evaluation.passes and factorization != "masked":
+        if self.evaluation.passes and not factorization.is_pseudo:
             raise ConfigError(f"evaluation.passes={self.evaluation.passes}", allowed="0, where nothing is masked")
 
     @property

@@ -1,13 +1,12 @@
 """From a config to what the loop needs: tokenizer, training order, held-out corpus, and the first state."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
 
 from thetahat.core import store
-from thetahat.core.batch import MASK, SENTINEL, Batch
-from thetahat.core.config import kind_of
+from thetahat.core.batch import Batch
 from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.chat.encode import ChatOptions
 from thetahat.data.chat.template import load_template
@@ -17,12 +16,9 @@ from thetahat.data.corpus.encode import Encoding
 from thetahat.data.order.stream import TrainingOrder
 from thetahat.data.read.cache import default_cache
 from thetahat.data.read.source import Record, divide
-from thetahat.data.tokens.encoded import Layout
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from thetahat.distribution.world import World
-from thetahat.objective.config import Causal, Labels, Masked, Spans
 from thetahat.objective.factorization import factor
-from thetahat.objective.spans import num_sentinels
 from thetahat.run.base import base_tokenizer
 from thetahat.run.config import RunConfig
 from thetahat.run.folder.checkpoint import TOKENIZER
@@ -93,29 +89,19 @@ def _tokenizer_and_corpora(
     return tokenizer, train, held_out, labels
 
 
-LAYOUTS: Mapping[str, Layout] = {
-    "causal": "stream",
-    "prefix": "stream",
-    "masked": "whole",
-    "labels": "label",
-    "conditional": "pair",
-    "spans": "whole",
-}
-
-
 def encoding_of(config: RunConfig, labels: tuple[str, ...]) -> Encoding:
     """How records become token ids for the factorization of a run.
 
     The turns of a dialogue share what they have in common, in training as in scoring. Only a prefix that sees all of
     itself is another one for each turn, so that there is nothing to share.
     """
-    data, layout = config.data, LAYOUTS[kind_of(config.objective.factorization)]
-    room = data.source_room if layout == "pair" else data.context
+    data, factorization = config.data, config.objective.factorization
+    layout = factorization.layout
+    room = data.source_room if layout.has_source else data.context
     chat = None
     if data.chat:
-        template, streams = load_template(data.chat), 2 if layout == "pair" else 1
-        shares_prefixes = isinstance(config.objective.factorization, Causal)
-        chat = ChatOptions(template, room, shares_prefixes, data.over_long, streams)
+        template, streams = load_template(data.chat), 2 if layout.has_source else 1
+        chat = ChatOptions(template, room, factorization.shares_prefixes, data.over_long, streams)
     return Encoding(layout, labels, room, data.over_long, chat, data.unsupervised)
 
 
@@ -124,19 +110,12 @@ def special_tokens(config: RunConfig) -> list[str]:
     names = list(config.data.special_tokens)
     if config.data.chat:
         names += load_template(config.data.chat).special_tokens
-    match config.objective.factorization:
-        case Masked():
-            names.append(MASK)
-        case Spans() as choice:
-            names += [SENTINEL.format(number) for number in range(num_sentinels(config.data.context, choice))]
-        case _:
-            pass
-    return names
+    return [*names, *config.objective.factorization.special_tokens(config.data.context)]
 
 
 def _labels(config: RunConfig, records: Iterable[Record]) -> tuple[str, ...]:
     """The declared labels, or those of the training part."""
-    if not isinstance(config.objective.factorization, Labels):
+    if not config.objective.factorization.layout.asks_label:
         return ()
     labels = config.data.labels or tuple(sorted({record.text for record in records if record.prompt is not None}))
     if len(labels) < 2:

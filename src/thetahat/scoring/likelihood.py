@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from thetahat.core.batch import Batch
-from thetahat.core.config import Config, kind_of
+from thetahat.core.config import Config
 from thetahat.core.threads import at_once, is_compiled, of_threads
 from thetahat.core.transfer import later, onto
 from thetahat.data.corpus.corpus import Corpus, Ints
@@ -24,7 +24,7 @@ from thetahat.distribution.world import World
 from thetahat.ledger.ledger import LedgerRow, blocks_of
 from thetahat.model.attention.attention import kernels_of_any_shape
 from thetahat.model.precision import Dtype, computing_in
-from thetahat.objective.config import Masked, ObjectiveConfig, Spans
+from thetahat.objective.config import ObjectiveConfig
 from thetahat.objective.log_prob import judged
 from thetahat.objective.objective import Model
 from thetahat.objective.scoring import questions
@@ -62,11 +62,8 @@ class Policy:
         """As it is stored beside the numbers of a corpus."""
         how = f"window(stride={self.stride}), context={self.context}, dtype={self.dtype}"
         how += ", parts in one pass" if corpus.reads_parts_together else ""
-        kind, choice = kind_of(self.objective.factorization), self.objective.factorization
-        if isinstance(choice, Spans):  # other spans are other questions
-            how += f", rate={choice.rate}, mean_span={choice.mean_span}"
-        masks = f", 1 in {self.passes} masked at once" if self.passes else ", each token masked alone"
-        return {"causal": how, "masked": f"pseudo-likelihood{masks}, {how}"}.get(kind, f"{kind}, {how}")
+        what, settings = self.objective.factorization.scored_as(self.passes)
+        return ", ".join([*what, how, *settings])
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +222,7 @@ class Reader:
             asked = (batch.weights.flatten() > 0).nonzero()[:, 0]
             with computing_in(policy.dtype, self.device), kernels_of_any_shape(self.device):
                 values = later(_values(self.model, batch.map(move), move(asked), room))
-            seen = context_lengths(batch, masks=isinstance(policy.objective.factorization, Masked))
+            seen = context_lengths(batch, hides_targets=policy.objective.factorization.hides_targets)
             where, seen = (tensor.flatten()[asked].numpy() for tensor in (batch.origin, seen))
             found.append(partial(_answers, token[where], seen, values))
         return lambda: _joined([one() for one in found])
@@ -263,7 +260,7 @@ def _joined(answers: list[Answers]) -> Answers:
     return Answers(*(np.concatenate(values) for values in zip(*answers, strict=True))) if answers else NOTHING
 
 
-def context_lengths(batch: Batch, *, masks: bool) -> Int[Tensor, "B T"]:
+def context_lengths(batch: Batch, *, hides_targets: bool) -> Int[Tensor, "B T"]:
     """How many tokens each target could see: those before it, or the whole of its piece; and of a source, all.
 
     Where what is asked is masked, it and all that is masked with it does not count.
@@ -273,7 +270,7 @@ def context_lengths(batch: Batch, *, masks: bool) -> Int[Tensor, "B T"]:
         seen = inputs.position + 1
     else:
         is_read = inputs.visibility.piece >= 0
-        counts = is_read & (batch.weights == 0) if masks else is_read
+        counts = is_read & (batch.weights == 0) if hides_targets else is_read
         size = int(piece.max()) + 1
         seen = torch.bincount(piece.flatten(), counts.flatten().double(), size).long()[piece]
     if inputs.source is not None:
@@ -306,7 +303,7 @@ def _places(corpus: Corpus, pieces: Pieces, index: Ints) -> Ints:
 
 def _reads_source(policy: Policy) -> bool:
     """Whether an encoder reads something first, so that a window is two rows."""
-    return kind_of(policy.objective.factorization) in {"conditional", "spans"}
+    return policy.objective.factorization.reads_source
 
 
 def _values(model: Model, batch: Batch, asked: Int[Tensor, " n"], room: int) -> Float[Tensor, "2 n"]:
@@ -319,7 +316,7 @@ def _values(model: Model, batch: Batch, asked: Int[Tensor, " n"], room: int) -> 
 
 def bytes_of(likelihoods: Likelihoods, corpus: Corpus) -> NDArray[np.int64]:
     """[asked tokens], of the text behind each; a label is one token, whose text is all that is asked."""
-    if corpus.layout == "label":
+    if corpus.layout.asks_label:
         return np.repeat(corpus.column["parts.num_bytes"][likelihoods.part], np.diff(likelihoods.start))
     return corpus.token_bytes[corpus.tokens[likelihoods.tokens]]
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from thetahat.core import store
-from thetahat.core.config import kind_of
 from thetahat.core.errors import DataError
 from thetahat.data.corpus.choice import CHOICE, AskedQuestions, Asking, ask_questions
 from thetahat.data.read.question import read_questions
@@ -14,9 +13,7 @@ from thetahat.distribution.world import join_world
 from thetahat.ledger.ledger import LedgerRow, write_ledger
 from thetahat.ledger.pairing import CHOICES
 from thetahat.ledger.summary import Summary, summarize
-from thetahat.objective.config import Causal, Spans
 from thetahat.run.folder.checkpoint import MODEL
-from thetahat.run.prepare import LAYOUTS
 from thetahat.scoring.choice import Accuracy, Answer, accuracies, answers, by_source, macro_interval
 from thetahat.scoring.likelihood import Likelihoods, ledger_rows, score_corpus
 from thetahat.statistics.interval import Interval
@@ -85,10 +82,10 @@ def choose(
 def asking_of(loaded: Loaded, **choices: Any) -> Asking:
     """How this model is asked: in the layout that it was trained on, with the room that it has."""
     factorization, data = loaded.config.objective.factorization, loaded.config.data
-    if isinstance(factorization, Spans):
+    if factorization.is_sample:
         raise DataError("a model that fills spans has no likelihood of a choice", cure="a decoder or an encoder")
-    shares = isinstance(factorization, Causal)
-    return Asking(LAYOUTS[kind_of(factorization)], data.context, data.source_room, shares=shares, **choices)
+    shares = factorization.shares_prefixes
+    return Asking(factorization.layout, data.context, data.source_room, shares=shares, **choices)
 
 
 def score_questions(

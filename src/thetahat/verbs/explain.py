@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from thetahat.core.batch import Packed
 from thetahat.data.corpus.corpus import Corpus
 from thetahat.data.order.pack import Pieces, enumerate_counts, take
-from thetahat.data.order.plan import WHOLE, Draw, Plan, gather
+from thetahat.data.order.plan import Draw, Plan, gather
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.distribution.world import World
 from thetahat.objective.factorization import factor
@@ -95,7 +95,7 @@ def _weights(prepared: Prepared, packed: Packed) -> tuple[NDArray[np.float64], N
     batch = factor(packed, prepared.config.objective, prepared.train.symbols)
     asked = batch.weights != 0
     np.add.at(weight, batch.origin[asked].numpy(), batch.weights[asked].numpy())
-    if prepared.train.layout == "whole":
+    if prepared.config.objective.factorization.hides_targets:
         masked[batch.origin[asked].numpy()] = True
     return weight, masked
 
@@ -109,7 +109,7 @@ def _span(
     parts = corpus.part_of(corpus.offsets[span] + np.arange(len(ids)))
     known = {part.number: part for part in corpus.parts(np.unique(parts))}
     for place, id in enumerate(ids.tolist()):
-        if place == 0 and corpus.column["spans.parent"][span] and corpus.layout != "pair":
+        if place == 0 and corpus.column["spans.parent"][span] and not corpus.layout.has_source:
             continue  # the last token of its parent once more
         inside = np.flatnonzero((pieces.span == span) & (pieces.start <= place) & (place < pieces.stop))
         at = [int(starts[piece] + place - pieces.start[piece]) for piece in inside]
@@ -142,7 +142,7 @@ def account(prepared: Prepared) -> Account:
         tokens_asked=int(plan.asked.sum()),
         tokens_cut=report.tokens_cut,
         prompt_tokens_cut=report.prompt_cut,
-        ends_asked=0 if corpus.layout in WHOLE else int(corpus.symbols.is_special.numpy()[targets].sum()),
+        ends_asked=0 if corpus.layout.is_whole else int(corpus.symbols.is_special.numpy()[targets].sum()),
         begins_with_end_of_text=int((first == corpus.symbols.end_of_text).sum()),
         groups=_groups(corpus, plan),
         concentration={name: _concentration(prepared, plan, name) for name in NORMALIZATIONS},

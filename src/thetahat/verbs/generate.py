@@ -5,16 +5,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from logging import getLogger
 
-from thetahat.core.batch import MASK
 from thetahat.core.errors import ConfigError
 from thetahat.core.random import generator
+from thetahat.core.special import MASK
 from thetahat.generation.beam import Beam, search
 from thetahat.generation.infill import infill
 from thetahat.generation.rows import begin
 from thetahat.generation.sample import Sampling, draw_texts, generate as generate_ids
 from thetahat.model.decoder import Decoder
 from thetahat.model.encoder import Encoder
-from thetahat.objective.config import Prefix
 from thetahat.verbs.load import Loaded
 
 logger = getLogger("thetahat")
@@ -85,7 +84,7 @@ def write(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam, batch
 
 def opens_prompts(loaded: Loaded) -> bool:
     """Whether all of a prompt sees all of it, as a prefix language model has learned."""
-    return isinstance(loaded.config.objective.factorization, Prefix)
+    return loaded.config.objective.factorization.opens_prompts
 
 
 def _batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[list[int]]:

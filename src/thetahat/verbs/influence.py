@@ -134,7 +134,7 @@ EXTRA = (
 
 def _write(out: Path, found: list[Effect], report: StepReport, prepared: Prepared) -> None:
     corpus, config = prepared.train, prepared.config
-    is_label = corpus.layout == "label"
+    is_label = corpus.layout.asks_label
     digests = corpus.digests(np.array([one.part.number for one in found]))
     rows = [
         {

@@ -28,7 +28,6 @@ from thetahat.data.read.question import Question, question
 from thetahat.data.read.record import Record
 from thetahat.generation.sample import Sampling
 from thetahat.ledger.ledger import LedgerRow
-from thetahat.objective.config import Conditional
 from thetahat.verbs.choose import asking_of, score_questions
 from thetahat.verbs.generate import answer
 from thetahat.verbs.load import Loaded, load
@@ -111,8 +110,8 @@ class HarnessModel(_Base):
     def _fitting(self, prompt: str) -> str:
         """A prompt that is read whole, or what is left of it."""
         tokenizer, data = self.loaded.tokenizer, self.loaded.config.data
-        is_pair = isinstance(self.loaded.config.objective.factorization, Conditional)
-        context = data.source_room if is_pair else data.context
+        has_source = self.loaded.config.objective.factorization.layout.has_source
+        context = data.source_room if has_source else data.context
         (ids,) = tokenizer.encode([prompt])
         if (over := len(ids) + 1 - context) <= 0:
             return prompt

@@ -14,14 +14,14 @@ from jaxtyping import Int
 from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
-from thetahat.core.config import from_toml, kind_of, to_toml
+from thetahat.core.config import from_toml, to_toml
 from thetahat.core.errors import DataError
 from thetahat.core.random import generator
 from thetahat.distribution.launch import launch
 from thetahat.distribution.world import World, join_world
 from thetahat.model.precision import Dtype
 from thetahat.proof.bench import Bench, Outcome
-from thetahat.proof.literal import COMPUTED, prefix_by_prefix
+from thetahat.proof.literal import prefix_by_prefix
 from thetahat.run.base import resolved
 from thetahat.run.config import RunConfig, set_up
 from thetahat.run.prepare import prepare
@@ -112,7 +112,7 @@ def _cuttings(plain: Plain) -> Iterator[Equivalence]:
     yield plain.compared_with("chunked", bench.outcome([bench.batch(bench.rows())], chunk_size=7))
     if bench.config.dtype != "float64":
         yield plain.to_float64
-    elif kind_of(bench.config.objective.factorization) in COMPUTED:  # rounding cannot hide a difference
+    elif bench.config.objective.factorization.is_left_to_right:  # rounding cannot hide a difference
         yield _distance("prefix-by-prefix", "float64", *prefix_by_prefix(bench, max_positions=24), BOUNDS["float64"])
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from thetahat.core.errors import DataError
+from thetahat.core.layout import PAIR, STREAM, WHOLE
 from thetahat.data.corpus import choice as choosing
 from thetahat.data.corpus.choice import Asking, ask_questions
 from thetahat.data.read.question import question
@@ -163,26 +164,26 @@ def test_whole_texts_are_asked_from_their_first_token():
 
 
 def test_an_encoder_reads_the_end_and_is_not_asked_for_it():
-    found = asked(["the whale"] * 2, ["answers", "sea"], layout="whole")
+    found = asked(["the whale"] * 2, ["answers", "sea"], layout=WHOLE)
     given, span = sequences(found)["choice-0"]
     assert found.corpus.span(0).tolist() == [*given, *span, END]
 
 
 def test_an_encoder_and_a_decoder_get_a_text_each():
-    found = asked(["the whale"] * 2, ["answers", "sea"], layout="pair")
+    found = asked(["the whale"] * 2, ["answers", "sea"], layout=PAIR)
     source, target = (found.corpus.span(index).tolist() for index in range(2))
     assert source == [END, *TOKENIZER.encode(["the whale"])[0]]
     assert target == [END, *TOKENIZER.encode(["answers"])[0]]
     with pytest.raises(DataError, match="file:3: whole texts"):
-        asked(["", ""], ["answers", "sea"], layout="pair")
+        asked(["", ""], ["answers", "sea"], layout=PAIR)
 
 
-@pytest.mark.parametrize(("layout", "extra"), [("stream", 0), ("whole", 2), ("pair", 0)])
+@pytest.mark.parametrize(("layout", "extra"), [(STREAM, 0), (WHOLE, 2), (PAIR, 0)])
 def test_what_is_too_long_is_an_error_or_counted(layout, extra):
     context, choices = " ".join(["whale"] * 20), ["sea", "the answers"]
     how = {"layout": layout, "source_room": 9}
     whole = sequences(asked([context] * 2, choices, layout=layout))
-    if layout == "pair":
+    if layout is PAIR:
         given = TOKENIZER.encode([context])[0]
         context_size, left = 9, len(given) - 8
     else:
@@ -195,7 +196,7 @@ def test_what_is_too_long_is_an_error_or_counted(layout, extra):
     parts = sequences(found)
     for name, (before, span) in parts.items():
         assert span == whole[name][1]
-        if layout != "pair" and "choice" in name:
+        if layout is not PAIR and "choice" in name:
             assert before == [END, *whole[name][0][1 + left :]]
     with pytest.raises(DataError, match="file:3: a choice alone is longer"):
         asked([context] * 2, ["sea", context * 3], context=context_size, over_long="truncate-left", **how)

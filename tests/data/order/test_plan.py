@@ -9,6 +9,7 @@ from hypothesis import given, strategies as st
 from msgspec.structs import replace
 
 from thetahat.core.errors import DataError
+from thetahat.core.layout import LABEL, PAIR, STREAM, WHOLE
 from thetahat.data.config import DataConfig
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.encode import Encoding
@@ -24,7 +25,7 @@ pairs_of = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=
 contexts = st.integers(4, 30)
 
 
-def corpus_of(sizes, tokenizer, layout="stream", labels=()):
+def corpus_of(sizes, tokenizer, layout=STREAM, labels=()):
     records = [
         Record("c" * target, f"id{i}", f"id{i}", "s", 1.0 + i, prompt="p" * source if source else None)
         for i, (source, target) in enumerate(sizes)
@@ -55,7 +56,7 @@ def test_a_completion_is_asked_with_its_end_and_its_prompt_is_not(byte_tokenizer
 
 @given(pairs_of, st.integers(14, 40), st.integers(14, 40))
 def test_a_pair_is_a_source_and_a_target_that_fit_in_one_row(byte_tokenizer, sizes, context, source_context):
-    corpus = corpus_of(sizes, byte_tokenizer, "pair")
+    corpus = corpus_of(sizes, byte_tokenizer, PAIR)
     plan, report = plan_training(corpus, DataConfig(context=context, source_context=source_context))
     laid = lay(plan.pieces, context, "best-fit")
     packed = gather(corpus, plan, np.arange(len(plan.pieces)))
@@ -92,7 +93,7 @@ def test_every_asked_token_is_kept_once_or_counted_as_cut(byte_tokenizer, sizes,
 @given(pairs_of, contexts, st.sampled_from(["split", "truncate-left", "truncate-right"]), st.booleans(), st.booleans())
 def test_normalisations_count_what_may_be_asked(byte_tokenizer, sizes, context, policy, is_text, is_whole):
     """Of one stream all that is kept; where all is read at once not the end, which no mask and no span ever hides."""
-    corpus = corpus_of([(0 if is_text else x, y) for x, y in sizes], byte_tokenizer, "whole" if is_whole else "stream")
+    corpus = corpus_of([(0 if is_text else x, y) for x, y in sizes], byte_tokenizer, WHOLE if is_whole else STREAM)
     plan, _ = plan_training(corpus, DataConfig(context=context, over_long=policy, unsupervised="skip"))
     packed = gather(corpus, plan, np.arange(len(plan.pieces)))
     may_be = maskable(packed, corpus.symbols) if is_whole else packed.weight != 0
@@ -107,7 +108,7 @@ def test_normalisations_count_what_may_be_asked(byte_tokenizer, sizes, context, 
 
 def test_by_sequence_a_masked_record_weighs_the_share_of_its_text_that_is_masked(byte_tokenizer):
     sizes = [(0, n) for n in (1, 2, 5, 10, 40)]
-    corpus = corpus_of(sizes, byte_tokenizer, "whole")
+    corpus = corpus_of(sizes, byte_tokenizer, WHOLE)
     plan, _ = plan_training(corpus, DataConfig(context=16, over_long="split"))
     objective = ObjectiveConfig(factorization=Masked(rate=0.5), normalization="sequence")
     symbols = replace_fields(corpus.symbols, mask=corpus.symbols.end_of_text)
@@ -140,28 +141,28 @@ def test_a_completion_of_which_nothing_is_left_is_an_error_unless_it_may_be_skip
     assert plan.pieces.span.tolist() == [0]
 
 
-@given(pairs_of, st.sampled_from(["stream", "pair", "whole"]), st.integers(2, 9))
+@given(pairs_of, st.sampled_from([STREAM, PAIR, WHOLE]), st.integers(2, 9))
 def test_scoring_asks_every_token_of_every_completion_once(byte_tokenizer, sizes, layout, stride):
     corpus = corpus_of(sizes, byte_tokenizer, layout)
     plan = plan_scoring(corpus, 10, stride)
     packed = gather(corpus, plan, np.arange(len(plan.pieces)))
     assert packed.weight.sum() == corpus.num_tokens == plan.kept.sum()
-    assert (plan.pieces.size <= 10).all() or layout == "pair"
+    assert (plan.pieces.size <= 10).all() or layout is PAIR
 
 
 def test_a_label_is_an_index_behind_its_text_and_one_that_was_not_declared_is_named(byte_tokenizer):
-    corpus = corpus_of([(4, 1), (2, 2)], byte_tokenizer, "label", ("cc", "c"))
+    corpus = corpus_of([(4, 1), (2, 2)], byte_tokenizer, LABEL, ("cc", "c"))
     assert corpus.span(0)[-1] == 1
     assert corpus.span(1)[-1] == 0
     assert corpus.num_tokens == 2
     assert corpus.num_bytes == 3
     with pytest.raises(DataError, match="id0: the label 'c' is not one of those declared"):
-        corpus_of([(4, 1)], byte_tokenizer, "label", ("x", "y"))
+        corpus_of([(4, 1)], byte_tokenizer, LABEL, ("x", "y"))
 
 
 def test_a_text_alone_has_nothing_for_an_encoder_to_read(byte_tokenizer):
     with pytest.raises(DataError, match="a text alone"):
-        build_corpus([Record("x", "a", "a", "s")], byte_tokenizer, {}, None, Encoding("pair"))
+        build_corpus([Record("x", "a", "a", "s")], byte_tokenizer, {}, None, Encoding(PAIR))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_a_text_alone_has_nothing_for_an_encoder_to_read(byte_tokenizer):
 )
 def test_a_prompt_that_an_encoder_cannot_read_is_cut_and_counted(byte_tokenizer, policy, kept, prompt_cut):
     records = [Record("cc", f"id{i}", f"id{i}", "s", prompt="p" * size) for i, size in enumerate((4, 12))]
-    corpus = build_corpus(records, byte_tokenizer, {}, None, Encoding("pair", room=8, over_long=policy))
+    corpus = build_corpus(records, byte_tokenizer, {}, None, Encoding(PAIR, room=8, over_long=policy))
     plan, report = plan_training(corpus, DataConfig(context=8, over_long=policy))
     assert corpus.part_tokens[[1, 3]].tolist()[: len(kept)] == kept
     assert (report.num_documents, report.tokens_cut) == (len(kept), 6 - sum(kept))
@@ -180,5 +181,5 @@ def test_a_prompt_that_an_encoder_cannot_read_is_cut_and_counted(byte_tokenizer,
 def test_a_prompt_that_an_encoder_cannot_read_is_an_error_by_default(byte_tokenizer):
     records = [Record("cc", "id0", "id0", "s", prompt="p" * 12)]
     with pytest.raises(DataError, match=r"the prompt of id0 has 12 tokens where the encoder reads 7") as error:
-        build_corpus(records, byte_tokenizer, {}, None, Encoding("pair", room=8))
+        build_corpus(records, byte_tokenizer, {}, None, Encoding(PAIR, room=8))
     assert error.value.exit_code == 3

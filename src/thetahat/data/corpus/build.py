@@ -16,11 +16,12 @@ from pyarrow import compute, parquet
 
 from thetahat.core import store
 from thetahat.core.errors import DataError, ModelError
+from thetahat.core.layout import Layout
 from thetahat.data.corpus.corpus import SCHEMAS, Corpus
 from thetahat.data.corpus.encode import Encoding, encode_records
 from thetahat.data.read.cache import waiting_for
 from thetahat.data.read.record import Record
-from thetahat.data.tokens.encoded import Encoded, Layout
+from thetahat.data.tokens.encoded import Encoded
 from thetahat.data.tokens.tokenizer import Tokenizer
 
 VERSION = 3  # of the format on disk

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from thetahat.core.errors import DataError
+from thetahat.core.layout import STREAM, Layout
 from thetahat.data.corpus.build import corpus_of_encoded
 from thetahat.data.corpus.corpus import Corpus
 from thetahat.data.corpus.encode import check_bytes
 from thetahat.data.read.question import Question
 from thetahat.data.read.record import Record
-from thetahat.data.tokens.encoded import Asked, Encoded, Layout, Span
+from thetahat.data.tokens.encoded import Asked, Encoded, Span
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.data.tokens.tree import Tree
 
@@ -24,9 +25,9 @@ WORTH = 32  # positions that a tree must save: with fewer, its mask costs more
 class Asking:
     """How questions become token ids, beside the tokenizer."""
 
-    layout: Layout = "stream"
+    layout: Layout = STREAM
     context: int = 1 << 30  # positions that the model reads at once
-    source_room: int = 1 << 30  # positions that an encoder reads for a decoder, of the layout `pair`
+    source_room: int = 1 << 30  # positions that an encoder reads for a decoder
     delimiter: str = " "  # between a context and a choice where neither brings a blank there; it counts with the choice
     over_long: Literal["error", "truncate-left", "window"] = "error"  # what becomes of a text that needs more positions
     alone: bool = True  # whether each choice is also asked without its context
@@ -64,9 +65,11 @@ def ask_questions(questions: Sequence[Question], tokenizer: Tokenizer, asking: A
     at which any of them straddles it: all are then continuations of the same tokens. The texts begin with
     `<|endoftext|>`, which is read and not asked, and their end is not asked: choices are no whole documents.
     """
-    if asking.layout == "label":
+    if asking.layout.asks_label:
         raise DataError("a model that tells labels apart has no likelihood of a text", cure="a decoder or an encoder")
-    texts = _pairs(questions, tokenizer) if asking.layout == "pair" else _joined(questions, tokenizer, asking.delimiter)
+    texts = (
+        _pairs(questions, tokenizer) if asking.layout.has_source else _joined(questions, tokenizer, asking.delimiter)
+    )
     straddling: list[int] = []
     counted: list[int] = []
 
@@ -159,14 +162,11 @@ def _sequences(pairs: Sequence[tuple[list[int], list[int]]], end: int, asking: A
 
 
 def _sequence(given: list[int], asked: list[int], part: int, end: int, asking: Asking) -> tuple[Span, ...]:
-    match asking.layout:
-        case "pair":
-            source = Span((end, *given), (0,) * (1 + len(given)))
-            return source, Span((end, *asked), (part,) * (1 + len(asked)), parent=0)
-        case "whole":
-            return (Span((end, *given, *asked, end), (0,) * (1 + len(given)) + (part,) * len(asked) + (0,)),)
-        case _:
-            return (Span((end, *given, *asked), (0,) * (1 + len(given)) + (part,) * len(asked)),)
+    if asking.layout.has_source:
+        source = Span((end, *given), (0,) * (1 + len(given)))
+        return source, Span((end, *asked), (part,) * (1 + len(asked)), parent=0)
+    close = (end,) if asking.layout.reads_end else ()
+    return (Span((end, *given, *asked, *close), (0,) * (1 + len(given)) + (part,) * len(asked) + (0,) * len(close)),)
 
 
 def _num_cut(question: Question, texts: Sequence[_Text], starts: Sequence[int], asking: Asking) -> int:
@@ -174,8 +174,8 @@ def _num_cut(question: Question, texts: Sequence[_Text], starts: Sequence[int], 
     if asking.over_long == "window":
         return 0
     pairs = [(start, len(text.tokens) - start) for text, start in zip(texts, starts, strict=True)]
-    around = 2 * (asking.layout == "whole")  # <|endoftext|> on both sides
-    if asking.layout == "pair":
+    around = 2 * asking.layout.reads_end  # <|endoftext|> on both sides
+    if asking.layout.has_source:
         over = max(given for given, _ in pairs) + 1 - asking.source_room
     else:
         over = max(map(sum, pairs)) + around - asking.context

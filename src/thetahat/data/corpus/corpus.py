@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from thetahat.core.batch import Part, Symbols
-from thetahat.data.tokens.encoded import Layout
+from thetahat.core.layout import STREAM, Layout
 
 Ints = NDArray[np.int64]
 Table = Any  # pyarrow's
@@ -65,7 +65,7 @@ class Corpus:
     symbols: Symbols
     token_bytes: Ints  # [V], of text behind each id
     fingerprint: str
-    layout: Layout = "stream"
+    layout: Layout = STREAM
     lengths: Ints = field(init=False)  # [spans], the first token included, which is never asked
     offsets: Ints = field(init=False)  # [spans + 1], where each begins in `tokens`
 

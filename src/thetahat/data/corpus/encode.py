@@ -5,11 +5,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from thetahat.core.errors import DataError, ModelError
+from thetahat.core.layout import STREAM, Layout
 from thetahat.data.chat.encode import ChatOptions, DialogueEncoder
 from thetahat.data.chat.template import TEMPLATES
 from thetahat.data.config import OverLong, Unsupervised
 from thetahat.data.read.record import Record
-from thetahat.data.tokens.encoded import Asked, Encoded, Layout, Span
+from thetahat.data.tokens.encoded import Asked, Encoded, Span
 from thetahat.data.tokens.tokenizer import Tokenizer
 
 
@@ -17,9 +18,9 @@ from thetahat.data.tokens.tokenizer import Tokenizer
 class Encoding:
     """How records become token ids; beside the tokenizer, all that it depends on."""
 
-    layout: Layout = "stream"
-    labels: tuple[str, ...] = ()  # of the layout `label`: the only completions there are
-    room: int = 1 << 30  # positions for what an encoder reads, of the layouts `pair` and `label`
+    layout: Layout = STREAM
+    labels: tuple[str, ...] = ()  # of labelled texts: the only completions there are
+    room: int = 1 << 30  # positions for what an encoder reads, of pairs and of labelled texts
     over_long: OverLong = "error"  # what becomes of a prompt that needs more
     chat: ChatOptions | None = None  # how dialogues are written; None: there may be none
     unsupervised: Unsupervised = "error"  # what becomes of a dialogue in which every message has weight 0
@@ -27,9 +28,9 @@ class Encoding:
     def settings(self) -> dict[str, str]:
         """What a cache is told apart by; nothing for plain text, which all layouts but one keep alike."""
         told: dict[str, str] = {}
-        if self.layout not in {"stream", "whole"}:
+        if not self.layout.is_one_stream:
             labels = "\0".join(self.labels)
-            told = {"layout": self.layout, "labels": labels, "room": str(self.room), "over_long": self.over_long}
+            told = {"layout": self.layout.name, "labels": labels, "room": str(self.room), "over_long": self.over_long}
         if self.chat:
             chat = {name: getattr(self.chat, name) for name in ("context", "shares_prefixes", "over_long", "streams")}
             told |= {"chat": json.dumps(chat | {"template": self.chat.template.digest})}
@@ -62,7 +63,7 @@ def _dialogues(records: Sequence[Record], tokenizer: Tokenizer, encoding: Encodi
     some = [(record.dialogue, record.where or record.id) for record in records if record.dialogue is not None]
     if not some:
         return iter(())
-    if encoding.layout not in {"stream", "pair"}:
+    if encoding.layout.is_whole:
         raise DataError(
             f"{some[0][1]}: a dialogue, which is neither masked, labelled nor left out in spans",
             allowed="a decoder (causal, prefix), or an encoder-decoder (conditional)",
@@ -83,9 +84,9 @@ def _dialogues(records: Sequence[Record], tokenizer: Tokenizer, encoding: Encodi
 
 
 def _encode(record: Record, prompt: list[int] | None, text: list[int], end: int, encoding: Encoding) -> Encoded:
-    if encoding.layout == "label":
+    if encoding.layout.asks_label:
         return _labelled(record, prompt, end, encoding)
-    if encoding.layout == "pair":
+    if encoding.layout.has_source:
         return _pair(record, prompt, text, end, encoding)
     if prompt is None:
         return Encoded((Asked("document"),), ((Span((end, *text, end), (0,) * (len(text) + 2)),),))

@@ -14,8 +14,6 @@ from thetahat.data.config import DataConfig
 from thetahat.data.corpus.corpus import Corpus, Ints
 from thetahat.data.order.pack import Cut, Pieces, cut, enumerate_counts, take, windows
 
-WHOLE = frozenset({"whole", "label"})  # layouts of which every token is read
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -40,7 +38,7 @@ class Draw(NamedTuple):
 def plan_training(corpus: Corpus, config: DataConfig, phase: Ints | None = None) -> tuple[Plan, Cut]:
     """The pieces that training reads, by the policy for over-long documents, and what it left out."""
     targets = _targets(corpus)
-    room = config.context - (corpus.layout in WHOLE)
+    room = config.context - corpus.layout.is_whole
     pieces, report = cut(
         corpus.lengths[targets],
         room,
@@ -80,12 +78,12 @@ def _account(corpus: Corpus, plan: Plan) -> dict[str, int]:
 def plan_scoring(corpus: Corpus, context: int, stride: int) -> Plan:
     """Windows in which every token is asked exactly once, each with all the context that fits; a tree is one unit."""
     targets = _targets(corpus)
-    is_whole = corpus.layout in WHOLE
+    is_whole = corpus.layout.is_whole
     pieces = windows(corpus.lengths[targets], context - is_whole, min(stride, context - is_whole))
     pieces = _with_parents(corpus, replace(pieces, span=targets[pieces.span]), 0.0)
     pieces = replace(pieces, row=pieces.unit)  # the branches of a tree see what they share
     widest = int(np.bincount(pieces.unit, pieces.size).max(initial=0))
-    if widest > context and corpus.layout == "stream":
+    if widest > context:
         cure = "the context that the corpus was made for, or a corpus made for this one"
         raise ConfigError(f"a dialogue takes {widest} positions, and the context holds {context}", cure=cure)
     return replace(_plan(corpus, pieces), weighs=False)
@@ -93,7 +91,7 @@ def plan_scoring(corpus: Corpus, context: int, stride: int) -> Plan:
 
 def _targets(corpus: Corpus) -> Ints:
     """The spans that are asked: all but those that an encoder reads for a decoder."""
-    if corpus.layout != "pair":
+    if not corpus.layout.has_source:
         return np.arange(len(corpus.lengths))
     return np.flatnonzero(corpus.column["spans.parent"])
 
@@ -104,11 +102,11 @@ def _with_parents(corpus: Corpus, pieces: Pieces, share: float) -> Pieces:
     A position of a source takes up `share` of a target's: both sides of a row fill up alike.
     """
     parent = corpus.column["spans.parent"][pieces.span]
-    if corpus.layout in WHOLE:
+    if corpus.layout.is_whole:
         return replace(pieces, size=pieces.size + 1)
     if not parent.any():
         return pieces
-    if corpus.layout == "pair":
+    if corpus.layout.has_source:
         return _paired(corpus, pieces, share)
     sequence = corpus.column["spans.sequence"][pieces.span]
     is_tree = np.bincount(corpus.column["spans.sequence"])[sequence] > 1
@@ -151,7 +149,7 @@ def _plan(corpus: Corpus, pieces: Pieces) -> Plan:
     document, is_prompt = corpus.column["parts.document"], corpus.column["parts.is_prompt"]
     kept = corpus.count_by_part(pieces.span, pieces.scored_from, pieces.stop)
     kept[is_prompt] = 0
-    asked = kept - _ends(corpus, pieces) if corpus.layout == "whole" else kept
+    asked = kept - _ends(corpus, pieces) if corpus.layout.reads_end else kept
     counted = np.where(corpus.column["parts.weight"] > 0, asked, 0)
     record_tokens = np.bincount(document, counted, corpus.num_documents).astype(np.int64)
     record_parts = np.bincount(document, counted > 0, corpus.num_documents).astype(np.int64)

@@ -1,16 +1,6 @@
 """A record as token ids: what every format becomes before it is kept in a corpus."""
 
 from dataclasses import dataclass, field
-from typing import Literal
-
-Layout = Literal["stream", "whole", "pair", "label"]
-"""How a record lies in its sequences.
-
-- stream: everything one behind the other, read from the left: `<|endoftext|>`, text, `<|endoftext|>`.
-- whole: the same tokens, all of which are read at once.
-- pair: what is given in one span, which an encoder reads, and what is asked in another, which a decoder writes.
-- label: the text, and behind it the index of its label.
-"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,9 @@ from jaxtyping import Int
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
-from thetahat.core.batch import MASK, SENTINEL, Symbols
+from thetahat.core.batch import Symbols
 from thetahat.core.errors import ConfigError, DataError, ModelError
+from thetahat.core.special import MASK, SENTINEL
 
 END_OF_TEXT = "<|endoftext|>"
 _ENDS = (END_OF_TEXT, "<|end_of_text|>")

@@ -53,7 +53,7 @@ def columns_of(entries: Entries, corpus: Corpus, context: int, *, with_tokens: b
     numbers = entries.numbers
     counted = {name: numbers[:, i].astype(np.int64) for name, i in _COUNTS.items()}
     number, count = counted.pop("number"), len(numbers)
-    if corpus.layout == "label":  # what is asked is the index of a label, not a token
+    if corpus.layout.asks_label:  # what is asked is the index of a label, not a token
         counted["num_bytes"] = corpus.column["parts.num_bytes"][number]
     known, record = np.unique(corpus.column["parts.document"][number], return_inverse=True)
     documents, parts = corpus.documents.take(pa.array(known)), corpus.tables["parts"].take(pa.array(number))
