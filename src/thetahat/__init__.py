@@ -4,6 +4,8 @@ import thetahat as th
 
 for report in th.train(config): ...
 th.score(th.load("runs/NAME"), ["my.txt"]).summary
+
+Everything that a script needs is here: the verbs, what they take and return, and every config.
 """
 
 from importlib import import_module
@@ -12,29 +14,111 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from thetahat.core.config import from_toml as from_toml, override as override, to_toml as to_toml
+    from thetahat.core.errors import ThetahatError as ThetahatError
+    from thetahat.data.config import ChatConfig as ChatConfig, DataConfig as DataConfig
+    from thetahat.generation.beam import Beam as Beam
+    from thetahat.generation.sample import Sampling as Sampling
+    from thetahat.ledger.ledger import read_ledger as read_ledger
+    from thetahat.model.adapters.lora import LoRAConfig as LoRAConfig
+    from thetahat.model.config import (
+        DecoderConfig as DecoderConfig,
+        EncoderConfig as EncoderConfig,
+        EncoderDecoderConfig as EncoderDecoderConfig,
+    )
+    from thetahat.objective.config import (
+        Causal as Causal,
+        Conditional as Conditional,
+        Labels as Labels,
+        Masked as Masked,
+        ObjectiveConfig as ObjectiveConfig,
+        Prefix as Prefix,
+        Spans as Spans,
+    )
+    from thetahat.optimization.config import (
+        WSD as WSD,
+        AdamW as AdamW,
+        Constant as Constant,
+        Cosine as Cosine,
+        Muon as Muon,
+        OptimizationConfig as OptimizationConfig,
+    )
     from thetahat.recipes.catalogue import find_recipe as find_recipe
+    from thetahat.run.config import (
+        CheckpointConfig as CheckpointConfig,
+        LedgerConfig as LedgerConfig,
+        RunConfig as RunConfig,
+    )
     from thetahat.run.train import train as train
+    from thetahat.scoring.likelihood import EvaluationConfig as EvaluationConfig
     from thetahat.verbs.choose import choose as choose
     from thetahat.verbs.compare import compare as compare
+    from thetahat.verbs.explain import explain as explain
+    from thetahat.verbs.generate import answer as answer, generate as generate
+    from thetahat.verbs.influence import influence as influence
     from thetahat.verbs.load import load as load
+    from thetahat.verbs.merge import merge as merge
     from thetahat.verbs.score import score as score
     from thetahat.verbs.select import select as select
     from thetahat.verbs.verify import verify as verify
 
-_VERBS = {
-    "choose": "thetahat.verbs.choose",
-    "compare": "thetahat.verbs.compare",
-    "find_recipe": "thetahat.recipes.catalogue",
-    "load": "thetahat.verbs.load",
-    "score": "thetahat.verbs.score",
-    "select": "thetahat.verbs.select",
-    "train": "thetahat.run.train",
-    "verify": "thetahat.verbs.verify",
+VERBS = {
+    "find_recipe": "recipes.catalogue",
+    "override": "core.config",
+    "from_toml": "core.config",
+    "to_toml": "core.config",
+    "train": "run.train",
+    "explain": "verbs.explain",
+    "verify": "verbs.verify",
+    "load": "verbs.load",
+    "score": "verbs.score",
+    "compare": "verbs.compare",
+    "select": "verbs.select",
+    "choose": "verbs.choose",
+    "influence": "verbs.influence",
+    "merge": "verbs.merge",
+    "generate": "verbs.generate",
+    "answer": "verbs.generate",
+    "read_ledger": "ledger.ledger",
 }
+CONFIGS = {
+    "RunConfig": "run.config",
+    "DataConfig": "data.config",
+    "ChatConfig": "data.config",
+    "DecoderConfig": "model.config",
+    "EncoderConfig": "model.config",
+    "EncoderDecoderConfig": "model.config",
+    "LoRAConfig": "model.adapters.lora",
+    "ObjectiveConfig": "objective.config",
+    "Causal": "objective.config",
+    "Prefix": "objective.config",
+    "Masked": "objective.config",
+    "Conditional": "objective.config",
+    "Spans": "objective.config",
+    "Labels": "objective.config",
+    "OptimizationConfig": "optimization.config",
+    "AdamW": "optimization.config",
+    "Muon": "optimization.config",
+    "Constant": "optimization.config",
+    "Cosine": "optimization.config",
+    "WSD": "optimization.config",
+    "EvaluationConfig": "scoring.likelihood",
+    "CheckpointConfig": "run.config",
+    "LedgerConfig": "run.config",
+    "Sampling": "generation.sample",
+    "Beam": "generation.beam",
+}
+_PLACES = VERBS | CONFIGS | {"ThetahatError": "core.errors"}
+__all__ = [*_PLACES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll] - each is imported when asked for
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a verb when it is first asked for, so that `import thetahat` stays quick."""
-    if name not in _VERBS:
+    """Imports a name when it is first asked for, so that `import thetahat` stays quick."""
+    if name not in _PLACES:
         raise AttributeError(f"module 'thetahat' has no attribute {name!r}")
-    return getattr(import_module(_VERBS[name]), name)
+    return getattr(import_module(f"thetahat.{_PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """What completion shows."""
+    return sorted(__all__)
