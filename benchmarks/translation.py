@@ -28,7 +28,7 @@ if __name__ == "__main__":
     records, loaded = list(read_records(chosen.data)), load(chosen.model)
     start = time.perf_counter()
     beam = Beam(num_beams=chosen.beams, length_exponent=1.0, max_tokens=60)
-    found = answer(loaded, [record.prompt for record in records], beam, batch_size=50)
+    found = [one.text for one in answer(loaded, [record.prompt for record in records], beam, batch_size=50)]
     seconds = time.perf_counter() - start
     references = [[record.text for record in records]]
     result = {"model": loaded.folder.name, "sentences": len(records), "beams": chosen.beams, "seconds": seconds}

@@ -7,16 +7,15 @@ import torch
 from hypothesis import given, settings, strategies as st
 from msgspec.structs import asdict
 
-from tests.examples import TINY, lively
+from tests.examples import TINY, beam_ids, lively, sampled_ids
 from tests.oracles import beam as oracle
 from thetahat.core.batch import Inputs, Source
 from thetahat.core.errors import ConfigError
 from thetahat.core.random import generator
 from thetahat.core.visibility import Visibility
-from thetahat.generation.beam import Beam, beam_search, search
+from thetahat.generation.beam import Beam
 from thetahat.generation.infill import infill
-from thetahat.generation.rows import begin
-from thetahat.generation.sample import Sampling, choose, draw_texts, generate, generate_batch
+from thetahat.generation.sample import Sampling, choose_each
 from thetahat.model.build import build_model
 from thetahat.model.config import EncoderConfig, EncoderDecoderConfig
 from thetahat.model.decoder import Decoder
@@ -61,7 +60,7 @@ def next_logits(model, prompt, text):
 def alone(model, prompt, sampling, end=None, row=0):
     text, draw = [], generator(sampling.seed, "generate", row)
     while len(text) < sampling.max_tokens:
-        token = choose(next_logits(model, prompt, text).float(), sampling, draw)
+        (token,) = choose_each(next_logits(model, prompt, text).float()[None], sampling, [draw])
         if token == end:
             break
         text.append(token)
@@ -74,27 +73,27 @@ def test_texts_read_together_through_the_cache_are_those_read_alone_and_anew(mod
     end = free[0][3]  # so that rows end at different times
     expected = [alone(model, prompt, sampling, end, row) for row, prompt in enumerate(PROMPTS)]
     assert len(set(map(len, expected))) > 1
-    assert generate_batch(model, PROMPTS, sampling, context=64, start=START) == free
-    assert generate_batch(model, PROMPTS, sampling, context=64, end=end, start=START) == expected
+    assert sampled_ids(model, PROMPTS, sampling, context=64, start=START) == free
+    assert sampled_ids(model, PROMPTS, sampling, context=64, end=end, start=START) == expected
 
 
 def test_a_row_does_not_depend_on_the_others(model):
     sampling = Sampling(max_tokens=8, seed=1)
-    together = generate_batch(model, PROMPTS, sampling, context=64, start=START)
+    together = sampled_ids(model, PROMPTS, sampling, context=64, start=START)
     changed = [PROMPTS[0], [2] * 9, PROMPTS[2]]
-    assert generate_batch(model, changed, sampling, context=64, start=START)[::2] == together[:3:2]
+    assert sampled_ids(model, changed, sampling, context=64, start=START)[::2] == together[:3:2]
 
 
 def test_equal_prompts_are_continued_differently(model):
-    first, second = generate_batch(model, [[3, 1]] * 2, Sampling(max_tokens=9), context=64, start=START)
+    first, second = sampled_ids(model, [[3, 1]] * 2, Sampling(max_tokens=9), context=64, start=START)
     assert first != second
 
 
 @pytest.mark.parametrize("context", [1, 2, 5, 8])
 def test_full_contexts_are_cut_for_each_row_as_if_it_were_alone(model, context):
     """Rows fill their contexts at different times."""
-    one_by_one = [list(generate(model, prompt, GREEDY, context=context, end=START)) for prompt in PROMPTS]
-    assert generate_batch(model, PROMPTS, GREEDY, context=context, end=START) == one_by_one
+    one_by_one = [sampled_ids(model, [prompt], GREEDY, context=context, end=START)[0] for prompt in PROMPTS]
+    assert sampled_ids(model, PROMPTS, GREEDY, context=context, end=START) == one_by_one
 
 
 def test_the_later_half_of_a_full_context_is_read_again():
@@ -105,7 +104,7 @@ def test_the_later_half_of_a_full_context_is_read_again():
         text.append(int(next_logits(model, read, []).argmax()))
         read.append(text[-1])
         read = read[-3:] if len(read) > 6 else read
-    assert list(generate(model, prompt, GREEDY, context=6)) == text
+    assert sampled_ids(model, [prompt], GREEDY, context=6) == [text]
 
 
 @torch.no_grad()
@@ -128,19 +127,18 @@ def test_a_prompt_that_opens_is_read_both_ways_and_what_is_written_is_not(contex
             if len(read) > context:
                 read, num_open = read[-(context // 2) :], max(num_open - (len(read) - context // 2), 0)
         expected.append(text)
-        assert list(generate(model, prompt, GREEDY, context=context, opens=True)) == text
+        assert sampled_ids(model, [prompt], GREEDY, context=context, opens=True) == [text]
     for end in (None, expected[0][1]):  # so that some rows end before the others
-        rows = begin(model, PROMPTS, context, GREEDY.max_tokens, opens=True)
         ended = [text[: text.index(end)] if end in text else text for text in expected]
-        assert draw_texts(rows, GREEDY, [generator(0, "any")] * len(PROMPTS), end) == ended
-    assert generate_batch(model, PROMPTS, GREEDY, context=context) != expected
+        assert sampled_ids(model, PROMPTS, GREEDY, context=context, end=end, opens=True) == ended
+    assert sampled_ids(model, PROMPTS, GREEDY, context=context) != expected
 
 
 def test_beams_behind_a_prompt_that_opens_are_those_of_the_oracle():
     model = model_of("decoder", 5, 0.3)
     beam = Beam(num_beams=3, max_tokens=4)
     prompts = [[3, 1, 4], [1, 2]]
-    found = search(begin(model, prompts, 64, beam.max_tokens, opens=True), beam, START)
+    found = beam_ids(model, prompts, beam, context=64, end=START, opens=True)
     asked = [
         oracle.search(open_asker(model, prompt), beam.max_tokens, beam.length_exponent, START, beam.num_beams)
         for prompt in prompts
@@ -164,7 +162,7 @@ def test_with_enough_beams_the_search_is_exhaustive(kind):
     asked = [cache(asker(model, prompt)) for prompt in prompts]
     for exponent in (0.0, 0.6, 1.0, 2.0):
         beam = Beam(num_beams=108, length_exponent=exponent, max_tokens=4)
-        found = beam_search(model, prompts, beam, context=16, end=end)
+        found = beam_ids(model, prompts, beam, context=16, end=end)
         assert found == [oracle.exhaustive(ask, 4, exponent, end) for ask in asked]
 
 
@@ -179,7 +177,7 @@ def test_with_enough_beams_the_search_is_exhaustive(kind):
 )
 def test_a_narrow_search_is_that_of_the_oracle(kind, num_beams, exponent, spread, max_tokens, prompts):
     model, beam = model_of(kind, 5, spread), Beam(num_beams=num_beams, length_exponent=exponent, max_tokens=max_tokens)
-    found = beam_search(model, prompts, beam, context=16, end=START)
+    found = beam_ids(model, prompts, beam, context=16, end=START)
     asked = [oracle.search(asker(model, prompt), max_tokens, exponent, START, num_beams) for prompt in prompts]
     assert found == asked
 
@@ -187,8 +185,8 @@ def test_a_narrow_search_is_that_of_the_oracle(kind, num_beams, exponent, spread
 def test_one_beam_is_greedy(model):
     end = alone(model, PROMPTS[0], GREEDY)[3]
     beam = Beam(num_beams=1, max_tokens=9)
-    found = beam_search(model, PROMPTS, beam, context=64, end=end, start=START)
-    assert found == generate_batch(model, PROMPTS, GREEDY, context=64, end=end, start=START)
+    found = beam_ids(model, PROMPTS, beam, context=64, end=end, start=START)
+    assert found == sampled_ids(model, PROMPTS, GREEDY, context=64, end=end, start=START)
 
 
 @torch.no_grad()
@@ -231,16 +229,14 @@ def test_the_order_of_filling_matters():
     assert at_once != one_by_one
 
 
-def test_nothing_to_continue_is_nothing_and_an_empty_prompt_is_refused(model):
-    assert generate_batch(model, [], GREEDY, context=8) == []
-    assert beam_search(model, [], Beam(), context=8, end=0) == []
+def test_nothing_to_fill_is_nothing_and_an_empty_prompt_is_refused(model):
     assert infill(lively(build_model(EncoderConfig(**SHAPE), 11)), [], 10) == []
     with pytest.raises(ConfigError, match="no token"):
-        generate_batch(model, [[1], []], GREEDY, context=8, end=0)
+        sampled_ids(model, [[1], []], GREEDY, context=8, end=0)
     with pytest.raises(ConfigError, match="fills nothing"):
         infill(lively(build_model(EncoderConfig(**SHAPE), 11)), [[10]], 10, num_steps=0)
 
 
 def test_an_encoder_decoder_must_be_told_where_to_start():
     with pytest.raises(ConfigError, match="start with"):
-        generate_batch(model_of("encoder-decoder"), PROMPTS, GREEDY, context=8)
+        sampled_ids(model_of("encoder-decoder"), PROMPTS, GREEDY, context=8)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, strategies as st
 from msgspec.structs import asdict, replace
 
-from tests.examples import SMALL, lively
+from tests.examples import SMALL, lively, sampled_ids
 from tests.model.test_decoder import arrays_of, settings_of
 from tests.oracles.decoder import token_log_probs as oracle_log_probs
 from thetahat.core.errors import NonFiniteError
@@ -21,7 +21,7 @@ from thetahat.data.read.question import question
 from thetahat.data.read.record import Record
 from thetahat.data.tokens.tokenizer import train_tokenizer
 from thetahat.distribution.world import World
-from thetahat.generation.sample import Sampling, generate_batch
+from thetahat.generation.sample import Sampling
 from thetahat.model.build import build_model
 from thetahat.model.config import EncoderConfig, EncoderDecoderConfig
 from thetahat.objective.config import Conditional, Masked, ObjectiveConfig
@@ -115,14 +115,8 @@ def test_every_score_is_the_oracle_s():
 
 def test_a_cloze_is_right_where_the_model_would_write_it():
     contexts = ["the whale", "a ship that sails", "night and", "the captain;"]
-    (written,) = [
-        generate_batch(
-            MODEL,
-            [[END, *TOKENIZER.encode([context])[0]] for context in contexts],
-            Sampling(temperature=0, max_tokens=2),
-            context=48,
-        )
-    ]
+    prompts = [[END, *TOKENIZER.encode([context])[0]] for context in contexts]
+    written = sampled_ids(MODEL, prompts, Sampling(temperature=0, max_tokens=2), context=48)
     endings = [TOKENIZER.decode(tokens) for tokens in written]
     both = [context + ending for context, ending in zip(contexts, endings, strict=True)]
     fair = [

@@ -1,10 +1,23 @@
 """`thetahat chat`."""
 
+import itertools
 import sys
 
 import typer
 
-from thetahat.cli.decoding import Beams, LengthExponent, MaxTokens, Seed, TopK, TopP, how_to_write, temperature
+from thetahat.cli.decoding import (
+    Beams,
+    LengthExponent,
+    MaxTokens,
+    Seed,
+    Stop,
+    TopK,
+    TopP,
+    as_unicode,
+    how_to_write,
+    say_ended,
+    temperature,
+)
 from thetahat.cli.words import Quiet, emit, escape, listen_to_library, say, split_words
 
 TEMPERATURE = 0.7
@@ -14,6 +27,7 @@ def chat(
     words: list[str] = typer.Argument(metavar="MODEL [KEY=VALUE]..."),
     system: str = typer.Option("", help="What the system says first."),
     max_tokens: int = MaxTokens,
+    stop: list[str] = Stop,
     temperature: float = temperature(TEMPERATURE),
     top_k: int = TopK,
     top_p: float = TopP,
@@ -32,20 +46,26 @@ def chat(
     if len(names) != 1:
         raise ConfigError(f"{len(names)} models came", allowed="one", cure="thetahat chat runs/NAME")
     chosen = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    how, pairs = how_to_write(chosen, beams, length_exponent, pairs, TEMPERATURE)
+    how, pairs = how_to_write(chosen, stop, beams, length_exponent, pairs, TEMPERATURE)
     loaded = load(names[0], tuple(pairs))
-    messages = [{"role": "system", "content": system}] if system else []
-    while (line := _ask()).strip():
-        messages.append({"role": "user", "content": line.rstrip("\n")})
-        text = answer(loaded, messages, how)
-        emit(escape(text) if sys.stdout.isatty() else text)
-        messages.append({"role": "assistant", "content": text or " "})
+    messages = [{"role": "system", "content": as_unicode(system, "--system")}] if system else []
+    for number in itertools.count(1):
+        if not (asked := _ask(number)).strip():
+            break
+        messages.append({"role": "user", "content": asked})
+        found = answer(loaded, messages, how)
+        emit(escape(found.text) if sys.stdout.isatty() else found.text)
+        if found.ended != "end" and not quiet:
+            say_ended(found, how)
+        messages.append({"role": "assistant", "content": found.text or " "})
     if not quiet:
         say(f"Next: thetahat score {names[0]} DIALOGUES.jsonl")
 
 
-def _ask() -> str:
+def _ask(number: int) -> str:
+    """The next line, as bytes that must be UTF-8 whatever the locale says; a byte order mark may begin the first."""
     if sys.stdin.isatty():
         sys.stderr.write("> ")
         sys.stderr.flush()
-    return sys.stdin.readline()
+    line = as_unicode(sys.stdin.buffer.readline(), f"line {number} of standard input")
+    return line.removeprefix("\ufeff" if number == 1 else "").rstrip("\r\n")

@@ -1,14 +1,25 @@
 """`thetahat generate`."""
 
 import json as to_json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from thetahat.cli.decoding import Beams, LengthExponent, MaxTokens, Seed, TopK, TopP, how_to_write, temperature
+from thetahat.cli.decoding import (
+    Beams,
+    LengthExponent,
+    MaxTokens,
+    Seed,
+    Stop,
+    TopK,
+    TopP,
+    as_unicode,
+    how_to_write,
+    say_ended,
+    temperature,
+)
 from thetahat.cli.words import Json, Quiet, emit, emit_json, escape, listen_to_library, say, split_words
 
 if TYPE_CHECKING:
@@ -27,6 +38,7 @@ def generate(
         None, help="Where the answers to --prompts are written; without it standard output.", show_default=False
     ),
     max_tokens: int = MaxTokens,
+    stop: list[str] = Stop,
     temperature: float = temperature(TEMPERATURE),
     top_k: int = TopK,
     top_p: float = TopP,
@@ -38,8 +50,8 @@ def generate(
 ) -> None:
     """Continue a text, answer a prompt (encoder-decoders), or fill each <|mask|> in it (encoders).
 
-    With --prompts, a line for each line of the file: {"prompt": ...} or {"messages": [...]}, and what is written after
-    it as "generated".
+    With --prompts, a line for each line of the file: {"prompt": ...} or {"messages": [...]}, and in it what is written
+    after it as "generated", and as "ended" why that ended: end, stop, length or context.
     """
     listen_to_library(quiet=quiet)
     from thetahat.core import store
@@ -54,15 +66,15 @@ def generate(
     if out and not prompts:
         raise ConfigError(f"--out {out} without --prompts", cure="--prompts FILE.jsonl --out FILE, or > FILE")
     chosen = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    how, pairs = how_to_write(chosen, beams, length_exponent, pairs, TEMPERATURE)
+    how, pairs = how_to_write(chosen, stop, beams, length_exponent, pairs, TEMPERATURE)
     if out:
         store.check_target(out)
-    text = _unicode(sys.stdin.buffer.read() if prompt == "-" else os.fsencode(prompt))
+    text = as_unicode(sys.stdin.buffer.read() if prompt == "-" else prompt, "the prompt")
     loaded = load(names[0], tuple(pairs))
     if prompts:
         _answer(loaded, prompts, how, out, json=json)
     else:
-        _continue(loaded, text, how, json=json)
+        _continue(loaded, text, how, json=json, quiet=quiet)
     if not quiet and not json:
         say(f"\nNext: thetahat score {names[0]} {prompts or 'YOUR.txt'}")
 
@@ -83,34 +95,24 @@ def _answer(loaded: "Loaded", prompts: str, how: "Sampling | Beam", out: Path | 
         emit(str(out))
 
 
-def _continue(loaded: "Loaded", text: str, how: "Sampling | Beam", *, json: bool) -> None:
-    from thetahat.generation.beam import Beam
+def _continue(loaded: "Loaded", text: str, how: "Sampling | Beam", *, json: bool, quiet: bool) -> None:
     from thetahat.model.decoder import Decoder
-    from thetahat.verbs.generate import answer, generate as continue_text
+    from thetahat.verbs.generate import generate as continue_text
 
-    pieces: list[str] = []
-    if not json and isinstance(loaded.model, Decoder):  # others do not begin with what they were given
-        emit(_shown(text), end="")
-    written = iter(answer(loaded, [text], how)) if isinstance(how, Beam) else continue_text(loaded, text, how)
-    for piece in written:
-        pieces.append(piece)
-        if not json:
-            emit(_shown(piece), end="")
+    written = continue_text(loaded, text, how)
     if json:
-        emit_json({"prompt": text, "continuation": "".join(pieces)})
-    else:
-        emit("")
+        continuation = "".join(written)
+        emit_json({"prompt": text, "continuation": continuation, **written.answer.to_dict()})
+        return
+    if isinstance(loaded.model, Decoder):  # others do not begin with what they were given
+        emit(_shown(text), end="")
+    for piece in written:
+        emit(_shown(piece), end="")
+    emit("")
+    if not quiet:
+        say_ended(written.answer, how)
 
 
 def _shown(text: str) -> str:
     """Raw to a file or a pipe; on a terminal without its control characters."""
     return escape(text) if sys.stdout.isatty() else text
-
-
-def _unicode(given: bytes) -> str:
-    from thetahat.core.errors import DataError
-
-    try:
-        return given.decode()
-    except UnicodeDecodeError as error:
-        raise DataError(f"the prompt is not UTF-8: byte {error.start} is {given[error.start]:#04x}") from error

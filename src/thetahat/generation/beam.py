@@ -10,7 +10,8 @@ from msgspec import Meta
 from torch import Tensor
 
 from thetahat.core.config import Config
-from thetahat.generation.rows import Continuer, Rows, begin
+from thetahat.generation.rows import Rows
+from thetahat.generation.writing import Ends, Writing
 
 
 class Beam(Config, kw_only=True):
@@ -19,6 +20,7 @@ class Beam(Config, kw_only=True):
     num_beams: Annotated[int, Meta(ge=1)] = 5
     length_exponent: Annotated[float, Meta(ge=0)] = 1.0  # of the length that log-probabilities are divided by; 0: not
     max_tokens: Annotated[int, Meta(ge=1)] = 256
+    stop: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  # texts that end a text, and are no part of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,59 +33,45 @@ class Candidate:
 
 
 @torch.inference_mode()
-def beam_search(
-    model: Continuer,
-    prompts: Sequence[Sequence[int]],
-    beam: Beam,
-    *,
-    context: int,
-    end: int,
-    start: int | None = None,
-) -> list[list[int]]:
-    """What `search` finds for each prompt; an encoder-decoder starts from `start`, or from `end` where that is None."""
-    if not prompts:
-        return []
-    return search(begin(model, prompts, context, beam.max_tokens, end if start is None else start), beam, end)
+def search(rows: Rows, beam: Beam, ends: Sequence[Ends], token_bytes: Sequence[bytes]) -> list[Writing]:
+    r"""For each prompt x the continuation y found with the highest $\log \Pr(y \mid x) / |y|^a$.
 
-
-@torch.inference_mode()
-def search(rows: Rows, beam: Beam, end: int) -> list[list[int]]:
-    r"""For each prompt x the continuation y found with the highest $\log \Pr(y \mid x) / |y|^a$, without its `end`.
-
-    $a$ is `length_exponent`, and $|y|$ counts `end`. A continuation ends with `end`, or has `max_tokens` tokens. Of the
-    continuations by one token of all beams, in the order of their log-probability, those among the first `num_beams`
-    that end are set aside, and the first `num_beams` that do not go on. A search is over when `num_beams` have ended,
-    or when no beam can come to beat the best that has. One beam is greedy decoding. Nothing is drawn.
+    $a$ is `length_exponent`, and $|y|$ counts all tokens, also those that end it. Of the continuations by one token of
+    all beams, in the order of their log-probability, those among the first `num_beams` that a token ends are set aside,
+    and the first `num_beams` that none does go on; of these, those that a stop text or their length ends are set aside,
+    too. A search is over when `num_beams` have ended, or when no beam can come to beat the best that has. One beam is
+    greedy decoding. Nothing is drawn.
 
     Plain division, not the $(5 + |y|)^a / 6^a$ of Wu et al., Google's Neural Machine Translation System, 2016 (arXiv
     1609.08144): with it, $a = 1$ compares by nats a token.
     """
-    searches = [Search(beam, end) for _ in rows.texts]
+    searches = [Search(beam, some, [Writing(some, token_bytes)]) for some in ends]
+    num_candidates = beam.num_beams * (1 + max(len(some.tokens) for some in ends))
     active = searches
-    for _ in range(beam.max_tokens):
+    while True:
         log_probs = torch.tensor([one.log_probs for one in active], dtype=torch.float64)
-        found = candidates(rows.read(), log_probs, beam.num_beams)
+        found = candidates(rows.read(), log_probs, num_candidates)
         width = log_probs.shape[1]
         kept = [one.advance(found[place]) for place, one in enumerate(active)]
         going = [place for place, one in enumerate(active) if not one.is_over]
         if not going:
-            break
+            return [one.best for one in searches]
         rows.select([place * width + parent for place in going for parent in kept[place]])
         active = [active[place] for place in going]
-        rows.append([text[-1] for one in active for text in one.texts])
-    return [one.best for one in searches]
+        rows.append([(text.tokens or [0])[-1] for one in active for text in one.texts])
 
 
-def candidates(logits: Float[Tensor, "N V"], log_probs: Float[Tensor, "B n"], num_beams: int) -> list[list[Candidate]]:
-    """For each search the most likely continuations by a token, twice as many as beams, the most likely first.
+def candidates(logits: Float[Tensor, "N V"], log_probs: Float[Tensor, "B n"], number: int) -> list[list[Candidate]]:
+    """For each search the most likely continuations by a token, the most likely first.
 
-    At most one continuation of a beam ends, so among these are as many as beams that do not.
+    With k tokens that end a text, k continuations of a beam end at most: among 1 + k times as many as beams, there are
+    as many as beams that do not.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    tops, tokens = logits.topk(min(2 * num_beams, logits.shape[1]))  # by logit, as by log-probability within a beam
+    tops, tokens = logits.topk(min(number, logits.shape[1]))  # by logit, as by log-probability within a beam
     each = (tops - logits.logsumexp(-1, keepdim=True)).double().cpu()
     totals = (log_probs[:, :, None] + each.view(*log_probs.shape, -1)).flatten(1)
-    best, places = totals.topk(min(2 * num_beams, totals.shape[1]))
+    best, places = totals.topk(min(number, totals.shape[1]))
     chosen = tokens.cpu().view(len(log_probs), -1).gather(1, places)
     beams = places // tokens.shape[1]
     columns = zip(best.tolist(), beams.tolist(), chosen.tolist(), strict=True)
@@ -93,41 +81,51 @@ def candidates(logits: Float[Tensor, "N V"], log_probs: Float[Tensor, "B n"], nu
 @final
 @dataclass
 class Search:
-    """The beams of one prompt, and the best that has ended."""
+    """The beams of one prompt, and the best text that has ended."""
 
     beam: Beam
-    end: int
-    texts: list[list[int]] = field(default_factory=lambda: [[]])
-    log_probs: list[float] = field(default_factory=lambda: [0.0])  # nats; -inf: there were not that many candidates
-    best: list[int] = field(default_factory=list[int])
+    ends: Ends
+    texts: list[Writing]
+    log_probs: list[float] = field(default_factory=lambda: [0.0])  # nats; -inf: it has ended, or there are not so many
+    best: Writing = field(init=False)
     best_score: float = -torch.inf
     num_ended: int = 0
     is_over: bool = False
 
+    def __post_init__(self) -> None:
+        self.best = self.texts[0]
+
     def advance(self, found: Sequence[Candidate]) -> list[int]:
         """Goes on with the best of these candidates, and returns the beam that each continues."""
         for candidate in found[: self.beam.num_beams]:
-            if candidate.token == self.end:
-                self._set_aside(self.texts[candidate.beam], candidate.log_prob, len(self.texts[candidate.beam]) + 1)
-        going = [candidate for candidate in found if candidate.token != self.end][: self.beam.num_beams]
+            if candidate.token in self.ends.tokens:
+                self._set_aside(candidate.log_prob, self._longer(candidate), num_end_tokens=1)
+        going = [candidate for candidate in found if candidate.token not in self.ends.tokens][: self.beam.num_beams]
         going += [Candidate(-torch.inf, 0, 0)] * (self.beam.num_beams - len(going))
-        self.texts = [[*self.texts[candidate.beam], candidate.token] for candidate in going]
+        self.texts = [self._longer(candidate) for candidate in going]
         self.log_probs = [candidate.log_prob for candidate in going]
-        if len(self.texts[0]) == self.beam.max_tokens:
-            for text, log_prob in zip(self.texts, self.log_probs, strict=True):
-                self._set_aside(text, log_prob, len(text))
+        for place, text in enumerate(self.texts):
+            if text.ended is not None:
+                self._set_aside(self.log_probs[place], text)
+                self.log_probs[place] = -torch.inf
         self.is_over = self.num_ended >= self.beam.num_beams or self._bound() <= self.best_score
         return [candidate.beam for candidate in going]
 
-    def _set_aside(self, text: list[int], log_prob: float, length: int) -> None:
+    def _longer(self, candidate: Candidate) -> Writing:
+        text = self.texts[candidate.beam].copy()
+        if text.ended is None:  # else no beam goes on from it: its log-probability is -inf
+            text.add(candidate.token)
+        return text
+
+    def _set_aside(self, log_prob: float, text: Writing, num_end_tokens: int = 0) -> None:
         """Counts a text that goes on no further, and keeps it if it is the best of them."""
         if log_prob == -torch.inf:
             return
         self.num_ended += 1
-        score = log_prob / length**self.beam.length_exponent
+        score = log_prob / (len(text.tokens) + num_end_tokens) ** self.beam.length_exponent
         if score > self.best_score:
             self.best, self.best_score = text, score
 
     def _bound(self) -> float:
         """No beam can end with a higher score: log-probabilities only fall, and no text is longer."""
-        return max(self.log_probs) / self.beam.max_tokens**self.beam.length_exponent
+        return max(self.log_probs) / self.ends.limit**self.beam.length_exponent

@@ -9,8 +9,8 @@ from msgspec import Meta
 from torch import Tensor
 
 from thetahat.core.config import Config
-from thetahat.core.random import generator
-from thetahat.generation.rows import Continuer, Rows, begin
+from thetahat.generation.rows import Rows
+from thetahat.generation.writing import Writing
 
 
 class Sampling(Config, kw_only=True):
@@ -20,87 +20,39 @@ class Sampling(Config, kw_only=True):
     top_k: Annotated[int, Meta(ge=0)] = 0  # keep this many of the most likely; 0: all
     top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0  # keep the fewest whose probabilities reach this sum
     max_tokens: Annotated[int, Meta(ge=1)] = 256
+    stop: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  # texts that end a text, and are no part of it
     seed: int = 0
 
 
 @torch.inference_mode()
-def generate(
-    model: Continuer,
-    prompt: Sequence[int],
-    sampling: Sampling,
-    *,
-    context: int,
-    end: int | None = None,
-    opens: bool = False,
-) -> Iterator[int]:
-    """Yields token ids after `prompt` until `end` (not yielded) or `max_tokens`.
+def draw(
+    rows: Rows, sampling: Sampling, draws: Sequence[torch.Generator], texts: Sequence[Writing]
+) -> Iterator[Sequence[Writing]]:
+    """Goes on by a token in each text that has not ended, with a generator each, until all have; yields after each.
 
-    When the context is full, the later half of what was read is read again and goes on from there. An encoder-decoder
-    reads `prompt` as its source, and starts from `end`; a prefix model's prompt `opens` (`Rows`).
+    Row i of `rows` is read for text i. A text that has ended is read no further.
     """
-    draw = generator(sampling.seed, "generate")
-    rows = begin(model, [prompt], context, sampling.max_tokens, end, opens=opens)
-    for _ in range(sampling.max_tokens):
-        token = choose(rows.read()[0].float().cpu(), sampling, draw)
-        if token == end:
-            return
-        yield token
-        rows.append([token])
-
-
-@torch.inference_mode()
-def generate_batch(
-    model: Continuer,
-    prompts: Sequence[Sequence[int]],
-    sampling: Sampling,
-    *,
-    context: int,
-    end: int | None = None,
-    start: int | None = None,
-) -> list[list[int]]:
-    """The continuation of each prompt, as `generate` yields it, all read together.
-
-    Row i draws from a generator of its own, a function of (seed, i), so it does not depend on the other prompts beyond
-    rounding. An encoder-decoder starts from `start`, or from `end` where that is None.
-    """
-    if not prompts:
-        return []
-    draws = [generator(sampling.seed, "generate", row) for row in range(len(prompts))]
-    rows = begin(model, prompts, context, sampling.max_tokens, end if start is None else start)
-    return draw_texts(rows, sampling, draws, end)
-
-
-@torch.inference_mode()
-def draw_texts(
-    rows: Rows, sampling: Sampling, draws: Sequence[torch.Generator], end: int | None = None
-) -> list[list[int]]:
-    """What is drawn behind each row until `end` (not in it) or `max_tokens`, with a generator each."""
-    texts: list[list[int]] = [[] for _ in draws]
-    active = list(range(len(draws)))
-    for _ in range(sampling.max_tokens):
+    active = list(range(len(texts)))
+    while True:
         tokens = choose_each(rows.read().float(), sampling, [draws[row] for row in active])
-        going = [place for place, token in enumerate(tokens) if token != end]
-        for place in going:
-            texts[active[place]].append(tokens[place])
+        for row, token in zip(active, tokens, strict=True):
+            texts[row].add(token)
+        yield texts
+        going = [place for place, row in enumerate(active) if texts[row].ended is None]
         if not going:
-            break
-        if len(going) < len(active):  # what has ended is read no further
+            return
+        if len(going) < len(active):
             rows.select(going)
         active = [active[place] for place in going]
         rows.append([tokens[place] for place in going])
-    return texts
-
-
-def choose(logits: Float[Tensor, " V"], sampling: Sampling, draw: torch.Generator) -> int:
-    r"""One token from $\mathrm{softmax}(z / \text{temperature})$, restricted to `top_k` and then to `top_p`.
-
-    Nucleus sampling: Holtzman et al., The Curious Case of Neural Text Degeneration, 2020 (arXiv 1904.09751).
-    """
-    return choose_each(logits[None], sampling, [draw])[0]
 
 
 def choose_each(logits: Float[Tensor, "B V"], sampling: Sampling, draws: Sequence[torch.Generator]) -> list[int]:
-    """`choose` for each row, with a generator each."""
+    r"""For each row a token from $\mathrm{softmax}(z / \text{temperature})$, restricted to `top_k` and then to `top_p`.
+
+    Each row has a generator of its own. Nucleus sampling: Holtzman et al., The Curious Case of Neural Text
+    Degeneration, 2020 (arXiv 1904.09751).
+    """
     if sampling.temperature == 0:
         return logits.argmax(-1).tolist()
     probabilities, order = _kept(logits.cpu(), sampling)

@@ -12,7 +12,7 @@ from thetahat.verbs.load import Loaded
 
 
 def answer_records(loaded: Loaded, data: str | Sequence[str], how: Sampling | Beam) -> list[dict[str, Any]]:
-    """Each record of `data`, in their order, and in it what the model writes, as `generated`.
+    """Each record of `data`, in their order, and in it what the model writes, as `generated`, and what ended it.
 
     `evaluation.batch_size` of them are read at once.
     """
@@ -22,4 +22,7 @@ def answer_records(loaded: Loaded, data: str | Sequence[str], how: Sampling | Be
     dialogues = iter(dialogue_prompts(loaded, asked))
     prompts = [next(texts if record.dialogue is None else dialogues) for record in records]
     written = write(loaded, prompts, how, loaded.config.evaluation.batch_size)
-    return [{**record.fields, GENERATED: text} for record, text in zip(records, written, strict=True)]
+    return [
+        {**record.fields, GENERATED: found.text, **found.to_dict()}
+        for record, found in zip(records, written, strict=True)
+    ]

@@ -13,15 +13,15 @@ from thetahat.generation.beam import Beam
 from thetahat.generation.sample import Sampling
 from thetahat.model.encoder import Encoder
 from thetahat.model.encoder_decoder import EncoderDecoder
-from thetahat.verbs.generate import Prompt, write
+from thetahat.verbs.generate import Answer, Prompt, write
 from thetahat.verbs.load import Loaded
 
 
-def answer(loaded: Loaded, messages: Sequence[Mapping[str, Any]], how: Sampling | Beam) -> str:
+def answer(loaded: Loaded, messages: Sequence[Mapping[str, Any]], how: Sampling | Beam) -> Answer:
     """What the model says after these messages, in the words of the template that it was trained with."""
     where = "the dialogue"
-    (text,) = write(loaded, dialogue_prompts(loaded, [(unanswered({"messages": [*messages]}, where), where)]), how)
-    return text
+    (found,) = write(loaded, dialogue_prompts(loaded, [(unanswered({"messages": [*messages]}, where), where)]), how)
+    return found
 
 
 def dialogue_prompts(loaded: Loaded, dialogues: Sequence[tuple[Dialogue, str]]) -> list[Prompt]:
@@ -37,13 +37,13 @@ def dialogue_prompts(loaded: Loaded, dialogues: Sequence[tuple[Dialogue, str]]) 
     streams = 2 if isinstance(model, EncoderDecoder) else 1
     options = ChatOptions(load_template(data.chat), 1 << 30, shares_prefixes=False, streams=streams)
     encoded = DialogueEncoder(tokenizer, options).encode(dialogues)
-    return [_prompt(one, tokenizer.end_of_text) for one in encoded]
+    return [_prompt(one) for one in encoded]
 
 
-def _prompt(encoded: Encoded, end_of_text: int) -> Prompt:
+def _prompt(encoded: Encoded) -> Prompt:
     """Of two spans the first, which an encoder reads; of one span what is not asked."""
     first, *others = encoded.sequences[-1]
     read = [
         token for token, part in zip(first.tokens, first.part, strict=True) if encoded.parts[part].is_prompt or others
     ]
-    return Prompt(read, end_of_text, (others[0] if others else first).tokens[-1])
+    return Prompt(read, frozenset({(others[0] if others else first).tokens[-1]}), slides=False)

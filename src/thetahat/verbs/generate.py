@@ -1,17 +1,19 @@
 """Text from a model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from logging import getLogger
+from typing import Any, final
 
 from thetahat.core.errors import ConfigError
 from thetahat.core.random import generator
 from thetahat.core.special import MASK
+from thetahat.data.read.prompt import ENDED, PROMPT_CUT, STOP_TEXT
 from thetahat.generation.beam import Beam, search
 from thetahat.generation.infill import infill
-from thetahat.generation.rows import begin
-from thetahat.generation.sample import Sampling, draw_texts, generate as generate_ids
+from thetahat.generation.rows import Rows, begin
+from thetahat.generation.sample import Sampling, draw
+from thetahat.generation.writing import Ended, Ends, Writing
 from thetahat.model.decoder import Decoder
 from thetahat.model.encoder import Encoder
 from thetahat.verbs.load import Loaded
@@ -19,30 +21,60 @@ from thetahat.verbs.load import Loaded
 logger = getLogger("thetahat")
 
 
-def generate(loaded: Loaded, prompt: str, sampling: Sampling) -> Iterator[str]:
-    """Yields the continuation of `prompt` as text, as soon as whole characters are there.
+def generate(loaded: Loaded, prompt: str, how: Sampling | Beam) -> "Stream":
+    """The continuation of `prompt` as text, piece by piece as it becomes certain, and at last why it ended.
 
     A decoder continues, an encoder-decoder answers, and an encoder fills what stands as <|mask|> in the prompt.
     """
-    match loaded.model:
-        case Decoder():
-            yield from _continue(loaded, loaded.model, prompt, sampling)
-        case Encoder():
-            yield fill(loaded, prompt)
-        case _:
-            yield from answer(loaded, [prompt], sampling)
+    if isinstance(loaded.model, Encoder):
+        return Stream(_whole(Answer(fill(loaded, prompt), "end")))
+    (asked,) = text_prompts(loaded, [prompt])
+    if isinstance(loaded.model, Decoder) and isinstance(how, Sampling):
+        return Stream(_drawn(loaded, asked, how))
+    return Stream(_whole(write(loaded, [asked], how)[0]))
+
+
+@final
+class Stream:
+    """A text as it is written; `answer` is what it was, once all of it has come."""
+
+    answer: "Answer"
+
+    def __init__(self, pieces: "Generator[str, None, Answer]") -> None:
+        self._pieces = pieces
+
+    def __iter__(self) -> Iterator[str]:
+        self.answer = yield from self._pieces
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What is read before a text is written."""
+    """What is read before a text is written, and what ends the text."""
 
     tokens: Sequence[int]
-    start: int  # from which an encoder-decoder writes
-    end: int  # with which the text ends
+    end_tokens: frozenset[int]
+    end_texts: tuple[str, ...] = ()  # of turns, where no token ends them
+    tokens_cut: int = 0  # of what was given, left out already
+    slides: bool = True  # whether a text may outgrow the context, in which the later half is then read again
 
 
-def answer(loaded: Loaded, prompts: Sequence[str], how: Sampling | Beam, batch_size: int = 64) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A text that was written."""
+
+    text: str
+    ended: Ended
+    stop_text: str = ""  # that ended it, and is no part of it
+    num_tokens: int = 0
+    prompt_tokens_cut: int = 0  # at the beginning of the prompt, not read
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is said about it beside the text."""
+        stopped = {STOP_TEXT: self.stop_text} if self.ended == "stop" else {}
+        return {ENDED: self.ended, **stopped, PROMPT_CUT: self.prompt_tokens_cut}
+
+
+def answer(loaded: Loaded, prompts: Sequence[str], how: Sampling | Beam, batch_size: int = 64) -> list[Answer]:
     """What a decoder or an encoder-decoder writes after each text."""
     return write(loaded, text_prompts(loaded, prompts), how, batch_size)
 
@@ -50,53 +82,117 @@ def answer(loaded: Loaded, prompts: Sequence[str], how: Sampling | Beam, batch_s
 def text_prompts(loaded: Loaded, texts: Sequence[str]) -> list[Prompt]:
     """Texts as the prompts that they are in training."""
     end = loaded.tokenizer.end_of_text
-    return [Prompt([end, *tokens], end, end) for tokens in loaded.tokenizer.encode(texts)]
+    return [Prompt([end, *tokens], frozenset({end})) for tokens in loaded.tokenizer.encode(texts)]
 
 
-def write(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam, batch_size: int = 64) -> list[str]:
+def write(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam, batch_size: int = 64) -> list[Answer]:
     """What a decoder or an encoder-decoder writes after each prompt, those of like length together.
 
     The i-th is drawn with a generator of its own, a function of (seed, i): whatever the others are and however many are
     read at once, it is the same text, but where rounding turns the scale.
     """
-    model, context = loaded.model, loaded.config.data.context
-    if isinstance(model, Encoder):
+    if isinstance(loaded.model, Encoder):
         raise ConfigError("an encoder writes no text", cure=f"a prompt with {MASK} in it is filled")
-    if isinstance(model, Decoder) and (cut := sum(len(prompt.tokens) > context for prompt in prompts)):
-        logger.warning(
-            "%d of %d prompts are longer than the context: their last %d tokens are read", cut, len(prompts), context
-        )
-    texts: dict[int, str] = {}
-    for numbers in _batches(prompts, batch_size):
-        batch, first = [prompts[number].tokens for number in numbers], prompts[numbers[0]]
-        rows = begin(model, batch, context, how.max_tokens, first.start, opens=opens_prompts(loaded))
-        match how:
-            case Beam():
-                found = search(rows, how, first.end)
-            case Sampling():
-                draws = [generator(how.seed, "generate", number) for number in numbers]
-                found = draw_texts(rows, how, draws, first.end)
-        texts |= {number: loaded.tokenizer.decode(tokens) for number, tokens in zip(numbers, found, strict=True)}
+    _say_cut(loaded, prompts)
+    found: dict[int, Answer] = {}
+    order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number].tokens))
+    for first in range(0, len(order), batch_size):
+        numbers = order[first : first + batch_size]
+        texts = _written(loaded, [prompts[number] for number in numbers], how, numbers)
+        found |= {number: _answer(loaded, prompts[number], text) for number, text in zip(numbers, texts, strict=True)}
         if len(prompts) > batch_size:
-            logger.info("%d of %d texts written", len(texts), len(prompts))
-    return [texts[number] for number in range(len(prompts))]
+            logger.info("%d of %d texts written", len(found), len(prompts))
+    answers = [found[number] for number in range(len(prompts))]
+    _say_slid(loaded, prompts, answers)
+    return answers
+
+
+def _written(
+    loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam, numbers: Sequence[int]
+) -> Sequence[Writing]:
+    rows, ends, token_bytes = _rows(loaded, prompts, how), _ends(loaded, prompts, how), loaded.tokenizer.token_bytes
+    if isinstance(how, Beam):
+        return search(rows, how, ends, token_bytes)
+    texts = [Writing(some, token_bytes) for some in ends]
+    for _ in draw(rows, how, [generator(how.seed, "generate", number) for number in numbers], texts):
+        pass
+    return texts
+
+
+def _drawn(loaded: Loaded, prompt: Prompt, how: Sampling) -> "Generator[str, None, Answer]":
+    _say_cut(loaded, [prompt])
+    rows, (ends,) = _rows(loaded, [prompt], how), _ends(loaded, [prompt], how)
+    text = Writing(ends, loaded.tokenizer.token_bytes)
+    for _ in draw(rows, how, [generator(how.seed, "generate")], [text]):
+        if piece := text.take():
+            yield piece
+    found = _answer(loaded, prompt, text)
+    _say_slid(loaded, [prompt], [found])
+    return found
+
+
+def _whole(found: Answer) -> "Generator[str, None, Answer]":
+    yield found.text
+    return found
+
+
+def _rows(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam) -> Rows:
+    assert not isinstance(loaded.model, Encoder)
+    tokens, context = [prompt.tokens for prompt in prompts], loaded.config.data.context
+    start = loaded.tokenizer.end_of_text
+    return begin(loaded.model, tokens, context, how.max_tokens, start, opens=opens_prompts(loaded))
+
+
+def _ends(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam) -> list[Ends]:
+    """A text of n tokens behind a prompt of m needs m + n - 1 positions, as it does in training."""
+    rooms = [
+        None if prompt.slides else loaded.config.data.context + 1 - _num_read(loaded, prompt) for prompt in prompts
+    ]
+    return [
+        Ends(prompt.end_tokens, prompt.end_texts, how.stop, how.max_tokens, room)
+        for prompt, room in zip(prompts, rooms, strict=True)
+    ]
+
+
+def _num_read(loaded: Loaded, prompt: Prompt) -> int:
+    """How many positions the decoder reads before it writes: an encoder reads the prompt, and it begins anew."""
+    return min(len(prompt.tokens), loaded.config.data.context) if isinstance(loaded.model, Decoder) else 1
+
+
+def _num_cut(loaded: Loaded, prompt: Prompt) -> int:
+    """How many tokens of a prompt are not read."""
+    over = len(prompt.tokens) - loaded.config.data.context if isinstance(loaded.model, Decoder) else 0
+    return prompt.tokens_cut + max(over, 0)
+
+
+def _answer(loaded: Loaded, prompt: Prompt, text: Writing) -> Answer:
+    assert text.ended is not None
+    return Answer(text.text, text.ended, text.stop_text, len(text.tokens), _num_cut(loaded, prompt))
+
+
+def _say_cut(loaded: Loaded, prompts: Sequence[Prompt]) -> None:
+    context = loaded.config.data.context
+    over = [len(prompt.tokens) - context for prompt in prompts if len(prompt.tokens) > context]
+    if over and isinstance(loaded.model, Decoder):
+        logger.warning(
+            "%d of %d prompts are longer than the context: their last %d tokens are read, %d tokens are not read",
+            len(over), len(prompts), context, sum(over),
+        )  # fmt: skip
+
+
+def _say_slid(loaded: Loaded, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> None:
+    context = loaded.config.data.context
+    pairs = zip(prompts, answers, strict=True)
+    if slid := sum(_num_read(loaded, prompt) + found.num_tokens - 1 > context for prompt, found in pairs):
+        logger.warning(
+            "%d of %d texts outgrew the context of %d tokens: the later half of what had been read was read on",
+            slid, len(answers), context,
+        )  # fmt: skip
 
 
 def opens_prompts(loaded: Loaded) -> bool:
     """Whether all of a prompt sees all of it, as a prefix language model has learned."""
     return loaded.config.objective.factorization.opens_prompts
-
-
-def _batches(prompts: Sequence[Prompt], batch_size: int) -> Iterator[list[int]]:
-    """The numbers of the prompts that are read at once: of one start and one end, the longest first."""
-
-    def ends(number: int) -> tuple[int, int]:
-        return prompts[number].start, prompts[number].end
-
-    order = sorted(range(len(prompts)), key=lambda number: (ends(number), -len(prompts[number].tokens)))
-    for _, some in groupby(order, ends):
-        alike = list(some)
-        yield from (alike[first : first + batch_size] for first in range(0, len(alike), batch_size))
 
 
 def fill(loaded: Loaded, text: str) -> str:
@@ -111,24 +207,3 @@ def fill(loaded: Loaded, text: str) -> str:
         ids += [*([mask] if index else []), *tokens]
     (filled,) = infill(model, [[*ids, tokenizer.end_of_text]], mask)
     return tokenizer.decode(filled)
-
-
-def _continue(loaded: Loaded, model: Decoder, prompt: str, sampling: Sampling) -> Iterator[str]:
-    """Token ids are decoded together, since a character may span several: what ends in half a character waits."""
-    tokenizer = loaded.tokenizer
-    ids = [tokenizer.end_of_text, *tokenizer.encode([prompt])[0]]
-    if (left_out := len(ids) - loaded.config.data.context) > 0:
-        logger.warning("the prompt is longer than the context: its first %d tokens are not read", left_out)
-    new: list[int] = []
-    shown = ""
-    context, opens = loaded.config.data.context, opens_prompts(loaded)
-    for token in generate_ids(model, ids, sampling, context=context, end=tokenizer.end_of_text, opens=opens):
-        new.append(token)
-        text = tokenizer.decode(new)
-        if text.endswith("\N{REPLACEMENT CHARACTER}") and len(text) - len(shown) < 4:
-            continue
-        yield text[len(shown) :]
-        shown = text
-    rest = tokenizer.decode(new)[len(shown) :]
-    if rest:
-        yield rest

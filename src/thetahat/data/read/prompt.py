@@ -17,7 +17,8 @@ from thetahat.data.read.files import find_files, holds_objects
 from thetahat.data.read.objects import read_objects
 from thetahat.data.read.record import check_text
 
-GENERATED = "generated"  # the key of what is written
+GENERATED = "generated"  # the key of what is written, and those of what is said about it:
+ENDED, STOP_TEXT, PROMPT_CUT = "ended", "stop_text", "prompt_tokens_cut"
 _FORMATS = '{"prompt": ...} or {"messages": [...]}, each on one line; completions, id and other keys may stand beside'
 
 
@@ -50,8 +51,8 @@ def parse_prompt(fields: Mapping[str, Any], where: str) -> PromptRecord:
     if len(found) != 1:
         what = "a prompt and messages in one record" if found else "a record without a prompt or messages"
         raise DataError(f"{where}: {what}; its keys: {', '.join(map(repr, fields)) or 'none'}", allowed=_FORMATS)
-    if GENERATED in fields:
-        raise DataError(f"{where}: it has {GENERATED!r}, the key of what is written", cure="rename or remove it")
+    if taken := [repr(key) for key in (GENERATED, ENDED, STOP_TEXT, PROMPT_CUT) if key in fields]:
+        raise DataError(f"{where}: it has {taken[0]}, the key of what is written", cure="rename or remove it")
     if found == ["messages"]:
         return PromptRecord(fields, where, dialogue=unanswered(fields, where))
     if fields["prompt"] == "":

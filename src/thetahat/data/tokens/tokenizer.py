@@ -22,6 +22,9 @@ from thetahat.core.special import MASK, SENTINEL
 END_OF_TEXT = "<|endoftext|>"
 _ENDS = (END_OF_TEXT, "<|end_of_text|>")
 _ALPHABET = frozenset(pre_tokenizers.ByteLevel.alphabet())
+# The byte alphabet writes a byte as its Latin-1 character where that is printable, and the others from U+0100 on.
+_UNPRINTABLE = [*range(0x21), *range(0x7F, 0xA1), 0xAD]
+_FROM_ALPHABET = {0x100 + place: byte for place, byte in enumerate(_UNPRINTABLE)}
 _BLANKS = "\u0120\u010a\u0109\u010d"  # blank, new line, tabulator and return, as the byte alphabet writes them
 _PROBE = (
     "".join(map(chr, range(1, 0x250)))
@@ -42,7 +45,8 @@ class Tokenizer:
         special = {token.content: id for id, token in inner.get_added_tokens_decoder().items() if token.special}
         self.end_of_text: int = next(special[name] for name in _ENDS if name in special)
         self.vocab_size: int = max(vocabulary.values()) + 1
-        self.num_bytes: Int[Tensor, " V"] = _num_bytes(inner, self.vocab_size)
+        self.token_bytes: list[bytes] = _token_bytes(inner, self.vocab_size)
+        self.num_bytes: Int[Tensor, " V"] = torch.tensor([len(piece) for piece in self.token_bytes])
         self.special = special
         self.digest: str = hashlib.sha256(self.to_json().encode()).hexdigest()
 
@@ -56,8 +60,8 @@ class Tokenizer:
         return self.num_bytes.tolist()
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text behind ids, decoded all at once, since a character may span several; special tokens have none."""
-        return self._inner.decode(list(ids), skip_special_tokens=True)
+        """The text behind ids: their bytes as UTF-8, U+FFFD where they are none; special tokens have no bytes."""
+        return b"".join(map(self.token_bytes.__getitem__, ids)).decode("utf-8", "replace")
 
     def encode_with_special(self, text: str) -> list[int]:
         """The ids of a text in which the names of special tokens stand for these tokens."""
@@ -157,7 +161,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise ModelError(f"{path} is not a tokenizer.json: {error}") from error
     _check_kind(description, path)
     tokenizer = Tokenizer(inner)
-    _check_lossless(tokenizer, path)
+    _check_lossless(tokenizer, inner, path)
     return tokenizer
 
 
@@ -184,14 +188,14 @@ def _some(texts: Iterable[str]) -> Iterable[str]:
         raise DataError("no text to train a tokenizer on")
 
 
-def _num_bytes(inner: tokenizers.Tokenizer, vocab_size: int) -> Int[Tensor, " V"]:
-    """Bytes of text behind each id: characters of its byte-alphabet string, none where the id is special."""
-    lengths = torch.zeros(vocab_size, dtype=torch.int64)
+def _token_bytes(inner: tokenizers.Tokenizer, vocab_size: int) -> list[bytes]:
+    """The bytes of text behind each id; none where the id is special, or no token has it."""
+    found = [b""] * vocab_size
     for piece, id in inner.get_vocab(with_added_tokens=False).items():
-        lengths[id] = len(piece)
+        found[id] = piece.translate(_FROM_ALPHABET).encode("latin-1", "replace")
     for id, token in inner.get_added_tokens_decoder().items():
-        lengths[id] = 0 if token.special else len(token.content.encode())
-    return lengths
+        found[id] = b"" if token.special else token.content.encode()
+    return found
 
 
 def _check_kind(description: Mapping[str, Any], path: Path) -> None:
@@ -208,9 +212,10 @@ def _check_kind(description: Mapping[str, Any], path: Path) -> None:
         raise _refused(path, f"it has no end-of-text token; its special tokens: {', '.join(sorted(special)) or 'none'}")
 
 
-def _check_lossless(tokenizer: Tokenizer, path: Path) -> None:
+def _check_lossless(tokenizer: Tokenizer, inner: tokenizers.Tokenizer, path: Path) -> None:
     (ids,) = tokenizer.encode([_PROBE])
-    if tokenizer.decode(ids) != _PROBE or int(tokenizer.num_bytes[ids].sum()) != len(_PROBE.encode()):
+    is_lossless = tokenizer.decode(ids) == inner.decode(ids, skip_special_tokens=True) == _PROBE
+    if not is_lossless or int(tokenizer.num_bytes[ids].sum()) != len(_PROBE.encode()):
         raise _refused(path, "a text that is encoded and decoded does not come back as it was")
 
 

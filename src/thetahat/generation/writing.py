@@ -1,0 +1,113 @@
+"""A text while it is written: tokens become characters, and what ends the text is found."""
+
+import codecs
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+Ended = Literal["end", "stop", "length", "context"]
+"""Why a text ended.
+
+- end: the model ended it, by a token or a text that ends a document or a turn.
+- stop: a stop text came.
+- length: it has as many tokens as it may have.
+- context: the model reads no more tokens at once.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What ends a text."""
+
+    tokens: frozenset[int] = frozenset()  # of the end of a document or a turn; no part of the text
+    texts: tuple[str, ...] = ()  # the same as text, where a template has no such token
+    stop: tuple[str, ...] = ()  # what a user wants no text to contain
+    max_tokens: int = 256
+    room: int | None = None  # tokens that the context has room for; None: what was read first makes room for more
+
+    @property
+    def limit(self) -> int:
+        """The most tokens that a text may have."""
+        return self.max_tokens if self.room is None else min(self.max_tokens, self.room)
+
+
+@final
+class Writing:
+    """The tokens of one text, and its characters as soon as they are certain.
+
+    Bytes wait until they are a character or cannot become one, and then are U+FFFD, as where all tokens are decoded at
+    once. Characters wait while they may begin a stop text. A text ends at the first place where a stop text is
+    complete, before the longest that is complete there, so it does not depend on the borders of tokens.
+    """
+
+    def __init__(self, ends: Ends, token_bytes: Sequence[bytes]) -> None:
+        self.tokens: list[int] = []  # all that were added, but one that ends a document or a turn
+        self.ended: Ended | None = None
+        self.stop_text = ""  # the stop text that came
+        self._ends = ends
+        self._token_bytes = token_bytes
+        self._certain: list[str] = []
+        self._num_taken = 0  # pieces of `_certain`
+        self._bytes = b""  # the beginning of a character
+        self._held = ""  # the beginning of a stop text
+
+    @property
+    def text(self) -> str:
+        """All characters that are certain."""
+        return "".join(self._certain)
+
+    def add(self, token: int) -> None:
+        """Goes on by a token."""
+        assert self.ended is None
+        ends = self._ends
+        if token in ends.tokens:
+            return self._end("end")
+        self.tokens.append(token)
+        characters, num_whole = codecs.utf_8_decode(self._bytes + self._token_bytes[token], "replace", False)
+        self._bytes = (self._bytes + self._token_bytes[token])[num_whole:]
+        self._read(characters)
+        if self.ended is None and len(self.tokens) >= ends.limit:
+            self._end("context" if ends.limit < ends.max_tokens else "length")
+        return None
+
+    def take(self) -> str:
+        """The characters that have become certain since they were last taken."""
+        taken = "".join(self._certain[self._num_taken :])
+        self._num_taken = len(self._certain)
+        return taken
+
+    def copy(self) -> "Writing":
+        """Another that goes on from here."""
+        other = Writing(self._ends, self._token_bytes)
+        other.tokens, other.ended, other.stop_text = [*self.tokens], self.ended, self.stop_text
+        other._certain, other._num_taken = [*self._certain], self._num_taken
+        other._bytes, other._held = self._bytes, self._held
+        return other
+
+    def _end(self, why: Ended) -> None:
+        """Nothing more comes: what waits is text, and may still complete a stop text."""
+        self._read(self._bytes.decode("utf-8", "replace"))
+        if self.ended is None:
+            self.ended = why
+            self._certain.append(self._held)
+
+    def _read(self, characters: str) -> None:
+        """Goes on by characters, to the first stop text."""
+        text = self._held + characters
+        stops = (*self._ends.stop, *self._ends.texts)
+        found = [(place + len(stop), place, stop) for stop in stops if (place := text.find(stop)) >= 0]
+        if found:
+            _, place, stop = min(found)
+            self._certain.append(text[:place])
+            self.ended = "stop" if stop in self._ends.stop else "end"
+            self.stop_text = stop if self.ended == "stop" else ""
+            return
+        held = max((_num_begun(text, stop) for stop in stops), default=0)
+        self._certain.append(text[: len(text) - held])
+        self._held = text[len(text) - held :]
+
+
+def _num_begun(text: str, stop: str) -> int:
+    """How many characters at the end of a text are the first ones of a stop text."""
+    most = min(len(text), len(stop) - 1)
+    return next((number for number in range(most, 0, -1) if text.endswith(stop[:number])), 0)
