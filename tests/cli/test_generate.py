@@ -1,21 +1,26 @@
 """`thetahat generate` and `thetahat chat`: the same options, and a text for every record of a file."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import sys
 
 import pytest
 import typer
+from msgspec.structs import replace
 
 from tests.cli.test_explain import DIALOGUES, PAIRS, SMALL
+from thetahat.cli.decoding import how_to_write
 from thetahat.cli.main import app, main
 from thetahat.data.chat.encode import ChatOptions, encode_dialogue
 from thetahat.data.chat.template import load_template
 from thetahat.data.read.dialogue import parse_dialogue
 from thetahat.data.read.prompt import unanswered
 from thetahat.generation.beam import Beam
+from thetahat.generation.sample import Sampling
 from thetahat.verbs.chat import answer, dialogue_prompts
+from thetahat.verbs.generate import answer as write_texts, generate
 from thetahat.verbs.load import load
 
 RUNS = {
@@ -51,16 +56,18 @@ def write(path, records):
 
 
 def thetahat(*words, stdin="", code=0):
+    """What a command says on stdout, or, where a code is given, on stderr."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["thetahat", *words])
-        patch.setattr(sys, "stdin", io.StringIO(stdin))
+        given = stdin.encode() if isinstance(stdin, str) else stdin
+        patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8"))
         with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
             ended = 0
             try:
                 main()
             except SystemExit as end:
                 ended = end.code or 0
-    assert ended == code, err.getvalue()
+    assert ended == (code or 0), err.getvalue()
     return out.getvalue() if code == 0 else err.getvalue()
 
 
@@ -73,6 +80,7 @@ def test_both_commands_have_the_same_options_of_writing():
     commands = typer.main.get_command(app).commands
     known = {name: {option for one in commands[name].params for option in one.opts} for name in ("generate", "chat")}
     writing = {"--max-tokens", "--temperature", "--top-k", "--top-p", "--seed", "--beams", "--length-exponent"}
+    writing.add("--stop")
     assert writing <= known["generate"] & known["chat"]
 
 
@@ -108,19 +116,26 @@ def test_chat_searches_draws_and_takes_the_likeliest(place, run):
     first = said("--beams", "4", "--length-exponent", "0.5", stdin="say 3\n")
     beam = Beam(num_beams=4, length_exponent=0.5, max_tokens=9)
     messages = [{"role": "user", "content": "say 3"}]
-    assert first == answer(load(f"runs/{run}"), messages, beam) + "\n"
+    assert first == answer(load(f"runs/{run}"), messages, beam).text + "\n"
 
 
 def test_every_record_gets_its_text_in_the_order_of_the_file(place):
     found = answered("talk", "records.jsonl", "--temperature", "0", "batch_size=2")
-    assert [{name: one[name] for name in one if name != "generated"} for one in found] == RECORDS
+    said = {"generated", "ended", "prompt_tokens_cut"}
+    assert [{name: one[name] for name in one if name not in said} for one in found] == RECORDS
     for record, one in zip(RECORDS, found, strict=True):
         if "prompt" in record:
             words = ["--prompt", record["prompt"], "--max-tokens", "9", "--temperature", "0", "--json"]
-            assert one["generated"] == json.loads(thetahat("generate", "runs/talk", *words))["continuation"]
+            alone = json.loads(thetahat("generate", "runs/talk", *words))
+            assert alone == {
+                "prompt": record["prompt"],
+                "continuation": one["generated"],
+                "ended": one["ended"],
+                "prompt_tokens_cut": one["prompt_tokens_cut"],
+            }
         else:
             alone = answer(load("runs/talk"), [*record["messages"]][:3], Beam(num_beams=1, max_tokens=9))
-            assert one["generated"] == alone
+            assert (one["generated"], one["ended"]) == (alone.text, alone.ended)
 
 
 @pytest.mark.parametrize(("run", "file"), [("talk", "dialogues"), ("pairs", "pairs")])
@@ -151,7 +166,7 @@ def test_what_is_read_before_an_answer_is_what_training_read_and_the_answer_itse
             (prompt,) = dialogue_prompts(loaded, [(unanswered({"messages": record["messages"][: turn + 1]}, "d"), "d")])
             asked = spans[-1].tokens if streams == 2 else spans[0].tokens[len(prompt.tokens) :]
             assert spans[0].tokens[: len(prompt.tokens)] == tuple(prompt.tokens)
-            assert prompt.end == asked[-1]
+            assert asked[-1] in prompt.end_tokens
             said = loaded.tokenizer.decode([*asked[streams - 1 : -1]])
             assert said == record["messages"][turn]["content"]
 
@@ -173,6 +188,7 @@ def test_answers_go_to_a_file_that_is_not_there_yet(place, tmp_path):
         ('{"prompt": "a", "messages": []}', "bad.jsonl:2: a prompt and messages in one record"),
         ('{"text": "a"}', "bad.jsonl:2: a record without a prompt or messages; its keys: 'text'"),
         ('{"prompt": "a", "generated": "b"}', "bad.jsonl:2: it has 'generated', the key of what is written"),
+        ('{"prompt": "a", "ended": "end"}', "bad.jsonl:2: it has 'ended', the key of what is written"),
         ("[1]", "bad.jsonl:2: the line holds a list"),
         ('{"prompt"', "bad.jsonl:2: not JSON"),
         ('{"prompt": null}', "bad.jsonl:2: the prompt is null"),
@@ -206,5 +222,97 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(place, words, message
 
 def test_prompts_longer_than_the_context_are_counted(place, tmp_path, caplog):
     write(tmp_path / "long.jsonl", [{"prompt": "number " * 900}, {"prompt": "the"}])
-    answered("talk", tmp_path / "long.jsonl")
+    found = answered("talk", tmp_path / "long.jsonl")
     assert "1 of 2 prompts are longer than the context" in caplog.text
+    cut = [one["prompt_tokens_cut"] for one in found]
+    assert cut[0] > 800
+    assert cut[1] == 0
+    assert f"{cut[0]} tokens are not read" in caplog.text
+
+
+def narrow(name, context=64):
+    """The model of a run, read in a smaller context than it was trained with."""
+    loaded = load(f"runs/{name}")
+    return dataclasses.replace(loaded, config=replace(loaded.config, data=replace(loaded.config.data, context=context)))
+
+
+def test_a_text_that_outgrows_the_context_is_named(place, caplog):
+    for how in (Sampling(max_tokens=70, temperature=9), Beam(num_beams=1, max_tokens=70)):
+        caplog.clear()
+        (found,) = write_texts(narrow("talk"), ["the"], how)
+        assert found.ended == "length"
+        assert "1 of 1 texts outgrew the context of 64 tokens" in caplog.text
+    stream = generate(narrow("talk"), "the", how=Sampling(max_tokens=70, temperature=9))
+    caplog.clear()
+    assert "".join(stream)
+    assert stream.answer.ended == "length"
+    assert "1 of 1 texts outgrew" in caplog.text
+
+
+@pytest.mark.parametrize("run", ["talk", "both"])
+@pytest.mark.parametrize("how", [Sampling(max_tokens=200, temperature=9), Beam(num_beams=2, max_tokens=200)])
+def test_an_answer_to_a_dialogue_ends_where_the_context_does(place, run, how):
+    """What it would read from there on no turn of training has read."""
+    found = answer(narrow(run), [{"role": "user", "content": "number 3"}], how)
+    assert found.ended == "context"
+    (prompt,) = dialogue_prompts(
+        load("runs/talk"), [(unanswered({"messages": [{"role": "user", "content": "number 3"}]}, "d"), "d")]
+    )
+    assert found.num_tokens == 64 if run == "both" else found.num_tokens + len(prompt.tokens) - 1 == 64
+
+
+@pytest.mark.parametrize("words", [["--temperature", "0"], ["--beams", "1"], ["--beams", "3"], ["--seed", "3"]])
+@pytest.mark.parametrize("run", ["talk", "pairs"])
+def test_a_stop_text_ends_every_kind_of_writing_before_it(place, run, words):
+    file = "pairs.jsonl" if run == "pairs" else "records.jsonl"
+    free = answered(run, file, *words)
+    number = max(range(len(free)), key=lambda number: len(free[number]["generated"]))
+    whole = free[number]["generated"]
+    stop = whole[len(whole) // 2 :][:2]
+    found = answered(run, file, *words, "--stop", "never this", "--stop", stop)
+    if words != ["--beams", "3"]:  # which then find another text
+        assert found[number]["generated"] == whole[: whole.index(stop)]
+        assert (found[number]["ended"], found[number]["stop_text"]) == ("stop", stop)
+    for one in found:
+        assert stop not in one["generated"]
+        assert ("stop_text" in one) == (one["ended"] == "stop")
+    if "prompt" in free[number] and words != ["--seed", "3"]:  # a single text is drawn by another generator
+        more = ["--max-tokens", "9", "--json", *words, "--stop", stop]
+        alone = json.loads(thetahat("generate", f"runs/{run}", "--prompt", free[number]["prompt"], *more))
+        assert (alone["continuation"], alone["ended"]) == (found[number]["generated"], found[number]["ended"])
+
+
+def test_stop_texts_end_an_answer_of_a_chat_and_their_escapes_are_read(place):
+    words = ["chat", "runs/talk", "--max-tokens", "9", "--temperature", "0"]
+    free = thetahat(*words, "-q", stdin="say 3\n")[:-1]
+    assert thetahat(*words, "-q", "--stop", free[3:5], stdin="say 3\n") == free[: free.index(free[3:5])] + "\n"
+    how, _ = how_to_write({}, [r"\n", r"a\tb", r"\\n"], 0, 1.0, [], 1.0)
+    assert how.stop == ("\n", "a\tb", r"\n")
+    assert "--stop is empty" in thetahat(*words, "--stop", "", code=2)
+
+
+@pytest.mark.parametrize("stdin", [b"", b"say 3", b"say 3\r\nsay 4\r\n", b"\xef\xbb\xbfsay 3\n\nnot read\n"])
+def test_a_chat_ends_with_its_input_whatever_ends_its_lines(place, stdin):
+    plain = stdin.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+    words = ["chat", "runs/talk", "--max-tokens", "3", "--temperature", "0", "-q"]
+    assert thetahat(*words, stdin=stdin) == thetahat(*words, stdin=plain)
+
+
+@pytest.mark.parametrize(
+    ("words", "stdin", "message"),
+    [
+        (["chat", "runs/talk"], b"say 3\nsay \xff\n", "line 2 of standard input is not UTF-8: byte 4 is 0xff"),
+        (["chat", "runs/talk", "--system", "a\udce9"], b"", "--system is not UTF-8: byte 1 is 0xe9"),
+        (["generate", "runs/talk", "--prompt", "-"], b"\xc3", "the prompt is not UTF-8: byte 0 is 0xc3"),
+        (["generate", "runs/talk", "--stop", "\udcff"], b"", "--stop is not UTF-8: byte 0 is 0xff"),
+    ],
+)
+def test_what_is_not_unicode_is_an_error_of_the_data(place, words, stdin, message):
+    assert message in thetahat(*words, "--max-tokens", "3", stdin=stdin, code=3)
+
+
+def test_a_person_is_told_why_a_text_ended_and_a_pipe_is_not(place):
+    words = ["generate", "runs/talk", "--prompt", "the", "--temperature", "0", "--max-tokens"]
+    assert "ended: length, --max-tokens 4" in thetahat(*words, "4", code=None)
+    assert "ended" not in thetahat(*words, "4", "-q", code=None)
+    assert r"ended: stop, before '" in thetahat(*words, "9", "--stop", " ", "--stop", "e", "--stop", "t", code=None)

@@ -20,8 +20,15 @@ def exhaustive(ask: NextLogProbs, num_tokens: int, exponent: float, end: int) ->
     return [token for token in best if token != end]
 
 
-def search(ask: NextLogProbs, num_tokens: int, exponent: float, end: int, num_beams: int) -> list[int]:
-    """The same over what `num_beams` beams find."""
+def search(
+    ask: NextLogProbs,
+    num_tokens: int,
+    exponent: float,
+    end: int,
+    num_beams: int,
+    is_stopped: Callable[[Sequence[int]], bool] = lambda _: False,
+) -> list[int]:
+    """The same over what `num_beams` beams find; a beam that is stopped ends with the token that stopped it."""
     beams, ended = [([], 0.0)], []
     for length in range(1, num_tokens + 1):
         found = [
@@ -34,9 +41,15 @@ def search(ask: NextLogProbs, num_tokens: int, exponent: float, end: int, num_be
             if token == end:
                 ended.append((log_prob / length**exponent, text))
         beams = [([*text, token], log_prob) for log_prob, text, token in found if token != end][:num_beams]
-        if length == num_tokens:
-            ended += [(log_prob / length**exponent, text) for text, log_prob in beams]
+        done = [length == num_tokens or is_stopped(text) for text, _ in beams]
+        ended += [
+            (log_prob / length**exponent, text)
+            for (text, log_prob), is_done in zip(beams, done, strict=True)
+            if is_done
+        ]
+        beams = [beam for beam, is_done in zip(beams, done, strict=True) if not is_done]
         best = max((score for score, _ in ended), default=-float("inf"))
-        if len(ended) >= num_beams or max(log_prob for _, log_prob in beams) / num_tokens**exponent <= best:
+        bound = max((log_prob for _, log_prob in beams), default=-float("inf")) / num_tokens**exponent
+        if len(ended) >= num_beams or bound <= best:
             break
     return max(ended, key=lambda hypothesis: hypothesis[0])[1]

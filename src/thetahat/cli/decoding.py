@@ -60,11 +60,11 @@ def how_to_write(
 
 def _stop_texts(given: list[str]) -> list[str]:
     from thetahat.core.errors import ConfigError
-    from thetahat.data.config import read_escapes
+    from thetahat.core.plain import unescaped
 
     if "" in given:
         raise ConfigError("--stop is empty", allowed="a text of a character or more", cure="without it: --max-tokens")
-    return [read_escapes(as_unicode(text, "--stop")) for text in given]
+    return [unescaped(as_unicode(text, "--stop")) for text in given]
 
 
 def as_unicode(given: bytes | str, what: str) -> str:
