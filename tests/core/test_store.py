@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import random
@@ -5,14 +6,14 @@ import resource
 import shutil
 import signal
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from thetahat.core import store
-from thetahat.core.errors import DiskFullError, FolderError, ModelError
+from thetahat.core.errors import DamagedError, DiskFullError, FolderError, ModelError
 
 CONTENT = {"model.bin": bytes(range(256)) * 20, "empty": b"", "below/state.json": b'{"step": 3}', "below/deep/x": b"x"}
 
@@ -44,6 +45,7 @@ def in_child(act):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+READS = {"open", "stat", "lstat", "listdir", "scandir", "read", "readinto", "readall"}
 OPERATIONS = ("posix", "io", "_io", "fcntl")
 
 
@@ -69,6 +71,26 @@ def killed_before_operation(number, act):
     code = in_child(watched)
     assert code in (0, -signal.SIGKILL)
     return code != 0
+
+
+@contextmanager
+def failing_at_read(number):
+    """What reads for the time of this number within the block fails as on a bad disk; yields whether it has."""
+    left = number
+
+    def watch(_frame, event, called):
+        nonlocal left
+        owner = getattr(called, "__module__", None) or type(getattr(called, "__self__", None)).__module__
+        if event == "c_call" and owner in OPERATIONS and called.__name__ in READS:
+            left -= 1
+            if left == -1:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    sys.setprofile(watch)
+    try:
+        yield lambda: left < 0
+    finally:
+        sys.setprofile(None)
 
 
 def every_kill(act):
@@ -207,7 +229,7 @@ def test_every_bit_of_the_manifest_counts(tmp_path):
             store.verify(tmp_path / "a", deep=False)
 
 
-def test_missing_extra_and_swapped_files_are_named(tmp_path):
+def test_missing_and_swapped_files_are_named_and_the_files_of_others_are_no_damage(tmp_path):
     publish(tmp_path / "a", {"x": b"1", "y": b"2"})
     x, y = tmp_path / "a" / "x", tmp_path / "a" / "y"
     x.rename(tmp_path / "x")
@@ -220,8 +242,14 @@ def test_missing_extra_and_swapped_files_are_named(tmp_path):
         store.verify(tmp_path / "a")
     x.write_bytes(b"1")
     y.write_bytes(b"2")
-    (tmp_path / "a" / "z").touch()
-    with pytest.raises(ModelError, match="z is not in the manifest"):
+    (tmp_path / "a" / ".hidden").touch()
+    (tmp_path / "a" / "folder").mkdir()
+    (tmp_path / "a" / "folder" / "nowhere").symlink_to(tmp_path / "gone")
+    store.verify(tmp_path / "a")
+    assert store.names(tmp_path / "a") == ["x", "y"]
+    y.unlink()
+    y.mkdir()
+    with pytest.raises(DamagedError, match="y is missing"):
         store.verify(tmp_path / "a")
 
 
@@ -239,8 +267,47 @@ def test_a_manifest_cannot_point_outside(tmp_path):
     entries = {"../secret": {"bytes": 1, "sha256": store.digest_file(tmp_path / "secret")}}
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / store.MANIFEST).write_text(store._manifest(entries))
-    with pytest.raises(ModelError, match="missing"):
+    with pytest.raises(DamagedError, match="damaged"):
         store.verify(tmp_path / "a")
+
+
+def test_what_others_put_into_a_folder_outlives_it(tmp_path):
+    """And where a kill comes between, it is in one of the two places."""
+    mine = {"notes.txt": b"mine", "below/.trace": b"y", "new/empty": b""}
+    seen = set()
+    for number in range(0, 999, 9):
+        publish(tmp_path / "a")
+        fill(tmp_path / "a", mine)
+        (tmp_path / "a" / "link").symlink_to("/nowhere")
+        was_killed = killed_before_operation(number, lambda: store.remove(tmp_path / "a"))
+        seen.add((tmp_path / "a").exists())
+        kept = {name: data for place in tmp_path.iterdir() for name, data in read(place).items() if name in mine}
+        assert kept == mine
+        assert any(path.is_symlink() for path in tmp_path.rglob("*"))
+        for place in tmp_path.iterdir():
+            shutil.rmtree(place)
+        if not was_killed:
+            break
+    assert seen == {True, False}
+
+
+def test_what_cannot_be_read_is_an_error_and_no_damage(tmp_path):
+    publish(tmp_path / "a")
+    store.verify(tmp_path / "a")
+    for number in range(10):
+        with failing_at_read(number), pytest.raises(ModelError, match=r"cannot be read: \[Errno 5\]") as found:
+            store.verify(tmp_path / "a")
+        assert not isinstance(found.value, DamagedError)
+
+
+def test_what_is_rejected_is_set_aside_with_the_reason(tmp_path):
+    for number in ("", "-2", "-3"):
+        publish(tmp_path / "a")
+        assert store.set_aside(tmp_path / "a", "damaged", "half of it is gone").name == f"a.damaged{number}"
+        store.verify(tmp_path / f"a.damaged{number}")
+        assert (tmp_path / f"a.damaged{number}.txt").read_text() == "a: half of it is gone\n"
+    (tmp_path / "file").write_text("x")
+    assert store.set_aside(tmp_path / "file", "damaged", "no folder").read_text() == "x"
 
 
 def test_a_folder_without_a_manifest_was_never_published(tmp_path):

@@ -187,7 +187,7 @@ def num_lines(path):
 
 def outcome(run):
     """What must be the same, bit for bit: final weights and optimizer, the ledger, every line but for its clock."""
-    steps = sorted((run / "checkpoints").glob("step-*"))
+    steps = sorted((run / "checkpoints").glob("step-????????"))
     store.verify(steps[-1])
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     made = [line for line in lines if "tokens_per_second" in line]
@@ -216,7 +216,7 @@ def ledger_of(run, lines):
 
 def kept(run):
     """The checkpoints that are there."""
-    return sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+    return sorted(path.name for path in (run / "checkpoints").glob("step-????????"))
 
 
 def is_saved_as_reported(run):
@@ -228,7 +228,7 @@ def is_saved_as_reported(run):
 def verified(run):
     """The checkpoints that can be trusted."""
     found = []
-    for folder in sorted((run / "checkpoints").glob("step-*")):
+    for folder in sorted((run / "checkpoints").glob("step-????????")):
         with contextlib.suppress(ModelError):
             store.verify(folder)
             found.append(folder.name)

@@ -8,10 +8,12 @@ import shutil
 import pytest
 
 from tests.faults.conftest import kept, outcome
+from thetahat.core import store
 from thetahat.core.config import from_toml
 from thetahat.core.errors import ModelError
 from thetahat.distribution.world import World
 from thetahat.run.folder.checkpoint import read_config, settle
+from thetahat.run.folder.find import find_checkpoint
 from thetahat.run.start import find_newest
 from thetahat.verbs.load import load
 
@@ -63,15 +65,11 @@ def lose(path, chance, other):
     path.unlink()
 
 
-def add(path, chance, other):
-    path.with_name(f"{path.name}.old").write_bytes(path.read_bytes())
-
-
 def empty(path, chance, other):
     path.write_bytes(b"")
 
 
-DAMAGES = (flip, flip, flip, cut, zero, lengthen, swap, exchange, lose, add, empty)
+DAMAGES = (flip, flip, flip, cut, zero, lengthen, swap, exchange, lose, empty)
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "config.toml", "tokenizer.json", "MANIFEST.json")
 
 
@@ -89,15 +87,35 @@ def damaged(run, number, chance):
     return f"{act.__name__} {name}"
 
 
+def is_of_optimizer_alone(folder, whole):
+    """Whether only bytes of the optimizer's state changed, which asking a model does not read."""
+    here, there = folder / "optimizer.safetensors", whole / "optimizer.safetensors"
+    others = [name for name in FILES if name != here.name]
+    return (
+        all((folder / name).exists() and (folder / name).read_bytes() == (whole / name).read_bytes() for name in others)
+        and here.exists()
+        and here.stat().st_size == there.stat().st_size
+    )
+
+
 def check(run, what, caplog):
     """The three ways in: `score CHECKPOINT`, `score RUN`, `train`."""
-    with pytest.raises(ModelError) as caught:
-        load(str(run / "checkpoints" / NEWEST))
-    assert caught.value.exit_code == 4, what
-    for enter in (lambda: load(str(run)).folder, lambda: find_newest(run, read_config(run), World())):
-        caplog.clear()
-        assert enter().name == BEFORE, what
-        assert f"checkpoint {NEWEST} is not used: " in caplog.text, what
+    folder = run / "checkpoints" / NEWEST
+    if is_of_optimizer_alone(folder, run.with_name("whole") / "checkpoints" / NEWEST):
+        assert load(str(run)).folder == folder, what
+    else:
+        for name in (folder, run):
+            with pytest.raises(ModelError) as caught:
+                load(str(name))
+            assert caught.value.exit_code == 4, what
+        assert f"try: {run}@21; thetahat train {run}/config.toml --out {run} sets it aside" in str(caught.value), what
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    caplog.clear()
+    assert find_newest(run, read_config(run), World()).name == BEFORE, what
+    assert f"checkpoint {NEWEST} is damaged, and set aside as {folder}.damaged: " in caplog.text, what
+    assert {path.name: path.read_bytes() for path in folder.with_name(f"{NEWEST}.damaged").iterdir()} == before, what
+    assert f"{NEWEST}: " in folder.with_name(f"{NEWEST}.damaged.txt").read_text()
+    assert load(str(run)).folder.name == BEFORE, what
 
 
 def check_damages(run, numbers, caplog):
@@ -112,26 +130,30 @@ def check_damages(run, numbers, caplog):
 
 
 def test_a_damaged_checkpoint_is_never_used(run, caplog):
-    check_damages(run, range(0, 66, 2), caplog)
+    check_damages(run, range(0, 60, 5), caplog)
 
 
 @pytest.mark.slow
 def test_a_damaged_checkpoint_is_never_used_whatever_the_damage(run, caplog):
-    check_damages(run, range(1000, 1000 + 66 * 4), caplog)
+    check_damages(run, range(1000, 1000 + 60 * 4), caplog)
 
 
 def test_a_whole_checkpoint_under_another_name_is_not_used(run, caplog):
     folder = run / "checkpoints" / NEWEST
     shutil.rmtree(folder)
     shutil.copytree(folder.with_name(BEFORE), folder)
+    with pytest.raises(ModelError, match=f"{NEWEST} is misplaced: it holds step 21"):
+        find_checkpoint(str(run))
     assert find_newest(run, read_config(run), World()).name == BEFORE
-    assert f"{NEWEST} is not used: it holds step 21" in caplog.text
+    assert f"{NEWEST} is misplaced, and set aside as {folder}.misplaced: it holds step 21" in caplog.text
+    store.verify(folder.with_name(f"{NEWEST}.misplaced"))
 
 
 def test_a_whole_checkpoint_of_another_config_is_not_used(run, caplog):
     other = from_toml((run / "config.toml").read_text().replace("seed = 3", "seed = 4"), type(read_config(run)))
     with pytest.raises(ModelError, match=r"step-00000024: it belongs to another config \(seed: 3 -> 4\)"):
         find_newest(run, other, World())
+    assert kept(run) == [BEFORE, NEWEST]
 
 
 def test_a_users_copy_of_a_checkpoint_is_left_alone(run):
@@ -150,7 +172,7 @@ def test_training_goes_on_from_the_checkpoint_before_a_damaged_one(oracle, warm)
     use(oracle, warm)
     flip(warm.run / "checkpoints" / NEWEST / "optimizer.safetensors", random.Random(0), None)
     attempt = warm.finish()
-    assert f"checkpoint {NEWEST} is not used: " in attempt.err
+    assert f"checkpoint {NEWEST} is damaged, and set aside as run/checkpoints/{NEWEST}.damaged: " in attempt.err
     assert "optimizer.safetensors is damaged" in attempt.err
     assert outcome(warm.run) == oracle.outcome
 
@@ -163,7 +185,6 @@ def test_where_every_checkpoint_is_damaged_nothing_starts_over(oracle, warm):
     for command in (warm.command(), ["score", "run"]):
         attempt = warm.finish(*command, code=4)
         assert NEWEST in attempt.err
-        assert BEFORE in attempt.err
         assert "bytes where" in attempt.err
     assert contents(warm.run) == before
     fresh = warm.finish(*warm.command("--fresh"))
@@ -227,6 +248,23 @@ def test_a_damaged_newer_checkpoint_is_not_counted_among_those_to_keep(run):
     assert BEFORE in kept(run)
     settle(run, run / "checkpoints" / NEWEST, keep=1)
     assert kept(run) == [NEWEST]
+
+
+def test_what_is_damaged_is_neither_counted_nor_deleted(run, caplog):
+    """Beside a newest that is whole, however old it is and however many are to be kept."""
+    above = run / "checkpoints"
+    for step in (3, 6, 9):
+        shutil.copytree(above / BEFORE, above / f"step-{step:08d}")
+    flip(above / "step-00000009" / "model.safetensors", random.Random(0), None)
+    flip(above / BEFORE / "optimizer.safetensors", random.Random(0), None)
+    cut(above / "step-00000006" / "state.json", random.Random(0), None)
+    settle(run, above / NEWEST, keep=9, deep=True)
+    assert kept(run) == ["step-00000003", NEWEST]
+    aside = sorted(path.name for path in above.glob("*.damaged"))
+    assert aside == ["step-00000006.damaged", "step-00000009.damaged", f"{BEFORE}.damaged"]
+    settle(run, above / NEWEST, keep=1)
+    assert kept(run) == [NEWEST]
+    assert sorted(path.name for path in above.glob("*.damaged")) == aside
 
 
 def test_a_pointer_names_a_folder_that_is_there(run):

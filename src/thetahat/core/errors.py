@@ -44,6 +44,10 @@ class ModelError(ThetahatError):
     exit_code = 4
 
 
+class DamagedError(ModelError):
+    """What was published and is not what was written; a folder that cannot be read just now is a plain ModelError."""
+
+
 class NonFiniteError(ThetahatError):
     """A NaN or an infinity where a number belongs; nothing was updated with it."""
 

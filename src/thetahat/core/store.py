@@ -1,23 +1,31 @@
 """Bytes on disk: written once, digested, flushed, published by rename, verified on load. No pickle anywhere.
 
 A folder is either there with every byte that its manifest names, or it is not there. The rules are those of
-crash-safe databases: write to a temporary name, flush every file and the folder, rename, flush the parent.
+crash-safe databases: write to a temporary name, flush every file and the folder, rename, flush the parent. What is
+rejected is set aside under another name and never deleted, and so is what others put into a folder.
 """
 
+import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Generator, Mapping
+from collections.abc import Container, Generator, Mapping
 from contextlib import contextmanager, suppress
+from logging import getLogger
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from thetahat.core.errors import FolderError, ModelError, naming_full_disk
+from thetahat.core.errors import DamagedError, FolderError, ModelError, naming_full_disk
 
+logger = getLogger("thetahat")
 MANIFEST = "MANIFEST.json"
+Entry = dict[str, Any]  # of a file in a manifest: its bytes and their SHA-256
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 _PARTIAL = ".partial"
 
 
@@ -121,65 +129,151 @@ def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def verify(folder: Path, *, deep: bool = True) -> None:
-    """Raises ModelError unless the folder holds exactly what its manifest names, byte for byte.
+def verify(folder: Path, *, deep: bool = True, shallow: Container[str] = ()) -> None:
+    """Raises DamagedError unless every file that the manifest names is there, byte for byte.
 
-    Without `deep` only names and sizes are compared, for caches that are too large to read twice.
+    Other files are somebody else's and no damage. Nor is what cannot be read just now (a permission, a hiccup of the
+    disk): that is a ModelError. Of the files named `shallow`, and without `deep` of all, only the sizes are compared.
     """
+    with reading(folder):
+        for name, entry in _entries(folder).items():
+            _verify(folder / name, entry, deep=deep and name not in shallow)
+
+
+@contextmanager
+def reading(path: Path) -> Generator[None]:
+    """Turns an error of the operating system into a ModelError that says what to do; it proves no damage."""
     try:
-        _verify(folder, deep=deep)
-    except OSError as error:  # a bad sector, or a folder that is being deleted
-        raise ModelError(f"{folder} cannot be read: {error}") from error
+        yield
+    except OSError as error:
+        raise ModelError(
+            f"{path} cannot be read: {error}",
+            cure="the same command again, after a look at the disk and at who may read there (ls -l)",
+        ) from error
 
 
-def _verify(folder: Path, *, deep: bool) -> None:
-    entries = _entries(folder)
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {MANIFEST}
-    for name in sorted(present - set(entries)):
-        raise ModelError(f"{folder / name} is not in the manifest")
-    for name, entry in entries.items():
-        path = folder / name
-        if name not in present:
-            raise ModelError(f"{path} is missing")
-        if path.stat().st_size != entry["bytes"]:
-            raise ModelError(f"{path} has {path.stat().st_size} bytes where {entry['bytes']} were written")
-        if deep and digest_file(path) != entry["sha256"]:
-            raise ModelError(f"{path} is damaged: its digest is not the one written")
+def _verify(path: Path, entry: Mapping[str, Any], *, deep: bool) -> None:
+    size = _size(path)
+    if size is None:
+        raise DamagedError(f"{path} is missing")
+    if size != entry["bytes"]:
+        raise DamagedError(f"{path} has {size} bytes where {entry['bytes']} were written")
+    if deep and digest_file(path) != entry["sha256"]:
+        raise DamagedError(f"{path} is damaged: its digest is not the one written")
 
 
-def _entries(folder: Path) -> dict[str, dict[str, Any]]:
+def _size(path: Path) -> int | None:
+    """The bytes of a file, None where there is none of this name; other errors are raised."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return None
+        raise
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _entries(folder: Path) -> dict[str, Entry]:
     """What the manifest names, if it is to the byte the manifest that names it."""
     path = folder / MANIFEST
+    if _size(path) is None:
+        raise DamagedError(f"{path} is missing, so {folder} was never published")
     try:
         text = path.read_bytes().decode()
         entries = json.loads(text)["files"]
-    except FileNotFoundError as error:
-        raise ModelError(f"{path} is missing, so {folder} was never published") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelError(f"{path} is damaged: {error}") from error
+        raise DamagedError(f"{path} is damaged: {error}") from error
     if not _are_entries(entries) or text != _manifest(entries):
-        raise ModelError(f"{path} is damaged: it does not match its own digest")
+        raise DamagedError(f"{path} is damaged: it does not match its own digest")
     return entries
 
 
 def _are_entries(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(entry, dict) and set(entry) == {"bytes", "sha256"} for entry in value.values()
+        isinstance(entry, dict) and set(cast(Entry, entry)) == {"bytes", "sha256"} and _is_below(name)
+        for name, entry in cast("dict[str, Any]", value).items()
     )
+
+
+def _is_below(name: str) -> bool:
+    return not name.startswith("/") and ".." not in name.split("/")
+
+
+def digest_in(folder: Path, name: str) -> str:
+    """The SHA-256 of a published file, as its manifest says it."""
+    with reading(folder):
+        return _entries(folder)[name]["sha256"]
+
+
+def names(folder: Path) -> list[str]:
+    """Of the files that were published in a folder; what others put there is not among them."""
+    with reading(folder):
+        return list(_entries(folder))
 
 
 def remove_partial(folder: Path) -> None:
     """Deletes what a killed process left half-written in a folder."""
     for path in folder.glob(f".*{_PARTIAL}"):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        _delete(path)
 
 
 def remove(folder: Path) -> None:
-    """Deletes a published folder: it disappears first, then its files go."""
+    """Deletes a published folder: it disappears first, then its files go. What others put there is moved beside it."""
+    _move_others(folder)
     condemned = _partial(folder)
-    shutil.rmtree(condemned, ignore_errors=True)
+    _delete(condemned)
     folder.rename(condemned)
-    shutil.rmtree(condemned)
+    _delete(condemned)
+
+
+def set_aside(path: Path, suffix: str, reason: str) -> Path:
+    """Gives what was rejected another name, PATH.SUFFIX, and says why in a text beside it; nothing in it changes."""
+    target = _free(path.with_name(f"{path.name}.{suffix}"))
+    write_text(target.with_name(f"{target.name}.txt"), f"{path.name}: {reason}\n")
+    path.rename(target)
+    flush_folder(path.parent)
+    return target
+
+
+def _move_others(folder: Path) -> None:
+    """Moves what the manifest of a folder does not name to FOLDER.other-files; of one without a manifest, nothing."""
+    try:
+        ours = {MANIFEST, *_entries(folder)}
+    except DamagedError:
+        return
+    if others := [path for path in _files_below(folder) if path.relative_to(folder).as_posix() not in ours]:
+        target = _free(folder.with_name(f"{folder.name}.other-files"))
+        for path in others:
+            moved = target / path.relative_to(folder)
+            moved.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(moved)
+        logger.warning("%s: what is not of it is kept in %s", folder, target)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Everything but folders; what cannot be listed is an error, not an absence."""
+    found: list[Path] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            found += _files_below(Path(entry)) if entry.is_dir(follow_symlinks=False) else [Path(entry)]
+    return found
+
+
+def _free(path: Path) -> Path:
+    """The first of PATH, PATH-2, PATH-3, ... that is not there."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not os.path.lexists(each))
+
+
+def _delete(path: Path) -> None:
+    """Deletes what has disappeared already, as far as that works; the next start tries again."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+    if os.path.lexists(path):
+        logger.warning("%s could not be deleted: somebody may be reading it still", path)
 
 
 def _partial(path: Path) -> Path:

@@ -84,7 +84,6 @@ def _folder(config: RunConfig, name: str) -> Path:
             f"base={name} is gone, which this run was started from: {str(error).splitlines()[0]}",
             cure="bring it back under that name, or type the command in the folder where the run was started",
         ) from error
-    store.verify(folder)
     if config.base_digest not in {None, _digest(folder)}:
         raise ModelError(
             f"{name} is another model than the one that was started from, or adapted: its digest is {_digest(folder)}, "
@@ -95,7 +94,7 @@ def _folder(config: RunConfig, name: str) -> Path:
 
 
 def _digest(folder: Path) -> str:
-    return store.digest_file(folder / MODEL)[:16]
+    return store.digest_in(folder, MODEL)[:16]
 
 
 def _copy(parameter: nn.Parameter, saved: Tensor, name: str) -> None:

@@ -13,7 +13,7 @@ from thetahat.distribution.world import World
 from thetahat.run.base import load_base, resolved
 from thetahat.run.config import RunConfig
 from thetahat.run.feed import Feed
-from thetahat.run.folder.checkpoint import best_of, newest_verified, read_progress, restore, settle
+from thetahat.run.folder.checkpoint import Rejected, best_of, newest_verified, read_progress, restore, settle
 from thetahat.run.folder.folder import enter, has_begun, leave_nothing, note_watch
 from thetahat.run.log.ledger import TrainingLedger
 from thetahat.run.log.metrics import METRICS, MetricsLog, held_out_bits, read_last
@@ -80,17 +80,14 @@ def _lacks_evaluation(folder: Path, config: RunConfig, progress: Mapping[str, An
 
 
 def find_newest(folder: Path, config: RunConfig, world: World) -> Path | None:
-    """The newest whole checkpoint, None at the very beginning; says which newer ones are damaged.
+    """The newest whole checkpoint, None at the very beginning; newer ones that are not whole are set aside.
 
-    Where all are, nothing is done: to start over would be to lose them without a word.
+    Where none is, nothing is done: to start over would be to lose them without a word.
     """
     newest, rejected = newest_verified(folder, config)
     world.barrier()  # everyone has looked before anything changes
-    if world.is_first:
-        for one in rejected:
-            logger.warning("checkpoint %s is not used: %s", one.folder.name, one.reason)
     if newest:
-        world.first_does(lambda: settle(folder, newest, config.checkpoint.keep))
+        world.first_does(lambda: _go_on_from(newest, rejected, folder, config.checkpoint.keep))
     elif has_begun(folder):
         shown = "".join(f"\n    {one.folder.name}: {one.reason}" for one in rejected) or " is there any more"
         raise ModelError(
@@ -98,6 +95,12 @@ def find_newest(folder: Path, config: RunConfig, world: World) -> Path | None:
             cure="--fresh to start over in a folder beside it, or put a checkpoint back from a copy",
         )
     return newest
+
+
+def _go_on_from(newest: Path, rejected: list[Rejected], folder: Path, keep: int) -> None:
+    for one in rejected:
+        one.set_aside()
+    settle(folder, newest, keep, deep=True)
 
 
 def check_data(prepared: Prepared, then: list[str], folder: Path) -> None:

@@ -125,7 +125,7 @@ def _plain(found: Mapping[str, Accuracy]) -> dict[str, Any]:
 def _metadata(loaded: Loaded, asked: AskedQuestions, policy: str) -> dict[str, str]:
     return {
         "model": str(loaded.folder),
-        "model_sha256": store.digest_file(loaded.folder / MODEL),
+        "model_sha256": store.digest_in(loaded.folder, MODEL),
         "tokenizer_sha256": loaded.tokenizer.digest,
         "data": asked.corpus.fingerprint,
         "policy": policy,

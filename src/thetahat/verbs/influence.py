@@ -86,7 +86,7 @@ def influence(name: str, *, out: Path | None = None) -> Influence:
 
 
 def _with_a_step_after_it(name: str) -> Path:
-    folder = find_checkpoint(name)
+    folder = find_checkpoint(name, with_optimizer=True)
     progress = read_progress(folder)
     if progress["step"] < progress["num_steps"]:
         return folder

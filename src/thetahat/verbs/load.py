@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from msgspec.structs import replace
 
-from thetahat.core import store
 from thetahat.core.config import override
 from thetahat.core.errors import ConfigError, NonFiniteError
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -35,7 +34,6 @@ class Loaded:
 def load(name: str, overrides: tuple[str, ...] = ()) -> Loaded:
     """The model of this name; `overrides` may change how it runs (device, dtype, threads), not what it is."""
     folder = find_checkpoint(name)
-    store.verify(folder)
     saved = read_config(folder)
     config = override(saved, [_for_asking(pair) for pair in overrides])
     if (

@@ -169,7 +169,7 @@ def _metadata(loaded: Loaded, corpus: Corpus, policy: Policy, data: Sequence[str
     return {
         "thetahat": version_of("thetahat") or "",
         "model": str(loaded.folder),
-        "model_sha256": store.digest_file(loaded.folder / MODEL),
+        "model_sha256": store.digest_in(loaded.folder, MODEL),
         "config": digest(loaded.config),
         "tokenizer_sha256": tokenizer.digest,
         "data": corpus.fingerprint,

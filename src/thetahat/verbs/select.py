@@ -193,9 +193,9 @@ def _save(target: Path, model: _Model, loaded: Loaded) -> None:
     """A folder like the last checkpoint of the model's, with its parameters, and no optimizer to go on with."""
     copy_parameters(loaded.model, _parameters(model), loaded.config, model.name)
     with store.publishing(target) as folder:
-        for file in model.folders[-1].iterdir():
-            if file.name not in (MODEL, OPTIMIZER, store.MANIFEST):
-                (folder / file.name).write_bytes(file.read_bytes())
+        for name in store.names(model.folders[-1]):
+            if name not in (MODEL, OPTIMIZER):
+                (folder / name).write_bytes((model.folders[-1] / name).read_bytes())
         save_parameters(loaded.model, loaded.config, folder)
 
 

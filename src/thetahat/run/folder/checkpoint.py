@@ -1,11 +1,14 @@
 """Checkpoints: new folders with the digest of every file, published by rename, verified on load; no pickle."""
 
 import json
+import os
 import re
-from collections.abc import Mapping
+import stat
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from logging import getLogger
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -14,7 +17,7 @@ from torch import Tensor
 
 from thetahat.core import store
 from thetahat.core.config import from_toml, to_toml
-from thetahat.core.errors import ConfigError, ModelError
+from thetahat.core.errors import ConfigError, DamagedError, ModelError
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.model.build import LanguageModel
 from thetahat.run.config import RunConfig, differences, digest
@@ -23,14 +26,21 @@ from thetahat.run.state import State, better
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 CONFIG, TOKENIZER = "config.toml", "tokenizer.json"
+logger = getLogger("thetahat")
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A checkpoint that was passed over, and why."""
+    """A checkpoint that cannot be used, and why."""
 
     folder: Path
+    kind: Literal["damaged", "misplaced"]  # misplaced: whole, and of another config or step
     reason: str
+
+    def set_aside(self) -> None:
+        """Gives it another name, under which nothing looks for it and nothing deletes it, and says so."""
+        target = store.set_aside(self.folder, self.kind, self.reason)
+        logger.warning("checkpoint %s is %s, and set aside as %s: %s", self.folder.name, self.kind, target, self.reason)
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -46,11 +56,11 @@ def step_of(folder: Path) -> int:
 def save(state: State, run: Path, tokenizer: Tokenizer, beside: Mapping[str, Any]) -> Path:
     """Publishes the state as a new folder; `beside` is what else the loop wants to find again.
 
-    A folder of the same step that is there already was rejected on resume, or the loop would have begun after it.
+    The loop begins after the newest one: what has the name of a later step was put there since, and is set aside.
     """
     target = folder_of(run, state.step)
-    if target.exists():
-        store.remove(target)
+    if os.path.lexists(target):
+        Rejected(target, "misplaced", "it was put there while the run went on").set_aside()
     with store.publishing(target) as folder:
         save_parameters(state.model, state.config, folder)
         save_file(_contiguous(state.optimizer.state()), folder / OPTIMIZER)
@@ -71,10 +81,11 @@ def save(state: State, run: Path, tokenizer: Tokenizer, beside: Mapping[str, Any
     return target
 
 
-def settle(run: Path, newest: Path, keep: int) -> None:
+def settle(run: Path, newest: Path, keep: int, *, deep: bool = False) -> None:
     """Brings everything else in line with the newest whole checkpoint: `latest`, `best`, and what may be deleted now.
 
-    Done after each save, and again on resume, since a kill may have come between the two.
+    Done after each save, and again, `deep`, on resume, since a kill may have come between the two, and since disks
+    fail. Only whole checkpoints are counted and deleted.
     """
     tokenizer = (newest / TOKENIZER).read_text(encoding="utf-8")
     _, best_step = best_of(run, newest)
@@ -82,11 +93,32 @@ def settle(run: Path, newest: Path, keep: int) -> None:
     _write_if_other(run / TOKENIZER, tokenizer)
     _point(newest.with_name("latest"), newest)
     _point(newest.with_name("best"), best)
-    # what is newer is damaged, and protects nothing
-    older = [folder for folder in all_checkpoints(run) if step_of(folder) <= step_of(newest)]
-    for folder in older[:-keep]:
+    older = [folder for folder in all_checkpoints(run) if step_of(folder) < step_of(newest)]
+    whole = [folder for folder in older if _is_whole(folder, deep=deep)]
+    for folder in [*whole, newest][:-keep]:
         if folder != best:
-            store.remove(folder)
+            _remove(folder)
+
+
+def _is_whole(folder: Path, *, deep: bool) -> bool:
+    """Whether a checkpoint counts; one that is damaged is set aside, one that cannot be read stays where it is."""
+    try:
+        store.verify(folder, deep=deep)
+    except DamagedError as error:
+        Rejected(folder, "damaged", _first_line(error)).set_aside()
+        return False
+    except ModelError as error:
+        logger.warning("checkpoint %s does not count: %s", folder.name, _first_line(error))
+        return False
+    return True
+
+
+def _remove(folder: Path) -> None:
+    """Deletes an old checkpoint; where that does not work the run goes on."""
+    try:
+        store.remove(folder)
+    except OSError as error:
+        logger.warning("checkpoint %s could not be deleted: %s", folder.name, error)
 
 
 def best_of(run: Path, newest: Path) -> tuple[float | None, int | None]:
@@ -114,31 +146,49 @@ def _write_if_other(path: Path, text: str) -> None:
 
 
 def all_checkpoints(run: Path) -> list[Path]:
-    """Published checkpoints, oldest first; a copy under another name is the user's own."""
-    folders = (run / "checkpoints").glob("step-*")
-    return sorted((folder for folder in folders if re.fullmatch(r"step-\d{8,}", folder.name)), key=step_of)
+    """Published checkpoints, oldest first; files, and a copy under another name, are the user's own."""
+    above = run / "checkpoints"
+    with store.reading(above):
+        try:
+            names = os.listdir(above)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        folders = [above / name for name in names if re.fullmatch(r"step-\d{8,}", name)]
+        return sorted((folder for folder in folders if not stat.S_ISREG(folder.lstat().st_mode)), key=step_of)
 
 
 def newest_verified(run: Path, config: RunConfig) -> tuple[Path | None, list[Rejected]]:
-    """The newest checkpoint that is whole and of this config, and the newer ones that are not."""
+    """The newest checkpoint that is whole and of this config, and the newer ones that are not.
+
+    One that cannot be read is not passed over: whether it is whole is not known, and a ModelError says so.
+    """
     rejected: list[Rejected] = []
     for folder in reversed(all_checkpoints(run)):
-        try:
-            store.verify(folder)
-            _check_owner(folder, config)
-        except (ModelError, ConfigError) as error:
-            rejected.append(Rejected(folder, str(error).splitlines()[0]))
-            continue
-        return folder, rejected
+        if (fault := find_fault(folder, config)) is None:
+            return folder, rejected
+        rejected.append(fault)
     return None, rejected
 
 
-def _check_owner(folder: Path, config: RunConfig) -> None:
-    """Whole is not enough: it must be what its name says, and of this config."""
-    if changed := differences(config, read_config(folder)):
-        raise ModelError(f"it belongs to another config ({'; '.join(changed[:3])})")
+def find_fault(folder: Path, config: RunConfig, *, shallow: Container[str] = ()) -> Rejected | None:
+    """Why a checkpoint cannot be used: it is not whole, or not what its name says, or not of this config."""
+    try:
+        store.verify(folder, shallow=shallow)
+    except DamagedError as error:
+        return Rejected(folder, "damaged", _first_line(error))
+    try:
+        changed = differences(config, read_config(folder))
+    except ConfigError as error:
+        return Rejected(folder, "misplaced", _first_line(error))
+    if changed:
+        return Rejected(folder, "misplaced", f"it belongs to another config ({'; '.join(changed[:3])})")
     if (step := read_progress(folder)["step"]) != step_of(folder):
-        raise ModelError(f"it holds step {step}")
+        return Rejected(folder, "misplaced", f"it holds step {step}")
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
 
 
 def restore(state: State, folder: Path) -> None:
@@ -151,16 +201,19 @@ def restore(state: State, folder: Path) -> None:
 
 def read_progress(folder: Path) -> dict[str, Any]:
     """What `state.json` says."""
-    return json.loads((folder / STATE).read_text(encoding="utf-8"))
+    with store.reading(folder / STATE):
+        return json.loads((folder / STATE).read_text(encoding="utf-8"))
 
 
 def read_config(folder: Path) -> RunConfig:
     """The config with which a checkpoint or a run was made."""
     path = folder / CONFIG
     try:
-        return from_toml(path.read_text(encoding="utf-8"), RunConfig, name=str(path))
-    except (OSError, UnicodeDecodeError) as error:
+        with store.reading(path):
+            text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
+    return from_toml(text, RunConfig, name=str(path))
 
 
 def load_parameters(model: LanguageModel, folder: Path, config: RunConfig) -> None:

@@ -1,46 +1,97 @@
 """MODEL: a run folder (its latest checkpoint), RUN@best, RUN@500, or a checkpoint folder."""
 
+import os
 import re
-from logging import getLogger
+from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 
 from thetahat.core import store
 from thetahat.core.errors import ModelError
-from thetahat.run.folder.checkpoint import CONFIG, MODEL, all_checkpoints, folder_of, newest_verified, read_config
+from thetahat.run.config import RunConfig
+from thetahat.run.folder.checkpoint import (
+    CONFIG,
+    MODEL,
+    OPTIMIZER,
+    Rejected,
+    all_checkpoints,
+    find_fault,
+    folder_of,
+    read_config,
+    step_of,
+)
 
 _KINDS = "a run folder, RUN@best, RUN@STEP, or a checkpoint folder"
-logger = getLogger("thetahat")
 
 
-def find_checkpoint(name: str) -> Path:
-    """The checkpoint folder that a MODEL argument means."""
+def find_checkpoint(name: str, *, with_optimizer: bool = False) -> Path:
+    """The checkpoint folder that a MODEL argument means, verified: of an optimizer's state, unless asked, the size."""
     run, at, which = name.rpartition("@")
-    if not at or Path(name).exists():
+    if not at or os.path.lexists(name):
         run, which = name, "latest"
-    path = Path(run)
-    if (path / MODEL).exists() or (path / store.MANIFEST).exists():
-        return path
-    if not path.is_dir() or not (path / "checkpoints").is_dir():
+    shallow = () if with_optimizer else (OPTIMIZER,)
+    with store.reading(Path(run)):
+        folder = _named(Path(run), which)
+        if folder is None:
+            return _newest(Path(run), shallow)
+        store.verify(folder, shallow=shallow)
+        return folder
+
+
+def _named(run: Path, which: str) -> Path | None:
+    """The folder itself, if it is a checkpoint, or the one that `which` names; None for the latest."""
+    if (run / MODEL).exists() or (run / store.MANIFEST).exists():
+        return run
+    if not run.is_dir() or not (run / "checkpoints").is_dir():
         raise ModelError(f"{run} is not a model", allowed=_KINDS, cure="thetahat train makes one, in runs/")
     if which == "latest":
-        return _newest(path)
-    folder = folder_of(path, int(which)) if which.isascii() and which.isdigit() else _pointed(path, which)
+        return None
+    folder = folder_of(run, int(which)) if which.isascii() and which.isdigit() else _pointed(run, which)
     if folder is None or not folder.is_dir():
-        steps = [str(int(each.name.removeprefix("step-"))) for each in all_checkpoints(path)]
-        there = ", ".join(["latest", *(["best"] if _pointed(path, "best") else []), *steps])
+        there = ["latest", *(["best"] if _pointed(run, "best") else []), *map(str, map(step_of, all_checkpoints(run)))]
         why = " yet: what is held out was not scored" if which == "best" else ""
-        raise ModelError(f"{name}: there is no such checkpoint{why}", allowed=f"{run}@ one of: {there}")
+        raise ModelError(
+            f"{run}@{which}: there is no such checkpoint{why}", allowed=f"{run}@ one of: {', '.join(there)}"
+        )
     return folder
 
 
-def _newest(path: Path) -> Path:
-    newest, rejected = newest_verified(path, read_config(path)) if (path / CONFIG).exists() else (None, [])
-    if newest is None:
-        why = "; ".join(f"{one.folder.name}: {one.reason}" for one in rejected) or "none was saved"
-        raise ModelError(f"{path} has no checkpoint that can be used ({why})", allowed=_KINDS)
-    for one in rejected:
-        logger.warning("checkpoint %s is not used: %s", one.folder.name, one.reason)
+def _newest(run: Path, shallow: tuple[str, ...]) -> Path:
+    """The newest checkpoint. An older one is never taken in its place: whoever asks is told, and may name it."""
+    if not (checkpoints := all_checkpoints(run)):
+        raise ModelError(f"{run} has no checkpoint that can be used (none was saved)", allowed=_KINDS)
+    *older, newest = checkpoints
+    if not (run / CONFIG).exists():
+        cure = f"copy it back: cp {quote(str(newest / CONFIG))} {quote(str(run))}/"
+        raise ModelError(f"{run / CONFIG} is gone, which says whose checkpoints these are", cure=cure)
+    config = read_config(run)
+    try:
+        fault = find_fault(newest, config, shallow=shallow)
+    except ModelError as error:
+        cure = " or ".join(["the same command when it can be read", *_whole_ones(run, older, config)])
+        raise ModelError(str(error).splitlines()[0], cure=cure) from error
+    if fault:
+        raise _cannot_be_used(run, fault, _whole_ones(run, older, config))
     return newest
+
+
+def _cannot_be_used(run: Path, fault: Rejected, names: list[str]) -> ModelError:
+    train = f"thetahat train {quote(str(run / CONFIG))} --out {quote(str(run))}"
+    goes_on = f"; {train} sets it aside and goes on from the newest of these"
+    return ModelError(
+        f"{run} has no newest checkpoint that can be used: {fault.folder.name} is {fault.kind}: {fault.reason}",
+        cure=f"{' or '.join(names)}{goes_on}" if names else "a copy of it: no older checkpoint is whole",
+    )
+
+
+def _whole_ones(run: Path, older: list[Path], config: RunConfig) -> list[str]:
+    """What to type for each of the older checkpoints that is whole, newest first."""
+    names: list[str] = []
+    for folder in reversed(older):
+        with suppress(ModelError):
+            if find_fault(folder, config, shallow=(OPTIMIZER,)) is None:
+                names.append(quote(f"{run}@{step_of(folder)}"))
+    return names
 
 
 def _pointed(path: Path, which: str) -> Path | None:
