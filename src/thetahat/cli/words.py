@@ -109,12 +109,9 @@ def _is_key(key: str) -> bool:
 
 def find_config(words: list[str] | None) -> Any:
     """The RunConfig that [RECIPE | CONFIG.toml] [KEY=VALUE ...] means; without a name, the quickstart."""
-    from pathlib import Path
-
-    from thetahat.core.config import from_toml, override
+    from thetahat.core.config import override
     from thetahat.core.errors import ConfigError
     from thetahat.recipes.catalogue import find_recipe
-    from thetahat.run.config import RunConfig
 
     names, pairs = split_words(words)
     if len(names) > 1:
@@ -122,11 +119,38 @@ def find_config(words: list[str] | None) -> Any:
             f"{len(names)} names came: {', '.join(names)}", allowed="one recipe or config file, then KEY=VALUE"
         )
     name = names[0] if names else "quickstart"
-    if name.endswith(".toml") or Path(name).is_file():
-        try:
-            config = from_toml(Path(name).read_text(encoding="utf-8"), RunConfig, name=name)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{name} cannot be read: {error}", cure="thetahat recipes shows what there is") from error
-    else:
-        config = find_recipe(name)
-    return override(config, pairs)
+    if name.endswith(".toml") or os.path.isfile(name):
+        return override(_read_config(name), pairs)
+    return override(find_recipe(name), pairs)
+
+
+def _read_config(name: str) -> Any:
+    from pathlib import Path
+
+    from thetahat.core.config import from_toml, override
+    from thetahat.core.errors import ConfigError
+    from thetahat.recipes.catalogue import find_recipe
+    from thetahat.run.config import RunConfig
+
+    if "=" in name and not name.endswith(".toml"):
+        return override(find_recipe("quickstart"), [name])  # a file has the name of a key that is none: that is said
+    try:
+        return from_toml(Path(name).read_text(encoding="utf-8"), RunConfig, name=name)
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no file {name}", cure=_near_config(name)) from error
+    except (OSError, UnicodeDecodeError, ConfigError) as error:
+        if name.endswith(".toml"):
+            raise error if isinstance(error, ConfigError) else ConfigError(f"{name} cannot be read: {error}") from error
+        raise ConfigError(
+            f"{name} is neither a recipe nor a config.toml", cure=f"data.train={name}, to train on it"
+        ) from error
+
+
+def _near_config(name: str) -> str:
+    """The config files that there are, in the place that was named and among the runs; those alike come first."""
+    import difflib
+    from pathlib import Path
+
+    there = [path.as_posix() for path in (*Path(name).parent.glob("*.toml"), *Path().glob("runs/*/config.toml"))]
+    near = difflib.get_close_matches(name, there, n=3, cutoff=0.3) or sorted(there)[:3]
+    return ", or ".join(near) or "thetahat recipes shows what there is to start from"

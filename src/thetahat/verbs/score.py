@@ -145,7 +145,14 @@ def corpus_of(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
 def _records(config: DataConfig, data: Sequence[str]) -> Iterator[Record] | list[Record]:
     if data:
         return list(read_records(data, config.separator))
-    _, held_out = divide(config)
+    try:
+        _, held_out = divide(config)
+    except DataError as error:
+        raise DataError(
+            f"what this run held out cannot be read here: {error.what}",
+            cure="the folder in which the run was started, if its paths are relative to that; or name the text: "
+            "thetahat score MODEL DATA",
+        ) from error
     if held_out is None:
         raise DataError("this run held out nothing (data.held_out=none)", cure="thetahat score MODEL DATA")
     return list(held_out)
