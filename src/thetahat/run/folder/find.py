@@ -1,5 +1,6 @@
 """MODEL: a run folder (its latest checkpoint), RUN@best, RUN@500, or a checkpoint folder."""
 
+import difflib
 import os
 import re
 from contextlib import suppress
@@ -18,6 +19,7 @@ from thetahat.run.folder.checkpoint import (
     find_fault,
     folder_of,
     read_config,
+    read_progress,
     step_of,
 )
 
@@ -43,7 +45,7 @@ def _named(run: Path, which: str) -> Path | None:
     if (run / MODEL).exists() or (run / store.MANIFEST).exists():
         return run
     if not run.is_dir() or not (run / "checkpoints").is_dir():
-        raise ModelError(f"{run} is not a model", allowed=_KINDS, cure="thetahat train makes one, in runs/")
+        raise ModelError(f"{run} is not a model", allowed=_KINDS, cure=_near(run))
     if which == "latest":
         return None
     folder = folder_of(run, int(which)) if which.isascii() and which.isdigit() else _pointed(run, which)
@@ -54,6 +56,17 @@ def _named(run: Path, which: str) -> Path | None:
             f"{run}@{which}: there is no such checkpoint{why}", allowed=f"{run}@ one of: {', '.join(there)}"
         )
     return folder
+
+
+def _near(name: Path) -> str:
+    """What may have been meant by a name that is no model: the run around it, or those that are there."""
+    if name.is_file():
+        return f"a MODEL before it, for example {_near(name.parent)}"
+    around = [folder for folder in (name, *name.parents) if (folder / "checkpoints").is_dir()]
+    places = dict.fromkeys((name.parent, name, Path("runs")))
+    runs = list(dict.fromkeys(found.parent.as_posix() for place in places for found in place.glob("*/checkpoints")))
+    near = difflib.get_close_matches(name.as_posix(), runs, n=3, cutoff=0.3) or sorted(runs)[:3]
+    return " or ".join(quote(str(run)) for run in around[:1] or near) or "thetahat train makes one, in runs/"
 
 
 def _newest(run: Path, shallow: tuple[str, ...]) -> Path:
@@ -94,9 +107,14 @@ def _whole_ones(run: Path, older: list[Path], config: RunConfig) -> list[str]:
     return names
 
 
-def _pointed(path: Path, which: str) -> Path | None:
-    pointer = path / "checkpoints" / which
+def _pointed(run: Path, which: str) -> Path | None:
+    """The folder that `latest` or `best` names; where that file is gone, the best is known from the newest state."""
+    pointer = run / "checkpoints" / which
     name = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.is_file() else ""
-    if which not in {"latest", "best"} or not re.fullmatch(r"step-\d{8,}", name):
+    if which not in {"latest", "best"}:
         return None
-    return pointer.parent / name
+    if re.fullmatch(r"step-\d{8,}", name):
+        return pointer.parent / name
+    checkpoints = all_checkpoints(run)
+    step = read_progress(checkpoints[-1])["best_step"] if which == "best" and checkpoints else None
+    return None if step is None else folder_of(run, step)
