@@ -4,7 +4,10 @@ import io
 import os
 import signal
 import sys
+import threading
 import traceback
+from contextlib import suppress
+from typing import NoReturn
 
 import typer
 
@@ -80,7 +83,7 @@ def main() -> None:
     except ThetahatError as error:
         fail(error)
     except KeyboardInterrupt:
-        fail(Interrupted(signal.SIGINT, "interrupted", ""))
+        _end_interrupted()
     except SystemExit as end:
         _ended_by_typer(end)
         raise
@@ -99,13 +102,24 @@ def _prepare_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # as Python does for stderr
 
 
+def _end_interrupted() -> NoReturn:
+    """Beside a tokenizer that still trains, closing the interpreter takes seconds: the process ends without that."""
+    try:
+        fail(Interrupted(signal.SIGINT, "interrupted", ""))
+    finally:
+        if any(thread.name == "tokenizer" for thread in threading.enumerate()):
+            with suppress(OSError):
+                sys.stdout.flush()
+            os._exit(130)
+
+
 def _ended_by_typer(end: SystemExit) -> None:
     """Ctrl-C, closed pipes and usage errors end inside typer; says what it leaves unsaid."""
     cause = end.__context__
     if isinstance(cause, BrokenPipeError):
         sys.exit(141)  # 128 + SIGPIPE, the convention of shells
     if end.code == 130:
-        fail(Interrupted(signal.SIGINT, "interrupted", ""))
+        _end_interrupted()
     if end.code == 2 and wants_json():
         message = getattr(cause, "format_message", lambda: str(cause))()
         emit_error(ConfigError(message))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from thetahat.cli.words import Json, Quiet, emit, emit_json, say
+from thetahat.cli.words import Json, Quiet, emit, emit_json, listen_to_library, say
 
 app = typer.Typer(help="Tokenizers of one's own.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -18,6 +18,7 @@ def train(
     json: bool = Json,
 ) -> None:
     """Train byte-level BPE on text."""
+    listen_to_library(quiet=quiet)
     from thetahat.verbs.tokenizer import train as train_on
 
     tokenizer = train_on(data, vocab_size, out)

@@ -1,8 +1,12 @@
 import hashlib
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import tokenizers
@@ -12,6 +16,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from thetahat.core.errors import ConfigError, DataError, ModelError
 from thetahat.data.read.files import find_files
+from thetahat.data.tokens import bpe
+from thetahat.data.tokens.bpe import LONGEST_PIECE
 from thetahat.data.tokens.tokenizer import END_OF_TEXT, load_tokenizer, train_tokenizer
 
 TEXT = find_files("bundled:tinyshakespeare")[0].read_text(encoding="utf-8")[:100_000]
@@ -94,6 +100,83 @@ def test_training_does_not_depend_on_threads_or_on_the_order_of_texts(tokenizer)
     ours = train_tokenizer(TEXT.splitlines(keepends=True), 600)
     assert digests == {hashlib.sha256(ours.to_json().encode()).hexdigest() + "\n"}
     assert train_tokenizer([TEXT], 600).to_json() == tokenizer.to_json()
+
+
+def uncut(texts, vocab_size):
+    """As the library trains it, with words of any length."""
+    inner = tokenizers.Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    kwargs = {"special_tokens": [END_OF_TEXT], "initial_alphabet": alphabet, "show_progress": False}
+    inner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, **kwargs))
+    return inner
+
+
+@pytest.mark.parametrize("texts", [[TEXT], ["\u4e2d\u6587\u3002" * 99 + " -- " * 300, "a " * 999 + "\u00e9" * 63]])
+def test_words_of_ordinary_length_train_what_they_train_uncut(texts):
+    assert train_tokenizer(texts, 600).to_json() == uncut(texts, 600).to_str(pretty=True)
+
+
+LONG = {
+    "letters": "".join(random.Random(0).choices("ACGT", k=100_000)),
+    "one letter": "x" * 100_000,
+    "characters of several bytes": "".join(random.Random(1).choices("\u00e4\u4e2d\U00020000", k=40_000)),
+    "blanks": " " * 100_000,
+    "signs": "".join(random.Random(2).choices("+-*/", k=100_000)),
+}
+
+
+@pytest.mark.parametrize("text", LONG.values(), ids=LONG)
+def test_a_word_of_any_length_trains_in_linear_time_short_pieces_that_encode_it_whole(text):
+    started = time.process_time()
+    tokenizer = train_tokenizer([text], 1024)
+    (ids,) = tokenizer.encode([text])
+    assert time.process_time() - started < 3  # uncut 20 to 40 s
+    assert int(tokenizer.num_bytes.max()) <= LONGEST_PIECE
+    assert tokenizer.decode(ids) == text
+    assert int(tokenizer.num_bytes[torch.tensor(ids)].sum()) == len(text.encode())
+    assert "Split" not in tokenizer.to_json()
+
+
+def endless():
+    while True:
+        time.sleep(0.01)
+        yield TEXT[:1000]
+
+
+def test_training_is_interrupted_at_once():
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        train_tokenizer(endless(), 600)
+    assert time.monotonic() - started < 1.5
+
+
+def test_what_is_wrong_with_a_text_is_said_where_training_was_asked_for():
+    def texts():
+        yield TEXT
+        raise DataError("line 7 is bad")
+
+    with pytest.raises(DataError, match="line 7"):
+        train_tokenizer(texts(), 600)
+
+
+def test_a_long_training_says_what_it_does(monkeypatch, caplog):
+    monkeypatch.setattr(bpe, "_POLL", 0.01)
+    monkeypatch.setattr(bpe, "_SILENCE", 0.05)
+
+    def texts():
+        for _ in range(20):
+            yield TEXT[:1000]
+            time.sleep(0.01)
+        yield from [TEXT] * 2
+
+    with caplog.at_level("INFO", logger="thetahat"):
+        train_tokenizer(texts(), 600)
+    said = [record.getMessage() for record in caplog.records]
+    assert any(line.startswith("training a tokenizer: read") for line in said)
+    assert any(line.startswith("training a tokenizer: choosing 600 pieces for 22 texts with") for line in said)
 
 
 def test_a_tokenizer_is_the_same_after_it_was_written_and_read(tokenizer, tmp_path):

@@ -12,16 +12,15 @@ from typing import Any, final
 import tokenizers
 import torch
 from jaxtyping import Int
-from tokenizers import decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from thetahat.core.batch import Symbols
-from thetahat.core.errors import ConfigError, DataError, ModelError
+from thetahat.core.errors import ConfigError, ModelError
 from thetahat.core.special import MASK, SENTINEL
+from thetahat.data.tokens.bpe import ALPHABET, train_bpe
 
 END_OF_TEXT = "<|endoftext|>"
 _ENDS = (END_OF_TEXT, "<|end_of_text|>")
-_ALPHABET = frozenset(pre_tokenizers.ByteLevel.alphabet())
 # The byte alphabet writes a byte as its Latin-1 character where that is printable, and the others from U+0100 on.
 _UNPRINTABLE = [*range(0x21), *range(0x7F, 0xA1), 0xAD]
 _FROM_ALPHABET = {0x100 + place: byte for place, byte in enumerate(_UNPRINTABLE)}
@@ -128,25 +127,17 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: Seque
     """Byte-level BPE of at most `vocab_size` pieces, special ones included; a text too small for that gives fewer.
 
     Further special tokens come after <|endoftext|>, which is always there.
-    The same texts give the same tokenizer, byte for byte, on any number of threads. Sennrich et al. 2016 (BPE), Radford
-    et al. 2019 (bytes, and the pattern that keeps merges inside words).
+    The same texts give the same tokenizer, byte for byte, on any number of threads. No piece is longer than
+    `bpe.LONGEST_PIECE` bytes. Sennrich et al. 2016 (BPE), Radford et al. 2019 (bytes, and the pattern that keeps merges
+    inside words).
     """
     names = list(dict.fromkeys([END_OF_TEXT, *special_tokens]))
-    if vocab_size < len(_ALPHABET) + len(names):
+    if vocab_size < len(ALPHABET) + len(names):
         raise ConfigError(
             f"vocab_size={vocab_size} is too small for the 256 bytes and {len(names)} special tokens",
-            allowed=f"{len(_ALPHABET) + len(names)} or more",
+            allowed=f"{len(ALPHABET) + len(names)} or more",
         )
-    inner = tokenizers.Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    inner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=names,
-        initial_alphabet=sorted(_ALPHABET),
-        show_progress=False,
-    )
-    inner.train_from_iterator(_some(texts), trainer)
+    inner = train_bpe(texts, vocab_size, names)
     return _checked(Tokenizer(inner), names)
 
 
@@ -179,15 +170,6 @@ def _checked(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
     return tokenizer
 
 
-def _some(texts: Iterable[str]) -> Iterable[str]:
-    is_empty = True
-    for text in texts:
-        is_empty = False
-        yield text
-    if is_empty:
-        raise DataError("no text to train a tokenizer on")
-
-
 def _token_bytes(inner: tokenizers.Tokenizer, vocab_size: int) -> list[bytes]:
     """The bytes of text behind each id; none where the id is special, or no token has it."""
     found = [b""] * vocab_size
@@ -201,7 +183,7 @@ def _token_bytes(inner: tokenizers.Tokenizer, vocab_size: int) -> list[bytes]:
 def _check_kind(description: Mapping[str, Any], path: Path) -> None:
     model = description.get("model") or {}
     vocabulary = model.get("vocab") or {}
-    if model.get("type") != "BPE" or not isinstance(vocabulary, dict) or not vocabulary.keys() >= _ALPHABET:
+    if model.get("type") != "BPE" or not isinstance(vocabulary, dict) or not vocabulary.keys() >= ALPHABET:
         raise _refused(path, f"its model is {model.get('type')}, or lacks some of the 256 bytes")
     if any(model.get(key) for key in ("dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")):
         raise _refused(path, "its BPE has dropout, byte fallback, prefixes or suffixes")
