@@ -36,7 +36,7 @@ class Token:
     weight: float  # what it counts for, before the divisor of the step
     part: str
     role: str
-    why: str  # asked, end (of a turn or a text), masked, prompt, context (read again), or cut
+    why: str  # asked, end (of a turn or a text), masked, prompt, context (read, of weight 0 there), or cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,7 @@ class Account:
     tokens_asked: int
     tokens_cut: int
     prompt_tokens_cut: int
+    records_without_weight: int  # not read, since nothing in them counts
     ends_asked: int  # how many <|endoftext|> or other special tokens are asked
     begins_with_end_of_text: int  # sequences
     groups: list[dict[str, Any]]  # by source, role and part: records, tokens asked, tokens cut
@@ -118,7 +119,7 @@ def _span(
         part, is_prompt = known[number], bool(corpus.column["parts.is_prompt"][number])
         is_special = id < len(corpus.symbols.is_special) and bool(corpus.symbols.is_special[id])
         if not at:
-            why = "cut"
+            why = "cut" if part.weight else "context"
         elif counts:
             why = "masked" if any(masked[one] for one in at) else "end" if is_special else "asked"
         else:
@@ -142,6 +143,7 @@ def account(prepared: Prepared) -> Account:
         tokens_asked=int(plan.asked.sum()),
         tokens_cut=report.tokens_cut,
         prompt_tokens_cut=report.prompt_cut,
+        records_without_weight=report.documents_without_weight,
         ends_asked=0 if corpus.layout.is_whole else int(corpus.symbols.is_special.numpy()[targets].sum()),
         begins_with_end_of_text=int((first == corpus.symbols.end_of_text).sum()),
         groups=_groups(corpus, plan),
@@ -171,7 +173,7 @@ def _groups(corpus: Corpus, plan: Plan) -> list[dict[str, Any]]:
         sources,
         roles,
         names,
-        corpus.part_tokens.tolist(),
+        (corpus.part_tokens * (column["documents.weight"][column["parts.document"]] > 0)).tolist(),
         plan.kept.tolist(),
         plan.asked.tolist(),
         column["parts.is_prompt"].tolist(),

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from thetahat.core.errors import DataError, ModelError
+from thetahat.core.layout import LABEL, PAIR, STREAM, WHOLE
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.corpus import SCHEMAS, shared_documents
+from thetahat.data.corpus.encode import Encoding
 from thetahat.data.read.cache import default_cache
 from thetahat.data.read.source import Record
 from thetahat.data.tokens.tokenizer import train_tokenizer
@@ -224,3 +226,21 @@ def test_the_cache_lies_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache() == tmp_path / ".cache" / "thetahat"
+
+
+@pytest.mark.parametrize("layout", [STREAM, WHOLE])
+def test_of_a_labelled_text_the_text_is_read_where_nothing_asks_for_labels(tokenizer, layout):
+    labelled = Record("sea", "a", "a", "s", prompt="the whale answers", is_label=True)
+    found = build_corpus([labelled], tokenizer, {}, None, Encoding(layout))
+    plain = build_corpus([Record("the whale answers", "a", "a", "s")], tokenizer, {}, None, Encoding(layout))
+    assert found.tokens.tolist() == plain.tokens.tolist()
+    assert found.tables["parts"].equals(plain.tables["parts"])
+    assert "its label is not read" in found.documents["notes"][0].as_py()
+
+
+def test_where_labels_or_completions_are_asked_a_labelled_text_is_given(tokenizer):
+    record = Record("sea", "a", "a", "s", prompt="the whale answers", is_label=True)
+    for encoding in (Encoding(LABEL, labels=("land", "sea")), Encoding(PAIR)):
+        found = build_corpus([record], tokenizer, {}, None, encoding)
+        assert found.tables["parts"]["is_prompt"].to_pylist() == [True, False]
+        assert found.documents["notes"][0].as_py() == ""

@@ -151,6 +151,31 @@ def test_what_is_kept_of_a_sequence_is_written_in_its_part(byte_tokenizer):
         assert (packed.weight > 0).sum() == kept + 6
 
 
+@given(
+    weights=st.lists(st.sampled_from([0.0, 0.5, 2.0]), min_size=1, max_size=20).filter(any),
+    config=configs,
+    batch_size=st.integers(1, 4),
+    has_prompts=st.booleans(),
+)
+def test_every_step_has_a_target_that_counts(byte_tokenizer, weights, config, batch_size, has_prompts):
+    prompt = "p" if has_prompts else None
+    records = [Record("ab", f"id{i}", f"id{i}", "s", weight, prompt) for i, weight in enumerate(weights)]
+    corpus = build_corpus(records, byte_tokenizer, {}, None)
+    if config.context < 5:
+        config = replace(config, context=5)
+    order = TrainingOrder(corpus, config, 0, batch_size)
+    seen = set()
+    for position in epoch_of(order, 0):
+        assert all((pack.weight > 0).any() for pack in order.packed(position, micro_batch_size=1))
+        seen |= {id for id, _ in order.sequences(position)}
+    assert seen == {record.id for record in records if record.weight > 0}
+    assert order.cut.documents_without_weight == weights.count(0.0)
+    assert order.cut.num_documents == len(seen)
+    assert order.cut.num_tokens == 3 * len(seen)
+    assert (order.cut.tokens_cut, order.cut.documents_dropped) == (0, 0)
+    assert ("of weight 0 not read" in str(order.cut)) == (0.0 in weights)
+
+
 def test_a_fingerprint_depends_on_the_tokens(byte_tokenizer):
     config = DataConfig(context=10, over_long="split")
     first, second = (TrainingOrder(corpus_of([text], byte_tokenizer), config, 0, 9) for text in ("abc", "abd"))

@@ -47,7 +47,7 @@ WRONG = [
     ({"query": 1, "choices": ["b", "c"], "gold": 0}, "the query is a number"),
     ({"query": "a", "ctx": "a", "choices": ["b", "c"], "gold": 0}, "another name"),
     ({"context": "a", "continuation": ""}, "the continuation is empty"),
-    ({"good": "a", "bad": "\ud800"}, "not JSON"),
+    ({"good": "a", "bad": "\ud800"}, "not JSON: half a surrogate pair"),
     (["a"], "the line holds a list"),
 ]
 

@@ -1,5 +1,7 @@
 import gzip
 import json
+import shutil
+import subprocess
 
 import pytest
 from hypothesis import given, strategies as st
@@ -35,10 +37,85 @@ def test_blank_lines_and_an_order_mark_are_not_records(write):
     assert [(record.text, record.id) for record in read(path)] == [("x", "a.jsonl:1"), ("y", "a.jsonl:4")]
 
 
-@pytest.mark.parametrize("text", ["one\r\ntwo\rthree\n", "\ufeffmarked", " \n ", "\x00\x85\u2028"])
+@pytest.mark.parametrize("text", ["one\r\ntwo\rthree\n", "mark\ufeffed", " \n ", "\x00\x85\u2028"])
 def test_a_text_file_is_one_document_to_the_last_byte(write, text):
     assert [record.text for record in read(write("a.txt", text))] == [text]
     assert [record.text for record in read(write("a.txt.gz", gzip.compress(text.encode())))] == [text]
+
+
+def test_a_byte_order_mark_before_a_text_is_no_part_of_it(write):
+    marked = "\ufeffone\ufeff|\ufefftwo"
+    assert [record.text for record in read(write("a.txt", marked))] == ["one\ufeff|\ufefftwo"]
+    assert [record.text for record in read(write("a.txt", marked), "|")] == ["one\ufeff", "\ufefftwo"]
+    assert [record.text for record in read(write("a.jsonl", '\ufeff{"text": "one"}'))] == ["one"]
+
+
+def test_a_text_may_hold_what_looks_like_a_key(write):
+    text = '"a": 1, "a": 2, \\"b\\" :'
+    record = {"text": text, "meta": {"a": {"a": [{"a": '"a":'}]}}}
+    assert [record.text for record in read(write("a.jsonl", [record]))] == [text]
+
+
+FOREIGN = {
+    "UTF-16 with a mark": ("words of a text".encode("utf-16"), "UTF-16, .*\n.*iconv -f UTF-16 -t"),
+    "UTF-16, little end first": ('{"text": "x"}'.encode("utf-16-le"), "UTF-16, .*\n.*iconv -f UTF-16LE"),
+    "UTF-16, big end first": ('{"text": "x"}'.encode("utf-16-be"), "UTF-16, .*\n.*iconv -f UTF-16BE"),
+    "UTF-32": ("words".encode("utf-32"), "UTF-32, .*\n.*iconv -f UTF-32"),
+    "gzip": (gzip.compress(b'{"text": "x"}'), "compressed by gzip, .*\n.*mv "),
+    "zip": (b"PK\3\4\0\0", "a zip archive"),
+    "Parquet": (b"PAR1\x15\x04", "Parquet, .*\n.*to_json"),
+}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.txt"])
+@pytest.mark.parametrize(("data", "said"), FOREIGN.values(), ids=FOREIGN)
+def test_a_file_of_another_kind_is_named_by_its_first_bytes(write, name, data, said):
+    with pytest.raises(DataError, match=said):
+        read(write(name, data))
+
+
+def test_a_field_that_is_null_is_absent(write):
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    nothing = dict.fromkeys(["id", "source", "weight", "answers", "tools", "label", "text", "prompt", "completion"])
+    records = [nothing | {"messages": said}, nothing | {"text": "x", "messages": None}]
+    records += [nothing | {"prompt": "p", "completion": "c"}, nothing | {"text": "x", "label": "y"}]
+    first, second, third, fourth = read(write("a.jsonl", records))
+    assert first.dialogue is not None
+    assert (first.id, first.weight) == ("a.jsonl:1", 1.0)
+    assert (second.text, second.prompt) == ("x", None)
+    assert (third.text, third.prompt, third.is_label) == ("c", "p", False)
+    assert (fourth.text, fourth.prompt, fourth.is_label) == ("y", "x", True)
+
+
+TALK = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+SHAPES = {
+    "lists of messages": ({"prompt": TALK[:1], "completion": TALK[1:]}, "a\nb"),
+    "conversations": ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, "a\nb"),
+    "instruction and input": ({"instruction": "a", "input": "b", "output": "c"}, "c"),
+    "instruction alone": ({"instruction": "a", "input": "", "output": "c"}, "c"),
+    "instruction and response": ({"instruction": "a", "context": None, "response": "c"}, "c"),
+    "preference": ({"prompt": "a", "chosen": "b", "rejected": "c"}, "b"),
+    "preference of messages": ({"chosen": TALK, "rejected": TALK}, "a\nb"),
+    "question and answer": ({"question": "a", "answer": "b", "text": None}, "b"),
+}
+
+
+@pytest.mark.skipif(not shutil.which("jq"), reason="jq is not installed")
+@pytest.mark.parametrize(("record", "text"), SHAPES.values(), ids=SHAPES)
+def test_the_cure_for_a_shape_of_other_datasets_makes_records_that_are_read(write, tmp_path, record, text):
+    path = write("FILE", json.dumps(record))
+    with pytest.raises(DataError) as error:
+        read(path.rename(tmp_path / "other.jsonl"))
+    path.write_text(json.dumps(record))
+    command = str(error.value).partition("try: ")[2]
+    assert command.endswith("FILE > NEW.jsonl")
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
+    assert [record.text for record in read(tmp_path / "NEW.jsonl")] == [text]
+
+
+def test_a_text_with_other_keys_beside_it_is_a_text(write):
+    record = {"text": "x", "instruction": "a", "output": "b", "conversations": []}
+    assert [record.text for record in read(write("a.jsonl", [record]))] == ["x"]
 
 
 def test_a_text_file_is_split_where_it_is_asked_to(write):
@@ -105,12 +182,17 @@ BAD = {
     b'{"text": "x", "weight": "1"}': "the weight is a string",
     b'{"text": "x", "weight": ' + b"9" * 400 + b"}": "the weight is infinite",
     b'{"text": "x", "weight": true}': "the weight is true or false",
-    b'{"text": "x", "weight": NaN}': "not JSON",
+    b'{"text": "x", "weight": NaN}': "not JSON: NaN",
+    b'{"text": "x", "score": -Infinity}': "not JSON: -Infinity",
+    b'{"text": "x", "text": "y"}': "the key 'text' stands twice",
+    b'{"text": "x", "meta": [{"a": 1}, {"b": 1, "b" : 2}]}': "the key 'b' stands twice",
+    b'{"text": "low \\udc00 half"}': "half a surrogate pair, .udc00",
+    b'{"text": null, "answers": null}': "the text is null",
     b'{"text": "x", "weight": 1e999}': "not JSON",
     b'{"text": "x", "id": ""}': "the id is an empty string",
     b'{"text": "x", "id": 1.5}': "the id is a number",
     b'{"text": "x", "source": 3}': "the source is a number",
-    b'{"text": "\\ud800 alone"}': "JSON|surrogate",
+    b'{"text": "\\ud800 alone"}': "half a surrogate pair, .ud800",
     b"[" * 5000: "not JSON",
 }
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from thetahat.core.errors import DataError, ModelError
 from thetahat.core.layout import STREAM, Layout
@@ -12,6 +12,8 @@ from thetahat.data.config import OverLong, Unsupervised
 from thetahat.data.read.record import Record
 from thetahat.data.tokens.encoded import Asked, Encoded, Span
 from thetahat.data.tokens.tokenizer import Tokenizer
+
+LABEL_UNREAD = "its text is learned, its label is not read: objective.factorization.kind=labels learns labels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Encoding:
 def encode_records(records: Sequence[Record], tokenizer: Tokenizer, encoding: Encoding) -> Iterator[Encoded]:
     """Each record as token ids; prompt and completion are tokenised apart, as they are when a completion is generated.
 
+    Of a labelled text only the text is read, and a note says so, where nothing asks for labels.
     Byte-level tokens must add up to the text, or the tokenizer loses some and is refused.
     """
     prompts = iter(tokenizer.encode([record.prompt for record in records if record.prompt is not None]))
@@ -56,7 +59,10 @@ def encode_records(records: Sequence[Record], tokenizer: Tokenizer, encoding: En
         if record.prompt is not None:
             prompt = next(prompts)
             check_bytes(record.prompt, prompt, tokenizer, record.id)
-        yield _encode(record, prompt, text, tokenizer.end_of_text, encoding)
+        if prompt is not None and record.is_label and encoding.layout.is_one_stream:
+            yield replace(_encode(record, None, prompt, tokenizer.end_of_text, encoding), notes=(LABEL_UNREAD,))
+        else:
+            yield _encode(record, prompt, text, tokenizer.end_of_text, encoding)
 
 
 def _dialogues(records: Sequence[Record], tokenizer: Tokenizer, encoding: Encoding) -> Iterator[Encoded]:

@@ -60,8 +60,13 @@ class Cut:
     documents_cut: int  # split or truncated
     documents_dropped: int
     prompt_cut: int = 0  # tokens of prompts
+    documents_without_weight: int = 0  # not read, since nothing in them counts
 
     def __str__(self) -> str:
+        without = self.documents_without_weight
+        return f"{self._fate()}; {without:,} of weight 0 not read" if without else self._fate()
+
+    def _fate(self) -> str:
         noun = "document" if self.num_documents == 1 else "documents"
         kept = f"{self.num_documents:,} {noun} with {self.num_tokens:,} tokens"
         if not self.documents_cut and not self.documents_dropped and not self.prompt_cut and not self.tokens_cut:

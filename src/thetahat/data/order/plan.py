@@ -48,30 +48,30 @@ def plan_training(corpus: Corpus, config: DataConfig, phase: Ints | None = None)
     )
     pieces = _with_parents(corpus, replace(pieces, span=targets[pieces.span]), config.context / config.source_room)
     is_text = not corpus.column["parts.is_prompt"].any() and corpus.num_documents == len(corpus.lengths)
-    if not is_text:
-        pieces = _asking(corpus, pieces, config)
-    plan = _plan(corpus, pieces)
-    if is_text:
-        return plan, replace(report, context=config.context)
+    if is_text and corpus.column["documents.weight"].all():
+        return _plan(corpus, pieces), replace(report, context=config.context)
+    plan = _plan(corpus, _supervised(corpus, pieces, config))
     return plan, replace(report, context=config.context, **_account(corpus, plan))
 
 
 def _account(corpus: Corpus, plan: Plan) -> dict[str, int]:
-    """What was kept and what was left out, over records that have prompts or several sequences."""
-    pieces, is_prompt, spans = plan.pieces, corpus.column["parts.is_prompt"], np.arange(len(corpus.lengths))
+    """What was kept and what was left out; of records that have weight 0, only how many they are."""
+    pieces, is_prompt, counts = plan.pieces, corpus.column["parts.is_prompt"], corpus.column["documents.weight"] > 0
+    spans = np.flatnonzero(counts[corpus.column["spans.document"]])
     cut_before = corpus.column["documents.tokens_cut"]
     kept = np.bincount(corpus.column["parts.document"], plan.kept, corpus.num_documents)
     there = np.bincount(corpus.column["parts.document"], corpus.part_tokens * ~is_prompt, corpus.num_documents)
-    lost = there + cut_before - kept
-    prompts = corpus.count_by_part(spans, 0 * spans, corpus.lengths)[is_prompt].sum()
+    lost = (there + cut_before - kept) * counts
+    prompts = corpus.count_by_part(spans, 0 * spans, corpus.lengths[spans])[is_prompt].sum()
     read = corpus.count_by_part(pieces.span, pieces.start, pieces.stop)[is_prompt].sum()
     return {
         "num_documents": int((kept > 0).sum()),
         "num_tokens": int(kept.sum()),
         "tokens_cut": int(lost.sum()),
         "documents_cut": int(((lost > 0) & (kept > 0)).sum()),
-        "documents_dropped": int((kept == 0).sum()),
-        "prompt_cut": int(max(prompts - read, 0) + corpus.column["documents.prompt_cut"].sum()),
+        "documents_dropped": int(((kept == 0) & counts).sum()),
+        "prompt_cut": int(max(prompts - read, 0) + corpus.column["documents.prompt_cut"][counts].sum()),
+        "documents_without_weight": int((~counts).sum()),
     }
 
 
@@ -127,12 +127,16 @@ def _paired(corpus: Corpus, pieces: Pieces, share: float) -> Pieces:
     return Pieces(**both, size=np.stack([0 * size, size], 1).ravel(), num_rows=len(pieces))
 
 
-def _asking(corpus: Corpus, pieces: Pieces, config: DataConfig) -> Pieces:
-    """Without the units that ask nothing, and without records of which nothing is asked, which are an error."""
+def _supervised(corpus: Corpus, pieces: Pieces, config: DataConfig) -> Pieces:
+    """Without the units that ask nothing or count nothing, so that no step is without a target that counts.
+
+    A record of weight 0 is left out; one of which nothing is asked is an error.
+    """
     low, high = corpus.offsets[pieces.span] + pieces.scored_from, corpus.offsets[pieces.span] + pieces.stop
     asked = corpus.asked_before(high) - corpus.asked_before(low)
     document = corpus.column["spans.document"][pieces.span]
-    silent = np.setdiff1d(document, document[asked > 0])
+    counts = corpus.column["documents.weight"][document] > 0
+    silent = np.setdiff1d(document[counts], document[asked > 0])
     if len(silent) and config.unsupervised == "error":
         names = ", ".join(corpus.documents["id"].take(silent[:5]).to_pylist())
         raise DataError(
@@ -140,7 +144,7 @@ def _asking(corpus: Corpus, pieces: Pieces, config: DataConfig) -> Pieces:
             f"context={config.context}: {names}",
             cure="a larger data.context, another data.over_long, or data.unsupervised=skip to leave them out",
         )
-    starts = pieces.unit_starts
+    starts, asked = pieces.unit_starts, asked * counts
     of_unit = np.add.reduceat(asked, starts) if len(starts) else asked
     return take(pieces, np.flatnonzero(np.repeat(of_unit > 0, np.diff(starts, append=len(pieces)))))
 

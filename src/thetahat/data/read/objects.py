@@ -5,14 +5,25 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NoReturn
 
-import msgspec
-
 from thetahat.core.errors import DataError
 from thetahat.data.read.files import kind_of_file
 from thetahat.data.read.opening import ORDER_MARK, opening
 from thetahat.data.read.record import FORMATS, kind_of_value
+from thetahat.data.read.strict_json import decode_json
 
 _CHUNK = 1 << 20
+_FOREIGN = {
+    b"\xff\xfe\0\0": ("UTF-32", "iconv -f UTF-32 -t UTF-8 {0} > NEW{1}"),
+    b"\xff\xfe": ("UTF-16", "iconv -f UTF-16 -t UTF-8 {0} > NEW{1}"),
+    b"\xfe\xff": ("UTF-16", "iconv -f UTF-16 -t UTF-8 {0} > NEW{1}"),
+    b"\x1f\x8b": ("compressed by gzip", "mv {0} {0}.gz"),
+    b"BZh": ("compressed by bzip2", "mv {0} {0}.bz2"),
+    b"\xfd7zXZ": ("compressed by xz", "mv {0} {0}.xz"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "mv {0} {0}.zst"),
+    b"PK\3\4": ("a zip archive", "unzip {0}"),
+    b"PAR1": ("Parquet", "pandas.read_parquet('{0}').to_json('NEW.jsonl', orient='records', lines=True) in Python"),
+}
+"""How other files begin, what they are, and what makes them text."""
 
 
 def refuse(error: DataError) -> NoReturn:
@@ -30,8 +41,10 @@ def read_objects(
     """What a file holds, in order: the number of the line where it starts (of an array: its place), and the object.
 
     A .txt holds a text, {"text": ...}, or several with `split_on` between them; a .jsonl an object a line; a .json an
-    array of objects. `on_error` gets what is no object; where it returns, reading goes on behind that.
+    array of objects. A byte order mark before all that says UTF-8, and is no part of it. `on_error` gets what is no
+    object; where it returns, reading goes on behind that.
     """
+    _check_start(path)
     match kind_of_file(path):
         case ".txt":
             return _texts(path, split_on, on_error)
@@ -41,11 +54,25 @@ def read_objects(
             return _lines(path, formats, on_error)
 
 
+def _check_start(path: Path) -> None:
+    """Raises DataError where the first bytes say that a file is something else, and what makes it text."""
+    with opening(path) as file:
+        start = file.read(64)
+    if magic := next((magic for magic in _FOREIGN if start.startswith(magic)), None):
+        what, cure = _FOREIGN[magic]
+        raise DataError(f"{path}: {what}, by its first bytes", cure=cure.format(path, kind_of_file(path)))
+    even, odd = any(start[::2]), any(start[1::2])  # two bytes a character, one of which is 0 in most alphabets
+    if len(start) >= 8 and even != odd:
+        cure = f"iconv -f UTF-16{'LE' if even else 'BE'} -t UTF-8 {path} > NEW{kind_of_file(path)}"
+        raise DataError(f"{path}: UTF-16, by its first bytes", cure=cure)
+
+
 def _texts(
     path: Path, split_on: str | None, on_error: Callable[[DataError], None]
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
     with opening(path) as file:
-        for offset, number, data in _pieces(file, split_on):
+        for offset, number, piece in _pieces(file, split_on):
+            data = piece.removeprefix(ORDER_MARK) if offset == 0 else piece
             if (text := _decode(data, path, number, offset, on_error)) is not None:
                 yield number, {"text": text}
 
@@ -60,10 +87,10 @@ def _lines(path: Path, formats: str, on_error: Callable[[DataError], None]) -> I
                 continue
             where = f"{path}:{number}"
             try:
-                value = msgspec.json.decode(data)
-            except (msgspec.DecodeError, RecursionError) as error:
+                value = decode_json(data)
+            except ValueError as error:
                 cure = "name it .json if it is an array of objects" if number == 1 and data.lstrip()[:1] == b"[" else ""
-                on_error(DataError(f"{where}: not JSON: {error}", allowed="one JSON object a line", cure=cure))
+                on_error(DataError(f"{where}: {error}", allowed="one JSON object a line", cure=cure))
                 continue
             if (checked := _checked(value, where, "line", formats, on_error)) is not None:
                 yield number, checked
@@ -76,10 +103,10 @@ def _array(path: Path, formats: str, on_error: Callable[[DataError], None]) -> I
     if _decode(data, path, 1, 0, on_error) is None:
         return
     try:
-        values = msgspec.json.decode(data.removeprefix(ORDER_MARK))
-    except (msgspec.DecodeError, RecursionError) as error:
+        values = decode_json(data.removeprefix(ORDER_MARK))
+    except ValueError as error:
         cure = "name it .jsonl if it holds one object a line"
-        return on_error(DataError(f"{path}: not JSON: {error}", allowed="an array of objects", cure=cure))
+        return on_error(DataError(f"{path}: {error}", allowed="an array of objects", cure=cure))
     if not isinstance(values, list):
         what = f"{path}: the file holds {kind_of_value(values)}"
         return on_error(DataError(what, allowed=f"an array of objects, or .jsonl: {formats}"))

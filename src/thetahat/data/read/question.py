@@ -17,7 +17,7 @@ from typing import Any
 from thetahat.core.errors import DataError
 from thetahat.data.read.files import find_files, holds_objects, label_files
 from thetahat.data.read.objects import read_objects
-from thetahat.data.read.record import Record, check_identity, check_source, check_text, kind_of_value
+from thetahat.data.read.record import Record, check_identity, check_source, check_text, kind_of_value, without_nulls
 from thetahat.data.read.source import with_own_id
 
 _FORMATS = (
@@ -98,7 +98,7 @@ def parse_question(fields: Mapping[str, Any], where: str, *, id: str, source: st
 
 def _with_one_name(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
     named: dict[str, Any] = {}
-    for key, value in fields.items():
+    for key, value in without_nulls(fields).items():
         if (name := _SAME.get(key, key)) in named:
             raise DataError(f"{where}: both {name!r} and another name of it", allowed=_FORMATS)
         named[name] = value

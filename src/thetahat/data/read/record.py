@@ -32,6 +32,7 @@ class Record:
     source: str
     weight: float = 1.0
     prompt: str | None = None  # what the text is conditioned on
+    is_label: bool = False  # whether the text is a label, and the prompt what it is a label of
     dialogue: Dialogue | None = None  # then the text is what all have said
     where: str = ""  # file and line, for errors about what it says
 
@@ -56,13 +57,19 @@ class Record:
 
 
 def parse_record(fields: Mapping[str, Any], where: str, *, id: str, source: str) -> Record:
-    """The record that a JSON object holds, with this id and source where it brings none; errors name `where`."""
+    """The record that a JSON object holds, with this id and source where it brings none; errors name `where`.
+
+    A field that is null is absent: tables write every column in every row.
+    """
     known = _format_of(fields, where)
+    fields = without_nulls(fields)
     id = check_identity(fields.get("id"), where) or id
     source, weight = check_source(fields.get("source"), where) or source, _weight(fields.get("weight"), where)
     if known == "messages":
         dialogue = parse_dialogue(fields, where)
         return Record("\n".join(dialogue.texts), id, id, source, weight, dialogue=dialogue, where=where)
+    if any(isinstance(fields.get(name), list) for name in _KEYS["prompt and completion"]):
+        raise _other_shape("prompt and completion as lists of messages", "{messages: (.prompt + .completion)}", where)
     asked, given = {"text": ("text", None), "text and label": ("label", "text")}.get(known, ("completion", "prompt"))
     return Record(
         text=check_text(fields[asked], where, asked),
@@ -72,7 +79,13 @@ def parse_record(fields: Mapping[str, Any], where: str, *, id: str, source: str)
         weight=weight,
         where=where,
         prompt=None if given is None else check_text(fields[given], where, given),
+        is_label=asked == "label",
     )
+
+
+def without_nulls(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields that have a value."""
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def check_text(text: Any, where: str, name: str = "text") -> str:
@@ -93,16 +106,51 @@ def check_text(text: Any, where: str, name: str = "text") -> str:
 
 
 def _format_of(fields: Mapping[str, Any], where: str) -> str:
-    found = {key for key in fields if key in _MARKS}
+    there = set(without_nulls(fields))
+    found = there & _MARKS
+    if known := next((name for name, wanted in _KEYS.items() if wanted == found), None):
+        return known
+    for names, what, made in _SHAPES:
+        if names <= there:
+            raise _other_shape(what, made, where)
     keys = ", ".join(repr(key) for key in fields) or "none"
     if not found:
-        raise DataError(f"{where}: a record without a text; its keys: {keys}", allowed=FORMATS)
-    known = next((name for name, wanted in _KEYS.items() if wanted == found), None)
-    if known is None:
-        halves = [name for name, wanted in _KEYS.items() if found < wanted and name != "text and label"]
-        what = f"half a record of {halves[0]}" if halves else "a mixture of formats in one record"
-        raise DataError(f"{where}: {what}; its keys: {keys}", allowed=FORMATS)
-    return known
+        null = next((key for key in fields if key in _MARKS), None)
+        what = f"the {null} is null" if null else f"a record without a text; its keys: {keys}"
+        raise DataError(f"{where}: {what}", allowed=FORMATS)
+    halves = [name for name, wanted in _KEYS.items() if found < wanted and name != "text and label"]
+    what = f"half a record of {halves[0]}" if halves else "a mixture of formats in one record"
+    raise DataError(f"{where}: {what}; its keys: {keys}", allowed=FORMATS)
+
+
+_JOINED = '([%s] | map(select(. != null and . != "")) | join("\\n\\n"))'
+_SHAPES = (
+    ({"prompt", "chosen", "rejected"}, "a preference", "{prompt, completion: .chosen}"),
+    ({"chosen", "rejected"}, "a preference", "{messages: .chosen}"),
+    (
+        {"conversations"},
+        "a dialogue of conversations, from and value",
+        '{messages: [.conversations[] | {role: ({human: "user", gpt: "assistant"}[.from] // .from), content: .value}]}',
+    ),
+    (
+        {"instruction", "output"},
+        "instruction and output",
+        f"{{prompt: {_JOINED % '.instruction, .input'}, completion: .output}}",
+    ),
+    (
+        {"instruction", "response"},
+        "instruction and response",
+        f"{{prompt: {_JOINED % '.instruction, .context'}, completion: .response}}",
+    ),
+    ({"prompt", "response"}, "prompt and response", "{prompt, completion: .response}"),
+    ({"question", "answer"}, "question and answer", "{prompt: .question, completion: .answer}"),
+    ({"query", "response"}, "query and response", "{prompt: .query, completion: .response}"),
+)
+"""Keys of other datasets, what they are, and the jq filter that makes of each such record one that is read here."""
+
+
+def _other_shape(what: str, made: str, where: str) -> DataError:
+    return DataError(f"{where}: {what}", allowed=FORMATS, cure=f"jq -c '{made}' FILE > NEW.jsonl")
 
 
 def check_identity(value: Any, where: str) -> str:
