@@ -11,7 +11,9 @@ from tests.examples import SENTENCE, run_config
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.data.config import ChatConfig, DataConfig
 from thetahat.model.adapters.lora import LoRAConfig, merge
+from thetahat.model.adapters.rows import HeadWithRows, train_new_rows
 from thetahat.model.config import DecoderConfig, EncoderConfig
+from thetahat.model.head import Head
 from thetahat.objective.config import Labels, Masked, ObjectiveConfig
 from thetahat.run.base import parameters_of
 from thetahat.run.folder.checkpoint import MODEL
@@ -86,8 +88,74 @@ def test_an_adapter_begins_as_its_base_and_is_saved_alone(tmp_path, base):
     assert any(saved[name].any() for name in saved if name.endswith("lora_out"))
 
 
-def test_a_merged_adapter_computes_the_same(tmp_path, base):
-    config = dialogues(tmp_path, base, adapter=LoRAConfig(rank=2, also=("embedding.*",)))
+@pytest.fixture
+def tied(tmp_path, texts):
+    data = DataConfig(train=texts, held_out="none", context=64, over_long="split", vocab_size=300)
+    shape = DecoderConfig(**SHAPE, ties_embeddings=True)
+    return str(ran(run_config(shape, data=data, max_steps=2), tmp_path / "tied"))
+
+
+@pytest.mark.parametrize("name", ["base", "tied"])
+@pytest.mark.parametrize("changes", [{"adapter": LoRAConfig(rank=2)}, {"frozen": ("*embedding.*", "blocks.*")}])
+def test_rows_of_new_tokens_are_trained_beside_what_is_frozen(tmp_path, name, changes, request, caplog):
+    caplog.set_level("INFO", "thetahat")
+    config = dialogues(tmp_path, request.getfixturevalue(name), **changes)
+    last = ran(config, tmp_path / "tuned")
+    assert "new tokens <|im_start|>, <|im_end|>: their rows are trained beside" in caplog.text
+    before, after = parameters_of(last.parent / "step-00000000"), parameters_of(last)
+    tables = ["embedding.weight"] + ["head.weight"] * (name == "base" and "adapter" in changes)
+    assert all(torch.equal(before[each][:-2], after[each][:-2]) for each in tables)
+    assert all((before[each][-2:] != after[each][-2:]).any(1).all() for each in tables)
+    blocks = {each: value for each, value in load_file(last / MODEL).items() if each.endswith("new_rows")}
+    assert {each.replace("new_rows", "weight") for each in blocks} == set(tables)
+    assert all(len(value) == 2 for value in blocks.values())
+
+
+def test_a_run_with_new_rows_goes_on_to_the_same_bits_and_is_the_base_of_others(tmp_path, tied):
+    config = dialogues(tmp_path, tied, adapter=LoRAConfig(rank=2))
+    whole = load_file(ran(config, tmp_path / "whole") / MODEL)
+    for _ in range(2):
+        list(train(config, tmp_path / "broken", max_minutes=0.0))
+    resumed = find_checkpoint(str(tmp_path / "broken"))
+    assert all(torch.equal(value, load_file(resumed / MODEL)[name]) for name, value in whole.items())
+    again = ran(dialogues(tmp_path, str(resumed), adapter=LoRAConfig(rank=2)), tmp_path / "again")
+    first, mine = parameters_of(again.parent / "step-00000000"), parameters_of(resumed)
+    assert all(torch.equal(first[name], mine[name]) for name in mine)
+
+
+def test_blocks_of_new_rows_compute_what_whole_tables_do(tied):
+    model = load(tied).model
+    frozen = [parameter.requires_grad_(False) for parameter in model.parameters()]
+    train_new_rows(model, 3)
+    model.embedding.new_rows.data.normal_(generator=torch.Generator().manual_seed(0))
+    assert model.head.new_rows is model.embedding.new_rows
+    hidden, tokens = torch.randn(4, 16, dtype=torch.float64), torch.tensor([0, 1, 296, 297, 298, 299])
+    vocab_size = model.head.num_outputs
+    tokens = torch.cat([tokens, torch.arange(vocab_size - 5, vocab_size)])
+    slices = [None, *(slice(first, first + width) for first in range(0, vocab_size, 37) for width in (1, 36, 37, 999))]
+    grown = [model.head(hidden, each) for each in slices], model.embedding(tokens), model.head.weight
+    model.head(hidden).sum().backward()
+    assert all(parameter.grad is None for parameter in frozen)
+    merge(model)
+    plain = [model.head(hidden, each) for each in slices], model.embedding(tokens), model.head.weight
+    torch.testing.assert_close(grown, plain, rtol=1e-12, atol=1e-12)
+    assert model.head.weight is model.embedding.weight
+
+
+def test_a_soft_cap_holds_for_new_rows():
+    head = Head(3, 5, has_bias=True, cap=2.0)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter, std=3.0)
+    grown = HeadWithRows(head, torch.nn.Parameter(torch.ones(2, 3)))
+    hidden = torch.randn(7, 3)
+    logits = torch.nn.functional.linear(hidden, grown.weight, head.bias)
+    torch.testing.assert_close(grown(hidden), 2 * torch.tanh(logits / 2))
+
+
+@pytest.mark.parametrize("name", ["base", "tied"])
+@pytest.mark.parametrize("also", [(), ("embedding.*",)])
+def test_a_merged_adapter_computes_the_same(tmp_path, name, also, request):
+    config = dialogues(tmp_path, request.getfixturevalue(name), adapter=LoRAConfig(rank=2, also=also))
     ran(config, tmp_path / "tuned")
     adapted, whole = (load(str(tmp_path / "tuned")) for _ in range(2))
     merge(whole.model)
@@ -123,8 +191,11 @@ def test_frozen_parameters_do_not_move(tmp_path, base):
     ("changes", "message"),
     [
         ({"frozen": ("nothing.*",)}, r"frozen='nothing.\*' matches no parameter"),
+        ({"frozen": ("blocks.*", "embeding.*")}, r"frozen='embeding.\*' matches no parameter"),
         ({"frozen": ("*",)}, "leaves nothing to train"),
-        ({"adapter": LoRAConfig(targets=("nothing",))}, "name no matrix of the model"),
+        ({"adapter": LoRAConfig(targets=("nothing",))}, "adapter.targets='nothing' matches no matrix"),
+        ({"adapter": LoRAConfig(targets=("*.query", "*.q_proj"))}, r"adapter.targets='\*.q_proj' matches no matrix"),
+        ({"adapter": LoRAConfig(also=("embeding.*",))}, r"adapter.also='embeding.\*' matches no parameter"),
     ],
 )
 def test_what_cannot_be_frozen_or_adapted_is_named(tmp_path, base, changes, message):
@@ -137,7 +208,8 @@ def test_an_adapter_needs_a_base():
         run_config(adapter=LoRAConfig())
 
 
-def test_a_masked_encoder_becomes_a_classifier(tmp_path, texts):
+@pytest.mark.parametrize("adapter", [None, LoRAConfig(rank=2)])
+def test_a_masked_encoder_becomes_a_classifier(tmp_path, texts, adapter):
     data = DataConfig(train=texts, held_out="none", context=64, over_long="split", vocab_size=300)
     encoder, objective = EncoderConfig(**SHAPE), ObjectiveConfig(factorization=Masked())
     ran(run_config(encoder, data=data, objective=objective, max_steps=2), tmp_path / "masked")
@@ -147,9 +219,12 @@ def test_a_masked_encoder_becomes_a_classifier(tmp_path, texts):
         data=data,
         objective=ObjectiveConfig(factorization=Labels()),
         base=str(tmp_path / "masked"),
+        adapter=adapter,
         max_steps=3,
     )
     checkpoint = ran(config, tmp_path / "labels")
+    heads = [load_file(folder / MODEL)["head.weight"] for folder in (checkpoint.parent / "step-00000000", checkpoint)]
+    assert not torch.equal(*heads)
     loaded = load(str(checkpoint))
     assert loaded.labels == ("even", "odd")
     assert loaded.model.head.weight.shape[0] == 2

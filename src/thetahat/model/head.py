@@ -25,10 +25,17 @@ class Head(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "*axes D"], tokens: slice | None = None) -> Float[Tensor, "*axes V"]:
         """Unnormalised log-probabilities of every token of the vocabulary, or of every label, or of a slice of them."""
+        return self.capped(self.uncapped(hidden, tokens))
+
+    def uncapped(self, hidden: Float[Tensor, "*axes D"], tokens: slice | None = None) -> Float[Tensor, "*axes V"]:
+        r"""$W h + b$."""
         weight, bias = self.weight, self.bias
         if tokens is not None:
             weight, bias = weight[tokens], None if bias is None else bias[tokens]
-        logits = linear(hidden, weight, bias)
+        return linear(hidden, weight, bias)
+
+    def capped(self, logits: Float[Tensor, "*axes V"]) -> Float[Tensor, "*axes V"]:
+        """With the soft cap, where there is one."""
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
     @property

@@ -31,13 +31,25 @@ def resolved(config: RunConfig) -> RunConfig:
             cure=f"model.kind={kind_of(theirs.model)}",
         )
     shape = replace(theirs.model, dropout=config.model.dropout)
-    return replace(config, model=shape, base_digest=_digest(folder))
+    vocab_size = load_tokenizer(folder / TOKENIZER).vocab_size
+    return replace(config, model=shape, base_digest=_digest(folder), base_vocab_size=vocab_size)
 
 
 def base_tokenizer(config: RunConfig, special_tokens: list[str]) -> Tokenizer:
     """The tokenizer of the model that a run starts from, with the special tokens that it lacks behind all others."""
     folder = _folder(config, config.base or "")
     return load_tokenizer(folder / TOKENIZER).with_special_tokens(special_tokens)
+
+
+def new_tokens(config: RunConfig, tokenizer: Tokenizer) -> str:
+    """What becomes of the tokens that the base did not have, in a line; empty where there are none."""
+    if config.base_vocab_size is None or tokenizer.vocab_size == config.base_vocab_size:
+        return ""
+    named = {number: name for name, number in tokenizer.special.items()}
+    numbers = range(config.base_vocab_size, tokenizer.vocab_size)
+    names = ", ".join(named.get(number, str(number)) for number in numbers)
+    where = " beside the adapter" if config.adapter else " beside what is frozen" if config.frozen else ""
+    return f"new tokens {names}: their rows are trained{where}, and begin at the mean of the base's"
 
 
 @torch.no_grad()
@@ -52,7 +64,7 @@ def load_base(model: LanguageModel, config: RunConfig, num_labels: int = 0) -> N
     theirs = parameters_of(folder)
     for name, parameter in model.named_parameters():
         plain = name.replace(".base.weight", ".weight")
-        if ".lora_" in name or (num_labels and name == "head.weight"):
+        if ".lora_" in name or name.endswith(".new_rows") or (num_labels and name == "head.weight"):
             continue
         if plain not in theirs:
             raise ModelError(f"base={config.base} has no {plain}, which this model needs")
@@ -60,14 +72,15 @@ def load_base(model: LanguageModel, config: RunConfig, num_labels: int = 0) -> N
 
 
 def parameters_of(folder: Path) -> dict[str, Tensor]:
-    """The parameters of a checkpoint by their plain names: an adapter is added to the model that it adapts."""
+    """The parameters of a checkpoint by their plain names: an adapter, or a block of new rows, is added to its base."""
     config, saved = read_config(folder), load_tensors(folder / MODEL)
-    if config.adapter is None:
+    if config.adapter is None and not any(name.endswith(".new_rows") for name in saved):
         return saved
     labels = read_progress(folder)["labels"]
     vocab_size = load_tokenizer(folder / TOKENIZER).vocab_size
     model = first_model(config, vocab_size, torch.device("cpu"), len(labels))
-    load_base(model, config, len(labels))
+    if config.adapter:
+        load_base(model, config, len(labels))
     load_parameters(model, folder, config)
     merge(model)
     return {name: parameter.detach() for name, parameter in model.named_parameters()}

@@ -78,6 +78,7 @@ class RunConfig(Config, kw_only=True):
     model: ModelConfig  # of a run with a base: that one's, but for its dropout
     base: str | None = None  # MODEL to start from; None: from the beginning
     base_digest: str | None = None  # of its parameters; filled in when the run begins, and held to from then on
+    base_vocab_size: int | None = None  # tokens that it has; filled in likewise: those behind them are new
     adapter: LoRAConfig | None = None  # trained beside the frozen base
     frozen: tuple[str, ...] = ()  # patterns of parameters that are not trained, for example embedding.*
     objective: ObjectiveConfig = ObjectiveConfig()

@@ -10,7 +10,7 @@ import torch
 
 from thetahat.core.errors import FolderError, ModelError, ThetahatError
 from thetahat.distribution.world import World
-from thetahat.run.base import load_base, resolved
+from thetahat.run.base import load_base, new_tokens, resolved
 from thetahat.run.config import RunConfig
 from thetahat.run.feed import Feed
 from thetahat.run.folder.checkpoint import Rejected, best_of, newest_verified, read_progress, restore, settle
@@ -54,6 +54,8 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
         raise
     vocab_size, num_labels = prepared.tokenizer.vocab_size, len(prepared.labels)
     state = first_state(config, vocab_size, prepared.num_steps, device, num_labels)
+    if world.is_first and newest is None and (told := new_tokens(config, prepared.tokenizer)):
+        logger.info("%s", told)
     if config.base and (newest is None or config.adapter):
         load_base(state.model, config, num_labels)
     if newest:

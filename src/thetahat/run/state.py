@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from thetahat.model.adapters.lora import adapt, freeze
+from thetahat.model.adapters.rows import train_new_rows
 from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.init import initialize
 from thetahat.model.precision import parameter_dtype
@@ -44,8 +45,10 @@ def first_model(config: RunConfig, vocab_size: int, device: torch.device, num_la
     model = build_model(config.model, vocab_size, num_labels)
     initialize(model, config.seed)
     if config.adapter:
-        adapt(model, config.adapter, config.seed)
+        adapt(model, config.adapter, config.seed, num_labels)
     freeze(model, config.frozen)
+    if config.base_vocab_size:
+        train_new_rows(model, vocab_size - config.base_vocab_size, num_labels)
     return model.to(device=device, dtype=parameter_dtype(config.dtype))
 
 

@@ -61,7 +61,9 @@ def merge(name: str, out: Path | None = None) -> tuple[Path, Merged]:
         alpha=saved.adapter.alpha,
         num_matrices=lora.merge(loaded.model),
     )
-    config = replace(saved, base=None, base_digest=None, adapter=None, frozen=())  # `frozen` may name adapters
+    config = replace(
+        saved, base=None, base_digest=None, base_vocab_size=None, adapter=None, frozen=()
+    )  # `frozen` may name adapters
     with _alone(target), store.publishing(target) as folder:
         save_parameters(loaded.model, config, folder)
         store.write_json(folder / STATE, progress | {"config": digest(config), "merged": merged.to_dict()})

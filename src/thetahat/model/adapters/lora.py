@@ -1,5 +1,6 @@
 """Low-rank adaptation: a frozen matrix, and a trained product of two thin ones beside it."""
 
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, final
 
@@ -12,6 +13,8 @@ from torch.nn.functional import linear
 from thetahat.core.config import Config
 from thetahat.core.errors import ConfigError
 from thetahat.core.random import generator
+from thetahat.model.adapters.rows import merge_new_rows
+from thetahat.model.build import LanguageModel
 
 
 class LoRAConfig(Config, kw_only=True):
@@ -59,44 +62,58 @@ class LowRank(nn.Module):
         __call__ = forward
 
 
-def adapt(model: nn.Module, config: LoRAConfig, seed: int) -> None:
-    """Puts a LowRank in place of each targeted matrix, and freezes everything else."""
-    named = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    chosen = [(name, module) for name, module in named if any(fnmatchcase(name, p) for p in config.targets)]
-    if not chosen:
-        raise ConfigError(
-            f"adapter.targets={list(config.targets)} name no matrix of the model",
-            allowed=", ".join(sorted({f"*.{name.rpartition('.')[2]}" for name, _ in named})),
-        )
+def adapt(model: LanguageModel, config: LoRAConfig, seed: int, num_labels: int = 0) -> None:
+    """Puts a LowRank in place of each targeted matrix, and freezes everything else but a head over labels."""
+    matrices = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    endings = ", ".join(sorted({f"*.{name.rpartition('.')[2]}" for name in matrices}))
+    chosen = _matching("adapter.targets", config.targets, matrices, "matrix", endings)
+    names = [name for name, _ in model.named_parameters()]
+    also = _matching("adapter.also", config.also, names, "parameter", _beginnings(names))
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(fnmatchcase(name, pattern) for pattern in config.also))
-    for name, module in chosen:
-        low_rank = LowRank(module, config)
+        parameter.requires_grad_(name in also or (num_labels > 0 and name.startswith("head.")))
+    for name in (name for name in matrices if name in chosen):
+        low_rank = LowRank(matrices[name], config)
         values = torch.randn(low_rank.lora_in.shape, generator=generator(seed, f"init {name}.lora_in"))
-        low_rank.lora_in.data.copy_(values * module.in_features**-0.5)
+        low_rank.lora_in.data.copy_(values * matrices[name].in_features ** -0.5)
         _replace(model, name, low_rank)
 
 
-def merge(model: nn.Module) -> int:
-    """Puts one matrix in place of each LowRank, and says of how many."""
+def merge(model: LanguageModel) -> int:
+    """Puts one matrix in place of each LowRank, adds the rows of new tokens to their tables; says of how many matrices.
+
+    What it computes stays the same.
+    """
     adapted = [(name, module) for name, module in model.named_modules() if isinstance(module, LowRank)]
     for name, module in adapted:
         _replace(model, name, module.merged())
+    merge_new_rows(model)
     return len(adapted)
 
 
 def freeze(model: nn.Module, patterns: tuple[str, ...]) -> None:
     """Freezes the parameters whose names match; a pattern that matches none is an error, as is freezing everything."""
     names = [name for name, _ in model.named_parameters()]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            shown = ", ".join(sorted({name.split(".")[0] + ".*" for name in names}))
-            raise ConfigError(f"frozen={pattern!r} matches no parameter", allowed=f"patterns such as {shown}")
+    frozen = _matching("frozen", patterns, names, "parameter", _beginnings(names))
     for name, parameter in model.named_parameters():
-        if any(fnmatchcase(name, pattern) for pattern in patterns):
+        if name in frozen:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(f"frozen={list(patterns)} leaves nothing to train")
+
+
+def _matching(key: str, patterns: Iterable[str], names: Iterable[str], what: str, like: str) -> set[str]:
+    """The names that a pattern matches; each must match one."""
+    names, found = list(names), set[str]()
+    for pattern in patterns:
+        matched = [name for name in names if fnmatchcase(name, pattern)]
+        if not matched:
+            raise ConfigError(f"{key}={pattern!r} matches no {what} of this model", allowed=f"patterns such as {like}")
+        found.update(matched)
+    return found
+
+
+def _beginnings(names: Iterable[str]) -> str:
+    return ", ".join(sorted({name.split(".")[0] + ".*" for name in names}))
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
