@@ -195,7 +195,7 @@ def test_answers_go_to_a_file_that_is_not_there_yet(place, tmp_path):
         ('{"messages": 3}', "bad.jsonl:2: messages: a number"),
         ('{"messages": []}', "bad.jsonl:2: no message that is to be answered"),
         ('{"messages": [{"role": "assistant", "content": "a"}]}', "bad.jsonl:2: no message that is to be answered"),
-        ('{"messages": [{"role": "user", "content": ""}]}', "bad.jsonl:2: message 0: the content is empty"),
+        ('{"messages": [{"role": "user"}]}', "bad.jsonl:2: message 0: the content is missing or null"),
         ('{"messages": [{"role": "me", "content": "a"}]}', "bad.jsonl:2: message 0: the role is 'me'"),
         ('{"messages": ["a"]}', "bad.jsonl:2: message 0 is a string"),
     ],

@@ -48,10 +48,11 @@ def model(dtype):
 
 def record_of(contents, answers, index):
     roles = ("user", "assistant")
-    messages = [{"role": roles[i % 2], "content": content} for i, content in enumerate(contents)]
+    # with their weights, so that white space may be an answer of which a template writes the end alone
+    messages = [{"role": roles[i % 2], "content": content, "weight": i % 2} for i, content in enumerate(contents)]
     if answers:
         messages = messages[: len(messages) - 1 + len(messages) % 2]  # what is answered is a user's
-    fields = {"messages": messages, "answers": answers}
+    fields = {"messages": messages, "answers": [{"content": answer, "weight": 1} for answer in answers]}
     return Record("", f"d{index}", f"d{index}", "s", dialogue=parse_dialogue(fields, "d"))
 
 

@@ -1,6 +1,6 @@
 """From a config to what the loop needs: tokenizer, training order, held-out corpus, and the first state."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -11,7 +11,7 @@ from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.chat.encode import ChatOptions
 from thetahat.data.chat.template import load_template
 from thetahat.data.corpus.build import build_corpus
-from thetahat.data.corpus.corpus import Corpus, shared_documents
+from thetahat.data.corpus.corpus import Corpus, note_counts, shared_documents
 from thetahat.data.corpus.encode import Encoding
 from thetahat.data.order.stream import TrainingOrder
 from thetahat.data.read.cache import default_cache
@@ -24,6 +24,7 @@ from thetahat.run.config import RunConfig
 from thetahat.run.folder.checkpoint import TOKENIZER
 
 logger = getLogger("thetahat")
+NOTES = 12  # of those about records, told before step 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,17 @@ def prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:
     order = TrainingOrder(train, config.data, config.seed, config.batch_size)
     if world.is_first:
         logger.info("%s", order.cut)
+        _tell(note_counts(train))
         _warn_of_leaks(train, held_out)
     return Prepared(config, tokenizer, train, order, held_out, _num_steps(config, order), labels)
+
+
+def _tell(notes: Mapping[str, int]) -> None:
+    """Says before step 1 what becomes of records otherwise than a reader of them would expect."""
+    for note, count in list(notes.items())[:NOTES]:
+        logger.warning("in %s record%s: %s", f"{count:,}", "s" * (count > 1), note)
+    if len(notes) > NOTES:
+        logger.warning("%d notes more: thetahat explain has all", len(notes) - NOTES)
 
 
 def _warn_of_leaks(train: Corpus, held_out: Corpus | None) -> None:

@@ -1,6 +1,5 @@
 """What a run would learn from: every token with its weight and why, and the account of all records, before step 1."""
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from msgspec.structs import replace as replace_config
 from numpy.typing import NDArray
 
 from thetahat.core.batch import Packed
-from thetahat.data.corpus.corpus import Corpus
+from thetahat.data.corpus.corpus import Corpus, note_counts
 from thetahat.data.order.pack import Pieces, enumerate_counts, take
 from thetahat.data.order.plan import Draw, Plan, gather
 from thetahat.data.tokens.tokenizer import Tokenizer
@@ -137,7 +136,6 @@ def account(prepared: Prepared) -> Account:
     column, report = corpus.column, prepared.order.cut
     first = corpus.tokens[corpus.offsets[:-1][column["spans.parent"] == 0]]
     targets = _target_ids(corpus, plan)
-    counted = Counter(note for notes in corpus.documents["notes"].to_pylist() for note in _kinds(notes))
     return Account(
         records=corpus.num_documents,
         tokens_asked=int(plan.asked.sum()),
@@ -148,13 +146,8 @@ def account(prepared: Prepared) -> Account:
         begins_with_end_of_text=int((first == corpus.symbols.end_of_text).sum()),
         groups=_groups(corpus, plan),
         concentration={name: _concentration(prepared, plan, name) for name in NORMALIZATIONS},
-        notes=dict(counted),
+        notes=note_counts(corpus),
     )
-
-
-def _kinds(notes: str) -> set[str]:
-    """Each kind of note once a record: what stands behind the name of the turn."""
-    return {line.partition(": ")[2] or line for line in notes.split("\n") if line}
 
 
 def _target_ids(corpus: Corpus, plan: Plan) -> NDArray[np.int64]:

@@ -98,7 +98,8 @@ turns = st.lists(st.sampled_from(["a", "b", "ab", "a b", "<think>\nb\n</think>\n
 def test_any_small_dialogue_comes_back_path_by_path(tokenizer, contents, name, context, shares):
     contents = ["a", "b", *contents]
     messages = [
-        {"role": ("user", "assistant")[index % 2], "content": content} for index, content in enumerate(contents)
+        {"role": ("user", "assistant")[index % 2], "content": content, "weight": index % 2}
+        for index, content in enumerate(contents)
     ]
     one = encoded(tokenizer, {"messages": messages}, name, context=context, shares_prefixes=shares)
     check(tokenizer, TEMPLATES[name], messages, one)
@@ -143,15 +144,21 @@ def test_the_end_of_a_turn_is_asked_and_what_follows_is_not(tokenizer):
             assert completion[-1] in {tokenizer.special[token] for token in template.ends_turn}
 
 
-def test_a_format_without_an_end_is_asked_to_its_last_character(tokenizer):
-    source = (
-        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:"
-    )
-    template = ChatTemplate("bare", source + " {% endif %}")
-    completions = [
-        tokenizer.decode(ids) for _, ids in found(encoded(tokenizer, {"messages": HELLO}, template)).values()
-    ]
-    assert completions == ["Hi! Who are you?\n", "Nice to meet you.\n"]
+BARE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}END\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+def test_a_format_that_a_text_ends_is_asked_to_its_last_character(tokenizer):
+    walked = found(encoded(tokenizer, {"messages": HELLO}, ChatTemplate("bare", BARE)))
+    assert [tokenizer.decode(ids) for _, ids in walked.values()] == ["Hi! Who are you?END\n", "Nice to meet you.END\n"]
+
+
+@pytest.mark.parametrize("source", [BARE.replace("END", ""), BARE.replace("END\n", "")])
+def test_a_format_without_an_end_is_refused(tokenizer, source):
+    with pytest.raises(DataError, match=r"d\.jsonl:1: the template bare writes nothing that ends turn-1.*\n.*\n.*try"):
+        encoded(tokenizer, {"messages": HELLO}, ChatTemplate("bare", source))
 
 
 def test_thoughts_are_asked_live_and_not_read_later(tokenizer):

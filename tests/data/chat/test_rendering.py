@@ -14,7 +14,7 @@ import pytest
 
 import thetahat.data.chat.sandbox
 from thetahat.core.errors import DataError
-from thetahat.data.chat.rendering import Limits, Refusal, Renderer, Scene, shared
+from thetahat.data.chat.rendering import Limits, Refusal, Rendered, Renderer, Scene, shared
 
 HELLO = [{"role": "user", "content": "Hello"}]
 GOOD = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -27,8 +27,12 @@ def renderer():
 
 
 def rendered(renderer, source, **given):
-    ((answer,),) = renderer.render([(Scene("d:1", source, HELLO, given), [(False, (0, 1))])])
+    ((answer,),) = texts(renderer.render([(Scene("d:1", source, HELLO, given), [(False, (0, 1))])]))
     return answer
+
+
+def texts(answers):
+    return [[one.text if isinstance(one, Rendered) else one for one in some] for some in answers]
 
 
 ESCAPES = [
@@ -79,7 +83,7 @@ def test_a_template_cannot_leave_its_sandbox(renderer, source, tmp_path):
 def test_a_template_does_not_change_what_the_next_rendering_is_given(renderer, change):
     source = "{% if add_generation_prompt %}{{ messages" + ("" if change[0] == "[" else ".") + change + " }}{% endif %}"
     scene = Scene("d", source + "{{ messages[0].role }}{{ messages | length }}", HELLO)
-    ((changing, after),) = renderer.render([(scene, [(True, (0, 1)), (False, (0, 1))])])
+    ((changing, after),) = texts(renderer.render([(scene, [(True, (0, 1)), (False, (0, 1))])]))
     assert isinstance(changing, Refusal)
     assert after == "user1"
 
@@ -128,14 +132,14 @@ def test_among_many_records_the_guilty_one_is_named(renderer):
     with pytest.raises(DataError, match=r"^d:3: "):
         renderer.render(asked)
     del asked[3]
-    assert renderer.render(asked) == [["ok"]] * 5
+    assert texts(renderer.render(asked)) == [["ok"]] * 5
 
 
 def test_more_jobs_than_go_at_once_come_back_in_order(renderer):
     messages = [{"role": "user", "content": str(i)} for i in range(300)]
     jobs = [(False, (i, i + 1)) for i in range(300)]
     scenes = [(Scene("d", GOOD, messages[i:]), jobs[: 300 - i]) for i in (0, 7, 299)]
-    assert renderer.render(scenes) == [[str(j) for j in range(i, 300)] for i in (0, 7, 299)]
+    assert texts(renderer.render(scenes)) == [[str(j) for j in range(i, 300)] for i in (0, 7, 299)]
     assert renderer.render([]) == []
 
 
@@ -158,7 +162,7 @@ def test_neither_chance_nor_the_clock_is_in_a_rendering(renderer):
     for source in ("{{ [1, 2] | random }}", "{{ lipsum() }}", "{{ strftime_now('%Y') }}"):
         assert isinstance(rendered(renderer, source), Refusal)
     scene = Scene("d", "{{ strftime_now('%d %b %Y') }}", HELLO, {}, "2024-07-26")
-    assert renderer.render([(scene, [(True, (0, 1))])]) == [["26 Jul 2024"]]
+    assert texts(renderer.render([(scene, [(True, (0, 1))])])) == [["26 Jul 2024"]]
 
 
 def test_half_a_surrogate_pair_is_refused(renderer):

@@ -87,7 +87,7 @@ def rendered(template, messages, *, add_generation_prompt=False, **more):
     }
     scene = Scene("d", template.source, messages, given, template.date)
     ((answer,),) = shared().render([(scene, [(add_generation_prompt, (0, len(messages)))])])
-    return answer
+    return answer if isinstance(answer, Refusal) else answer.text
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

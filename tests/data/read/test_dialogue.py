@@ -37,6 +37,29 @@ def test_content_in_parts_is_their_text():
     assert parsed([{"role": "user", "content": parts}, ANSWER]).messages[0].fields["content"] == "Hello"
 
 
+EMPTY = {
+    "system": {"role": "system", "content": ""},
+    "null": {"role": "system", "content": None},
+    "user": {"role": "user", "content": []},
+    "tool": {"role": "tool", "content": ""},
+    "thought": {"role": "assistant", "content": "", "reasoning_content": "hm"},
+    "thought alone": {"role": "assistant", "thinking": "hm"},
+    "meant": {"role": "assistant", "content": "", "weight": 1},
+    "context": {"role": "assistant", "content": None, "weight": 0},
+}
+
+
+@pytest.mark.parametrize("case", EMPTY)
+def test_a_message_may_be_empty_where_that_is_meant(case):
+    message = EMPTY[case]
+    dialogue = parsed([message, USER, ANSWER] if message["role"] == "system" else [USER, message, USER, ANSWER])
+    assert next(m for m in dialogue.messages if m.fields["content"] == "").role == message["role"]
+
+
+def test_answers_that_are_null_are_none():
+    assert parsed([USER, ANSWER], answers=None).answers == ()
+
+
 def test_answers_are_messages_of_the_assistant():
     dialogue = parsed([USER], answers=["a", {"content": "b", "weight": 2}, {"role": "assistant", "content": "c"}])
     assert [(answer.role, answer.fields["content"], answer.weight) for answer in dialogue.answers] == [
@@ -60,7 +83,8 @@ WRONG = {
     "number": ([USER, {**ANSWER, "content": 3}], "message 1: the content is a number.*allowed: a string, or"),
     "image": ([{**USER, "content": [{"type": "image"}]}, ANSWER], "message 0: a part of its content is 'image'"),
     "part": ([{**USER, "content": ["x"]}, ANSWER], "message 0: a part of its content is a string"),
-    "no parts": ([{**USER, "content": []}, ANSWER], "message 0: the content is empty"),
+    "typo": ([{"role": "user", "contnt": "Hi"}, ANSWER], "message 0: the content is missing or null"),
+    "no parts": ([USER, {**ANSWER, "content": []}], "message 1: the content is empty"),
     "two systems": ([SYSTEM, SYSTEM, USER, ANSWER], "messages 0 and 1 are both of the system"),
     "late system": ([USER, SYSTEM, ANSWER], "message 1 is of the system.*allowed: the first message only"),
     "calls": ([USER, {**ANSWER, "tool_calls": ["f"]}], "message 1: a tool call is a string"),

@@ -297,10 +297,25 @@ def test_names_of_special_tokens_are_special_where_a_template_wrote_them(chat_to
     ids = chat_tokenizer.encode_with_special(text)
     assert ids == library.encode(text, add_special_tokens=False).ids
     assert library.decode(ids, skip_special_tokens=False) == text
-    hidden = "".join(piece[0] + "\ue000" + piece[1:] if piece in CHAT else piece for piece in pieces)
-    marked, plain = chat_tokenizer.encode_rendered([(hidden, "\ue000"), ("".join(pieces[:1]), "")])
-    assert not set(map(chat_tokenizer.special.get, CHAT)) & set(marked)
+    said, plain = chat_tokenizer.encode_rendered([(text, [(0, len(text))]), ("".join(pieces[:1]), ())])
+    assert [said] == chat_tokenizer.encode([text])
     assert plain == chat_tokenizer.encode_with_special("".join(pieces[:1]))
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.sampled_from([*CHAT, "<|im_", "end|>", "x", "\n", "<|im_end|"])), max_size=9)
+)
+def test_a_name_that_somebody_said_in_part_is_text(chat_tokenizer, pieces):
+    text, said = "", []
+    for is_said, piece in pieces:
+        said += [(len(text), len(text) + len(piece))] * is_said
+        text += piece
+    (ids,) = chat_tokenizer.encode_rendered([(text, said)])
+    special = {chat_tokenizer.special[name] for name in CHAT}
+    wholly = "".join("\x00" * len(piece) if is_said else piece for is_said, piece in pieces)
+    assert [id for id in ids if id in special] == [
+        chat_tokenizer.special[match[0]] for match in chat_tokenizer.special_names.finditer(wholly)
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from thetahat.core.errors import DataError, ModelError
-from thetahat.data.chat.rendering import Renderer, shared
+from thetahat.data.chat.forms import forms_of
+from thetahat.data.chat.rendering import Refusal, Rendered, Renderer, shared
 from thetahat.data.chat.template import ChatTemplate
 from thetahat.data.chat.turns import Script, Turn
 from thetahat.data.config import OverLong
@@ -70,6 +71,7 @@ class DialogueEncoder:
                 f"the tokenizer lacks special tokens of the template {options.template.name}: {', '.join(missing)}",
                 cure="a tokenizer that is trained with them, or the one of the model",
             )
+        self._forms = forms_of(options.template, self._renderer)
 
     def encode(self, dialogues: Iterable[tuple[Dialogue, str]]) -> Iterator[Encoded]:
         """Each record, given with the place that errors name, as parts and sequences."""
@@ -77,28 +79,34 @@ class DialogueEncoder:
         while some := list(itertools.islice(waiting, _AT_ONCE)):
             scripts = [self._script(dialogue, where) for dialogue, where in some]
             turns = [script.asked(dialogue) for script, (dialogue, _) in zip(scripts, some, strict=True)]
-            for script, paths in zip(scripts, self._paths(scripts, turns), strict=True):
+            texts = self._texts(scripts, turns)
+            found = self._paths(scripts, turns, texts)
+            for script, written, paths in zip(scripts, texts, found, strict=True):
+                said = script.account([path.turn for path in paths], written)
                 if self._options.over_long == "keep-last-turns":
                     paths = [self._shortened(script, path) for path in paths]
-                laid = _Laid(self._options, self._tokenizer.end_of_text, script)
+                laid = _Laid(self._options, self._tokenizer.end_of_text, script, said)
                 for path in paths:
                     laid.add(path)
                 yield laid.encoded()
 
     def _script(self, dialogue: Dialogue, where: str) -> Script:
-        return Script(dialogue, self._options.template, self._tokenizer.special_names, self._renderer, where)
+        template, names = self._options.template, self._tokenizer.special_names
+        return Script(dialogue, template, names, self._renderer, where, self._forms)
 
-    def _paths(self, scripts: Sequence[Script], asked: Sequence[Sequence[Turn]]) -> list[list[_Path]]:
-        """The turns of each script, rendered and tokenised; all together, since that is faster."""
-        texts = self._renderer.render([script.jobs(turns) for script, turns in zip(scripts, asked, strict=True)])
+    def _texts(self, scripts: Sequence[Script], asked: Sequence[Sequence[Turn]]) -> list[list[Rendered | Refusal]]:
+        """The turns of each script, rendered; all together, since that is faster."""
+        return self._renderer.render([script.jobs(turns) for script, turns in zip(scripts, asked, strict=True)])
+
+    def _paths(
+        self,
+        scripts: Sequence[Script],
+        asked: Sequence[Sequence[Turn]],
+        texts: Sequence[Sequence[Rendered | Refusal]],
+    ) -> list[list[_Path]]:
+        """The turns of each script, tokenised."""
         turns = [script.divided(some, written) for script, some, written in zip(scripts, asked, texts, strict=True)]
-        marked = [
-            (text, script.mark)
-            for script, some in zip(scripts, turns, strict=True)
-            for turn in some
-            for text in (turn.prompt, turn.completion)
-        ]
-        ids = iter(self._tokenizer.encode_rendered(marked))
+        ids = iter(self._tokenizer.encode_rendered([text for some in turns for turn in some for text in turn.texts]))
         beginning = [self._tokenizer.end_of_text]  # what is read before anything is written
         return [[_Path(turn, next(ids) or beginning, next(ids)) for turn in some] for some in turns]
 
@@ -113,10 +121,12 @@ class DialogueEncoder:
         starts = starts or list(range(first + 1, len(roles)))
 
         def without(start: int) -> _Path:
-            ((found,),) = self._paths([script], [[replace(path.turn, left_out=(first, start))]])
+            asked = [[replace(path.turn, left_out=(first, start))]]
+            ((found,),) = self._paths([script], asked, self._texts([script], asked))
             turn = found.turn
-            note = f"{turn.name}: {start - first} of the messages before it are left out, with them it is too long"
-            turn = replace(turn, note=f"{turn.note}; {note}" if turn.note else note)
+            what = f"({start - first} of {path.turn.num_before})"
+            note = f"{turn.name}: messages before it are left out, with them it is too long {what}"
+            turn = replace(turn, note=f"{turn.note}\n{note}" if turn.note else note)
             return replace(found, turn=turn, prompt_cut=len(path.prompt) - len(found.prompt))
 
         def fits(found: _Path) -> bool:
@@ -135,13 +145,13 @@ def encode_dialogue(dialogue: Dialogue, where: str, tokenizer: Tokenizer, option
 class _Laid:
     """The parts and sequences of one record, as they grow."""
 
-    def __init__(self, options: ChatOptions, end_of_text: int, script: Script) -> None:
+    def __init__(self, options: ChatOptions, end_of_text: int, script: Script, said: Sequence[str]) -> None:
         self._options, self._end_of_text, self._script = options, end_of_text, script
         self._parts: list[Asked] = []
         self._sequences: list[tuple[Span, ...]] = []
         self._tree, self._in_tree = Tree(), list[_Path]()  # the tree that grows, and its paths
         self._tokens_cut = self._prompt_cut = 0
-        self._notes: list[str] = []
+        self._notes = [*said]
 
     def add(self, path: _Path) -> None:
         """Adds one turn."""

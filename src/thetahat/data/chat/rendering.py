@@ -20,7 +20,9 @@ import msgspec
 from thetahat.core.errors import DataError
 
 Job = tuple[bool, *tuple[tuple[int, int], ...]]  # add_generation_prompt, then ranges of messages
-Reply = list[tuple[bool, str]]  # of each job whether it was rendered, with the text or why not
+Run = tuple[int, int, int]  # start and stop in a text, and which of all characters given the first of them is
+Told = tuple[list[Run] | None, list[tuple[int, str]]]  # the runs, and the fields that were read
+Reply = list[tuple[bool, str, Told]]  # of each job whether it was rendered, with the text or why not
 _JOBS = 256  # sent at once: a question and its answer cost two switches between processes
 
 
@@ -39,6 +41,15 @@ class Refusal:
     """Why a template did not render a job."""
 
     why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The text of a job, and what of it comes from the messages and the tools."""
+
+    text: str
+    runs: Sequence[Run] | None = ()  # None: it cannot be told
+    read: Sequence[tuple[int, str]] = ()  # fields that the template looked at, by message
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +88,12 @@ class Renderer:
     def __exit__(self, *raised: object) -> None:
         self.close()
 
-    def render(self, asked: Asked) -> list[list[str | Refusal]]:
+    def render(self, asked: Asked) -> list[list[Rendered | Refusal]]:
         """For each scene the text of each job, or why there is none; breaking the limits is an error about its record.
 
         Many small scenes go at once; where that breaks the limits each is tried alone, which tells the guilty one.
         """
-        answers: list[list[str | Refusal]] = [[] for _ in asked]
+        answers: list[list[Rendered | Refusal]] = [[] for _ in asked]
         for group in _grouped(asked):
             replies = self._ask([asked[index][0].request(jobs) for index, jobs in group])
             if isinstance(replies, str) and len(group) > 1:
@@ -90,7 +101,9 @@ class Renderer:
             if isinstance(replies, str):
                 raise _broken(asked[group[0][0]][0].where, replies)
             for (index, _), reply in zip(group, replies, strict=True):
-                answers[index] += [text if is_rendered else Refusal(text) for is_rendered, text in reply]
+                answers[index] += [
+                    Rendered(text, *told) if is_rendered else Refusal(text) for is_rendered, text, told in reply
+                ]
         return answers
 
     def _one_by_one(self, asked: Asked, group: Group) -> list[Reply]:

@@ -11,26 +11,38 @@ import math
 import resource
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import chain
-from typing import Any, final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
 
 import jinja2
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+if TYPE_CHECKING:
+    from thetahat.data.chat.traced import Run, joined, plain, runs_of
+    from thetahat.data.chat.tracing import Fields, Trace, called, kept, tracing
+else:  # beside this file, in a process that knows no other part of the package
+    sys.path.append(str(Path(__file__).parent))
+    from traced import Run, joined, plain, runs_of
+    from tracing import Fields, Trace, called, kept, tracing
+
 _NAME = "<template>"
+Told = tuple[list[Run] | None, list[tuple[int, str]]]
+Answer = tuple[bool, str, Told]
 # Imports whatever rendering imports, while files can still be opened.
 _FIRST: dict[str, Any] = {
     "source": "{{ [1.5, '\\n'] | tojson }}{{ none.x.y }}",
     "messages": [],
     "variables": {},
     "date": None,
-    "jobs": [[False]],
+    "jobs": [[False], [True]],
 }
 
 
@@ -45,17 +57,30 @@ class _Generation(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def environment(date: str | None) -> ImmutableSandboxedEnvironment:
+@final
+class _Tracing(ImmutableSandboxedEnvironment):
+    """The same for texts that know what they are made of."""
+
+    intercepted_binops = frozenset("%")
+
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - as jinja2 has it
+        return called(super().call, __context, __obj, args, kwargs)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        return kept(self.binop_table[operator], (left, right), {})
+
+
+def environment(date: str | None, kind: type[ImmutableSandboxedEnvironment]) -> ImmutableSandboxedEnvironment:
     """What templates are written for: the settings, filters and functions of Hugging Face, without chance and clock."""
-    found = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
-    )
+    found = kind(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation])
     del found.filters["random"], found.globals["lipsum"]
     found.filters["tojson"] = _to_json
     functions: dict[str, Any] = found.globals
     functions["raise_exception"] = _raise
     if date is not None:
         functions["strftime_now"] = datetime.datetime.fromisoformat(date).strftime
+    if kind is _Tracing:
+        tracing(found, _to_json)
     return found
 
 
@@ -75,37 +100,81 @@ def _raise(message: Any) -> None:
 
 
 @lru_cache(maxsize=16)
-def _compiled(source: str, date: str | None) -> jinja2.Template:
-    made = environment(date)
+def _compiled(
+    source: str, date: str | None, kind: type[ImmutableSandboxedEnvironment] = ImmutableSandboxedEnvironment
+) -> jinja2.Template:
+    made = environment(date, kind)
     return made.template_class.from_code(made, made.compile(source, filename=_NAME), made.make_globals(None))
 
 
-def render(request: dict[str, Any], max_characters: int) -> list[tuple[bool, str]]:
-    """For each job whether it was rendered, with the text or why not.
+def render(request: dict[str, Any], max_characters: int) -> list[Answer]:
+    """For each job whether it was rendered, with the text or why not; then its runs, and the fields that were read.
 
-    A job is `[add_generation_prompt, [start, stop], ...]`: the messages of these ranges, one behind the other.
+    A job is `[add_generation_prompt, [start, stop], ...]`: the messages of these ranges, one behind the other. The text
+    is what the template writes of plain texts. It is rendered once more with texts that are followed where no prompt is
+    asked for: from that come its runs, none (null) where it is another text.
     """
-    answers: list[tuple[bool, str]] = []
+    answers: list[Answer] = []
+    traced = _Traced(request)
     for add_generation_prompt, *ranges in request["jobs"]:
-        messages = list(chain.from_iterable(request["messages"][start:stop] for start, stop in ranges))
-        variables = {**request["variables"], "messages": messages, "add_generation_prompt": add_generation_prompt}
+        more = {**request["variables"], "add_generation_prompt": add_generation_prompt}
         try:
-            pieces = _compiled(request["source"], request["date"]).generate(**variables)
-            answers.append((True, _joined(pieces, max_characters)))
+            pieces = _compiled(request["source"], request["date"]).generate(
+                **more, messages=_between(request["messages"], ranges)
+            )
+            text = _joined(pieces, max_characters)
         except Exception as error:  # noqa: BLE001 - a template may raise anything
-            answers.append((False, _told(error)))
+            answers.append((False, _told(error), (None, [])))
+            continue
+        if add_generation_prompt:
+            answers.append((True, text, ([], [])))
+        else:
+            answers.append((True, text, traced.runs(more, ranges, text, max_characters)))
     return answers
 
 
-def _joined(pieces: Iterator[str], max_characters: int) -> str:
-    kept: list[str] = []
+def _between(messages: Sequence[Any], ranges: Sequence[tuple[int, int]]) -> list[Any]:
+    return list(chain.from_iterable(messages[start:stop] for start, stop in ranges))
+
+
+@final
+class _Traced:
+    """What a template is given, followed."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        trace = Trace()
+        self._source, self._date = request["source"], request["date"]
+        self._read = [set[str]() for _ in request["messages"]]
+        self._messages = [
+            Fields(trace.message(message), read) for message, read in zip(request["messages"], self._read, strict=True)
+        ]
+        self._tools = trace.of(request["variables"].get("tools"))
+
+    def runs(
+        self, variables: dict[str, Any], ranges: Sequence[tuple[int, int]], text: str, max_characters: int
+    ) -> Told:
+        """The runs of a text, and the fields that were read so far, by message."""
+        more = {**variables, "tools": self._tools} if self._tools else variables
+        try:
+            pieces = _compiled(self._source, self._date, _Tracing).generate(
+                **more, messages=_between(self._messages, ranges)
+            )
+            found = _joined(pieces, max_characters)
+        except Exception:  # noqa: BLE001 - a template may raise anything
+            return None, []
+        read = [(index, name) for index, names in enumerate(self._read) for name in sorted(names)]
+        return (list(runs_of(found)) if plain(found) == plain(text) else None), read
+
+
+def _joined(pieces: Iterable[str], max_characters: int) -> str:
+    found: list[str] = []
     room = max_characters
     for piece in pieces:
         room -= len(piece)
         if room < 0:
             raise TemplateError(f"it writes more than {max_characters:,} characters")
-        kept.append(piece)
-    text = "".join(kept)
+        found.append(piece)
+    text = joined(found)
     text.encode()  # half a surrogate pair is no text
     return text
 

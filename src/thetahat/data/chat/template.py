@@ -29,6 +29,11 @@ class ChatTemplate:
         """A short name for exactly this rendering."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
+    def given(self, tools: Sequence[Any] = ()) -> dict[str, Any]:
+        """What it is given beside the messages."""
+        tokens = {"bos_token": self.bos_token, "eos_token": self.eos_token}
+        return {"tools": list(tools) or None, "documents": None, **tokens, **self.variables}
+
 
 def load_template(config: ChatConfig) -> ChatTemplate:
     """The template that a config names, with what the config says about it."""
@@ -47,7 +52,7 @@ def load_template(config: ChatConfig) -> ChatTemplate:
 
 def _read(path: Path) -> ChatTemplate:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # a byte order mark is not part of any prompt
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"template={str(path)!r} is neither a known template nor a file that can be read",

@@ -24,7 +24,7 @@ from thetahat.data.read.record import Record
 from thetahat.data.tokens.encoded import Encoded
 from thetahat.data.tokens.tokenizer import Tokenizer
 
-VERSION = 3  # of the format on disk
+VERSION = 4  # of the format on disk
 _BATCH_CHARACTERS = 1 << 22  # tokenised at a time
 Tables = dict[str, Any]  # of SCHEMAS, pyarrow's
 _TEXT = Encoding()

@@ -1,5 +1,7 @@
 """Records as token ids, in memory or mapped from a cache that is never stale."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -192,8 +194,21 @@ _NUMBERS = {
 _UNCOUNTED = {"num_tokens": 1, "record_tokens": 1, "record_parts": 1, "has_prompt": False}  # what only a plan knows
 
 
+_OF_ONE = re.compile(r"^turn-[\d.]+: | \(\d+ of \d+\)$")  # what stands in a note of one record alone
+
+
 def shared_documents(ours: Corpus, theirs: Corpus) -> list[str]:
     """The ids of our documents whose very text is among theirs: where it is not empty, a held-out set leaks."""
     known = set(theirs.documents["digest"].to_pylist())
     rows = zip(ours.documents["id"].to_pylist(), ours.documents["digest"].to_pylist(), strict=True)
     return [id for id, digest in rows if digest in known]
+
+
+def note_counts(corpus: Corpus) -> dict[str, int]:
+    """What is to be said of records, and of how many of them; without the name of a turn and the numbers in it."""
+    found = corpus.documents["notes"].value_counts().to_pylist()
+    counts = Counter[str]()
+    for notes, count in ((one["values"], one["counts"]) for one in found if one["values"]):
+        for note in {_OF_ONE.sub("", line) for line in notes.split("\n")}:
+            counts[note] += count
+    return dict(counts.most_common())

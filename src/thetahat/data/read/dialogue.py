@@ -24,7 +24,9 @@ class Message:
 
     role: str
     weight: float  # what each token of it counts for; 0: it is context
-    fields: Mapping[str, Any]  # what the template is given, role and content among it
+    fields: Mapping[str, Any]  # what the template is given, role and content (one text) among it
+    parts: tuple[Mapping[str, Any], ...] | None = None  # the content where it was given so: parts of text
+    says_weight: bool = False  # whether the record itself tells the weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,8 @@ def parse_dialogue(fields: Mapping[str, Any], where: str) -> Dialogue:
         for index, value in enumerate(_list(fields.get("messages"), f"{where}: messages", f"[{_SHAPE}, ...]"))
     )
     allowed = '["...", ...], or objects with content and weight'
-    given = _list(fields.get("answers", []), f"{where}: answers", allowed)
+    given = fields.get("answers")
+    given = [] if given is None else _list(given, f"{where}: answers", allowed)
     answers = tuple(_answer(value, f"{where}: answer {index}") for index, value in enumerate(given, 1))
     tools = _list(fields.get("tools") or [], f"{where}: tools", "a list of objects")
     if strange := [tool for tool in tools if not isinstance(tool, dict)]:
@@ -110,12 +113,17 @@ def _message(value: Any, where: str) -> Message:
     if strange := [call for call in calls if not isinstance(call, dict)]:
         raise DataError(f"{where}: a tool call is {_kind(strange[0])}", allowed="an object")
     kept = {name: given for name, given in fields.items() if name not in ("weight", "content")}
-    kept["content"] = _content(fields.get("content"), where, may_be_empty=bool(calls))
-    _check_json(kept, where)
-    return Message(role, _weight(fields.get("weight"), 1.0 if role == "assistant" else 0.0, where), kept)
+    weight = _weight(fields.get("weight"), 1.0 if role == "assistant" else 0.0, where)
+    says_weight = fields.get("weight") is not None
+    kept["content"], parts = _content(fields.get("content"), where)
+    if not kept["content"]:
+        _check_empty(fields, where, may_be=bool(calls) or says_weight)
+    _check_json([kept, parts or []], where)
+    return Message(role, weight, kept, parts, says_weight)
 
 
-def _content(value: Any, where: str, *, may_be_empty: bool) -> str:
+def _content(value: Any, where: str) -> tuple[str, tuple[Mapping[str, Any], ...] | None]:
+    """The text, and the parts where there are any; null is nothing, as in a column that Arrow has filled."""
     allowed = 'a string, or [{"type": "text", "text": "..."}, ...]'
     if isinstance(value, list):
         parts = cast("list[Any]", value)
@@ -123,14 +131,29 @@ def _content(value: Any, where: str, *, may_be_empty: bool) -> str:
             if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
                 kind = repr(part.get("type")) if isinstance(part, dict) else _kind(part)
                 raise DataError(f"{where}: a part of its content is {kind}", allowed=allowed)
-        value = "".join(part["text"] for part in parts)
-    if value is None and may_be_empty:
-        return ""
-    if not isinstance(value, str):
+        kept = tuple({name: given for name, given in part.items() if given is not None} for part in parts)
+        return "".join(part["text"] for part in kept), kept
+    if value is not None and not isinstance(value, str):
         raise DataError(f"{where}: the content is {_kind(value)}", allowed=allowed)
-    if not value and not may_be_empty:
-        raise DataError(f"{where}: the content is empty", allowed="text; none only beside tool_calls")
-    return value
+    return value or "", None
+
+
+def _check_empty(fields: Mapping[str, Any], where: str, *, may_be: bool) -> None:
+    """A message without content: of the assistant it may be a thought, of others it must have been meant.
+
+    Whether the template writes what a message has instead is seen when it is rendered.
+    """
+    if may_be or (fields["role"] != "assistant" and "content" in fields):
+        return
+    others = {name: value for name, value in fields.items() if name not in {"role", "content", "weight", "name"}}
+    if fields["role"] == "assistant" and any(isinstance(value, str) and value for value in others.values()):
+        return
+    content = fields.get("content")
+    raise DataError(
+        f"{where}: the content is {'empty' if content is not None else 'missing or null'}",
+        allowed="text; none only beside tool_calls, thoughts or a weight",
+        cure='"weight": 0 makes an empty answer context, "weight": 1 asks for its end alone',
+    )
 
 
 def _weight(value: Any, default: float, where: str) -> float:

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -64,23 +65,27 @@ class Tokenizer:
 
     def encode_with_special(self, text: str) -> list[int]:
         """The ids of a text in which the names of special tokens stand for these tokens."""
-        return self.encode_rendered([(text, "")])[0]
+        return self.encode_rendered([(text, ())])[0]
 
-    def encode_rendered(self, texts: Sequence[tuple[str, str]]) -> list[list[int]]:
-        """The same for many texts, each with a mark: a character that hides names which are text, and is taken out."""
-        found = {(piece, mark) for text, mark in texts for piece in self.special_names.split(text)}
-        cleaned = [piece.replace(mark, "") if mark else piece for piece, mark in found]
-        pieces = dict(zip(found, self.encode(cleaned), strict=True))  # a history is rendered again for each turn
-        return [self._joined(text, mark, pieces) for text, mark in texts]
+    def encode_rendered(self, texts: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> list[list[int]]:
+        """The same for many texts, each with the ranges in which names are text, in order."""
+        divided = [self._divided(text, said) for text, said in texts]
+        found = {piece for pieces, _ in divided for piece in pieces}
+        ids = dict(zip(found, self.encode(list(found)), strict=True))  # a history is rendered again for each turn
+        return [
+            [id for piece, name in zip(pieces, [*names, ""], strict=True) for id in (*ids[piece], *self._ids(name))]
+            for pieces, names in divided
+        ]
 
-    def _joined(self, text: str, mark: str, pieces: Mapping[tuple[str, str], Sequence[int]]) -> list[int]:
-        ids: list[int] = []
-        end = 0
-        for match in self.special_names.finditer(text):
-            ids += pieces[text[end : match.start()], mark]
-            ids.append(self.special[match[0]])
-            end = match.end()
-        return [*ids, *pieces[text[end:], mark]]
+    def _ids(self, name: str) -> tuple[int, ...]:
+        return (self.special[name],) if name else ()
+
+    def _divided(self, text: str, said: Sequence[tuple[int, int]]) -> tuple[list[str], list[str]]:
+        """The texts between special tokens, and the names of these."""
+        matches = special_in(text, self.special_names, said)
+        edges = [0, *(edge for match in matches for edge in match.span()), len(text)]
+        pieces = [text[start:stop] for start, stop in zip(edges[::2], edges[1::2], strict=True)]
+        return pieces, [match[0] for match in matches]
 
     @cached_property
     def special_names(self) -> re.Pattern[str]:
@@ -121,6 +126,23 @@ class Tokenizer:
     def to_json(self) -> str:
         """What `load_tokenizer` and the `tokenizers` library read."""
         return self._inner.to_str(pretty=True)
+
+
+def special_in(text: str, names: re.Pattern[str], said: Sequence[tuple[int, int]]) -> list[re.Match[str]]:
+    """Where names of special tokens stand for these: nothing of them lies in the ranges of what somebody has said."""
+    if not said:
+        return list(names.finditer(text))
+    found: list[re.Match[str]] = []
+    stops = [stop for _, stop in said]
+    place = 0
+    while match := names.search(text, place):
+        at = bisect_right(stops, match.start())
+        if at < len(said) and said[at][0] < match.end():
+            place = match.start() + 1
+        else:
+            found.append(match)
+            place = match.end()
+    return found
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = ()) -> Tokenizer:
