@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from tests.oracles import visibility as oracle
-from thetahat.core.visibility import Visibility, ancestors_of
+from thetahat.core.visibility import Visibility, ancestors_of, visibility_of
 
 
 @st.composite
@@ -55,3 +55,29 @@ def test_it_moves_whole():
     assert moved.piece.is_meta
     assert moved.ancestors.is_meta
     assert (moved.is_causal, moved.is_plain) == (False, True)
+
+
+@given(st.lists(st.lists(forests(), max_size=3), min_size=1, max_size=3), st.integers(1, 4), st.integers(0, 3))
+def test_lengths_say_on_the_host_what_stands_apart(rows, size, num_more):
+    """Rows of trees, each of one root and of pieces of `size` positions, and the padding behind them."""
+    rows = [[[-1, *(max(above, 0) for above in parent[1:])] for parent in row] for row in rows]
+    widest = max(1, max(size * sum(map(len, row)) for row in rows)) + num_more
+    piece, parents, expected = [], [], []
+    for row in rows:
+        laid = []
+        for parent in row:
+            first = len(parents)
+            parents += [above if above < 0 else first + above for above in parent]
+            laid += [one for one in range(first, len(parents)) for _ in range(size)]
+            expected.append(size * len(parent))
+        expected += [widest - len(laid)] if len(laid) < widest else []
+        piece.append(laid + [-1] * (widest - len(laid)))
+    visibility = visibility_of(torch.tensor(piece), torch.tensor(parents or [-1]))
+    assert visibility.lengths == tuple(expected)
+    assert visibility.to("meta").lengths == visibility.lengths
+
+
+def test_what_is_scattered_over_its_row_has_no_lengths():
+    assert visibility_of(torch.tensor([[0, 1, 0]])).lengths is None
+    assert visibility_of(torch.tensor([[0, 2, 1]]), torch.tensor([-1, 0, -1])).lengths is None
+    assert visibility_of(torch.tensor([[0, 2, 1]]), torch.tensor([-1, 0, 0])).lengths == (3,)

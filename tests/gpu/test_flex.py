@@ -17,7 +17,7 @@ from tests.examples import SENTENCE, lively, trees
 from thetahat.core.batch import Inputs
 from thetahat.core.config import override
 from thetahat.core.visibility import Visibility
-from thetahat.model.attention import attention
+from thetahat.model.attention import kernels
 from thetahat.model.attention.flex import attend_in_blocks, obstacle
 from thetahat.model.build import build_model
 from thetahat.model.config import DecoderConfig
@@ -162,7 +162,7 @@ def peak(attend, visibility):
 def test_blocks_take_less_memory_than_the_mask_alone(device):
     visibility = tree_visibility(3, 1, 16384, device)
     found = peak(attend_in_blocks, visibility)
-    under_mask = peak(lambda v: attention.attend_under(v.mask()), visibility)
+    under_mask = peak(lambda v: kernels.attend_under(v.mask()), visibility)
     print(f"blocks {found / 2**20:.0f} MiB, mask {under_mask / 2**20:.0f} MiB")
     assert found < 16384**2 < under_mask
 

@@ -6,9 +6,9 @@ from hypothesis import given, strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from thetahat.core.visibility import Visibility
-from thetahat.model.attention import attention
-from thetahat.model.attention.attention import compile_visibility, knows_groups
+from thetahat.model.attention import kernels
 from thetahat.model.attention.blockwise import BLOCK, attend_blockwise, block_size, suits_blocks
+from thetahat.model.attention.kernels import compile_visibility, knows_groups
 
 SIZES = st.sampled_from([1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 5, 3 * BLOCK + 60])
 
@@ -29,7 +29,7 @@ def test_blocks_say_what_the_whole_says(num_rows, heads, num_positions):
 @pytest.mark.parametrize("num_positions", [BLOCK, BLOCK + 1])
 def test_blocks_are_taken_without_a_gradient_where_rows_are_long(num_positions, monkeypatch):
     taken = []
-    monkeypatch.setattr(attention, "attend_blockwise", lambda *given: taken.append(1) or attend_blockwise(*given))
+    monkeypatch.setattr(kernels, "attend_blockwise", lambda *given: taken.append(1) or attend_blockwise(*given))
     visibility = Visibility(torch.zeros(1, num_positions, dtype=torch.int64), is_plain=True)
     q, k, v = drawn(1, 4, 2, num_positions, torch.float32)
     with torch.no_grad():
@@ -40,13 +40,15 @@ def test_blocks_are_taken_without_a_gradient_where_rows_are_long(num_positions, 
     assert q.grad is not None
 
 
-def test_blocks_are_for_a_cpu_and_for_whole_precision():
+def test_blocks_are_for_a_cpu_for_whole_precision_and_without_a_gradient():
     q = torch.zeros(1, 2, BLOCK + 1, 4)
-    assert suits_blocks(q)
-    assert suits_blocks(q.double())
-    assert not suits_blocks(q.bfloat16())
-    assert not suits_blocks(q.to("meta"))
-    assert not suits_blocks(q[:, :, 1:])
+    assert not suits_blocks(q)
+    with torch.no_grad():
+        assert suits_blocks(q)
+        assert suits_blocks(q.double())
+        assert not suits_blocks(q.bfloat16())
+        assert not suits_blocks(q.to("meta"))
+        assert not suits_blocks(q[:, :, 1:])
 
 
 @pytest.mark.parametrize("is_plain", [True, False])
@@ -59,7 +61,7 @@ def test_keys_that_heads_share_are_repeated_where_no_fused_kernel_knows_them(is_
     assert knows_groups(torch.device("cuda"), torch.bfloat16, has_mask=False)
     assert not knows_groups(torch.device("cuda"), torch.bfloat16, has_mask=True)
     assert not knows_groups(torch.device("cuda"), torch.float32, has_mask=False)
-    monkeypatch.setattr(attention, "knows_groups", lambda *given, **more: False)
+    monkeypatch.setattr(kernels, "knows_groups", lambda *given, **more: False)
     found = compile_visibility(visibility, 4, torch.float64)(*given)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
 

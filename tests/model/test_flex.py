@@ -1,6 +1,7 @@
 """The blocks and the relation that the GPU's kernels are given, and what torch's plain arithmetic makes of them."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ from torch._higher_order_ops.flex_attention import flex_attention as plain_flex_
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 
-from thetahat.core.visibility import Visibility, ancestors_of
+from thetahat.core.visibility import Visibility, visibility_of
 from thetahat.model.attention import flex
-from thetahat.model.attention.attention import attend_apart, runs_of
 from thetahat.model.attention.flex import attend_in_blocks, blocks_of, obstacle, relation
+from thetahat.model.attention.kernels import attend_apart, runs_of
 from thetahat.model.precision import product_dtype
 
 CUDA = torch.device("cuda")
@@ -33,7 +34,7 @@ def visibilities(draw, max_positions=23):
         piece = np.roll(piece, -(piece < 0).sum(axis=1).max(), axis=1)  # padding mostly at the end
     is_open = torch.from_numpy(source.random((rows, positions)) < 0.4) if draw(st.booleans()) else None
     is_causal = draw(st.booleans())
-    return Visibility(torch.from_numpy(piece), ancestors_of(torch.tensor(parent)), is_causal, is_open=is_open)
+    return replace(visibility_of(torch.from_numpy(piece), torch.tensor(parent), is_causal=is_causal), is_open=is_open)
 
 
 @given(visibilities())
@@ -45,9 +46,9 @@ def test_the_relation_is_the_mask_at_every_place(visibility):
 
 @given(visibilities(), st.integers(0, 99))
 def test_what_stands_apart_is_read_apart_as_under_the_mask(visibility, seed):
-    runs = runs_of(visibility)
-    if runs is None:  # in any order, something is scattered over its row
+    if visibility.lengths is None:  # in any order, something is scattered over its row
         return
+    runs = runs_of(visibility, visibility.lengths)
     assert sum(run.number * run.length for run in runs) == visibility.piece.numel()
     q, k, v = drawn(visibility, 4, 2, 8, torch.float64, seed)
     found = attend_apart(runs, is_causal=visibility.is_causal)(q, k, v)
@@ -71,14 +72,15 @@ def rows_of_trees(draw):
     widest = max(map(len, piece)) + draw(st.integers(0, 2))
     laid = torch.tensor([row + [-1] * (widest - len(row)) for row in piece])
     is_open = torch.rand(laid.shape, generator=torch.Generator().manual_seed(len(parent))) < 0.3
-    visibility = Visibility(laid, ancestors_of(torch.tensor(parent)), is_open=is_open if draw(st.booleans()) else None)
+    visibility = visibility_of(laid, torch.tensor(parent))
+    visibility = replace(visibility, is_open=is_open if draw(st.booleans()) else None)
     return visibility, num_trees + int((laid[:, -1] < 0).sum())
 
 
 @given(rows_of_trees(), st.integers(0, 99))
 def test_trees_are_runs_of_their_own_with_gradients_as_under_the_mask(drawn_rows, seed):
     visibility, num_runs = drawn_rows
-    runs = runs_of(visibility)
+    runs = runs_of(visibility, visibility.lengths)
     assert sum(run.number for run in runs) == num_runs
     q, k, v = (x.requires_grad_() for x in drawn(visibility, 4, 2, 8, torch.float64, seed))
     ours = attend_apart(runs, is_causal=True)(q, k, v)

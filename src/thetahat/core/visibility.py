@@ -18,6 +18,10 @@ class Visibility:
     A piece is a contiguous span of one sequence. Without ancestors each piece sees itself alone, which is how packed
     documents stay apart; with them, branches share a prefix that is computed once. Padding is piece -1: it sees
     padding, nothing sees it.
+
+    `lengths` says what stands apart: row after row, the number of positions of each piece, or of each tree of pieces,
+    and of the padding at a row's end. They add up to B T, and kernels for pieces of different lengths read them on the
+    host, without waiting for a device.
     """
 
     piece: Int[Tensor, "B T"]
@@ -25,6 +29,7 @@ class Visibility:
     is_causal: bool = True
     is_plain: bool = False  # each row is one piece, padded at its end at most: a causal kernel needs no mask
     is_open: Bool[Tensor, "B T"] | None = None  # None: nowhere
+    lengths: tuple[int, ...] | None = None  # None: unknown, or something is scattered over its row
 
     def mask(self) -> Bool[Tensor, "B T T"]:
         """The relation, written out."""
@@ -47,6 +52,29 @@ class Visibility:
         others = {name: getattr(self, name) for name in ("ancestors", "is_open")}
         changed = {name: None if value is None else change(value) for name, value in others.items()}
         return replace(self, piece=change(self.piece), **changed)
+
+
+def visibility_of(
+    piece: Int[Tensor, "B T"],
+    parent: Int[Tensor, " P"] | None = None,
+    *,
+    is_causal: bool = True,
+    is_plain: bool = False,
+) -> Visibility:
+    """Who sees whom in rows that lie on the host; `parent` is the piece that each piece continues, -1: none."""
+    ancestors = None if parent is None else ancestors_of(parent)
+    return Visibility(piece, ancestors, is_causal, is_plain, lengths=_lengths(piece, ancestors))
+
+
+def _lengths(piece: Int[Tensor, "B T"], ancestors: Bool[Tensor, "P P"] | None) -> tuple[int, ...] | None:
+    root = piece if ancestors is None else torch.where(piece < 0, -1, ancestors.int().argmax(1)[piece.clamp(min=0)])
+    begins = torch.ones_like(root, dtype=torch.bool)
+    begins[:, 1:] = root[:, 1:] != root[:, :-1]
+    starts = begins.flatten().nonzero()[:, 0]
+    named = torch.stack([starts // root.shape[1], root.flatten()[starts]], dim=1)
+    if len(named.unique(dim=0)) < len(named):
+        return None
+    return tuple(torch.diff(starts, append=torch.tensor([root.numel()])).tolist())
 
 
 def ancestors_of(parent: Int[Tensor, " P"]) -> Bool[Tensor, "P P"] | None:

@@ -51,7 +51,8 @@ class Rows:
         piece = torch.zeros_like(self._waiting) if padded is None else padded[:, first : first + width]
         is_open = self._is_open if first == 0 else None
         # a single token sees the cache
-        visibility = Visibility(piece, is_causal=first == 0, is_plain=padded is None, is_open=is_open)
+        lengths = (width,) * len(piece) if padded is None else None
+        visibility = Visibility(piece, None, first == 0, is_plain=padded is None, is_open=is_open, lengths=lengths)
         inputs = Inputs(self._waiting, self._position, visibility)
         if isinstance(self.model, Decoder):
             hidden = self.model.hidden(inputs, self._cache)
@@ -135,5 +136,6 @@ def padded_inputs(texts: Sequence[Sequence[int]], device: torch.device) -> Input
     tokens = torch.tensor([[*text, *[0] * (widest - len(text))] for text in texts], device=device)
     place = torch.arange(widest, device=device).expand_as(tokens)
     length = torch.tensor([[len(text)] for text in texts], device=device)
-    visibility = Visibility(torch.where(place < length, 0, -1), is_causal=False, is_plain=True)
+    lengths = (widest,) * len(texts) if widest == min(map(len, texts)) else None
+    visibility = Visibility(torch.where(place < length, 0, -1), is_causal=False, is_plain=True, lengths=lengths)
     return Inputs(tokens, place, visibility)

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, final
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from thetahat.model.attention.attention import Attend, Attention
+from thetahat.model.attention.attention import Attention
 from thetahat.model.attention.cache import LayerCache
 from thetahat.model.attention.cross_attention import CrossAttention, Memory
+from thetahat.model.attention.kernels import Attend
 from thetahat.model.config import TransformerConfig
 from thetahat.model.mlp import SwiGLU
 from thetahat.model.norm import RMSNorm

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thetahat.core.batch import Inputs
-from thetahat.model.attention.attention import compile_visibility
+from thetahat.model.attention.kernels import compile_visibility
 from thetahat.model.block import Block
 from thetahat.model.config import EncoderConfig
 from thetahat.model.head import Head, Headed

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from thetahat.core.batch import Inputs, Source
 from thetahat.core.errors import ModelError
-from thetahat.model.attention.attention import attend_under, compile_visibility
 from thetahat.model.attention.cache import Cache
 from thetahat.model.attention.cross_attention import Memory
+from thetahat.model.attention.kernels import attend_under, compile_visibility
 from thetahat.model.block import Block, CrossBlock
 from thetahat.model.config import EncoderDecoderConfig
 from thetahat.model.head import Head, Headed

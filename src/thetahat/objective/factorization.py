@@ -11,7 +11,7 @@ from torch import Tensor
 
 from thetahat.core.batch import Batch, Inputs, Packed, Source, Symbols
 from thetahat.core.random import uniform
-from thetahat.core.visibility import Visibility, ancestors_of
+from thetahat.core.visibility import Visibility, visibility_of
 from thetahat.objective.config import Causal, Conditional, Labels, Masked, ObjectiveConfig, Prefix, Spans
 from thetahat.objective.layout import Rows, rows_of
 from thetahat.objective.masked import masked
@@ -45,9 +45,7 @@ def causal(packed: Packed, objective: ObjectiveConfig | None = None, width: int 
     """
     read = (packed.piece[:-1] == packed.piece[1:]).nonzero()[:, 0]  # the last token of a piece is only ever an answer
     rows = rows_of(packed.row[packed.piece[read]], _num_rows(packed), width)
-    visibility = Visibility(
-        rows.lay(packed.piece[read], -1), ancestors_of(packed.parent), is_plain=_is_plain(packed.row)
-    )
+    visibility = visibility_of(rows.lay(packed.piece[read], -1), packed.parent, is_plain=_is_plain(packed.row))
     weights = counted_weights(packed, objective or ObjectiveConfig())
     return ask(packed, rows, read, read + 1, weights[read + 1], visibility)
 
@@ -83,13 +81,13 @@ def conditional(packed: Packed, objective: ObjectiveConfig, width: int | None = 
     source = Inputs(
         given_rows.lay(packed.tokens[given], 0),
         given_rows.lay(packed.position[given], 0),
-        Visibility(given_piece, is_causal=False),
+        visibility_of(given_piece, is_causal=False),
     )
     continues = (packed.piece[:-1] == packed.piece[1:]) & ~is_source[1:]
     read = continues.nonzero()[:, 0]
     rows = rows_of(packed.row[packed.piece[read]], num_rows, width)
     piece = packed.piece[read]
-    visibility = Visibility(rows.lay(piece, -1), is_plain=_is_plain(packed.row[packed.parent >= 0]))
+    visibility = visibility_of(rows.lay(piece, -1), is_plain=_is_plain(packed.row[packed.parent >= 0]))
     batch = ask(packed, rows, read, read + 1, counted_weights(packed, objective)[read + 1], visibility)
     return replace(batch, inputs=replace(batch.inputs, source=Source(source, rows.lay(packed.parent[piece], -1))))
 
@@ -107,7 +105,7 @@ def labels(packed: Packed, objective: ObjectiveConfig, width: int | None = None)
     read = (~is_last).nonzero()[:, 0]
     answer_of_piece = is_last.nonzero()[:, 0]
     rows = rows_of(packed.row[piece[read]], _num_rows(packed), width)
-    visibility = Visibility(rows.lay(piece[read], -1), is_causal=False)
+    visibility = visibility_of(rows.lay(piece[read], -1), is_causal=False)
     answer = answer_of_piece[piece[read]]
     weights = torch.where(is_first[read], counted_weights(packed, objective)[answer], 0.0)
     return ask(packed, rows, read, answer, weights, visibility)

@@ -10,7 +10,7 @@ from thetahat.core.batch import Batch, Inputs, Packed, Symbols
 from thetahat.core.errors import ModelError
 from thetahat.core.random import uniform
 from thetahat.core.special import MASK
-from thetahat.core.visibility import Visibility
+from thetahat.core.visibility import visibility_of
 from thetahat.objective.config import Masked, ObjectiveConfig
 from thetahat.objective.layout import rows_of
 from thetahat.objective.weights import counted_weights
@@ -145,7 +145,7 @@ def read_whole(
     num_rows = int(packed.row[-1]) + 1 if len(packed.row) else 0
     rows = rows_of(packed.row[packed.piece], num_rows, width)
     weights = torch.where(chosen, counted_weights(packed, objective), 0.0)
-    visibility = Visibility(rows.lay(packed.piece, -1), is_causal=False)
+    visibility = visibility_of(rows.lay(packed.piece, -1), is_causal=False)
     return Batch(
         inputs=Inputs(rows.lay(tokens, 0), rows.lay(packed.position, 0), visibility),
         targets=rows.lay(packed.tokens, 0),

@@ -70,7 +70,7 @@ def _sequences(batch: Batch) -> Iterator[tuple[str, Batch]]:
 def _picked(inputs: Inputs, at: tuple[Tensor, ...], source: Source | None = None) -> Inputs:
     visibility = inputs.visibility
     is_open = None if visibility.is_open is None else visibility.is_open[at][None]
-    seen = replace(visibility, piece=visibility.piece[at][None], is_open=is_open, is_plain=False)
+    seen = replace(visibility, piece=visibility.piece[at][None], is_open=is_open, is_plain=False, lengths=(len(at[0]),))
     return Inputs(inputs.tokens[at][None], inputs.position[at][None], seen, source)
 
 

@@ -22,7 +22,7 @@ from thetahat.data.order.pack import Pieces, enumerate_counts
 from thetahat.data.order.plan import gather, plan_scoring
 from thetahat.distribution.world import World
 from thetahat.ledger.ledger import LedgerRow, blocks_of
-from thetahat.model.attention.attention import kernels_of_any_shape
+from thetahat.model.attention.kernels import kernels_of_any_shape
 from thetahat.model.precision import Dtype, computing_in
 from thetahat.objective.config import ObjectiveConfig
 from thetahat.objective.log_prob import judged

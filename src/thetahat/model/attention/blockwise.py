@@ -8,8 +8,9 @@ BLOCK = 96  # queries: the scores of a block stay in the cache, and few are made
 
 
 def suits_blocks(q: Float[Tensor, "B H T K"]) -> bool:
-    """Whether this is quicker: on a CPU, in at least float32, in rows of more than one block."""
-    return q.device.type == "cpu" and q.dtype.itemsize >= 4 and q.shape[2] > BLOCK
+    """Whether this is quicker: on a CPU, in at least float32, in rows of more than one block; it has no gradient."""
+    is_long = q.device.type == "cpu" and q.dtype.itemsize >= 4 and q.shape[2] > BLOCK
+    return is_long and not torch.is_grad_enabled()
 
 
 def block_size(length: int) -> int:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple, final
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from thetahat.model.attention.attention import Attend
+from thetahat.model.attention.kernels import Attend
 from thetahat.model.config import TransformerConfig
 from thetahat.model.norm import RMSNorm
 
