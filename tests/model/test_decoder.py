@@ -79,7 +79,7 @@ def test_reading_through_the_cache_is_reading_at_once():
     first = Visibility(torch.zeros(1, 3, dtype=torch.int64), is_plain=True)
     states = [model.hidden(Inputs(tokens[:, :3], torch.arange(3)[None], first), cache)[0]]
     for place in range(3, 7):
-        seen = Visibility(torch.zeros(1, 1, dtype=torch.int64), is_causal=False)
+        seen = Visibility(torch.zeros(1, 1, dtype=torch.int64), is_causal=False, is_plain=True, lengths=(1,))
         states.append(model.hidden(Inputs(tokens[:, place : place + 1], torch.tensor([[place]]), seen), cache)[0])
     torch.testing.assert_close(torch.cat(states), at_once, rtol=1e-12, atol=1e-13)
 
