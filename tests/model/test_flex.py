@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from torch._higher_order_ops.flex_attention import flex_attention as plain_flex_
 from torch.nn.attention.flex_attention import create_block_mask
 from torch.nn.functional import scaled_dot_product_attention
 
-from thetahat.core.visibility import Visibility, visibility_of
+from thetahat.core.visibility import Visibility, ancestors_of, visibility_of
 from thetahat.model.attention import flex
 from thetahat.model.attention.flex import attend_in_blocks, blocks_of, obstacle, relation
 from thetahat.model.attention.kernels import attend_apart, runs_of
@@ -33,19 +34,25 @@ def visibilities(draw, max_positions=23):
         piece.sort(axis=1)
         piece = np.roll(piece, -(piece < 0).sum(axis=1).max(), axis=1)  # padding mostly at the end
     is_open = torch.from_numpy(source.random((rows, positions)) < 0.4) if draw(st.booleans()) else None
-    is_causal = draw(st.booleans())
-    return replace(visibility_of(torch.from_numpy(piece), torch.tensor(parent), is_causal=is_causal), is_open=is_open)
+    return partial(laid_out, torch.from_numpy(piece), torch.tensor(parent), is_open, draw(st.booleans()))
+
+
+def laid_out(piece, parent, is_open, is_causal):
+    """Made in the test: what checks types draws at random which items it looks at, which a strategy must not."""
+    return replace(visibility_of(piece, parent, is_causal=is_causal), is_open=is_open)
 
 
 @given(visibilities())
-def test_the_relation_is_the_mask_at_every_place(visibility):
+def test_the_relation_is_the_mask_at_every_place(made):
+    visibility = made()
     rows, positions = visibility.piece.shape
     row, query, key = torch.meshgrid(*map(torch.arange, (rows, positions, positions)), indexing="ij")
     assert torch.equal(relation(visibility)(row, torch.tensor(0), query, key), visibility.mask())
 
 
 @given(visibilities(), st.integers(0, 99))
-def test_what_stands_apart_is_read_apart_as_under_the_mask(visibility, seed):
+def test_what_stands_apart_is_read_apart_as_under_the_mask(made, seed):
+    visibility = made()
     if visibility.lengths is None:  # in any order, something is scattered over its row
         return
     runs = runs_of(visibility, visibility.lengths)
@@ -72,14 +79,14 @@ def rows_of_trees(draw):
     widest = max(map(len, piece)) + draw(st.integers(0, 2))
     laid = torch.tensor([row + [-1] * (widest - len(row)) for row in piece])
     is_open = torch.rand(laid.shape, generator=torch.Generator().manual_seed(len(parent))) < 0.3
-    visibility = visibility_of(laid, torch.tensor(parent))
-    visibility = replace(visibility, is_open=is_open if draw(st.booleans()) else None)
-    return visibility, num_trees + int((laid[:, -1] < 0).sum())
+    made = partial(laid_out, laid, torch.tensor(parent), is_open if draw(st.booleans()) else None, is_causal=True)
+    return made, num_trees + int((laid[:, -1] < 0).sum())
 
 
 @given(rows_of_trees(), st.integers(0, 99))
 def test_trees_are_runs_of_their_own_with_gradients_as_under_the_mask(drawn_rows, seed):
-    visibility, num_runs = drawn_rows
+    made, num_runs = drawn_rows
+    visibility = made()
     runs = runs_of(visibility, visibility.lengths)
     assert sum(run.number for run in runs) == num_runs
     q, k, v = (x.requires_grad_() for x in drawn(visibility, 4, 2, 8, torch.float64, seed))
@@ -91,7 +98,8 @@ def test_trees_are_runs_of_their_own_with_gradients_as_under_the_mask(drawn_rows
 
 
 @given(visibilities(), st.sampled_from([1, 3, 4, 8]), st.sampled_from([1, 40, 2**26]))
-def test_no_visible_block_is_left_out_and_whole_blocks_are_whole(visibility, size, cells):
+def test_no_visible_block_is_left_out_and_whole_blocks_are_whole(made, size, cells):
+    visibility = made()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flex, "CELLS", cells)  # some rows of the matrix at a time, or all
         found = blocks_of(visibility, size)
@@ -114,7 +122,8 @@ def test_no_visible_block_is_left_out_and_whole_blocks_are_whole(visibility, siz
 
 @given(visibilities())
 @settings(max_examples=10)
-def test_the_blocks_are_those_that_torch_finds(visibility):
+def test_the_blocks_are_those_that_torch_finds(made):
+    visibility = made()
     rows, positions = visibility.piece.shape
     ours = blocks_of(visibility, 4)
     theirs = create_block_mask(relation(visibility), rows, None, positions, positions, device="cpu", BLOCK_SIZE=4)
@@ -138,7 +147,8 @@ def drawn(visibility, num_heads, num_kv_heads, width, dtype=torch.float64, seed=
 
 @given(visibilities(), st.sampled_from([1, 2, 4]))
 @settings(max_examples=10)
-def test_attention_and_its_gradient_are_those_under_the_mask(visibility, num_kv_heads):
+def test_attention_and_its_gradient_are_those_under_the_mask(made, num_kv_heads):
+    visibility = made()
     leaves = [x.requires_grad_() for x in drawn(visibility, 4, num_kv_heads, 6)]
     found = plain_attention(*leaves, blocks_of(visibility))
     expected = scaled_dot_product_attention(*leaves, attn_mask=visibility.mask()[:, None], enable_gqa=True)
