@@ -76,7 +76,7 @@ def by_head(loaded: Loaded, records: Sequence[Record]) -> list[str]:
 
         batch = ask_label(replace(packed, row=rows, is_prompt=torch.zeros_like(packed.is_prompt)), objective)
         logits = loaded.model.head(loaded.model.hidden(batch.inputs).flatten(0, 1)[batch.asked])
-        found += [loaded.labels[index] for index in logits.argmax(-1).tolist()]
+        found += [loaded.card.labels[index] for index in logits.argmax(-1).tolist()]
     return found
 
 
@@ -99,7 +99,7 @@ if __name__ == "__main__":
         answers = [by_branches(loaded, record, known, ids) for record in records]
     hits = sum(answer == record.text for answer, record in zip(answers, records, strict=True))
     result = {
-        "model": str(loaded.config.recipe),
+        "model": str(loaded.folder),
         "kind": type(loaded.model).__name__,
         "texts": len(records),
         "accuracy": hits / len(records),

@@ -75,7 +75,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", metavar="FILE")
     chosen = parser.parse_args()
     loaded = load(chosen.model, ("evaluation.passes=0",))
-    context = loaded.config.data.context
+    context = loaded.card.context
     path = Path(chosen.out or "exactness.json").with_suffix(".jsonl")
     records = (r for r in read_records([chosen.data]) if room(loaded.tokenizer, r.texts) < context)
     kept = itertools.islice(records, chosen.documents)
@@ -85,8 +85,8 @@ if __name__ == "__main__":
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     corpus = corpus_of(loaded, [str(path)], World())
     path.unlink()
-    found = ledger_rows(score_corpus(loaded.model, corpus, loaded.config.policy(), World(), loaded.device), corpus)
-    exact, loop = copy.deepcopy(loaded.model).double(), LOOPS[kind_of(loaded.config.model)]
+    found = ledger_rows(score_corpus(loaded.model, corpus, loaded.policy, World(), loaded.device), corpus)
+    exact, loop = copy.deepcopy(loaded.model).double(), LOOPS[kind_of(loaded.card.model)]
     first = np.flatnonzero(np.diff(corpus.column["spans.document"], prepend=-1)).tolist()
     with torch.no_grad():
         plain = [float(loop(exact, corpus, span)) for span in first]

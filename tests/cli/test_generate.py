@@ -158,7 +158,7 @@ def test_a_text_depends_on_its_record_its_number_and_the_seed_alone(place, tmp_p
 @pytest.mark.parametrize(("run", "streams"), [("talk", 1), ("both", 2)])
 def test_what_is_read_before_an_answer_is_what_training_read_and_the_answer_itself_is_not(place, run, streams):
     loaded = load(f"runs/{run}")
-    template = load_template(loaded.config.data.chat)
+    template = load_template(loaded.card.chat)
     options = ChatOptions(template, shares_prefixes=False, streams=streams)
     for record in DIALOGUES[:3]:
         trained = encode_dialogue(parse_dialogue(record, "d"), "d", loaded.tokenizer, options)

@@ -73,7 +73,7 @@ def test_a_run_starts_from_its_base_with_new_tokens_behind_the_old_ones(tmp_path
     for name in set(before) - {"embedding.weight", "head.weight"}:
         assert torch.equal(before[name], first[name])
     tuned = load(str(checkpoint))
-    assert tuned.config.model == DecoderConfig(**SHAPE)
+    assert tuned.card.model == DecoderConfig(**SHAPE)
     assert tuned.tokenizer.special.keys() >= {"<|im_start|>", "<|im_end|>"}
 
 
@@ -226,7 +226,7 @@ def test_a_masked_encoder_becomes_a_classifier(tmp_path, texts, adapter):
     heads = [load_file(folder / MODEL)["head.weight"] for folder in (checkpoint.parent / "step-00000000", checkpoint)]
     assert not torch.equal(*heads)
     loaded = load(str(checkpoint))
-    assert loaded.labels == ("even", "odd")
+    assert loaded.card.labels == ("even", "odd")
     assert loaded.model.head.weight.shape[0] == 2
     assert score(loaded, [data.train]).summary.num_tokens == len(LABELS)
 

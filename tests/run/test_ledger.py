@@ -13,6 +13,7 @@ from thetahat.distribution.launch import launch
 from thetahat.distribution.world import World
 from thetahat.ledger.ledger import read_ledger
 from thetahat.ledger.run_ledger import part_files, read_run_ledger
+from thetahat.run.card import card_of
 from thetahat.run.config import CheckpointConfig, LedgerConfig, set_up
 from thetahat.run.log import ledger as module
 from thetahat.run.prepare import prepare
@@ -80,7 +81,7 @@ def test_a_row_is_what_scoring_says_of_its_part(name, tmp_path):
     trained(config, tmp_path / "run")
     prepared = prepare(config, None, World())
     state = first_state(config, prepared.tokenizer.vocab_size, 1, set_up(config), len(prepared.labels))
-    policy = config.policy()
+    policy = card_of(config, prepared.labels).policy(config.asking)
     corpus = prepared.held_out
     likelihoods = score_corpus(state.model, corpus, policy, World(), state.device)
     scored = {(row.id, row.part): row for row in ledger_rows(likelihoods, corpus)}

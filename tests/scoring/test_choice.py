@@ -24,7 +24,7 @@ from thetahat.distribution.world import World
 from thetahat.generation.sample import Sampling
 from thetahat.model.build import build_model
 from thetahat.model.config import EncoderConfig, EncoderDecoderConfig
-from thetahat.objective.config import Conditional, Masked, ObjectiveConfig
+from thetahat.objective.config import Conditional, Masked
 from thetahat.scoring.choice import Accuracy, Answer, accuracies, answers, macro_interval
 from thetahat.scoring.likelihood import Policy, ledger_rows, score_corpus
 from thetahat.statistics.paired import wilson_interval
@@ -138,7 +138,7 @@ def test_a_cloze_is_right_where_the_model_would_write_it():
 
 def test_an_encoder_answers_by_pseudo_log_likelihood_and_batching_changes_nothing():
     model = lively(build_model(EncoderConfig(**asdict(SHAPE)), TOKENIZER.vocab_size))
-    policy = Policy(48, 24, dtype="float64", objective=ObjectiveConfig(factorization=Masked()))
+    policy = Policy(48, 24, dtype="float64", factorization=Masked())
     together, rows = answered(asked_of(ITEMS, WHOLE), model, policy)
     assert sum(row.num_tokens for row in rows) == sum(row.num_tokens for row in answered(asked_of(ITEMS))[1])
     for item, answer in zip(ITEMS, together, strict=True):
@@ -149,7 +149,7 @@ def test_an_encoder_answers_by_pseudo_log_likelihood_and_batching_changes_nothin
 
 def test_an_encoder_decoder_reads_the_context_as_its_source():
     model = lively(build_model(EncoderDecoderConfig(**asdict(SHAPE), num_encoder_layers=1), TOKENIZER.vocab_size))
-    policy = Policy(48, 24, dtype="float64", objective=ObjectiveConfig(factorization=Conditional()))
+    policy = Policy(48, 24, dtype="float64", factorization=Conditional())
     (first, _), rows = answered(asked_of(ITEMS[:2], PAIR), model, policy)
     assert {row.num_tokens for row in rows if row.part == "choice-1" and row.id == "q0"} == {
         len(TOKENIZER.encode(["and"])[0])

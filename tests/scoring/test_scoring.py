@@ -22,6 +22,7 @@ from thetahat.distribution.world import World
 from thetahat.model.build import build_model
 from thetahat.objective.config import Causal, Conditional, Labels, Masked
 from thetahat.objective.factorization import factor
+from thetahat.run.card import card_of
 from thetahat.run.prepare import prepare
 from thetahat.scoring import likelihood
 from thetahat.scoring.grouping import side_by_side
@@ -49,7 +50,7 @@ def asked(name, tmp_path, dtype="float32"):
     prepared = prepare(config, tmp_path, World())
     sizes = prepared.tokenizer.vocab_size, len(prepared.labels)
     models = [lively(build_model(config.model, *sizes), each) for each in (getattr(torch, dtype), torch.float64)]
-    return config, prepared.train, change(config.policy(), batch_size=5), models
+    return config, prepared.train, change(card_of(config, prepared.labels).policy(config.asking), batch_size=5), models
 
 
 def plain_loop(config, corpus, model):

@@ -85,7 +85,7 @@ def test_the_folder_stands_alone_and_says_what_it_was_made_of(place, tmp_path):
     tuned = load(str(place / "tuned-float32"))
     config, told = read_config(folder), read_progress(folder)["merged"]
     assert (config.adapter, config.base, config.base_digest, config.frozen) == (None, None, None, ())
-    assert config.model == tuned.config.model
+    assert config.model == tuned.card.model
     assert told == merged.to_dict()
     assert told["base"] == str(place / "base-float32")
     assert told["checkpoint"] == str(tuned.folder)
@@ -133,7 +133,7 @@ def test_a_classifier_keeps_its_labels(place, tmp_path, monkeypatch):
     config = run_config(EncoderConfig(), data=data, objective=labels, base=str(tmp_path / "masked"), adapter=adapter)
     ran(config, tmp_path / "labels")
     folder, _ = merge(str(tmp_path / "labels"))
-    assert load(str(folder)).labels == ("even", "odd")
+    assert load(str(folder)).card.labels == ("even", "odd")
     before, after = (score(load(str(name)), [data.train]).rows for name in (tmp_path / "labels", folder))
     assert [row.log_prob for row in after] == pytest.approx([row.log_prob for row in before], rel=1e-12)
 

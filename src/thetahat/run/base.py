@@ -81,7 +81,7 @@ def parameters_of(folder: Path) -> dict[str, Tensor]:
     model = first_model(config, vocab_size, torch.device("cpu"), len(labels))
     if config.adapter:
         load_base(model, config, len(labels))
-    load_parameters(model, folder, config)
+    load_parameters(model, folder)
     merge(model)
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 

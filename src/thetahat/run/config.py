@@ -1,7 +1,7 @@
 """The root of a run's config: everything that the result depends on."""
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import torch
 from msgspec import Meta
@@ -15,9 +15,11 @@ from thetahat.model.config import ModelConfig
 from thetahat.model.precision import Dtype
 from thetahat.objective.config import FACTORIZATIONS, ObjectiveConfig
 from thetahat.optimization.config import OptimizationConfig
-from thetahat.scoring.likelihood import EvaluationConfig, Policy
+from thetahat.scoring.likelihood import EvaluationConfig, ScoringConfig
 
 Count = Annotated[int, Meta(ge=1, le=2**40)]
+Device = Literal["auto", "cpu", "cuda"]
+Threads = Annotated[int, Meta(ge=0, le=1024)]  # of the CPU; 0: all
 
 
 class CheckpointConfig(Config, kw_only=True):
@@ -62,16 +64,24 @@ def _is_due(step: int, num_steps: int, every: int) -> bool:
     return step == num_steps or (every > 0 and step > 0 and step % every == 0)
 
 
+class Asking(Config, kw_only=True):
+    """How a trained model is asked: where, in which arithmetic, and in which portions."""
+
+    device: Device = "auto"
+    dtype: Dtype = "float32"
+    threads: Threads = 0
+    deterministic: bool = False
+    evaluation: ScoringConfig = ScoringConfig()
+
+
 class RunConfig(Config, kw_only=True):
     """A whole training run: what its result depends on, and how it is watched."""
 
     recipe: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # it names the run folder
     seed: Annotated[int, Meta(ge=0, le=2**62)] = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     dtype: Dtype = "float32"
-    threads: Annotated[int, Meta(ge=0, le=1024)] = (
-        0  # of the CPU; 0: all. Backward passes depend on it, so it is resolved and kept
-    )
+    threads: Threads = 0  # backward passes depend on them, so they are resolved and kept
     deterministic: bool = False
     compile: bool = False  # torch.compile, block by block
     data: DataConfig
@@ -120,17 +130,16 @@ class RunConfig(Config, kw_only=True):
         watch = {"checkpoint": usual.checkpoint, "ledger": usual.ledger, "prompt": usual.prompt}
         return replace(self, evaluation=evaluation, **watch)
 
-    def policy(self) -> Policy:
-        """How this run scores text."""
-        context = self.data.context
-        return Policy(
-            context=context,
-            stride=min(self.evaluation.stride or max(context // 2, 1), context),
-            batch_size=self.evaluation.batch_size,
+    @property
+    def asking(self) -> "Asking":
+        """How a run asks its own model, and everybody who says nothing else."""
+        scoring, theirs = ScoringConfig.__struct_fields__, self.evaluation
+        return Asking(
+            device=self.device,
             dtype=self.dtype,
+            threads=self.threads,
             deterministic=self.deterministic,
-            objective=self.objective,
-            passes=self.evaluation.passes,
+            evaluation=ScoringConfig(**{name: getattr(theirs, name) for name in scoring}),
         )
 
 
@@ -144,7 +153,10 @@ def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
     return all_differences(ours.essence, theirs.essence)
 
 
-def resolve(config: RunConfig) -> RunConfig:
+Machine = TypeVar("Machine", RunConfig, Asking)
+
+
+def resolve(config: Machine) -> Machine:
     """The config with `auto` and 0 replaced by what this machine has, so that it says what will run."""
     device = config.device
     if device == "auto":
@@ -154,7 +166,7 @@ def resolve(config: RunConfig) -> RunConfig:
     return replace(config, device=device, threads=config.threads or len(os.sched_getaffinity(0)))
 
 
-def set_up(config: RunConfig) -> torch.device:
+def set_up(config: RunConfig | Asking) -> torch.device:
     """Sets threads and determinism for this process, and returns where the run happens."""
     torch.set_num_threads(config.threads)
     if config.deterministic or torch.are_deterministic_algorithms_enabled():

@@ -20,6 +20,7 @@ from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer, train_toke
 from thetahat.distribution.world import World
 from thetahat.objective.factorization import factor
 from thetahat.run.base import base_tokenizer
+from thetahat.run.card import Card, card_of
 from thetahat.run.config import RunConfig
 from thetahat.run.folder.checkpoint import TOKENIZER
 
@@ -91,7 +92,7 @@ def _tokenizer_and_corpora(
     train_records, held_out_records = divide(config.data)
     tokenizer = _tokenizer(config, folder, train_records)
     labels = _labels(config, train_records)
-    cache, encoding = default_cache() / "corpora", encoding_of(config, labels)
+    cache, encoding = default_cache() / "corpora", encoding_of(card_of(config, labels))
     train = build_corpus(train_records, tokenizer, {"part": "train"}, cache, encoding)
     held_out = None
     if held_out_records is not None:
@@ -99,20 +100,19 @@ def _tokenizer_and_corpora(
     return tokenizer, train, held_out, labels
 
 
-def encoding_of(config: RunConfig, labels: tuple[str, ...]) -> Encoding:
-    """How records become token ids for the factorization of a run.
+def encoding_of(card: Card) -> Encoding:
+    """How records become token ids for the factorization of a model.
 
     The turns of a dialogue share what they have in common, in training as in scoring. Only a prefix that sees all of
     itself is another one for each turn, so that there is nothing to share.
     """
-    data, factorization = config.data, config.objective.factorization
-    layout = factorization.layout
-    room = data.source_room if layout.has_source else data.context
+    layout = card.factorization.layout
+    room = card.source_room if layout.has_source else card.context
     chat = None
-    if data.chat:
-        template, streams = load_template(data.chat), 2 if layout.has_source else 1
-        chat = ChatOptions(template, room, factorization.shares_prefixes, data.over_long, streams)
-    return Encoding(layout, labels, room, data.over_long, chat, data.unsupervised)
+    if card.chat:
+        template, streams = load_template(card.chat), 2 if layout.has_source else 1
+        chat = ChatOptions(template, room, card.factorization.shares_prefixes, card.over_long, streams)
+    return Encoding(layout, card.labels, room, card.over_long, chat, card.unsupervised)
 
 
 def special_tokens(config: RunConfig) -> list[str]:

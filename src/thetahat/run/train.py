@@ -13,6 +13,7 @@ from thetahat.distribution.world import World, join_world
 from thetahat.ledger.summary import Summary, summarize
 from thetahat.run.base import resolved
 from thetahat.run.blame import check_parameters
+from thetahat.run.card import card_of
 from thetahat.run.config import RunConfig, set_up
 from thetahat.run.folder.checkpoint import folder_of, save, settle
 from thetahat.run.folder.folder import choose_folder
@@ -88,7 +89,7 @@ def evaluate(
     if prepared.held_out is None:
         return None
     state.model.eval()
-    policy, stops = state.config.policy(), is_abandoned or (lambda: False)
+    policy, stops = card_of(state.config, prepared.labels).policy(state.config.asking), is_abandoned or (lambda: False)
     try:
         likelihoods = score_corpus(state.model, prepared.held_out, policy, world, state.device, Watch(stops=stops))
     finally:

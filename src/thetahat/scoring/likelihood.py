@@ -24,7 +24,7 @@ from thetahat.distribution.world import World
 from thetahat.ledger.ledger import LedgerRow, blocks_of
 from thetahat.model.attention.kernels import kernels_of_any_shape
 from thetahat.model.precision import Dtype, computing_in
-from thetahat.objective.config import ObjectiveConfig
+from thetahat.objective.config import Causal, Factorization, ObjectiveConfig
 from thetahat.objective.log_prob import judged
 from thetahat.objective.objective import Model
 from thetahat.objective.scoring import questions
@@ -34,16 +34,22 @@ from thetahat.statistics.interval import BLOCK_TOKENS, exact_sum
 LOGITS_ON_CPU, LOGITS_ON_GPU = 2**19, 2**24  # of a group that exist at once: 2 and 64 MiB in float32
 ROOM_ON_CPU, ROOM_ON_GPU = 640, 2**14  # positions of a group: enough for full speed, in little memory
 
-_CAUSAL = ObjectiveConfig()
+
+_CAUSAL = Causal()
 
 
-class EvaluationConfig(Config, kw_only=True):
-    """How held-out text is scored, in the loop and by `score` alike."""
+class ScoringConfig(Config, kw_only=True):
+    """How text is scored, in the loop and by `score` alike."""
 
-    every: Annotated[int, Meta(ge=0)] = 0  # steps; 0: only at the end
     stride: Annotated[int, Meta(ge=1)] | None = None  # of the windows over long documents; None: half the context
     batch_size: Annotated[int, Meta(ge=1)] = 16  # windows read at once; shorter texts as many as fit in their room
     passes: Annotated[int, Meta(ge=0)] = 0  # of a masked model: one token in so many is masked at once; 0: one alone
+
+
+class EvaluationConfig(ScoringConfig, kw_only=True):
+    """How and when what is held out is scored in the loop."""
+
+    every: Annotated[int, Meta(ge=0)] = 0  # steps; 0: only at the end
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +61,14 @@ class Policy:
     batch_size: int = 16
     dtype: Dtype = "float32"
     deterministic: bool = False  # bitwise the same for every batch size, order and number of ranks
-    objective: ObjectiveConfig = _CAUSAL
+    factorization: Factorization = _CAUSAL
     passes: int = 0
 
     def describe(self, corpus: Corpus) -> str:
         """As it is stored beside the numbers of a corpus."""
         how = f"window(stride={self.stride}), context={self.context}, dtype={self.dtype}"
         how += ", parts in one pass" if corpus.reads_parts_together else ""
-        what, settings = self.objective.factorization.scored_as(self.passes)
+        what, settings = self.factorization.scored_as(self.passes)
         return ", ".join([*what, how, *settings])
 
 
@@ -218,11 +224,17 @@ class Reader:
         packed, policy = gather(self.corpus, self.plan, index), self.policy
         move, room = partial(onto, device=self.device), LOGITS_ON_CPU if self.device.type == "cpu" else LOGITS_ON_GPU
         found: list[Callable[[], Answers]] = []
-        for batch in questions(packed, policy.objective, self.corpus.symbols, policy.passes, self._width(index)):
+        for batch in questions(
+            packed,
+            ObjectiveConfig(factorization=policy.factorization),
+            self.corpus.symbols,
+            policy.passes,
+            self._width(index),
+        ):
             asked = (batch.weights.flatten() > 0).nonzero()[:, 0]
             with computing_in(policy.dtype, self.device), kernels_of_any_shape(self.device):
                 values = later(_values(self.model, batch.map(move), move(asked), room))
-            seen = context_lengths(batch, hides_targets=policy.objective.factorization.hides_targets)
+            seen = context_lengths(batch, hides_targets=policy.factorization.hides_targets)
             where, seen = (tensor.flatten()[asked].numpy() for tensor in (batch.origin, seen))
             found.append(partial(_answers, token[where], seen, values))
         return lambda: _joined([one() for one in found])
@@ -303,7 +315,7 @@ def _places(corpus: Corpus, pieces: Pieces, index: Ints) -> Ints:
 
 def _reads_source(policy: Policy) -> bool:
     """Whether an encoder reads something first, so that a window is two rows."""
-    return policy.objective.factorization.reads_source
+    return policy.factorization.reads_source
 
 
 def _values(model: Model, batch: Batch, asked: Int[Tensor, " n"], room: int) -> Float[Tensor, "2 n"]:

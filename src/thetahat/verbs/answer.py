@@ -21,7 +21,7 @@ def answer_records(loaded: Loaded, data: str | Sequence[str], how: Sampling | Be
     asked = [(record.dialogue, record.where) for record in records if record.dialogue is not None]
     dialogues = iter(dialogue_prompts(loaded, asked))
     prompts = [next(texts if record.dialogue is None else dialogues) for record in records]
-    written = write(loaded, prompts, how, loaded.config.evaluation.batch_size)
+    written = write(loaded, prompts, how, loaded.asking.evaluation.batch_size)
     return [
         {**record.fields, GENERATED: found.text, **found.to_dict()}
         for record, found in zip(records, written, strict=True)

@@ -29,13 +29,13 @@ def dialogue_prompts(loaded: Loaded, dialogues: Sequence[tuple[Dialogue, str]]) 
 
     The code that made the prompts of training makes these, and an answer ends where a turn of training did.
     """
-    data, model, tokenizer = loaded.config.data, loaded.model, loaded.tokenizer
+    card, model, tokenizer = loaded.card, loaded.model, loaded.tokenizer
     if not dialogues:
         return []
-    if data.chat is None or isinstance(model, Encoder):
+    if card.chat is None or isinstance(model, Encoder):
         raise ConfigError(f"{loaded.folder} was not trained on dialogues", cure="thetahat generate continues a text")
     streams = 2 if isinstance(model, EncoderDecoder) else 1
-    options = ChatOptions(load_template(data.chat), 1 << 30, shares_prefixes=False, streams=streams)
+    options = ChatOptions(load_template(card.chat), 1 << 30, shares_prefixes=False, streams=streams)
     encoded = DialogueEncoder(tokenizer, options).encode(dialogues)
     return [_prompt(one) for one in encoded]
 

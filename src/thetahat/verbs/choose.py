@@ -72,27 +72,27 @@ def choose(
     asking = asking_of(loaded, delimiter=delimiter, over_long=over_long)
     asked = ask_questions(read_questions(data), loaded.tokenizer, asking)
     likelihoods, rows = score_questions(loaded, asked)
-    policy = f"{loaded.config.policy().describe(asked.corpus)}, delimiter={delimiter!r}, over_long={over_long}"
+    policy = f"{loaded.policy.describe(asked.corpus)}, delimiter={delimiter!r}, over_long={over_long}"
     found = _choices(asked, likelihoods, rows, policy)
-    if out and join_world(loaded.config.device).is_first:
+    if out and join_world(loaded.asking.device).is_first:
         write_ledger(out, rows, _metadata(loaded, asked, found.policy))
     return found
 
 
 def asking_of(loaded: Loaded, **choices: Any) -> Asking:
     """How this model is asked: in the layout that it was trained on, with the room that it has."""
-    factorization, data = loaded.config.objective.factorization, loaded.config.data
+    factorization, card = loaded.card.factorization, loaded.card
     if factorization.is_sample:
         raise DataError("a model that fills spans has no likelihood of a choice", cure="a decoder or an encoder")
     shares = factorization.shares_prefixes
-    return Asking(factorization.layout, data.context, data.source_room, shares=shares, **choices)
+    return Asking(factorization.layout, card.context, card.source_room, shares=shares, **choices)
 
 
 def score_questions(
     loaded: Loaded, asked: AskedQuestions, stride: int | None = None
 ) -> tuple[Likelihoods, list[LedgerRow]]:
     """The log-probability of every choice, and a row for each; `stride` is for texts longer than the context."""
-    policy, world = loaded.config.policy(), join_world(loaded.config.device)
+    policy, world = loaded.policy, join_world(loaded.asking.device)
     policy = replace(policy, stride=stride) if stride else policy
     likelihoods = score_corpus(loaded.model, asked.corpus, policy, world, loaded.device)
     return likelihoods, ledger_rows(likelihoods, asked.corpus)

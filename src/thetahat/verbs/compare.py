@@ -61,7 +61,7 @@ def _scored(model: "Loaded | str | Path", data: Sequence[str], overrides: Sequen
     loaded = load(str(model), tuple(overrides)) if isinstance(model, str | Path) else model
     found = score(loaded, data)
     name = str(model) if isinstance(model, str | Path) else str(loaded.folder)
-    return Scored(name, found.rows, found.metadata), loaded.config.data.separator
+    return Scored(name, found.rows, found.metadata), loaded.card.separator
 
 
 def _with_texts(compared: Comparison, data: Sequence[str], split_on: str | None) -> Comparison:

@@ -138,16 +138,14 @@ def _whole(found: Answer) -> "Generator[str, None, Answer]":
 
 def _rows(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam) -> Rows:
     assert not isinstance(loaded.model, Encoder)
-    tokens, context = [prompt.tokens for prompt in prompts], loaded.config.data.context
+    tokens, context = [prompt.tokens for prompt in prompts], loaded.card.context
     start = loaded.tokenizer.end_of_text
     return begin(loaded.model, tokens, context, how.max_tokens, start, opens=opens_prompts(loaded))
 
 
 def _ends(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam) -> list[Ends]:
     """A text of n tokens behind a prompt of m needs m + n - 1 positions, as it does in training."""
-    rooms = [
-        None if prompt.slides else loaded.config.data.context + 1 - _num_read(loaded, prompt) for prompt in prompts
-    ]
+    rooms = [None if prompt.slides else loaded.card.context + 1 - _num_read(loaded, prompt) for prompt in prompts]
     return [
         Ends(prompt.end_tokens, prompt.end_texts, how.stop, how.max_tokens, room)
         for prompt, room in zip(prompts, rooms, strict=True)
@@ -156,12 +154,12 @@ def _ends(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam) -> li
 
 def _num_read(loaded: Loaded, prompt: Prompt) -> int:
     """How many positions the decoder reads before it writes: an encoder reads the prompt, and it begins anew."""
-    return min(len(prompt.tokens), loaded.config.data.context) if isinstance(loaded.model, Decoder) else 1
+    return min(len(prompt.tokens), loaded.card.context) if isinstance(loaded.model, Decoder) else 1
 
 
 def _num_cut(loaded: Loaded, prompt: Prompt) -> int:
     """How many tokens of a prompt are not read."""
-    over = len(prompt.tokens) - loaded.config.data.context if isinstance(loaded.model, Decoder) else 0
+    over = len(prompt.tokens) - loaded.card.context if isinstance(loaded.model, Decoder) else 0
     return prompt.tokens_cut + max(over, 0)
 
 
@@ -171,7 +169,7 @@ def _answer(loaded: Loaded, prompt: Prompt, text: Writing) -> Answer:
 
 
 def _say_cut(loaded: Loaded, prompts: Sequence[Prompt]) -> None:
-    context = loaded.config.data.context
+    context = loaded.card.context
     over = [len(prompt.tokens) - context for prompt in prompts if len(prompt.tokens) > context]
     if over and isinstance(loaded.model, Decoder):
         logger.warning(
@@ -181,7 +179,7 @@ def _say_cut(loaded: Loaded, prompts: Sequence[Prompt]) -> None:
 
 
 def _say_slid(loaded: Loaded, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> None:
-    context = loaded.config.data.context
+    context = loaded.card.context
     pairs = zip(prompts, answers, strict=True)
     if slid := sum(_num_read(loaded, prompt) + found.num_tokens - 1 > context for prompt, found in pairs):
         logger.warning(
@@ -192,7 +190,7 @@ def _say_slid(loaded: Loaded, prompts: Sequence[Prompt], answers: Sequence[Answe
 
 def opens_prompts(loaded: Loaded) -> bool:
     """Whether all of a prompt sees all of it, as a prefix language model has learned."""
-    return loaded.config.objective.factorization.opens_prompts
+    return loaded.card.factorization.opens_prompts
 
 
 def fill(loaded: Loaded, text: str) -> str:

@@ -101,7 +101,7 @@ class HarnessModel(_Base):
             return {}
         asking = asking_of(self.loaded, delimiter="", alone=False, **choices)
         asked = ask_questions(questions, self.loaded.tokenizer, asking)
-        stride = self.loaded.config.data.context if choices["over_long"] == "window" and not self.has_stride else None
+        stride = self.loaded.card.context if choices["over_long"] == "window" and not self.has_stride else None
         likelihoods, rows = score_questions(self.loaded, asked, stride=stride)
         _say(asked, rows)
         pairs = zip(rows, likelihoods.is_greedy, strict=True)
@@ -109,9 +109,9 @@ class HarnessModel(_Base):
 
     def _fitting(self, prompt: str) -> str:
         """A prompt that is read whole, or what is left of it."""
-        tokenizer, data = self.loaded.tokenizer, self.loaded.config.data
-        has_source = self.loaded.config.objective.factorization.layout.has_source
-        context = data.source_room if has_source else data.context
+        tokenizer, card = self.loaded.tokenizer, self.loaded.card
+        has_source = card.factorization.layout.has_source
+        context = card.source_room if has_source else card.context
         (ids,) = tokenizer.encode([prompt])
         if (over := len(ids) + 1 - context) <= 0:
             return prompt

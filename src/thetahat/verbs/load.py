@@ -1,5 +1,6 @@
 """A model ready to be asked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,60 +9,89 @@ from msgspec.structs import replace
 
 from thetahat.core.config import override
 from thetahat.core.errors import ConfigError, NonFiniteError
+from thetahat.core.schema import known_keys
+from thetahat.data.config import DataConfig
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer
-from thetahat.model.build import LanguageModel
+from thetahat.model.build import LanguageModel, build_model
+from thetahat.model.precision import parameter_dtype
 from thetahat.run.base import load_base
-from thetahat.run.config import RunConfig, resolve, set_up
-from thetahat.run.folder.checkpoint import TOKENIZER, load_parameters, read_config, read_progress
+from thetahat.run.card import Card
+from thetahat.run.config import Asking, resolve, set_up
+from thetahat.run.folder.checkpoint import CONFIG, TOKENIZER, load_parameters, read_asking, read_card, read_config
 from thetahat.run.folder.find import find_checkpoint as find_checkpoint
 from thetahat.run.state import first_model
+from thetahat.scoring.likelihood import Policy
 
-_ASKING = ("device", "dtype", "threads", "deterministic", "seed", "data.split_on")
+_SEPARATOR = "data.split_on"
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model ready to be asked."""
+    """A model ready to be asked: its weights, its tokenizer, what it is, and how it is asked."""
 
     model: LanguageModel
     tokenizer: Tokenizer
-    config: RunConfig
+    card: Card
+    asking: Asking
     folder: Path
     device: torch.device
-    labels: tuple[str, ...] = ()  # of a classification, in the order of the head
+
+    @property
+    def policy(self) -> Policy:
+        """How it scores text."""
+        return self.card.policy(self.asking)
 
 
 def load(name: str, overrides: tuple[str, ...] = ()) -> Loaded:
-    """The model of this name; `overrides` may change how it runs (device, dtype, threads), not what it is."""
+    """The model of this name, whatever made it; no optimizer and no data of a run is needed.
+
+    `overrides` say how it is asked, beside or instead of what its run did: the keys of Asking, batch_size, which is
+    evaluation.batch_size, and data.split_on, which stands between the documents of a .txt.
+    """
     folder = find_checkpoint(name)
-    saved = read_config(folder)
-    config = override(saved, [_for_asking(pair) for pair in overrides])
-    if (
-        config.device == "cuda"
-        and not torch.cuda.is_available()
-        and not any(o.startswith("device=") for o in overrides)
-    ):
-        config = replace(config, device="cpu")  # trained on a GPU, asked on a machine without
-    config = resolve(config)
-    device = set_up(config)
-    labels, tokenizer = tuple(read_progress(folder)["labels"]), load_tokenizer(folder / TOKENIZER)
-    model = first_model(config, tokenizer.vocab_size, device, len(labels))
-    if config.adapter:
-        load_base(model, config, len(labels))
-    load_parameters(model, folder, config)
+    card, asking = read_card(folder), _asking(folder, overrides)
+    if given := [pair for pair in overrides if pair.partition("=")[0] == _SEPARATOR]:
+        data = override(DataConfig(), [pair.removeprefix("data.") for pair in given])
+        card = replace(card, separator=data.separator)
+    device, tokenizer = set_up(asking), load_tokenizer(folder / TOKENIZER)
+    model = _model(folder, card, asking, tokenizer.vocab_size, device)
     if sick := [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]:
         raise NonFiniteError(f"{folder}: parameters are not finite: {', '.join(sick[:5])}", cure="another checkpoint")
-    return Loaded(model.eval(), tokenizer, config, folder, device, labels)
+    return Loaded(model.eval(), tokenizer, card, asking, folder, device)
+
+
+def _asking(folder: Path, overrides: Sequence[str]) -> Asking:
+    """How the run asks its model, but for the overrides."""
+    pairs = [_for_asking(pair) for pair in overrides if pair.partition("=")[0] != _SEPARATOR]
+    asking = override(read_asking(folder), pairs)
+    is_named = any(pair.startswith("device=") for pair in pairs)
+    if asking.device == "cuda" and not torch.cuda.is_available() and not is_named:
+        asking = replace(asking, device="cpu")  # trained on a GPU, asked on a machine without
+    return resolve(asking)
 
 
 def _for_asking(pair: str) -> str:
     """The KEY=VALUE, if it changes how a model is asked; what would be ignored is refused."""
     key, _, value = pair.partition("=")
-    if key == "batch_size":
-        return f"evaluation.batch_size={value}"
-    if key not in _ASKING and not key.startswith("evaluation."):
+    key = "evaluation.batch_size" if key == "batch_size" else key
+    if key not in (known := known_keys(Asking)) and not key.startswith("evaluation."):
         raise ConfigError(
             f"{key} does not change how a trained model is asked",
-            allowed=f"{', '.join(_ASKING)}, batch_size, evaluation.*",
+            allowed=", ".join([*(one for one in known if one != "evaluation"), "batch_size", _SEPARATOR]),
         )
-    return pair
+    return f"{key}={value}"
+
+
+def _model(folder: Path, card: Card, asking: Asking, vocab_size: int, device: torch.device) -> LanguageModel:
+    """The model with its weights; those of an adapter stand beside those of its base."""
+    num_labels = len(card.labels)
+    config = read_config(folder) if (folder / CONFIG).exists() else None
+    if config and config.base:  # what is trained may stand beside what is the base's
+        model = first_model(replace(config, dtype=asking.dtype), vocab_size, device, num_labels)
+        if config.adapter:
+            load_base(model, config, num_labels)
+    else:
+        model = build_model(card.model, vocab_size, num_labels)
+        model = model.to(device=device, dtype=parameter_dtype(asking.dtype))
+    load_parameters(model, folder)
+    return model

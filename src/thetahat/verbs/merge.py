@@ -10,10 +10,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from thetahat.core import store
-from thetahat.core.config import digest, to_toml
+from thetahat.core.config import to_toml
 from thetahat.core.errors import ConfigError
 from thetahat.model.adapters import lora
-from thetahat.run.folder.checkpoint import CONFIG, STATE, TOKENIZER, read_config, read_progress, save_parameters
+from thetahat.run.config import digest
+from thetahat.run.folder.checkpoint import CARD, CONFIG, STATE, TOKENIZER, read_config, read_progress, save_parameters
 from thetahat.verbs.load import load
 
 
@@ -65,9 +66,10 @@ def merge(name: str, out: Path | None = None) -> tuple[Path, Merged]:
         saved, base=None, base_digest=None, base_vocab_size=None, adapter=None, frozen=()
     )  # `frozen` may name adapters
     with _alone(target), store.publishing(target) as folder:
-        save_parameters(loaded.model, config, folder)
+        save_parameters(loaded.model, folder)
         store.write_json(folder / STATE, progress | {"config": digest(config), "merged": merged.to_dict()})
         store.write_text(folder / CONFIG, to_toml(config))
+        store.write_text(folder / CARD, to_toml(loaded.card))
         (folder / TOKENIZER).write_bytes((loaded.folder / TOKENIZER).read_bytes())
     return target, merged
 

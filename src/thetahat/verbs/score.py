@@ -11,7 +11,6 @@ from pathlib import Path
 from thetahat.core import store
 from thetahat.core.config import digest
 from thetahat.core.errors import DataError, FolderError
-from thetahat.data.config import DataConfig
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.corpus import Corpus
 from thetahat.data.order.plan import plan_scoring
@@ -23,7 +22,7 @@ from thetahat.ledger.breakdown import Group, by_position, position_cells
 from thetahat.ledger.ledger import LedgerRow, write_ledger
 from thetahat.ledger.pairing import WHOLE
 from thetahat.ledger.summary import Summary, summarize
-from thetahat.run.folder.checkpoint import MODEL, read_progress
+from thetahat.run.folder.checkpoint import CONFIG, MODEL, read_config, read_progress
 from thetahat.run.folder.folder import version_of
 from thetahat.run.prepare import encoding_of
 from thetahat.scoring.journal import FolderJournal
@@ -33,6 +32,7 @@ from thetahat.scoring.tokens import token_table, write_tokens
 from thetahat.verbs.load import Loaded, load
 
 Shows = Callable[[int, int], None]
+_NAME_DATA = "thetahat score MODEL DATA"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +65,8 @@ def score(
     """
     _check_targets(out, tokens)
     loaded = load(model) if isinstance(model, str) else model
-    world = join_world(loaded.config.device)
-    corpus, policy = corpus_of(loaded, data, world), loaded.config.policy()
+    world = join_world(loaded.asking.device)
+    corpus, policy = corpus_of(loaded, data, world), loaded.policy
     metadata = _metadata(loaded, corpus, policy, data)
     with ExitStack() as stack:  # until all is written: what fails there costs no scoring
         journal = _journal(out, metadata, world, stack) if out else None
@@ -130,7 +130,7 @@ def corpus_of(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
     settings = {} if data else {"part": "held-out"}
 
     def build() -> Corpus:
-        records, encoding = _records(loaded.config.data, data), encoding_of(loaded.config, loaded.labels)
+        records, encoding = _records(loaded, data), encoding_of(loaded.card)
         return build_corpus(records, loaded.tokenizer, settings, default_cache() / "corpora", encoding)
 
     corpus = world.first_does(build) or build()
@@ -142,19 +142,21 @@ def corpus_of(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
     return corpus
 
 
-def _records(config: DataConfig, data: Sequence[str]) -> Iterator[Record] | list[Record]:
+def _records(loaded: Loaded, data: Sequence[str]) -> Iterator[Record] | list[Record]:
     if data:
-        return list(read_records(data, config.separator))
+        return list(read_records(data, loaded.card.separator))
+    if not (loaded.folder / CONFIG).exists():
+        raise DataError(f"{loaded.folder} is of no run, which would have held out text", cure=_NAME_DATA)
     try:
-        _, held_out = divide(config)
+        _, held_out = divide(read_config(loaded.folder).data)
     except DataError as error:
         raise DataError(
             f"what this run held out cannot be read here: {error.what}",
             cure="the folder in which the run was started, if its paths are relative to that; or name the text: "
-            "thetahat score MODEL DATA",
+            f"{_NAME_DATA}",
         ) from error
     if held_out is None:
-        raise DataError("this run held out nothing (data.held_out=none)", cure="thetahat score MODEL DATA")
+        raise DataError("this run held out nothing (data.held_out=none)", cure=_NAME_DATA)
     return list(held_out)
 
 
@@ -177,7 +179,7 @@ def _metadata(loaded: Loaded, corpus: Corpus, policy: Policy, data: Sequence[str
         "thetahat": version_of("thetahat") or "",
         "model": str(loaded.folder),
         "model_sha256": store.digest_in(loaded.folder, MODEL),
-        "config": digest(loaded.config),
+        "card": digest(loaded.card),
         "tokenizer_sha256": tokenizer.digest,
         "data": corpus.fingerprint,
         "data_paths": "\n".join(data) or "what the run held out",

@@ -85,7 +85,7 @@ def select(
         store.check_target(save, "--save")
     models = _models(Path(run), averages)
     loaded = load(str(models[-1].folders[-1]), tuple(overrides))
-    world = join_world(loaded.config.device)
+    world = join_world(loaded.asking.device)
     corpora = [corpus_of(loaded, some, world) for some in ((data, report) if report else (data,))]
     texts = [_texts(corpus) for corpus in corpora]
     _check(texts if report else halves(texts[0]), data)
@@ -137,8 +137,8 @@ def _models(run: Path, averages: int) -> list[_Model]:
 
 
 def _rows(loaded: Loaded, model: _Model, corpus: Corpus, world: World) -> list[LedgerRow]:
-    copy_parameters(loaded.model, _parameters(model), loaded.config, model.name)
-    likelihoods = score_corpus(loaded.model, corpus, loaded.config.policy(), world, loaded.device)
+    copy_parameters(loaded.model, _parameters(model), model.name)
+    likelihoods = score_corpus(loaded.model, corpus, loaded.policy, world, loaded.device)
     return ledger_rows(likelihoods, corpus)
 
 
@@ -191,12 +191,12 @@ def _check(sets: Sequence[Sequence[_Text]], data: Sequence[str]) -> None:
 @torch.no_grad()
 def _save(target: Path, model: _Model, loaded: Loaded) -> None:
     """A folder like the last checkpoint of the model's, with its parameters, and no optimizer to go on with."""
-    copy_parameters(loaded.model, _parameters(model), loaded.config, model.name)
+    copy_parameters(loaded.model, _parameters(model), model.name)
     with store.publishing(target) as folder:
         for name in store.names(model.folders[-1]):
             if name not in (MODEL, OPTIMIZER):
                 (folder / name).write_bytes((model.folders[-1] / name).read_bytes())
-        save_parameters(loaded.model, loaded.config, folder)
+        save_parameters(loaded.model, folder)
 
 
 def to_plain(selected: Selected) -> dict[str, Any]:

@@ -78,6 +78,11 @@ def adapt(model: LanguageModel, config: LoRAConfig, seed: int, num_labels: int =
         _replace(model, name, low_rank)
 
 
+def is_adapted(model: nn.Module) -> bool:
+    """Whether there is a LowRank in it, so that not all of its parameters are its own."""
+    return any(isinstance(module, LowRank) for module in model.modules())
+
+
 def merge(model: LanguageModel) -> int:
     """Puts one matrix in place of each LowRank, adds the rows of new tokens to their tables; says of how many matrices.
 

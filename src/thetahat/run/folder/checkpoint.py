@@ -19,13 +19,15 @@ from thetahat.core import store
 from thetahat.core.config import from_toml, to_toml
 from thetahat.core.errors import ConfigError, DamagedError, ModelError
 from thetahat.data.tokens.tokenizer import Tokenizer
+from thetahat.model.adapters.lora import is_adapted
 from thetahat.model.build import LanguageModel
-from thetahat.run.config import RunConfig, differences, digest
+from thetahat.run.card import Card, card_of
+from thetahat.run.config import Asking, RunConfig, differences, digest
 from thetahat.run.log.metrics import METRICS, held_out_bits
 from thetahat.run.state import State, better
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-CONFIG, TOKENIZER = "config.toml", "tokenizer.json"
+CONFIG, CARD, TOKENIZER = "config.toml", "card.toml", "tokenizer.json"
 logger = getLogger("thetahat")
 
 
@@ -62,7 +64,7 @@ def save(state: State, run: Path, tokenizer: Tokenizer, beside: Mapping[str, Any
     if os.path.lexists(target):
         Rejected(target, "misplaced", "it was put there while the run went on").set_aside()
     with store.publishing(target) as folder:
-        save_parameters(state.model, state.config, folder)
+        save_parameters(state.model, folder)
         save_file(_contiguous(state.optimizer.state()), folder / OPTIMIZER)
         progress = {
             "step": state.step,
@@ -77,6 +79,7 @@ def save(state: State, run: Path, tokenizer: Tokenizer, beside: Mapping[str, Any
         }
         store.write_json(folder / STATE, progress)
         store.write_text(folder / CONFIG, to_toml(state.config))
+        store.write_text(folder / CARD, to_toml(card_of(state.config, tuple(beside["labels"]))))
         store.write_text(folder / TOKENIZER, tokenizer.to_json())
     return target
 
@@ -193,7 +196,7 @@ def _first_line(error: Exception) -> str:
 
 def restore(state: State, folder: Path) -> None:
     """Puts a verified checkpoint's bits into a fresh state."""
-    load_parameters(state.model, folder, state.config)
+    load_parameters(state.model, folder)
     state.optimizer.load_state(load_tensors(folder / OPTIMIZER))
     progress = read_progress(folder)
     state.step, state.tokens, state.seconds = progress["step"], progress["tokens"], progress["seconds"]
@@ -216,15 +219,28 @@ def read_config(folder: Path) -> RunConfig:
     return from_toml(text, RunConfig, name=str(path))
 
 
-def load_parameters(model: LanguageModel, folder: Path, config: RunConfig) -> None:
+def read_card(folder: Path) -> Card:
+    """What the model in a folder is: its card, or, of an older checkpoint, what its config and its progress say."""
+    path = folder / CARD
+    if path.exists():
+        return from_toml(path.read_text(encoding="utf-8"), Card, name=str(path))
+    return card_of(read_config(folder), tuple(read_progress(folder)["labels"]))
+
+
+def read_asking(folder: Path) -> Asking:
+    """How the run that made a checkpoint asks its model; where there was no run, the defaults."""
+    return read_config(folder).asking if (folder / CONFIG).exists() else Asking()
+
+
+def load_parameters(model: LanguageModel, folder: Path) -> None:
     """Copies saved parameters into a model of the same names and shapes; of an adapter these are the trained ones."""
-    copy_parameters(model, load_tensors(folder / MODEL), config, str(folder / MODEL))
+    copy_parameters(model, load_tensors(folder / MODEL), str(folder / MODEL))
 
 
 @torch.no_grad()
-def copy_parameters(model: LanguageModel, saved: Mapping[str, Tensor], config: RunConfig, where: str) -> None:
+def copy_parameters(model: LanguageModel, saved: Mapping[str, Tensor], where: str) -> None:
     """The same with parameters in memory; errors name `where` they are from."""
-    wanted = _saved(model, config)
+    wanted = _saved(model)
     if odd := sorted(set(saved) ^ set(wanted)):
         raise ModelError(f"{where} does not fit the model: {odd[0]} is in one of them only")
     for name, parameter in wanted.items():
@@ -233,15 +249,15 @@ def copy_parameters(model: LanguageModel, saved: Mapping[str, Tensor], config: R
         parameter.copy_(saved[name])
 
 
-def save_parameters(model: LanguageModel, config: RunConfig, folder: Path) -> None:
+def save_parameters(model: LanguageModel, folder: Path) -> None:
     """Writes what a checkpoint holds of a model."""
-    save_file(_contiguous(_saved(model, config)), folder / MODEL)
+    save_file(_contiguous(_saved(model)), folder / MODEL)
 
 
-def _saved(model: LanguageModel, config: RunConfig) -> dict[str, Tensor]:
+def _saved(model: LanguageModel) -> dict[str, Tensor]:
     """What a checkpoint holds: every parameter, or, of an adapter, what is not the base's."""
     named: dict[str, Tensor] = dict(model.named_parameters())
-    if config.adapter is None:
+    if not is_adapted(model):
         return named
     return {name: value for name, value in named.items() if value.requires_grad}
 

@@ -16,10 +16,10 @@ from thetahat.run.folder.checkpoint import (
     OPTIMIZER,
     Rejected,
     all_checkpoints,
+    best_of,
     find_fault,
     folder_of,
     read_config,
-    read_progress,
     step_of,
 )
 
@@ -116,5 +116,5 @@ def _pointed(run: Path, which: str) -> Path | None:
     if re.fullmatch(r"step-\d{8,}", name):
         return pointer.parent / name
     checkpoints = all_checkpoints(run)
-    step = read_progress(checkpoints[-1])["best_step"] if which == "best" and checkpoints else None
+    step = best_of(run, checkpoints[-1])[1] if which == "best" and checkpoints else None
     return None if step is None else folder_of(run, step)

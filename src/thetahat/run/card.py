@@ -1,0 +1,65 @@
+"""What a model is, as it lies beside its weights: all that whoever asks it must know, and nothing of how it learned."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from thetahat.core.config import Config
+from thetahat.data.config import ChatConfig, OverLong, Unsupervised
+from thetahat.model.config import ModelConfig
+from thetahat.objective.config import Factorization
+from thetahat.run.config import Asking, RunConfig
+from thetahat.scoring.likelihood import Policy
+
+Positions = Annotated[int, Meta(ge=2, le=2**22)]
+
+
+class Card(Config, kw_only=True):
+    """What a model is, and how a text, a dialogue or a question becomes what it reads.
+
+    Beside weights that are an adapter's lies the config of their run, too, which says of what they are one.
+    """
+
+    model: ModelConfig
+    factorization: Factorization
+    context: Positions  # that the model reads at once
+    source_context: Positions | None = None  # that an encoder reads for a decoder; None: same
+    separator: str | None = None  # what stands between the documents of a .txt
+    chat: ChatConfig | None = None  # how dialogues are written; None: there were none
+    labels: tuple[str, ...] = ()  # of a classification, in the order of the head
+    over_long: OverLong = "error"  # what becomes of what is longer
+    unsupervised: Unsupervised = "error"  # what becomes of a record of which nothing is asked
+
+    @property
+    def source_room(self) -> int:
+        """Positions that an encoder reads for a decoder."""
+        return self.source_context or self.context
+
+    def policy(self, asking: Asking) -> Policy:
+        """How this model scores text when it is asked like that."""
+        scoring = asking.evaluation
+        return Policy(
+            context=self.context,
+            stride=min(scoring.stride or max(self.context // 2, 1), self.context),
+            batch_size=scoring.batch_size,
+            dtype=asking.dtype,
+            deterministic=asking.deterministic,
+            factorization=self.factorization,
+            passes=scoring.passes,
+        )
+
+
+def card_of(config: RunConfig, labels: tuple[str, ...]) -> Card:
+    """The card of what a run trains; its labels are found in the data, where none were declared."""
+    data = config.data
+    return Card(
+        model=config.model,
+        factorization=config.objective.factorization,
+        context=data.context,
+        source_context=data.source_context,
+        separator=data.separator,
+        chat=data.chat,
+        labels=labels,
+        over_long=data.over_long,
+        unsupervised=data.unsupervised,
+    )
