@@ -119,9 +119,22 @@ def find_config(words: list[str] | None) -> Any:
             f"{len(names)} names came: {', '.join(names)}", allowed="one recipe or config file, then KEY=VALUE"
         )
     name = names[0] if names else "quickstart"
-    if name.endswith(".toml") or os.path.isfile(name):
-        return override(_read_config(name), pairs)
-    return override(find_recipe(name), pairs)
+    is_file = name.endswith(".toml") or os.path.isfile(name)
+    config = override(_read_config(name) if is_file else find_recipe(name), pairs)
+    _refuse_overruled(config, pairs, name)
+    return config
+
+
+def _refuse_overruled(config: Any, pairs: list[str], name: str) -> None:
+    """What was typed, or stands in a file, and would be overruled by a base or a tokenizer is an error."""
+    if config.base or config.data.tokenizer:
+        from pathlib import Path
+
+        from thetahat.core.config import settings, settings_of
+        from thetahat.run.base import refuse_typed
+
+        written = settings_of(Path(name).read_text(encoding="utf-8")) if name.endswith(".toml") else {}
+        refuse_typed(config, settings(pairs, type(config)), written)
 
 
 def _read_config(name: str) -> Any:

@@ -84,6 +84,17 @@ def differences(ours: Config, theirs: Config) -> list[str]:
     return [f"{key}: {old.get(key, '(unset)')} -> {new.get(key, '(unset)')}" for key in changed]
 
 
+def settings(pairs: Sequence[str], kind: type[Config]) -> dict[str, Any]:
+    """Each key that KEY=VALUE pairs set, with its value; a table counts as its keys."""
+    values = [(".".join(path), _value(text, hint_at(kind, path))) for path, text in map(_split, pairs)]
+    return dict(leaf for key, value in values for leaf in _leaves({key: value}))
+
+
+def settings_of(text: str) -> dict[str, Any]:
+    """Each key that a config's TOML sets, with its value."""
+    return dict(_leaves(tomllib.loads(text)))
+
+
 def _split(pair: str) -> tuple[list[str], str]:
     key, equals, text = pair.partition("=")
     path = key.strip().split(".")

@@ -1,6 +1,8 @@
 """Starting from a trained model: its shape, tokenizer and parameters, to which tokens or an adapter may be added."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from msgspec.structs import replace
@@ -15,12 +17,14 @@ from thetahat.model.build import LanguageModel
 from thetahat.run.config import RunConfig, resolve
 from thetahat.run.folder.checkpoint import MODEL, TOKENIZER, load_parameters, load_tensors, read_config, read_progress
 from thetahat.run.folder.find import find_checkpoint
+from thetahat.run.ignored import beside_base, refuse_beside_base, refuse_beside_tokenizer, refuse_ignored
 from thetahat.run.state import first_model
 
 
 def resolved(config: RunConfig) -> RunConfig:
     """The config that says what will run: on this machine, and with the shape of the model that it starts from."""
     config = resolve(config)
+    refuse_ignored(config)
     if config.base is None:
         return config
     folder = _folder(config, config.base)
@@ -30,9 +34,17 @@ def resolved(config: RunConfig) -> RunConfig:
             f"base={config.base} is of the kind {kind_of(theirs.model)}, and model.kind={kind_of(config.model)}",
             cure=f"model.kind={kind_of(theirs.model)}",
         )
-    shape = replace(theirs.model, dropout=config.model.dropout)
     vocab_size = load_tokenizer(folder / TOKENIZER).vocab_size
-    return replace(config, model=shape, base_digest=_digest(folder), base_vocab_size=vocab_size)
+    return replace(beside_base(config, theirs), base_digest=_digest(folder), base_vocab_size=vocab_size)
+
+
+def refuse_typed(config: RunConfig, typed: Mapping[str, Any], written: Mapping[str, Any]) -> None:
+    """Raises ConfigError for what the command line (`typed`) or a file (`written`) sets and something overrules."""
+    refuse_beside_tokenizer(config, typed)
+    if config.base:
+        folder = _folder(config, config.base)
+        vocab_size = load_tokenizer(folder / TOKENIZER).vocab_size
+        refuse_beside_base(config, read_config(folder), vocab_size, {**written, **typed})
 
 
 def base_tokenizer(config: RunConfig, special_tokens: list[str]) -> Tokenizer:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM ask to save and stop; asked twice, the process ends at once."""
+"""Ctrl-C, SIGTERM and SIGHUP (a lost connection) ask to save and stop; asked twice, the process ends at once."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ class Interrupted(ThetahatError):
         self.exit_code = 128 + number  # pyright: ignore[reportAttributeAccessIssue]
 
 
-_BOTH = signal.SIGINT, signal.SIGTERM
+STOPPING = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 
 
 @final
@@ -43,15 +43,16 @@ class Stop:
 
 @contextmanager
 def listening() -> Generator[Stop]:
-    """Catches both signals while the loop runs, and gives them back afterwards."""
+    """Catches the signals while the loop runs, and gives them back afterwards; a hangup that nohup ignores stays so."""
     stop = Stop()
-    with _handling(stop.ask, _BOTH):
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set[signal.Signals]()
+    with _handling(stop.ask, [number for number in STOPPING if number not in ignored]):
         yield stop
 
 
 @contextmanager
 def interrupting(what: str, cure: str) -> Generator[None]:
-    """Lets both signals break into what runs, wherever that is; when its own `with` blocks have saved: Interrupted."""
+    """Lets the signals break into what runs, wherever that is; when its own `with` blocks have saved: Interrupted."""
     stop = Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -60,7 +61,7 @@ def interrupting(what: str, cure: str) -> Generator[None]:
         if not is_repeated:
             raise KeyboardInterrupt
 
-    with _handling(ask, [number for number in _BOTH if signal.getsignal(number) is not signal.SIG_IGN]):
+    with _handling(ask, [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]):
         try:
             yield
         except KeyboardInterrupt as error:

@@ -1,6 +1,5 @@
 """The training loop is a generator: `for report in train(config): ...`."""
 
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from thetahat.run.folder.checkpoint import folder_of, save, settle
 from thetahat.run.folder.folder import choose_folder
 from thetahat.run.log.report import Report, evaluation_line, step_line
 from thetahat.run.prepare import Prepared
-from thetahat.run.signals import Interrupted, Stop, listening
+from thetahat.run.signals import STOPPING, Interrupted, Stop, listening
 from thetahat.run.start import Running, fingerprints, start_or_resume
 from thetahat.run.state import State, better
 from thetahat.run.step import StepReport, step
@@ -137,7 +136,7 @@ def _evaluate(run: Running, clock: _Clock, stop: Stop, *, is_saved: bool) -> Sum
 
 def _agree(stop: Stop, is_late: bool, world: World) -> int:
     """Why all ranks stop now: the number of a signal that one of them got, -1: it is late; 0: they go on."""
-    reasons = {signal.SIGTERM: stop.number == signal.SIGTERM, signal.SIGINT: stop.number == signal.SIGINT, -1: is_late}
+    reasons = {**{int(number): stop.number == number for number in STOPPING}, -1: is_late}
     votes = world.sum(torch.tensor(list(reasons.values()), dtype=torch.int64)).tolist()
     return next((int(reason) for reason, count in zip(reasons, votes, strict=True) if count), 0)
 

@@ -5,19 +5,36 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
+
+from thetahat.core.errors import FolderError, says_full
+
+_CURE = "THETAHAT_CACHE=DIR in front of the command"
 
 
 def default_cache() -> Path:
     """`$THETAHAT_CACHE`, or `thetahat` in the user's cache folder."""
     if chosen := os.environ.get("THETAHAT_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thetahat"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thetahat"
+    except RuntimeError as error:  # no HOME, and no entry of this user among the passwords
+        raise FolderError("there is no home folder to keep a cache in", cure=_CURE) from error
 
 
 @contextmanager
 def waiting_for(lock: Path) -> Generator[None]:
     """Lets one process at a time through; the kernel lets go when it ends, however it ends."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("a", encoding="utf-8") as file:
+    with _opened(lock) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _opened(lock: Path) -> TextIO:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return lock.open("a", encoding="utf-8")
+    except OSError as error:
+        if says_full(error):
+            raise
+        raise FolderError(f"the cache {lock.parent} cannot be written: {error.strerror}", cure=_CURE) from error

@@ -1,0 +1,112 @@
+"""Settings that cannot take effect: each is an error, so that a config says what ran."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from msgspec.structs import replace
+
+from thetahat.core.config import to_plain
+from thetahat.core.errors import ConfigError
+from thetahat.data.chat.template import load_template
+from thetahat.data.config import ChatConfig
+from thetahat.objective.config import Masked, ObjectiveConfig
+from thetahat.run.config import RunConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """A setting that nothing reads, why, and what to type."""
+
+    key: str
+    value: object
+    why: str
+    cure: str
+
+
+def refuse_ignored(config: RunConfig) -> None:
+    """Raises ConfigError for the first setting that differs from its default and that nothing reads."""
+    for one in [*_of_objective(config.objective), *_of_data(config), *_of_run(config)]:
+        raise ConfigError(f"{one.key}={one.value} has no effect: {one.why}", cure=one.cure)
+
+
+def _of_objective(objective: ObjectiveConfig) -> Iterator[Ignored]:
+    if objective.length_exponent != ObjectiveConfig().length_exponent and objective.normalization != "length":
+        why = f"objective.normalization={objective.normalization} has no exponent"
+        cure = "objective.normalization=length, or leave the exponent out"
+        yield Ignored("objective.length_exponent", objective.length_exponent, why, cure)
+    choice, key = objective.factorization, "objective.factorization"
+    if isinstance(choice, Masked) and choice.unit != "span" and choice.mean_span != Masked().mean_span:
+        why = f"units of the kind {choice.unit} have no mean length"
+        yield Ignored(f"{key}.mean_span", choice.mean_span, why, f"{key}.unit=span, or leave it out")
+
+
+def _of_data(config: RunConfig) -> Iterator[Ignored]:
+    data, layout = config.data, config.objective.factorization.layout
+    if data.source_context is not None and not layout.has_source:
+        why = "the objective has no source beside its target"
+        yield Ignored("data.source_context", data.source_context, why, "data.context=N, and data.source_context=none")
+    if data.labels and not layout.asks_label:
+        why = "only objective.factorization.kind=labels tells labels apart"
+        yield Ignored("data.labels", list(data.labels), why, "the recipe classification, or leave them out")
+    if data.chat:
+        yield from _of_chat(data.chat)
+
+
+def _of_chat(chat: ChatConfig) -> Iterator[Ignored]:
+    source = load_template(chat).source
+    for name, value in chat.variables.items():
+        if not re.search(rf"\b{re.escape(name)}\b", source):
+            why = f"data.chat.template={chat.template} never reads it"
+            yield Ignored(f"data.chat.variables.{name}", value, why, "another name, or leave it out")
+    if chat.date is not None and "strftime_now" not in source:
+        why = f"data.chat.template={chat.template} asks for no date"
+        yield Ignored("data.chat.date", chat.date, why, "data.chat.date=none")
+
+
+def _of_run(config: RunConfig) -> Iterator[Ignored]:
+    if config.ledger.tokens and config.ledger.every == 0:
+        why = "ledger.every=0 writes no ledger"
+        yield Ignored("ledger.tokens", "true", why, "ledger.every=1, or ledger.tokens=false")
+    if config.base_digest and not config.base:
+        yield Ignored("base_digest", config.base_digest, "there is no base", "base=MODEL, or leave it out")
+
+
+def refuse_beside_tokenizer(config: RunConfig, typed: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a size that was typed beside a tokenizer, which has its own."""
+    if "data.vocab_size" in typed and config.data.tokenizer and not config.base:
+        raise ConfigError(
+            f"data.vocab_size={config.data.vocab_size} has no effect: data.tokenizer has its own",
+            cure="leave data.vocab_size out; or data.tokenizer=none, for a tokenizer of that size",
+        )
+
+
+def refuse_beside_base(config: RunConfig, theirs: RunConfig, vocab_size: int, typed: Mapping[str, Any]) -> None:
+    """Raises ConfigError for what was typed and differs from what the base decides: its shape and its tokenizer.
+
+    `typed` are keys and values of the command line and of a config file, without what a recipe brings.
+    """
+    decided = {f"model.{name}": value for name, value in to_plain(theirs.model).items() if name != "dropout"}
+    for key, value in typed.items():
+        if key in decided and value != decided[key]:
+            _refuse(config, key, value, decided[key])
+    if "data.tokenizer" in typed and config.data.tokenizer is not None:
+        _refuse(config, "data.tokenizer", config.data.tokenizer, "none: the base brings its own")
+    if "data.vocab_size" in typed and config.data.vocab_size not in {vocab_size, theirs.data.vocab_size}:
+        _refuse(config, "data.vocab_size", config.data.vocab_size, theirs.data.vocab_size)
+
+
+def _refuse(config: RunConfig, key: str, value: object, theirs: object) -> None:
+    raise ConfigError(
+        f"{key}={value} has no effect: base={config.base} decides it",
+        allowed=f"{key}={theirs}",
+        cure=f"leave {key} out; or train without a base",
+    )
+
+
+def beside_base(config: RunConfig, theirs: RunConfig) -> RunConfig:
+    """The config that says what the base decides: its shape but for dropout, and its tokenizer."""
+    shape = replace(theirs.model, dropout=config.model.dropout)
+    data = replace(config.data, vocab_size=theirs.data.vocab_size, tokenizer=None)
+    return replace(config, model=shape, data=data)

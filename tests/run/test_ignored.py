@@ -1,0 +1,91 @@
+"""A setting that nothing reads is an error that says why and what to type."""
+
+import pytest
+from msgspec.structs import replace
+
+from tests.examples import run_config
+from thetahat.core.config import override, settings, settings_of, to_toml
+from thetahat.core.errors import ConfigError
+from thetahat.model.config import DecoderConfig
+from thetahat.recipes.catalogue import RECIPES, find_recipe
+from thetahat.run.base import refuse_typed
+from thetahat.run.config import RunConfig
+from thetahat.run.ignored import beside_base, refuse_beside_base, refuse_ignored
+
+IGNORED = {
+    "quickstart": [
+        "objective.length_exponent=0.3",
+        "data.source_context=64",
+        'data.labels=["a", "b"]',
+        "ledger.every=0 ledger.tokens=true",
+        "base_digest=0123",
+    ],
+    "masked": ["objective.factorization.mean_span=5", "data.source_context=64"],
+    "classification": ["objective.length_exponent=1", "objective.normalization=token objective.length_exponent=0.1"],
+    "translation": ['data.labels=["a", "b"]'],
+    "dialogue": ["data.chat.date=2025-01-31", "data.chat.variables.enable_thinking=true", "data.chat.variables.x=1"],
+}
+READ = {
+    "quickstart": ["objective.normalization=length objective.length_exponent=0.3", "ledger.tokens=true"],
+    "masked": ["objective.factorization.unit=span objective.factorization.mean_span=5"],
+    "classification": ['data.labels=["a", "b"]'],
+    "summaries": ["data.source_context=64"],
+    "dialogue": ["data.chat.template=qwen3 data.chat.variables.enable_thinking=true"],
+}
+
+
+@pytest.mark.parametrize(("recipe", "pairs"), [(name, pairs) for name in IGNORED for pairs in IGNORED[name]])
+def test_a_setting_that_nothing_reads_is_an_error(recipe, pairs):
+    with pytest.raises(ConfigError, match="has no effect: ") as error:
+        refuse_ignored(override(find_recipe(recipe), pairs.replace('", "', '","').split(" ")))
+    assert "\n  try: " in str(error.value)
+    assert str(error.value).split("=")[0] in {pair.split("=")[0] for pair in pairs.split(" ")}
+
+
+@pytest.mark.parametrize(("recipe", "pairs"), [(name, pairs) for name in READ for pairs in READ[name]])
+def test_where_it_is_read_it_is_none(recipe, pairs):
+    refuse_ignored(override(find_recipe(recipe), pairs.replace('", "', '","').split(" ")))
+
+
+def test_no_recipe_has_a_setting_that_nothing_reads():
+    for name in RECIPES:
+        refuse_ignored(find_recipe(name))
+
+
+BASE = run_config(DecoderConfig(width=64, num_layers=2))
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        "model.width=256",
+        "model.num_layers=9",
+        "model.ties_embeddings=true",
+        "model.rope_base=500",
+        "model={width=9}",
+        "data.vocab_size=9999",
+        "data.tokenizer=nowhere.json",
+    ],
+)
+def test_what_a_base_decides_cannot_be_set_beside_it(pair):
+    config = override(replace(find_recipe("dialogue"), base="runs/base"), [] if "{" in pair else [pair])
+    with pytest.raises(ConfigError, match="has no effect: base=runs/base decides it\n  allowed: ") as error:
+        refuse_beside_base(config, BASE, 300, settings([pair], RunConfig))
+    assert str(error.value).startswith(pair.split("=")[0])
+
+
+def test_what_is_the_same_or_comes_from_a_recipe_or_is_dropout_is_no_error():
+    pairs = ["model.width=64", "model.dropout=0.3", "data.vocab_size=300", "batch_size=3"]
+    config = override(replace(find_recipe("dialogue"), base="runs/base"), pairs)
+    refuse_beside_base(config, BASE, 302, settings(pairs, RunConfig))
+    recorded = beside_base(config, BASE)
+    assert recorded.model == replace(BASE.model, dropout=0.3)
+    assert (recorded.data.vocab_size, recorded.data.tokenizer) == (BASE.data.vocab_size, None)
+    refuse_beside_base(recorded, BASE, 302, settings_of(to_toml(recorded)))
+
+
+def test_a_size_beside_a_tokenizer_is_refused_where_it_was_typed():
+    config = override(find_recipe("quickstart"), ["data.tokenizer=t.json", "data.vocab_size=999"])
+    refuse_typed(config, {}, settings_of(to_toml(config)))
+    with pytest.raises(ConfigError, match=r"data\.vocab_size=999 has no effect: data\.tokenizer has its own"):
+        refuse_typed(config, settings(["data.vocab_size=999"], RunConfig), {})
