@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.examples import packed_of
 from tests.oracles.factorization import Entry, Piece, Place, Question, Vocabulary, counted_weight
+from thetahat.core import special
 from thetahat.core.batch import Batch, Inputs, Packed, Part, Symbols
 from thetahat.objective.config import ObjectiveConfig
 
@@ -21,8 +22,7 @@ SYMBOLS = Symbols(
     end_of_text=END,
     is_special=torch.tensor([token in SPECIAL for token in range(SIZE)]),
     begins_word=torch.tensor([token in BEGINS_WORD for token in range(SIZE)]),
-    mask=MASK,
-    sentinels=SENTINELS,
+    special={special.MASK: MASK, **{special.SENTINEL.format(i): id for i, id in enumerate(SENTINELS)}},
 )
 
 OBJECTIVES = st.builds(

@@ -160,7 +160,7 @@ def test_without_an_end_of_passes_only_one_token_of_a_piece_is_masked_at_a_time(
 
 
 def test_a_vocabulary_without_a_mask_is_refused():
-    maskless = replace(SYMBOLS, mask=None)
+    maskless = replace(SYMBOLS, special={})
     with pytest.raises(ModelError, match=r"no <\|mask\|>"):
         masked(long_piece(4, seed=0), ObjectiveConfig(), Masked(), maskless)
     with pytest.raises(ModelError, match=r"no <\|mask\|>"):

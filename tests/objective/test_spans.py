@@ -11,6 +11,7 @@ from tests.examples import packed_of, run_config
 from tests.objective.layouts import END, SENTINELS, SIZE, SYMBOLS, VOCABULARY, WIDTHS, layouts, read_by, written_out
 from tests.oracles import factorization as oracle
 from thetahat.core.errors import ModelError
+from thetahat.core.special import MASK
 from thetahat.data.config import DataConfig
 from thetahat.model.config import EncoderDecoderConfig
 from thetahat.objective.config import ObjectiveConfig, Spans
@@ -197,8 +198,9 @@ def test_a_token_that_may_not_be_asked_stays_and_counts_for_no_length():
 @given(st.integers(2, 200), st.sampled_from([0.05, 0.15, 0.5, 0.9]), st.sampled_from([1.0, 3.0, 7.5]), st.data())
 def test_as_many_sentinels_suffice_as_are_made_and_one_less_does_not(context, rate, mean, data):
     choice = Spans(rate=rate, mean_span=mean)
-    number = len(choice.special_tokens(context))
-    symbols = replace(SYMBOLS, sentinels=tuple(range(100, 100 + number)))
+    names = choice.special_tokens(context)
+    number = len(names)
+    symbols = replace(SYMBOLS, special={name: 100 + i for i, name in enumerate(names)})
     shorter = data.draw(st.lists(st.integers(0, context - 1), max_size=4))
     packed = pieces_of(
         [*shorter, context - 1], seeds=data.draw(st.lists(SEEDS, min_size=len(shorter) + 1, max_size=len(shorter) + 1))
@@ -206,7 +208,9 @@ def test_as_many_sentinels_suffice_as_are_made_and_one_less_does_not(context, ra
     pairs = with_spans_left_out(packed, choice, symbols)
     assert set(pairs.tokens[pairs.tokens >= 100].tolist()) == set(range(100, 100 + number))
     with pytest.raises(ModelError, match=rf"no <\|sentinel-{number - 1}\|>: {number} spans"):
-        with_spans_left_out(packed, choice, replace(symbols, sentinels=symbols.sentinels[:-1]))
+        with_spans_left_out(
+            packed, choice, replace(symbols, special={name: symbols.special[name] for name in names[:-1]})
+        )
 
 
 def test_a_run_adds_exactly_the_sentinels_that_its_longest_sequence_needs():
@@ -217,5 +221,7 @@ def test_a_run_adds_exactly_the_sentinels_that_its_longest_sequence_needs():
 
 def test_no_mask_is_needed():
     packed = packed_of([[END, 6, 7, END]], [[1.0] * 3])
-    with_spans_left_out(packed, Spans(), replace(SYMBOLS, mask=None))
+    with_spans_left_out(
+        packed, Spans(), replace(SYMBOLS, special={name: id for name, id in SYMBOLS.special.items() if name != MASK})
+    )
     assert torch.equal(packed.tokens, torch.tensor([END, 6, 7, END]))

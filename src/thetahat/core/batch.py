@@ -1,12 +1,14 @@
 """What flows from the data to the objective: Packed has no targets yet, Batch has them."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from thetahat.core.special import MASK, SENTINEL
 from thetahat.core.visibility import Visibility
 
 
@@ -35,8 +37,18 @@ class Symbols:
     end_of_text: int
     is_special: Bool[Tensor, " V"]  # stands for no text
     begins_word: Bool[Tensor, " V"]  # a word of a text begins here: with a blank, or with no letter
-    mask: int | None = None  # what stands where a token is to be guessed
-    sentinels: tuple[int, ...] = ()  # what stands for the first, second, ... span that is left out
+    special: Mapping[str, int] = field(default_factory=dict[str, int])  # special tokens by name
+
+    @property
+    def mask(self) -> int | None:
+        """What stands where a token is to be guessed."""
+        return self.special.get(MASK)
+
+    @property
+    def sentinels(self) -> tuple[int, ...]:
+        """What stands for the first, second, ... span that is left out."""
+        names = itertools.takewhile(self.special.__contains__, map(SENTINEL.format, itertools.count()))
+        return tuple(self.special[name] for name in names)
 
 
 @dataclass(frozen=True, slots=True)

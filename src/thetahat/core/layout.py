@@ -14,6 +14,7 @@ class Layout:
     has_source: bool = False  # what is given lies in a span of its own, which an encoder reads for a decoder
     reads_end: bool = False  # the <|endoftext|> that closes a text is read, and is no target
     asks_label: bool = False  # the last token is the index of a label, and the only target
+    num_added: int = 0  # tokens that training puts into a text, for which its row keeps room
 
     @property
     def is_one_stream(self) -> bool:

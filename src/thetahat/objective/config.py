@@ -42,6 +42,10 @@ class Variant(Config):
         """What the vocabulary must hold beside <|endoftext|>, where pieces have up to `context` tokens."""
         return ()
 
+    def prompt(self, text: str) -> Sequence[str]:
+        """A text to continue as it is read: texts and between them, at odd places, names of special tokens."""
+        return (text,)
+
     def scored_as(self, passes: int) -> tuple[Sequence[str], Sequence[str]]:
         """The words of a policy that say what is scored, and with which settings; the first is the kind, as a rule."""
         return (tag(type(self)),), ()

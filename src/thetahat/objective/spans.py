@@ -116,13 +116,13 @@ def _pair(
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Source and target of one piece, as (token, the place that it comes from)."""
     source: list[tuple[int, int]] = []
-    target = [(symbols.end_of_text, places[0])]
+    target, sentinels = [(symbols.end_of_text, places[0])], symbols.sentinels
     num_spans, is_inside, last = 0, False, places[0]
     for place in places:
         token = tokens[place]
         if drawn[place]:
             if not is_inside:
-                sentinel = symbols.sentinels[num_spans]
+                sentinel = sentinels[num_spans]
                 source.append((sentinel, place))
                 target.append((sentinel, place))
                 num_spans += 1

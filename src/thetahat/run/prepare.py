@@ -107,7 +107,7 @@ def encoding_of(card: Card) -> Encoding:
     itself is another one for each turn, so that there is nothing to share.
     """
     layout = card.factorization.layout
-    room = card.source_room if layout.has_source else card.context
+    room = card.source_room if layout.has_source else card.context - layout.num_added
     chat = None
     if card.chat:
         template, streams = load_template(card.chat), 2 if layout.has_source else 1

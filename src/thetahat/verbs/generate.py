@@ -1,5 +1,6 @@
 """Text from a model."""
 
+import re
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from logging import getLogger
@@ -9,6 +10,7 @@ from thetahat.core.errors import ConfigError
 from thetahat.core.random import generator
 from thetahat.core.special import MASK
 from thetahat.data.read.prompt import ENDED, PROMPT_CUT, STOP_TEXT
+from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.generation.beam import Beam, search
 from thetahat.generation.infill import infill
 from thetahat.generation.rows import Rows, begin
@@ -81,8 +83,16 @@ def answer(loaded: Loaded, prompts: Sequence[str], how: Sampling | Beam, batch_s
 
 def text_prompts(loaded: Loaded, texts: Sequence[str]) -> list[Prompt]:
     """Texts as the prompts that they are in training."""
-    end = loaded.tokenizer.end_of_text
-    return [Prompt([end, *tokens], frozenset({end})) for tokens in loaded.tokenizer.encode(texts)]
+    end, factorization = loaded.tokenizer.end_of_text, loaded.config.objective.factorization
+    return [Prompt(_spelled(loaded.tokenizer, factorization.prompt(text)), frozenset({end})) for text in texts]
+
+
+def _spelled(tokenizer: Tokenizer, pieces: Sequence[str]) -> list[int]:
+    """The ids of texts and, between them, of names of special tokens, behind <|endoftext|>."""
+    ids = [tokenizer.end_of_text]
+    for index, tokens in enumerate(tokenizer.encode(pieces[::2])):
+        ids += [*([tokenizer.special[pieces[2 * index - 1]]] if index else []), *tokens]
+    return ids
 
 
 def write(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam, batch_size: int = 64) -> list[Answer]:
@@ -197,11 +207,8 @@ def fill(loaded: Loaded, text: str) -> str:
     """The text with each <|mask|> in it replaced by the model's surest guess, one at a time."""
     model, tokenizer = loaded.model, loaded.tokenizer
     mask = tokenizer.symbols.mask
-    pieces = text.split(MASK)
+    pieces = re.split(f"({re.escape(MASK)})", text)
     if not isinstance(model, Encoder) or mask is None or len(pieces) == 1:
         raise ConfigError(f"{text[:40]!r} has nothing to fill", cure=f"a prompt with {MASK} in it, and a masked model")
-    ids = [tokenizer.end_of_text]
-    for index, tokens in enumerate(tokenizer.encode(pieces)):
-        ids += [*([mask] if index else []), *tokens]
-    (filled,) = infill(model, [[*ids, tokenizer.end_of_text]], mask)
+    (filled,) = infill(model, [[*_spelled(tokenizer, pieces), tokenizer.end_of_text]], mask)
     return tokenizer.decode(filled)

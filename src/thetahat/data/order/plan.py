@@ -38,7 +38,11 @@ class Draw(NamedTuple):
 def plan_training(corpus: Corpus, config: DataConfig, phase: Ints | None = None) -> tuple[Plan, Cut]:
     """The pieces that training reads, by the policy for over-long documents, and what it left out."""
     targets = _targets(corpus)
-    room = config.context - corpus.layout.is_whole
+    layout = corpus.layout
+    room = config.context - layout.is_whole - layout.num_added
+    if room < 1:
+        least = config.context - room + 1
+        raise ConfigError(f"data.context={config.context}", allowed=f"{least} or more", cure=f"data.context={least}")
     pieces, report = cut(
         corpus.lengths[targets],
         room,
@@ -47,6 +51,8 @@ def plan_training(corpus: Corpus, config: DataConfig, phase: Ints | None = None)
         name=lambda index: corpus.name_of(int(targets[index])),
     )
     pieces = _with_parents(corpus, replace(pieces, span=targets[pieces.span]), config.context / config.source_room)
+    is_alone = np.bincount(pieces.unit)[pieces.unit] == 1
+    pieces = replace(pieces, size=pieces.size + layout.num_added * is_alone)
     is_text = not corpus.column["parts.is_prompt"].any() and corpus.num_documents == len(corpus.lengths)
     if is_text and corpus.column["documents.weight"].all():
         return _plan(corpus, pieces), replace(report, context=config.context)

@@ -1,7 +1,6 @@
 """Text to token ids and back: byte-level BPE, with the number of bytes that stand behind each id."""
 
 import hashlib
-import itertools
 import json
 import re
 from bisect import bisect_right
@@ -17,7 +16,6 @@ from torch import Tensor
 
 from thetahat.core.batch import Symbols
 from thetahat.core.errors import ConfigError, ModelError
-from thetahat.core.special import MASK, SENTINEL
 from thetahat.data.tokens.bpe import ALPHABET, train_bpe
 
 END_OF_TEXT = "<|endoftext|>"
@@ -100,14 +98,12 @@ class Tokenizer:
         begins_word = is_special.clone()
         for piece, id in self._inner.get_vocab(with_added_tokens=False).items():
             begins_word[id] |= piece[0] in _BLANKS or not any(letter.isalnum() for letter in piece)
-        sentinels = itertools.takewhile(self.special.__contains__, map(SENTINEL.format, itertools.count()))
         return Symbols(
             vocab_size=self.vocab_size,
             end_of_text=self.end_of_text,
             is_special=is_special,
             begins_word=begins_word,
-            mask=self.special.get(MASK),
-            sentinels=tuple(self.special[name] for name in sentinels),
+            special=self.special,
         )
 
     def with_special_tokens(self, names: Sequence[str]) -> "Tokenizer":
