@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from thetahat.objective.config import (
         Causal as Causal,
         Conditional as Conditional,
+        FillInTheMiddle as FillInTheMiddle,
         Labels as Labels,
         Masked as Masked,
         ObjectiveConfig as ObjectiveConfig,
@@ -91,6 +92,7 @@ CONFIGS = {
     "LoRAConfig": "model.adapters.lora",
     "ObjectiveConfig": "objective.config",
     "Causal": "objective.config",
+    "FillInTheMiddle": "objective.config",
     "Prefix": "objective.config",
     "Masked": "objective.config",
     "Conditional": "objective.config",

@@ -1,7 +1,7 @@
 """What each factorization reads, asks and shows to whom, piece by piece and token by token, from its definition."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from tests.oracles.splitmix import uniform
@@ -109,6 +109,32 @@ def prompt_size(piece: Piece, *, draws: bool) -> int:
             size += 1
         return size
     return 1 + int(uniform(piece.seed, 0) * (len(piece.tokens) - 1)) if draws and not piece.has_prompt else 0
+
+
+def infilling(
+    pieces: Sequence[Piece], rate: float, sentinels: tuple[int, int, int], end: int
+) -> tuple[list[Piece], list[list[int]]]:
+    """Prefix, suffix, middle behind their sentinels, where they are drawn; and which token of the piece each was."""
+    moved, places = [], []
+    for p, piece in enumerate(pieces):
+        numbers = list(range(len(piece.tokens)))
+        branches = piece.parent >= 0 or any(other.parent == p for other in pieces)
+        given = piece.has_prompt or any(piece.is_prompt)
+        order: list[tuple[int | None, int]] = [(None, j) for j in numbers]
+        if not branches and not given and uniform(piece.seed, 0) < rate:
+            closes = len(numbers) > 1 and piece.tokens[-1] == end
+            text = numbers[1 : len(numbers) - closes]
+            a, b = sorted(int(uniform(piece.seed, draw) * (len(text) + 1)) for draw in (1, 2))
+            order = [(None, 0)]
+            for sentinel, part in zip(sentinels, (text[:a], text[b:], text[a:b]), strict=True):
+                order += [(sentinel, 0), *((None, j) for j in part)]
+            order += [(None, numbers[-1])] if closes else []
+        tokens = [piece.tokens[j] if sentinel is None else sentinel for sentinel, j in order]
+        weight = [piece.weight[j] if sentinel is None else 0.0 for sentinel, j in order]
+        part = [piece.part[j] for _, j in order]
+        moved.append(replace(piece, tokens=tokens, weight=weight, part=part))
+        places.append([piece.place + j for _, j in order])
+    return moved, places
 
 
 def conditional(pieces: Sequence[Piece]) -> tuple[dict[Place, Entry], dict[Place, Entry]]:

@@ -10,7 +10,16 @@ from tests.verbs.test_verify import checks_of
 from thetahat.data.config import ChatConfig, DataConfig
 from thetahat.distribution.world import World
 from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
-from thetahat.objective.config import Causal, Conditional, Labels, Masked, ObjectiveConfig, Prefix, Spans
+from thetahat.objective.config import (
+    Causal,
+    Conditional,
+    FillInTheMiddle,
+    Labels,
+    Masked,
+    ObjectiveConfig,
+    Prefix,
+    Spans,
+)
 from thetahat.run.prepare import prepare
 from thetahat.verbs.explain import account
 
@@ -43,6 +52,8 @@ FAMILIES = {
     "causal on pairs": (DECODER, Causal(), PAIRS),
     "prefix on pairs": (DECODER, Prefix(), PAIRS),
     "prefix on texts": (DECODER, Prefix(), TEXTS),
+    "infilling of texts": (DECODER, FillInTheMiddle(rate=0.7), TEXTS),
+    "infilling beside dialogues that branch": (DECODER, FillInTheMiddle(rate=1.0), [*TEXTS, *DIALOGUES], "qwen3"),
     "masked tokens": (ENCODER, Masked(), TEXTS),
     "masked words": (ENCODER, Masked(unit="word", replace="80-10-10"), TEXTS),
     "masked spans": (ENCODER, Masked(unit="span"), PAIRS),

@@ -15,6 +15,7 @@ from thetahat.core.schema import tag, variants
 from thetahat.core.special import MASK, SENTINEL
 
 Normalization = Literal["token", "sequence", "turn", "dialogue", "length", "sum"]
+INFILLING = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")  # each stands before its part of a text
 Share = Annotated[float, Meta(gt=0, lt=1)]
 
 
@@ -65,6 +66,28 @@ class Prefix(Variant, kw_only=True, tag="prefix", tag_field="kind"):
     """As causal, but all of the prompt is seen from everywhere; of a text alone a prefix of random length is one."""
 
     opens_prompts = True
+
+
+class FillInTheMiddle(Variant, kw_only=True, tag="fill-in-the-middle", tag_field="kind"):
+    """As causal, but of some texts the middle is asked last, given what stands on both sides of it: decoders.
+
+    The order is PSM: prefix, suffix, middle. SPM would put the suffix first, and the middle right behind the prefix.
+    Scoring reads every text from the left, so scores are those of a causal model, and comparable with them.
+    """
+
+    layout = Layout("stream", num_added=len(INFILLING))
+    is_left_to_right, shares_prefixes = False, True
+
+    rate: Annotated[float, Meta(ge=0, le=1)] = 0.5  # of the texts without a prompt, which are so asked
+
+    def special_tokens(self, context: int) -> Sequence[str]:
+        """The three sentinels."""
+        return INFILLING
+
+    def prompt(self, text: str) -> Sequence[str]:
+        """PREFIX<|fim_suffix|>SUFFIX asks for what stands between; any other text is continued."""
+        before, suffix, after = text.partition(INFILLING[1])
+        return ("", INFILLING[0], before, suffix, after, INFILLING[2], "") if suffix else (text,)
 
 
 class Masked(Variant, kw_only=True, tag="masked", tag_field="kind"):
@@ -134,7 +157,7 @@ class Labels(Variant, kw_only=True, tag="labels", tag_field="kind"):
     is_likelihood, is_left_to_right = False, False
 
 
-Factorization = Causal | Prefix | Masked | Conditional | Spans | Labels
+Factorization = Causal | Prefix | FillInTheMiddle | Masked | Conditional | Spans | Labels
 FACTORIZATIONS: dict[str, type[Variant]] = {tag(kind): kind for kind in variants(Factorization)}  # pyright: ignore
 
 

@@ -12,7 +12,17 @@ from torch import Tensor
 from thetahat.core.batch import Batch, Inputs, Packed, Source, Symbols
 from thetahat.core.random import uniform
 from thetahat.core.visibility import Visibility, visibility_of
-from thetahat.objective.config import Causal, Conditional, Labels, Masked, ObjectiveConfig, Prefix, Spans
+from thetahat.objective.config import (
+    Causal,
+    Conditional,
+    FillInTheMiddle,
+    Labels,
+    Masked,
+    ObjectiveConfig,
+    Prefix,
+    Spans,
+)
+from thetahat.objective.infilling import with_middle_moved
 from thetahat.objective.layout import Rows, rows_of
 from thetahat.objective.masked import masked
 from thetahat.objective.spans import with_spans_left_out
@@ -26,6 +36,8 @@ def factor(packed: Packed, objective: ObjectiveConfig, symbols: Symbols, width: 
             return causal(packed, objective, width)
         case Prefix():
             return prefix(packed, objective, width)
+        case FillInTheMiddle() as choice:
+            return causal(with_middle_moved(packed, choice, symbols), objective, width)
         case Masked() as choice:
             return masked(packed, objective, choice, symbols, width)
         case Conditional():

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from thetahat.core.batch import Batch, Packed, Symbols
-from thetahat.objective.config import Masked, ObjectiveConfig, Prefix
-from thetahat.objective.factorization import factor, prefix
+from thetahat.objective.config import FillInTheMiddle, Masked, ObjectiveConfig, Prefix
+from thetahat.objective.factorization import causal, factor, prefix
 from thetahat.objective.masked import pseudo
 
 
@@ -14,12 +14,15 @@ def questions(
     """Batches in which every token that counts is asked exactly once.
 
     Of a masked model each token is asked given all others (`pseudo`); of a prefix model a text without a prompt is read
-    causally. Spans are asked as they are drawn from the seed: which tokens are scored is a sample, always the same.
+    causally, and of one that fills in the middle any text. Spans are asked as they are drawn from the seed: which
+    tokens are scored is a sample, always the same.
     """
     plain = ObjectiveConfig(factorization=objective.factorization)
     match objective.factorization:
         case Masked():
             yield from pseudo(packed, plain, symbols, num_passes, width)
+        case FillInTheMiddle():
+            yield causal(packed, plain, width)
         case Prefix():
             yield prefix(packed, plain, width, draws=False)
         case _:

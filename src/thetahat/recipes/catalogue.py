@@ -7,6 +7,7 @@ from types import MappingProxyType
 from thetahat.core.errors import ConfigError
 from thetahat.recipes.conditional import dialogue, summaries
 from thetahat.recipes.gpt2_124m import gpt2_124m
+from thetahat.recipes.infilling import infilling
 from thetahat.recipes.masked import classification, masked
 from thetahat.recipes.quickstart import quickstart
 from thetahat.recipes.translation import translation
@@ -16,6 +17,7 @@ RECIPES: MappingProxyType[str, Callable[[], RunConfig]] = MappingProxyType(
     {
         "quickstart": quickstart,
         "gpt2-124m": gpt2_124m,
+        "infilling": infilling,
         "translation": translation,
         "summaries": summaries,
         "dialogue": dialogue,
