@@ -83,7 +83,7 @@ def answer(loaded: Loaded, prompts: Sequence[str], how: Sampling | Beam, batch_s
 
 def text_prompts(loaded: Loaded, texts: Sequence[str]) -> list[Prompt]:
     """Texts as the prompts that they are in training."""
-    end, factorization = loaded.tokenizer.end_of_text, loaded.config.objective.factorization
+    end, factorization = loaded.tokenizer.end_of_text, loaded.card.factorization
     return [Prompt(_spelled(loaded.tokenizer, factorization.prompt(text)), frozenset({end})) for text in texts]
 
 
