@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from tests.examples import SENTENCE, TINY, run_config
 from thetahat.core import store
 from thetahat.core.config import from_toml, to_toml
-from thetahat.core.errors import ConfigError, DataError
+from thetahat.core.errors import ConfigError, DataError, ModelError
 from thetahat.data.config import DataConfig
 from thetahat.generation.sample import Sampling
 from thetahat.run.card import Card
@@ -84,3 +84,19 @@ def test_what_would_change_nothing_is_refused_and_what_changes_the_asking_is_tak
     policy = loaded.policy
     assert (policy.batch_size, policy.stride, policy.deterministic, loaded.card.separator) == (3, 5, True, "x")
     load(str(place / "run"), ("deterministic=false",))
+
+
+def test_scoring_a_run_reads_its_parameters_for_their_digest_once_and_its_optimizer_never(place, monkeypatch):
+    digested = []
+    digest_file = store.digest_file
+    monkeypatch.setattr(store, "digest_file", lambda path: (digested.append(path.name), digest_file(path))[1])
+    score(load(str(place / "run")), [str(place / "text.txt")])
+    assert (digested.count(MODEL), digested.count(OPTIMIZER)) == (1, 0)
+
+
+def test_a_config_that_was_edited_since_is_named_with_its_cure(place, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    path = tmp_path / "run" / CONFIG
+    path.write_text(path.read_text().replace("max_steps = 2", "max_steps = 9"))
+    with pytest.raises(ModelError, match=r"(?s)config\.toml was edited .*max_steps: 2 -> 9.*cp .*step-00000002/config"):
+        load(str(tmp_path / "run"))

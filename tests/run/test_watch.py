@@ -1,12 +1,15 @@
 """What merely watches a run may change when it goes on; what the result depends on may not."""
 
+import contextlib
 import json
+import sys
 
 import pytest
 from msgspec.structs import replace
 from safetensors.torch import load_file
 
 from tests.examples import SENTENCE, TINY, run_config
+from thetahat.cli.main import main
 from thetahat.core.config import from_toml, override, to_toml
 from thetahat.core.errors import FolderError
 from thetahat.core.store import digest_file
@@ -76,6 +79,24 @@ def test_what_numbers_depend_on_is_a_difference_and_train_says_how_to_train_on(c
     list(train(config, tmp_path / "run"))
     with pytest.raises(FolderError, match=r"(?s)" + pair.split("=")[0] + r": .*--fresh .*--out .*base=\S+run "):
         list(train(override(config, [pair]), tmp_path / "run"))
+
+
+def test_train_says_that_a_run_was_finished_before(config, tmp_path, capfd):
+    (tmp_path / "config.toml").write_text(to_toml(config))
+    outcomes = []
+    for more in ([], ["prompt=Once"]):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                sys, "argv", ["thetahat", "train", str(tmp_path / "config.toml"), "--out", str(tmp_path / "run")]
+            )
+            sys.argv += ["--json", *more]
+            with contextlib.suppress(SystemExit):
+                main()
+        said = capfd.readouterr()
+        outcomes.append((json.loads(said.out.splitlines()[-1]), "finished before; nothing was done" in said.err))
+    (first, is_said), (again, is_said_again) = outcomes
+    assert (is_said, is_said_again) == (False, True)
+    assert again == first | {"finished_before": True}
 
 
 def test_a_finished_run_under_another_watch_is_still_finished(config, tmp_path):

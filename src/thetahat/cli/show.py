@@ -43,7 +43,7 @@ def progress(config: RunConfig, *, shown: bool) -> Generator[Show]:
 
 def conclude(outcome: dict[str, Any], config: RunConfig, folder: Path) -> None:
     """The numbers, a continuation of the prompt, and what to type next."""
-    say("")
+    say(f"{folder} was finished before; nothing was done. Its result:" if outcome["finished_before"] else "")
     if outcome["held_out_bits_per_byte"] is not None:
         bits = outcome["held_out_bits_per_byte"]
         say(f"held-out text, all of it: {bits:.4f} bits per byte after step {outcome['step']}")

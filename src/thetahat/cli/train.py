@@ -37,12 +37,14 @@ def train(
     speaks = is_first_rank() and not quiet
     if speaks:
         announce(config, folder)
+    num_reports = 0
     with progress(config, shown=speaks) as show:
         for report in run_train(config, folder, max_minutes=max_minutes):
             show(report)
+            num_reports += 1
     if not is_first_rank():
         return
-    outcome = result(folder, config)
+    outcome = result(folder, config) | {"finished_before": num_reports == 0}
     if speaks:
         conclude(outcome, config, folder)
     if json:

@@ -9,7 +9,7 @@ from shlex import quote
 
 from thetahat.core import store
 from thetahat.core.errors import ModelError
-from thetahat.run.config import RunConfig
+from thetahat.run.config import RunConfig, differences
 from thetahat.run.folder.checkpoint import (
     CONFIG,
     MODEL,
@@ -83,6 +83,11 @@ def _newest(run: Path, shallow: tuple[str, ...]) -> Path:
     except ModelError as error:
         cure = " or ".join(["the same command when it can be read", *_whole_ones(run, older, config)])
         raise ModelError(str(error).splitlines()[0], cure=cure) from error
+    if fault and fault.kind == "misplaced" and (changed := differences(config, read_config(newest))):
+        raise ModelError(
+            f"{run / CONFIG} was edited since {newest.name} was trained with it: {'; '.join(changed)}",
+            cure=f"copy it back: cp {quote(str(newest / CONFIG))} {quote(str(run))}/",
+        )
     if fault:
         raise _cannot_be_used(run, fault, _whole_ones(run, older, config))
     return newest
