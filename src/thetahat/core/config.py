@@ -61,7 +61,7 @@ def from_plain(plain: Plain, kind: type[Some]) -> Some:
 
 
 def override(config: Some, pairs: Sequence[str]) -> Some:
-    """The config with each `a.b.c=VALUE` applied, in order but for `kind`, which comes before the keys of its variant.
+    """The config with each KEY=VALUE applied, in order but for `kind`, which comes before the keys of its variant.
 
     Values are TOML, or text where they are not; `none` unsets.
     """
