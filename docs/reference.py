@@ -24,7 +24,7 @@ def page() -> str:
     verbs = "\n".join(verb(name) for name in th.VERBS)
     configs = "\n".join(config(name) for name in th.CONFIGS)
     error = inspect.getdoc(th.ThetahatError)
-    changed = '`th.override(config, ["key=value"])` or `msgspec.structs.replace`'
+    changed = '`th.override(config, ["batch_size=8"])` or `msgspec.structs.replace`'
     told = "It has `what`, `allowed`, `cure` and `exit_code`."
     sections = {
         "Verbs": verbs,
