@@ -11,6 +11,12 @@ from tests.golden.record import CASES, case, data
 from thetahat.cli.main import main
 
 CURVES = json.loads(Path(__file__).with_name("curves.json").read_text(encoding="utf-8"))
+QUICK = ("causal", "causal-pairs", "prefix", "translation", "spans", "masked", "classification", "dialogue", "adapter")
+ASKED = [
+    pytest.param(name, seed, marks=[] if name in QUICK and seed == 0 else pytest.mark.slow)
+    for name in CASES
+    for seed in (0, 1)
+]
 BASES = [name for name, keys in CASES.items() if "base=causal" in keys]
 
 
@@ -32,10 +38,10 @@ def in_this_process(folder, *arguments):
     assert ended.value.code in {0, None}
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_losses_norms_and_scores_are_those_that_were_recorded(folder, name):
+@pytest.mark.parametrize(("name", "seed"), ASKED)
+def test_losses_norms_and_scores_are_those_that_were_recorded(folder, name, seed):
     if name in BASES and not (folder / "causal").exists():
         case(folder, "causal", 0, "float64", in_this_process)
-    found = case(folder, name, 0, "float64", in_this_process)
-    for what, values in CURVES[f"{name}-0"].items():
+    found = case(folder, name, seed, "float64", in_this_process)
+    for what, values in CURVES[f"{name}-{seed}"].items():
         np.testing.assert_allclose(found[what], values, rtol=1e-9, err_msg=what)
