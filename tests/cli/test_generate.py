@@ -7,6 +7,7 @@ import json
 import sys
 
 import pytest
+import torch
 import typer
 from msgspec.structs import replace
 
@@ -18,8 +19,10 @@ from thetahat.data.chat.template import load_template
 from thetahat.data.read.dialogue import parse_dialogue
 from thetahat.data.read.prompt import unanswered
 from thetahat.generation.beam import Beam
+from thetahat.generation.rows import begin
 from thetahat.generation.sample import Sampling
 from thetahat.verbs.chat import answer, dialogue_prompts
+from thetahat.verbs.choose import choose
 from thetahat.verbs.generate import answer as write_texts, generate
 from thetahat.verbs.load import load
 
@@ -316,3 +319,29 @@ def test_a_person_is_told_why_a_text_ended_and_a_pipe_is_not(place):
     assert "ended: length, --max-tokens 4" in thetahat(*words, "4", code=None)
     assert "ended" not in thetahat(*words, "4", "-q", code=None)
     assert r"ended: stop, before '" in thetahat(*words, "9", "--stop", " ", "--stop", "e", "--stop", "t", code=None)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("run", ["talk", "both"])
+def test_choices_behind_a_dialogue_are_asked_where_an_answer_is_written(place, tmp_path, run):
+    messages, choices = SAID, ["number 3", "another", "n"]
+    write(tmp_path / "asked.jsonl", [{"messages": messages, "choices": choices, "gold": 0}])
+    loaded = load(f"runs/{run}", ("dtype=float64",))
+    (found,) = choose(loaded, [str(tmp_path / "asked.jsonl")]).answers
+    (prompt,) = dialogue_prompts(loaded, [(unanswered({"messages": messages}, "d"), "d")])
+    for choice, score in zip(choices, found.scores["sum"], strict=True):
+        rows, expected = begin(loaded.model, [prompt.tokens], 1024, 99, loaded.tokenizer.end_of_text), 0.0
+        for token in loaded.tokenizer.encode([choice])[0]:
+            expected += rows.read()[0].log_softmax(-1)[token].item()
+            rows.append([token])
+        assert score == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_dialogue_is_no_question_for_other_models_nor_one_that_is_answered(place, tmp_path):
+    asked = {"messages": [{"role": "user", "content": "say 3"}], "continuation": "number 3"}
+    write(tmp_path / "asked.jsonl", [asked])
+    assert "was not trained on dialogues" in thetahat("choose", "runs/pairs", str(tmp_path / "asked.jsonl"), code=2)
+    asked["messages"].append({"role": "assistant", "content": "number 3"})
+    write(tmp_path / "asked.jsonl", [asked])
+    said = thetahat("choose", "runs/talk", str(tmp_path / "asked.jsonl"), code=3)
+    assert "asked.jsonl:1: the last message is the assistant's" in said

@@ -21,7 +21,7 @@ def choose(
     """Say how often the right one of several choices is the likeliest: multiple choice, minimal pairs, clozes.
 
     DATA are .jsonl files of {"good", "bad"}, {"query", "choices", "gold"}, {"context_options", "continuation",
-    "gold"} or {"context", "continuation"}.
+    "gold"} or {"context", "continuation"}; {"messages"} may stand for a query or context, in the template of training.
     """
     listen_to_library(quiet=quiet)
     from thetahat.core.errors import ConfigError

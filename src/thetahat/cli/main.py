@@ -18,6 +18,7 @@ from thetahat.cli import (
     explain,
     generate,
     influence,
+    lm_eval,
     merge,
     recipes,
     score,
@@ -62,6 +63,7 @@ for command in (
     chat.chat,
 ):
     app.command()(command)
+app.command("lm-eval", context_settings=lm_eval.PASSED_ON, add_help_option=False)(lm_eval.lm_eval)
 app.add_typer(tokenizer.app, name="tokenizer")
 
 

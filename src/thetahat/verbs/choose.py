@@ -8,7 +8,7 @@ from typing import Any, Literal
 from thetahat.core import store
 from thetahat.core.errors import DataError
 from thetahat.data.corpus.choice import CHOICE, AskedQuestions, Asking, ask_questions
-from thetahat.data.read.question import read_questions
+from thetahat.data.read.question import Question, read_questions
 from thetahat.distribution.world import join_world
 from thetahat.ledger.ledger import LedgerRow, write_ledger
 from thetahat.ledger.pairing import CHOICES
@@ -17,6 +17,7 @@ from thetahat.run.folder.checkpoint import MODEL
 from thetahat.scoring.choice import Accuracy, Answer, accuracies, answers, by_source, macro_interval
 from thetahat.scoring.likelihood import Likelihoods, ledger_rows, score_corpus
 from thetahat.statistics.interval import Interval
+from thetahat.verbs.chat import dialogue_prompts
 from thetahat.verbs.load import Loaded, load
 
 OverLong = Literal["error", "truncate-left"]
@@ -70,13 +71,27 @@ def choose(
         store.check_target(out)
     loaded = load(model) if isinstance(model, str) else model
     asking = asking_of(loaded, delimiter=delimiter, over_long=over_long)
-    asked = ask_questions(read_questions(data), loaded.tokenizer, asking)
+    asked = ask_questions(_in_template(loaded, read_questions(data)), loaded.tokenizer, asking)
     likelihoods, rows = score_questions(loaded, asked)
     policy = f"{loaded.policy.describe(asked.corpus)}, delimiter={delimiter!r}, over_long={over_long}"
     found = _choices(asked, likelihoods, rows, policy)
     if out and join_world(loaded.asking.device).is_first:
         write_ledger(out, rows, _metadata(loaded, asked, found.policy))
     return found
+
+
+def _in_template(loaded: Loaded, questions: Sequence[Question]) -> list[Question]:
+    """The questions, those of a dialogue with what the model reads before it answers one."""
+    dialogues = [
+        (question.dialogue, question.record.where or question.record.id) for question in questions if question.dialogue
+    ]
+    prompts = iter(dialogue_prompts(loaded, dialogues))
+    return [
+        replace(question, prompts=(tuple(next(prompts).tokens),) * len(question.choices))
+        if question.dialogue
+        else question
+        for question in questions
+    ]
 
 
 def asking_of(loaded: Loaded, **choices: Any) -> Asking:

@@ -30,6 +30,7 @@ class Asking:
     source_room: int = 1 << 30  # positions that an encoder reads for a decoder
     delimiter: str = " "  # between a context and a choice where neither brings a blank there; it counts with the choice
     over_long: Literal["error", "truncate-left", "window"] = "error"  # what becomes of a text that needs more positions
+    cut_option: str = "--over-long truncate-left"  # what a person types to have contexts cut
     alone: bool = True  # whether each choice is also asked without its context
     shares: bool = (
         False  # whether what choices have in common is read once, where all of a question fits: a causal model
@@ -52,6 +53,7 @@ class AskedQuestions:
 class _Text:
     """One choice behind its context, tokenised once."""
 
+    first: int  # read before everything else: <|endoftext|>, or what a template begins with
     tokens: list[int]
     within: int  # how many of them lie in the context as a whole
     straddles: bool  # whether the next one lies in both
@@ -64,17 +66,20 @@ def ask_questions(questions: Sequence[Question], tokenizer: Tokenizer, asking: A
     token with bytes of both counts with the choice. Choices with one context are asked from the same place, the first
     at which any of them straddles it: all are then continuations of the same tokens. The texts begin with
     `<|endoftext|>`, which is read and not asked, and their end is not asked: choices are no whole documents.
+
+    Behind a dialogue in its template a choice is tokenised alone, as an answer is in training.
     """
     if asking.layout.asks_label:
         raise DataError("a model that tells labels apart has no likelihood of a text", cure="a decoder or an encoder")
-    texts = (
-        _pairs(questions, tokenizer) if asking.layout.has_source else _joined(questions, tokenizer, asking.delimiter)
-    )
+    plain = [question for question in questions if not question.prompts]
+    texts = _pairs(plain, tokenizer) if asking.layout.has_source else _joined(plain, tokenizer, asking.delimiter)
+    rendered = _rendered([question for question in questions if question.prompts], tokenizer)
     straddling: list[int] = []
     counted: list[int] = []
 
     def encoded() -> Iterator[tuple[Record, Encoded]]:
-        for question, several in zip(questions, texts, strict=True):
+        for question in questions:
+            several = next(rendered if question.prompts else texts)
             starts = _starts(question, several)
             straddling.append(sum(text.straddles for text in several))
             counted.append(sum(text.within - start for text, start in zip(several, starts, strict=True)))
@@ -103,11 +108,11 @@ def _needs_blank(context: str, choice: str) -> bool:
 def _cut(context: str, tokens: list[int], tokenizer: Tokenizer) -> _Text:
     """By bytes: byte-level tokens add up to the text."""
     if not context:
-        return _Text(tokens, 0, straddles=False)
+        return _Text(tokenizer.end_of_text, tokens, 0, straddles=False)
     size = len(context.encode())
     ends = list(itertools.accumulate(map(tokenizer.sizes.__getitem__, tokens), initial=0))
     within = bisect_right(ends, size) - 1
-    return _Text(tokens, within, straddles=ends[within] < size)
+    return _Text(tokenizer.end_of_text, tokens, within, straddles=ends[within] < size)
 
 
 def _pairs(questions: Sequence[Question], tokenizer: Tokenizer) -> Iterator[list[_Text]]:
@@ -122,7 +127,15 @@ def _pairs(questions: Sequence[Question], tokenizer: Tokenizer) -> Iterator[list
                 cure="a decoder or an encoder for minimal pairs",
             )
         parts = [(next(contexts), next(choices)) for _ in question.choices]
-        yield [_Text(context + choice, len(context), straddles=False) for context, choice in parts]
+        end = tokenizer.end_of_text
+        yield [_Text(end, context + choice, len(context), straddles=False) for context, choice in parts]
+
+
+def _rendered(questions: Sequence[Question], tokenizer: Tokenizer) -> Iterator[list[_Text]]:
+    """Behind dialogues: what a template writes is tokens already."""
+    choices = iter(tokenizer.encode([choice for question in questions for choice in question.choices]))
+    for question in questions:
+        yield [_Text(first, [*rest, *next(choices)], len(rest), straddles=False) for first, *rest in question.prompts]
 
 
 def _starts(question: Question, texts: Sequence[_Text]) -> list[int]:
@@ -138,11 +151,13 @@ def _starts(question: Question, texts: Sequence[_Text]) -> list[int]:
 def _encode(question: Question, texts: Sequence[_Text], starts: Sequence[int], end: int, asking: Asking) -> Encoded:
     cut = _num_cut(question, texts, starts, asking)
     names = [CHOICE.format(index) for index in range(len(texts))]
-    pairs = [(text.tokens[cut:start], text.tokens[start:]) for text, start in zip(texts, starts, strict=True)]
+    pairs = [
+        ([text.first, *text.tokens[cut:start]], text.tokens[start:]) for text, start in zip(texts, starts, strict=True)
+    ]
     sequences = _sequences(pairs, end, asking)
     if asking.alone and len(texts) > 1 and any(starts):
         sequences += [
-            _sequence([], asked, 1 + len(texts) + index, end, asking) for index, (_, asked) in enumerate(pairs)
+            _sequence([end], asked, 1 + len(texts) + index, end, asking) for index, (_, asked) in enumerate(pairs)
         ]
         names += [ALONE.format(index) for index in range(len(texts))]
     parts = Asked("context", is_prompt=True), *map(Asked, names)
@@ -154,8 +169,8 @@ def _sequences(pairs: Sequence[tuple[list[int], list[int]]], end: int, asking: A
     tree = Tree()
     may_share = asking.shares and len(pairs) > 1
     for index, (given, asked) in enumerate(pairs if may_share else ()):
-        tree.add([end, *given], asked, (0, 1 + index))
-    saved = sum(len(given) + len(asked) for given, asked in pairs) - tree.positions
+        tree.add(given, asked, (0, 1 + index))
+    saved = sum(len(given) + len(asked) - 1 for given, asked in pairs) - tree.positions
     if may_share and saved >= WORTH and tree.positions <= asking.context:
         return list(tree.sequences())
     return [_sequence(given, asked, 1 + index, end, asking) for index, (given, asked) in enumerate(pairs)]
@@ -163,10 +178,10 @@ def _sequences(pairs: Sequence[tuple[list[int], list[int]]], end: int, asking: A
 
 def _sequence(given: list[int], asked: list[int], part: int, end: int, asking: Asking) -> tuple[Span, ...]:
     if asking.layout.has_source:
-        source = Span((end, *given), (0,) * (1 + len(given)))
+        source = Span(tuple(given), (0,) * len(given))
         return source, Span((end, *asked), (part,) * (1 + len(asked)), parent=0)
     close = (end,) if asking.layout.reads_end else ()
-    return (Span((end, *given, *asked, *close), (0,) * (1 + len(given)) + (part,) * len(asked) + (0,) * len(close)),)
+    return (Span((*given, *asked, *close), (0,) * len(given) + (part,) * len(asked) + (0,) * len(close)),)
 
 
 def _num_cut(question: Question, texts: Sequence[_Text], starts: Sequence[int], asking: Asking) -> int:
@@ -185,7 +200,7 @@ def _num_cut(question: Question, texts: Sequence[_Text], starts: Sequence[int], 
     if over > 0 and asking.over_long == "error":
         raise DataError(
             f"{name}: context and choice are {over} tokens longer than what the model reads at once",
-            cure="--over-long truncate-left leaves out the beginning of the context, and counts it",
+            cure=f"{asking.cut_option} leaves out the beginning of the context, and counts it",
         )
     if over > (shortest := min(given for given, _ in pairs)):
         raise DataError(

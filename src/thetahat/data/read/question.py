@@ -5,6 +5,8 @@
     {"ctx": "...", "endings": ["...", ...], "label": "1"}                    the same so
     {"context_options": ["...", ...], "continuation": "...", "gold": 0}      partial scoring (Winograd)
     {"context": "...", "continuation": "..."}                                a cloze (LAMBADA): is it the likeliest?
+    {"messages": [...], "choices": ["...", ...], "gold": 1}                  the same behind a dialogue, for models that
+    {"messages": [...], "continuation": "..."}                               were trained on dialogues
 
 `id` and `source` may stand beside them.
 """
@@ -15,22 +17,27 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from thetahat.core.errors import DataError
+from thetahat.data.read.dialogue import Dialogue
 from thetahat.data.read.files import find_files, holds_objects, label_files
 from thetahat.data.read.objects import read_objects
+from thetahat.data.read.prompt import unanswered
 from thetahat.data.read.record import Record, check_identity, check_source, check_text, kind_of_value, without_nulls
 from thetahat.data.read.source import with_own_id
 
 _FORMATS = (
     '{"good": ..., "bad": ...}, {"query": ..., "choices": [...], "gold": 0}, {"ctx": ..., "endings": [...], '
     '"label": 0}, {"context_options": [...], "continuation": ..., "gold": 0} or {"context": ..., "continuation": ...}, '
-    "each on one line"
+    'each on one line; "messages": [...] may stand for "query" and "context"'
 )
+_IN_TEMPLATE = "messages"
 _SAME = {"ctx": "query", "endings": "choices", "label": "gold"}  # other names that are in use
 _KEYS = (
     {"good", "bad"},
     {"query", "choices", "gold"},
     {"context_options", "continuation", "gold"},
     {"context", "continuation"},
+    {_IN_TEMPLATE, "choices", "gold"},
+    {_IN_TEMPLATE, "continuation"},
 )
 _MARKS = frozenset().union(*_KEYS)
 _TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
@@ -44,6 +51,8 @@ class Question:
     contexts: tuple[str, ...]  # one a choice; all empty: the choices are whole texts
     choices: tuple[str, ...]  # one alone: is it what the model would say?
     gold: int = 0
+    dialogue: Dialogue | None = None  # what all choices would answer, instead of a text
+    prompts: tuple[tuple[int, ...], ...] = ()  # of each choice what is read before it, where it is tokens already
 
     @property
     def shares_context(self) -> bool:
@@ -91,9 +100,26 @@ def parse_question(fields: Mapping[str, Any], where: str, *, id: str, source: st
             contexts = _texts(fields["context_options"], where, "context_options")
             choices = [check_text(fields["continuation"], where, "continuation")] * len(contexts)
             return question(contexts, choices, _gold(fields, len(contexts), where), record)
-        case _:
+        case 3:
             choice = check_text(fields["continuation"], where, "continuation")
             return question([_context(fields, "context", where)], [choice], 0, record)
+        case _:
+            return _in_template(fields, where, record)
+
+
+def _in_template(fields: Mapping[str, Any], where: str, record: Record) -> Question:
+    """A question that a dialogue asks; the answer to its last message is chosen."""
+    if "continuation" in fields:
+        choices, gold = [check_text(fields["continuation"], where, "continuation")], 0
+    else:
+        choices = _texts(fields["choices"], where, "choices")
+        gold = _gold(fields, len(choices), where)
+    given = fields[_IN_TEMPLATE]
+    if isinstance(given, list) and given and isinstance(given[-1], dict) and given[-1].get("role") == "assistant":
+        raise DataError(f"{where}: the last message is the assistant's, whose answer is to be chosen")
+    dialogue = unanswered(fields, where)
+    context = _TO_JSON([given, fields.get("tools")])
+    return replace(question([context] * len(choices), choices, gold, record), dialogue=dialogue)
 
 
 def _with_one_name(fields: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -61,6 +61,11 @@ class Tokenizer:
         """The text behind ids: their bytes as UTF-8, U+FFFD where they are none; special tokens have no bytes."""
         return b"".join(map(self.token_bytes.__getitem__, ids)).decode("utf-8", "replace")
 
+    def shown(self, ids: Sequence[int]) -> str:
+        """The same with the names of special tokens in their places."""
+        names = {id: name.encode() for name, id in self.special.items()}
+        return b"".join(names.get(id) or self.token_bytes[id] for id in ids).decode("utf-8", "replace")
+
     def encode_with_special(self, text: str) -> list[int]:
         """The ids of a text in which the names of special tokens stand for these tokens."""
         return self.encode_rendered([(text, ())])[0]
