@@ -16,6 +16,7 @@ from thetahat.cli.decoding import how_to_write
 from thetahat.cli.main import app, main
 from thetahat.data.chat.encode import ChatOptions, encode_dialogue
 from thetahat.data.chat.template import load_template
+from thetahat.data.config import ChatConfig
 from thetahat.data.read.dialogue import parse_dialogue
 from thetahat.data.read.prompt import unanswered
 from thetahat.generation.beam import Beam
@@ -233,10 +234,10 @@ def test_prompts_longer_than_the_context_are_counted(place, tmp_path, caplog):
     assert f"{cut[0]} tokens are not read" in caplog.text
 
 
-def narrow(name, context=64):
+def narrow(name, **changes):
     """The model of a run, read in a smaller context than it was trained with."""
     loaded = load(f"runs/{name}")
-    return dataclasses.replace(loaded, config=replace(loaded.config, data=replace(loaded.config.data, context=context)))
+    return dataclasses.replace(loaded, card=replace(loaded.card, **({"context": 64} | changes)))
 
 
 def test_a_text_that_outgrows_the_context_is_named(place, caplog):
@@ -345,3 +346,46 @@ def test_a_dialogue_is_no_question_for_other_models_nor_one_that_is_answered(pla
     write(tmp_path / "asked.jsonl", [asked])
     said = thetahat("choose", "runs/talk", str(tmp_path / "asked.jsonl"), code=3)
     assert "asked.jsonl:1: the last message is the assistant's" in said
+
+
+LONG = [{"role": "system", "content": "Be brief."}]
+LONG += [
+    {"role": role, "content": f"{text} {n}"} for n in range(9) for role, text in (("user", "say"), ("assistant", "it"))
+][:-1]
+
+
+def test_of_a_long_dialogue_is_read_what_training_reads_and_there_is_room_for_the_answer(place, caplog):
+    loaded = narrow("talk", over_long="keep-last-turns")
+    dialogue = unanswered({"messages": LONG}, "d")
+    options = ChatOptions(load_template(loaded.card.chat), 64, False, "keep-last-turns")
+    (trained,) = encode_dialogue(dialogue, "d", loaded.tokenizer, options).sequences[-1]
+    (prompt,) = dialogue_prompts(loaded, [(dialogue, "d")])
+    assert tuple(prompt.tokens) == trained.tokens[: len(prompt.tokens)]
+    assert "Be brief." in loaded.tokenizer.decode(prompt.tokens)
+    assert prompt.tokens_cut > 0
+    assert f"longer than the context: {prompt.tokens_cut} tokens of it are not read" in caplog.text
+    for one in (loaded, narrow("talk")):
+        found = answer(one, LONG, Sampling(max_tokens=20, temperature=9, seed=1))
+        assert (found.ended, found.num_tokens) == ("length", 20)
+        assert found.prompt_tokens_cut >= prompt.tokens_cut
+
+
+@pytest.mark.parametrize(
+    ("end", "tokens", "texts"),
+    [
+        ("[end]\n", [], ("[end]",)),
+        ("<|im_end|>", ["<|im_end|>"], ()),
+        ("{{ '<|im_start|>' if m.tool_calls else '<|im_end|>' }}", ["<|im_start|>", "<|im_end|>"], ()),
+    ],
+)
+def test_a_turn_ends_with_the_special_tokens_of_its_template_or_else_with_their_text(
+    place, tmp_path, caplog, end, tokens, texts
+):
+    source = "{% for m in messages %}{{ m.role }}: {{ m.content or 'calls' }}" + end + "{% endfor %}"
+    (tmp_path / "mine.jinja").write_text(source + "{% if add_generation_prompt %}assistant: {% endif %}")
+    special = ("<|im_start|>", "<|im_end|>")
+    loaded = narrow("talk", chat=ChatConfig(template=str(tmp_path / "mine.jinja"), special_tokens=special))
+    (prompt,) = dialogue_prompts(loaded, [(unanswered({"messages": LONG[:2]}, "d"), "d")])
+    assert prompt.end_tokens == {loaded.tokenizer.special[name] for name in tokens}
+    assert prompt.end_texts == texts
+    assert "nothing in the template ends a turn" not in caplog.text

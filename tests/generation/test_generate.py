@@ -13,7 +13,7 @@ from thetahat.core.batch import Inputs, Source
 from thetahat.core.errors import ConfigError
 from thetahat.core.random import generator
 from thetahat.core.visibility import Visibility
-from thetahat.generation.beam import Beam
+from thetahat.generation.beam import Beam, beam_search
 from thetahat.generation.infill import infill
 from thetahat.generation.sample import Sampling, choose_each
 from thetahat.model.build import build_model
@@ -162,7 +162,7 @@ def test_with_enough_beams_the_search_is_exhaustive(kind):
     asked = [cache(asker(model, prompt)) for prompt in prompts]
     for exponent in (0.0, 0.6, 1.0, 2.0):
         beam = Beam(num_beams=108, length_exponent=exponent, max_tokens=4)
-        found = beam_ids(model, prompts, beam, context=16, end=end)
+        found = beam_search(model, prompts, beam, context=16, end=end)
         assert found == [oracle.exhaustive(ask, 4, exponent, end) for ask in asked]
 
 
@@ -177,7 +177,7 @@ def test_with_enough_beams_the_search_is_exhaustive(kind):
 )
 def test_a_narrow_search_is_that_of_the_oracle(kind, num_beams, exponent, spread, max_tokens, prompts):
     model, beam = model_of(kind, 5, spread), Beam(num_beams=num_beams, length_exponent=exponent, max_tokens=max_tokens)
-    found = beam_ids(model, prompts, beam, context=16, end=START)
+    found = beam_search(model, prompts, beam, context=16, end=START)
     asked = [oracle.search(asker(model, prompt), max_tokens, exponent, START, num_beams) for prompt in prompts]
     assert found == asked
 
@@ -185,7 +185,7 @@ def test_a_narrow_search_is_that_of_the_oracle(kind, num_beams, exponent, spread
 def test_one_beam_is_greedy(model):
     end = alone(model, PROMPTS[0], GREEDY)[3]
     beam = Beam(num_beams=1, max_tokens=9)
-    found = beam_ids(model, PROMPTS, beam, context=64, end=end, start=START)
+    found = beam_search(model, PROMPTS, beam, context=64, end=end, start=START)
     assert found == sampled_ids(model, PROMPTS, GREEDY, context=64, end=end, start=START)
 
 

@@ -242,7 +242,7 @@ def test_a_dialogue_is_asked_in_the_template_of_training(talk):
     assert again.prompt == context.prompt == prompt
     request = SimpleNamespace(task_name="t", doc_id=0, args=(again, {"until": ["\n\n"], "max_gen_toks": 6}))
     assert model.generate_until([request]) == [answer(talk, ASKED, Sampling(temperature=0, max_tokens=6)).text]
-    assert model.chat_template(True) == load_template(talk.config.data.chat).source
+    assert model.chat_template(True) == load_template(talk.card.chat).source
     assert model.tokenizer_name == HarnessModel(talk).tokenizer_name
 
 

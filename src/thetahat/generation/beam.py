@@ -10,7 +10,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from thetahat.core.config import Config
-from thetahat.generation.rows import Rows
+from thetahat.generation.rows import Continuer, Rows, begin
 from thetahat.generation.writing import Ends, Writing
 
 
@@ -30,6 +30,21 @@ class Candidate:
     log_prob: float  # of the beam and the token, nats
     beam: int
     token: int
+
+
+def beam_search(
+    model: Continuer,
+    prompts: Sequence[Sequence[int]],
+    beam: Beam,
+    *,
+    context: int,
+    end: int,
+    start: int | None = None,
+) -> list[list[int]]:
+    """The tokens that `search` finds for each prompt before `end`; an encoder-decoder starts from `start`, or `end`."""
+    rows = begin(model, prompts, context, beam.max_tokens, end if start is None else start)
+    ends = [Ends(frozenset({end}), max_tokens=beam.max_tokens)] * len(prompts)
+    return [text.tokens for text in search(rows, beam, ends, [b""] * model.head.weight.shape[0])]
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ from typing import Any
 from thetahat.data.read.prompt import GENERATED, read_prompts
 from thetahat.generation.beam import Beam
 from thetahat.generation.sample import Sampling
-from thetahat.verbs.chat import dialogue_prompts
+from thetahat.verbs.chat import asked_again, dialogue_prompts
 from thetahat.verbs.generate import text_prompts, write
 from thetahat.verbs.load import Loaded
 
@@ -22,6 +22,10 @@ def answer_records(loaded: Loaded, data: str | Sequence[str], how: Sampling | Be
     dialogues = iter(dialogue_prompts(loaded, asked))
     prompts = [next(texts if record.dialogue is None else dialogues) for record in records]
     written = write(loaded, prompts, how, loaded.asking.evaluation.batch_size)
+    numbers = [number for number, record in enumerate(records) if record.dialogue is not None]
+    again = asked_again(loaded, asked, [written[number] for number in numbers], how, numbers)
+    for number, found in zip(numbers, again, strict=True):
+        written[number] = found
     return [
         {**record.fields, GENERATED: found.text, **found.to_dict()}
         for record, found in zip(records, written, strict=True)

@@ -1,14 +1,18 @@
 """The next turn of a dialogue."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from logging import getLogger
 from typing import Any
 
-from thetahat.core.errors import ConfigError
+from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.chat.encode import ChatOptions, DialogueEncoder
 from thetahat.data.chat.template import load_template
-from thetahat.data.read.dialogue import Dialogue
+from thetahat.data.read.dialogue import Dialogue, parse_dialogue
 from thetahat.data.read.prompt import unanswered
 from thetahat.data.tokens.encoded import Encoded
+from thetahat.data.tokens.tokenizer import Tokenizer
+from thetahat.data.tokens.tree import agreement
 from thetahat.generation.beam import Beam
 from thetahat.generation.sample import Sampling
 from thetahat.model.encoder import Encoder
@@ -16,34 +20,109 @@ from thetahat.model.encoder_decoder import EncoderDecoder
 from thetahat.verbs.generate import Answer, Prompt, write
 from thetahat.verbs.load import Loaded
 
+logger = getLogger("thetahat")
+
+Asked = tuple[Dialogue, str]  # a dialogue, and the place that errors name
+
 
 def answer(loaded: Loaded, messages: Sequence[Mapping[str, Any]], how: Sampling | Beam) -> Answer:
     """What the model says after these messages, in the words of the template that it was trained with."""
     where = "the dialogue"
-    (found,) = write(loaded, dialogue_prompts(loaded, [(unanswered({"messages": [*messages]}, where), where)]), how)
+    asked = [(unanswered({"messages": [*messages]}, where), where)]
+    (found,) = asked_again(loaded, asked, write(loaded, dialogue_prompts(loaded, asked), how), how, [0])
     return found
 
 
-def dialogue_prompts(loaded: Loaded, dialogues: Sequence[tuple[Dialogue, str]]) -> list[Prompt]:
+def asked_again(
+    loaded: Loaded, asked: Sequence[Asked], found: Sequence[Answer], how: Sampling | Beam, numbers: Sequence[int]
+) -> list[Answer]:
+    """The answers, those that the context had no room for written anew behind half a context of the dialogue.
+
+    As training reads less of a dialogue where its answer is longer. `numbers` are those of the generators.
+    """
+    cut = [place for place, one in enumerate(found) if one.ended == "context"]
+    if not cut or isinstance(loaded.model, EncoderDecoder):
+        return [*found]
+    shorter = dialogue_prompts(loaded, [asked[place] for place in cut], room=loaded.card.context // 2)
+    again = write(loaded, shorter, how, loaded.asking.evaluation.batch_size, [numbers[place] for place in cut])
+    replaced = dict(zip(cut, again, strict=True))
+    return [replaced.get(place, one) for place, one in enumerate(found)]
+
+
+def dialogue_prompts(loaded: Loaded, dialogues: Sequence[Asked], room: int = 0) -> list[Prompt]:
     """What the model reads before the last message of each dialogue, given with the place that errors name.
 
-    The code that made the prompts of training makes these, and an answer ends where a turn of training did.
+    The code that made the prompts of training makes these, and an answer ends where a turn of training did. Of a
+    dialogue that is too long the oldest messages are left out, unless training cut tokens; `room` tokens are left for
+    an answer.
     """
-    card, model, tokenizer = loaded.card, loaded.model, loaded.tokenizer
+    card, model = loaded.card, loaded.model
     if not dialogues:
         return []
     if card.chat is None or isinstance(model, Encoder):
         raise ConfigError(f"{loaded.folder} was not trained on dialogues", cure="thetahat generate continues a text")
-    streams = 2 if isinstance(model, EncoderDecoder) else 1
-    options = ChatOptions(load_template(card.chat), 1 << 30, shares_prefixes=False, streams=streams)
-    encoded = DialogueEncoder(tokenizer, options).encode(dialogues)
-    return [_prompt(one) for one in encoded]
+    is_pair = isinstance(model, EncoderDecoder)
+    cuts_tokens = card.over_long in {"truncate-left", "truncate-right"}
+    options = ChatOptions(
+        load_template(card.chat),
+        card.source_room if is_pair else card.context - room,
+        shares_prefixes=False,
+        over_long=card.over_long if cuts_tokens else "keep-last-turns",
+        streams=2 if is_pair else 1,
+    )
+    encoder = DialogueEncoder(loaded.tokenizer, options)
+    encoded = list(encoder.encode(dialogues))
+    ends = _turn_ends(loaded.tokenizer, encoder, encoded)
+    prompts: list[Prompt] = []
+    for one, (_, where) in zip(encoded, dialogues, strict=True):
+        tokens, cut = _read(one, None if is_pair else card.context - room)
+        if cut := cut + one.prompt_cut:
+            logger.warning("%s is longer than the context: %d tokens of it are not read", where, cut)
+        prompts.append(Prompt(tokens, *ends, tokens_cut=cut, slides=False))
+    return prompts
 
 
-def _prompt(encoded: Encoded) -> Prompt:
-    """Of two spans the first, which an encoder reads; of one span what is not asked."""
+def _read(encoded: Encoded, room: int | None) -> tuple[list[int], int]:
+    """Of two spans the first, which an encoder reads; of one span what is not asked, and how much of it is too long."""
     first, *others = encoded.sequences[-1]
     read = [
         token for token, part in zip(first.tokens, first.part, strict=True) if encoded.parts[part].is_prompt or others
     ]
-    return Prompt(read, frozenset({(others[0] if others else first).tokens[-1]}), slides=False)
+    cut = max(len(read) - room, 0) if room else 0
+    return read[cut:], cut
+
+
+def _turn_ends(
+    tokenizer: Tokenizer, encoder: DialogueEncoder, encoded: Sequence[Encoded]
+) -> tuple[frozenset[int], tuple[str, ...]]:
+    """The special tokens with which turns of an answer and of a call of a tool end; without one the text that follows.
+
+    No token of text ends a turn: the content of the next answer may end with it, too.
+    """
+    special = {*tokenizer.special.values()}
+    ends_turn = {tokenizer.special[name] for name in encoder.template.ends_turn if name in tokenizer.special}
+    turns = [one.sequences[-1][-1].tokens for one in [*encoded[:1], *_tried(encoder, _CALLS)]]
+    if tokens := special & {*ends_turn, *(turn[-1] for turn in turns)}:
+        return frozenset(tokens), ()
+    texts = [tokenizer.decode(one.sequences[-1][-1].tokens)[::-1] for one in _tried(encoder, _ANSWERS)]
+    tail = texts[0][: agreement(*texts)][::-1].strip() if len(texts) == 2 else ""
+    if tail:
+        logger.info("no token of the template ends a turn: an answer ends before the text %r", tail)
+        return frozenset(), (tail,)
+    logger.warning("nothing in the template ends a turn: an answer ends at --max-tokens (try: --stop TEXT)")
+    return frozenset(), ()
+
+
+def _tried(encoder: DialogueEncoder, messages: Sequence[Mapping[str, Any]]) -> list[Encoded]:
+    """Dialogues of a question and each of these messages, but those that the template refuses."""
+    found: list[Encoded] = []
+    for message in messages:
+        fields = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", **message}]}
+        with suppress(DataError):
+            found += encoder.encode([(parse_dialogue(fields, "a turn"), "a turn")])
+    return found
+
+
+_CALL = {"type": "function", "function": {"name": "x", "arguments": {}}}
+_CALLS = ({"content": "x", "tool_calls": [_CALL]}, {"content": None, "tool_calls": [_CALL]})
+_ANSWERS = ({"content": "x"}, {"content": "y"})

@@ -95,11 +95,17 @@ def _spelled(tokenizer: Tokenizer, pieces: Sequence[str]) -> list[int]:
     return ids
 
 
-def write(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam, batch_size: int = 64) -> list[Answer]:
+def write(
+    loaded: Loaded,
+    prompts: Sequence[Prompt],
+    how: Sampling | Beam,
+    batch_size: int = 64,
+    numbers: Sequence[int] | None = None,
+) -> list[Answer]:
     """What a decoder or an encoder-decoder writes after each prompt, those of like length together.
 
     The i-th is drawn with a generator of its own, a function of (seed, i): whatever the others are and however many are
-    read at once, it is the same text, but where rounding turns the scale.
+    read at once, it is the same text, but where rounding turns the scale. `numbers` may stand for i.
     """
     if isinstance(loaded.model, Encoder):
         raise ConfigError("an encoder writes no text", cure=f"a prompt with {MASK} in it is filled")
@@ -107,9 +113,10 @@ def write(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam, batch
     found: dict[int, Answer] = {}
     order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number].tokens))
     for first in range(0, len(order), batch_size):
-        numbers = order[first : first + batch_size]
-        texts = _written(loaded, [prompts[number] for number in numbers], how, numbers)
-        found |= {number: _answer(loaded, prompts[number], text) for number, text in zip(numbers, texts, strict=True)}
+        some = order[first : first + batch_size]
+        draws = [place if numbers is None else numbers[place] for place in some]
+        texts = _written(loaded, [prompts[place] for place in some], how, draws)
+        found |= {place: _answer(loaded, prompts[place], text) for place, text in zip(some, texts, strict=True)}
         if len(prompts) > batch_size:
             logger.info("%d of %d texts written", len(found), len(prompts))
     answers = [found[number] for number in range(len(prompts))]

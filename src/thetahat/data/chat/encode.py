@@ -73,6 +73,11 @@ class DialogueEncoder:
             )
         self._forms = forms_of(options.template, self._renderer)
 
+    @property
+    def template(self) -> ChatTemplate:
+        """What dialogues are written with."""
+        return self._options.template
+
     def encode(self, dialogues: Iterable[tuple[Dialogue, str]]) -> Iterator[Encoded]:
         """Each record, given with the place that errors name, as parts and sequences."""
         waiting = iter(dialogues)
