@@ -86,6 +86,30 @@ def test_escapes_of_the_delimiter_are_read_and_written_down(place):
     ]
 
 
+def test_an_encoder_masks_each_token_of_a_choice_alone(place):
+    (place / "text.txt").write_text("\n\n".join(f"the king of {who} was here" for who in ("france", "spain") * 9))
+    small = [word for word in SMALL if word != "quickstart" and not word.startswith("data.train")]
+    train = [
+        "masked",
+        "data.train=text.txt",
+        "data.held_out=none",
+        *small,
+        "max_steps=1",
+        "batch_size=4",
+        "threads=1",
+        "--out",
+        "masked",
+        "-q",
+    ]
+    assert say(place, "train", *train).returncode == 0
+    found = [
+        json.loads(say(place, "choose", "masked", "pairs.jsonl", *how, "--json", "-q").stdout)
+        for how in ([], ["evaluation.passes=2"])
+    ]
+    assert "each token masked alone" in found[0]["policy"]
+    assert found[0]["gold"]["log_likelihood"] == found[1]["gold"]["log_likelihood"]
+
+
 def test_what_does_not_fit_is_an_error_or_counted(place):
     (place / "long.jsonl").write_text(lines([{"context": " ".join(["king"] * 90), "continuation": "be"}]))
     refused = say(place, "choose", "run", "long.jsonl")

@@ -15,7 +15,7 @@ from thetahat.ledger.pairing import CHOICES
 from thetahat.ledger.summary import Summary, summarize
 from thetahat.run.folder.checkpoint import MODEL
 from thetahat.scoring.choice import Accuracy, Answer, accuracies, answers, by_source, macro_interval
-from thetahat.scoring.likelihood import Likelihoods, ledger_rows, score_corpus
+from thetahat.scoring.likelihood import Likelihoods, Policy, ledger_rows, score_corpus
 from thetahat.statistics.interval import Interval
 from thetahat.verbs.chat import dialogue_prompts
 from thetahat.verbs.load import Loaded, load
@@ -65,7 +65,8 @@ def choose(
     r"""Asks a model every question of `data`, and says how often the right choice is the likeliest, rule by rule.
 
     Decoders and encoder-decoders by $\log \Pr(\text{choice} \mid \text{context})$; encoders by the
-    pseudo-log-likelihood of the choice's tokens. `delimiter` stands between a context and a choice that bring no blank.
+    pseudo-log-likelihood of the choice's tokens, each masked alone (Salazar et al., Masked Language Model Scoring,
+    2020). `delimiter` stands between a context and a choice that bring no blank.
     """
     if out:
         store.check_target(out)
@@ -73,7 +74,7 @@ def choose(
     asking = asking_of(loaded, delimiter=delimiter, over_long=over_long)
     asked = ask_questions(_in_template(loaded, read_questions(data)), loaded.tokenizer, asking)
     likelihoods, rows = score_questions(loaded, asked)
-    policy = f"{loaded.policy.describe(asked.corpus)}, delimiter={delimiter!r}, over_long={over_long}"
+    policy = f"{_policy_of(loaded).describe(asked.corpus)}, delimiter={delimiter!r}, over_long={over_long}"
     found = _choices(asked, likelihoods, rows, policy)
     if out and join_world(loaded.asking.device).is_first:
         write_ledger(out, rows, _metadata(loaded, asked, found.policy))
@@ -107,10 +108,15 @@ def score_questions(
     loaded: Loaded, asked: AskedQuestions, stride: int | None = None
 ) -> tuple[Likelihoods, list[LedgerRow]]:
     """The log-probability of every choice, and a row for each; `stride` is for texts longer than the context."""
-    policy, world = loaded.policy, join_world(loaded.asking.device)
-    policy = replace(policy, stride=stride) if stride else policy
+    world = join_world(loaded.asking.device)
+    policy = replace(loaded.policy, stride=stride) if stride else _policy_of(loaded)
     likelihoods = score_corpus(loaded.model, asked.corpus, policy, world, loaded.device)
     return likelihoods, ledger_rows(likelihoods, asked.corpus)
+
+
+def _policy_of(loaded: Loaded) -> Policy:
+    """Of questions. Of a masked model each token is masked alone, however a run's held-out text is scored."""
+    return replace(loaded.policy, passes=0)
 
 
 def _choices(asked: AskedQuestions, likelihoods: Likelihoods, rows: list[LedgerRow], policy: str) -> Choices:
