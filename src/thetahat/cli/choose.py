@@ -7,6 +7,15 @@ import typer
 
 from thetahat.cli.words import Json, Quiet, emit, emit_json, in_line, is_first_rank, listen_to_library, say, split_words
 
+COUNTS = (
+    "tokens_straddling",
+    "context_tokens_counted",
+    "context_tokens_cut",
+    "contexts_cut",
+    "choice_tokens_cut",
+    "choices_cut",
+)
+
 
 def choose(
     words: list[str] = typer.Argument(metavar="MODEL DATA... [KEY=VALUE]..."),
@@ -14,7 +23,7 @@ def choose(
     delimiter: str = typer.Option(
         " ", help=r"Between a context and a choice where neither brings a blank; \n, \t, \r, \\ are read."
     ),
-    over_long: str = typer.Option("error", help="error, or truncate-left: leave out the beginning of a context."),
+    over_long: str = typer.Option("error", help="error, or truncate-left: leave out the beginning."),
     quiet: bool = Quiet,
     json: bool = Json,
 ) -> None:
@@ -62,7 +71,7 @@ def _show(numbers: dict[str, Any]) -> None:
     if len(numbers["sources"]) > 1:
         _show_rules("all questions alike", numbers["overall"])
         _show_rules("all sources alike", numbers["macro"])
-    for name in ("tokens_straddling", "context_tokens_counted", "context_tokens_cut", "contexts_cut", "policy"):
+    for name in (*COUNTS, "policy"):
         emit(f"{name:<24} {numbers[name]}")
     for name in ("nats_per_token", "bits_per_byte"):
         low_high = numbers["gold"][f"{name}_ci95"]

@@ -13,6 +13,7 @@ from thetahat.core.plain import unescaped
 OverLong = Literal["error", "split", "truncate-left", "truncate-right", "drop", "keep-last-turns"]
 Packing = Literal["best-fit", "none"]
 Unsupervised = Literal["error", "skip"]
+OnBadRecord = Literal["error", "skip"]
 
 Plain = bool | int | float | str  # what a template may be given by name
 Weight = Annotated[float, Meta(ge=0, lt=1e300)]
@@ -53,6 +54,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     over_long: OverLong = "error"  # what becomes of a document that has more targets than that
     source_weights: dict[str, Weight] = field(default_factory=dict[str, Weight])  # beside records' own; others: 1
     unsupervised: Unsupervised = "error"  # what becomes of a record of which nothing is asked
+    on_bad_record: OnBadRecord = "error"  # what becomes of a record that cannot be read; all are named and counted
     packing: Packing = "best-fit"
     shifts_splits: bool = False  # whether each epoch splits over-long documents at other places
     vocab_size: Annotated[int, Meta(ge=257, le=2**24)] = 4096

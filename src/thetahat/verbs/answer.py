@@ -16,7 +16,7 @@ def answer_records(loaded: Loaded, data: str | Sequence[str], how: Sampling | Be
 
     `evaluation.batch_size` of them are read at once.
     """
-    records = read_prompts(data)
+    records = read_prompts(data, loaded.on_bad_record)
     texts = iter(text_prompts(loaded, [record.text for record in records if record.dialogue is None]))
     asked = [(record.dialogue, record.where) for record in records if record.dialogue is not None]
     dialogues = iter(dialogue_prompts(loaded, asked))

@@ -36,6 +36,8 @@ class Choices:
     context_tokens_counted: int  # whole tokens of a context that count with the choice, since one beside it straddles
     context_tokens_cut: int  # left out, where over_long says so
     contexts_cut: int
+    choice_tokens_cut: int  # likewise, of choices that alone are longer than what the model reads
+    choices_cut: int  # questions with such a choice
     policy: str
     rows: list[LedgerRow]
 
@@ -43,7 +45,8 @@ class Choices:
         """What `--json` prints."""
         overall, sources = _plain(self.overall), {name: _plain(found) for name, found in self.sources.items()}
         macro = {rule: {"accuracy": mean, "ci95": [low, high]} for rule, (mean, low, high) in self.macro.items()}
-        counts = ("tokens_straddling", "context_tokens_counted", "context_tokens_cut", "contexts_cut", "policy")
+        counts = ("tokens_straddling", "context_tokens_counted", "context_tokens_cut", "contexts_cut")
+        counts += ("choice_tokens_cut", "choices_cut", "policy")
         return {
             "num_questions": len(self.answers),
             "overall": overall,
@@ -72,7 +75,7 @@ def choose(
         store.check_target(out)
     loaded = load(model) if isinstance(model, str) else model
     asking = asking_of(loaded, delimiter=delimiter, over_long=over_long)
-    asked = ask_questions(_in_template(loaded, read_questions(data)), loaded.tokenizer, asking)
+    asked = ask_questions(_in_template(loaded, read_questions(data, loaded.on_bad_record)), loaded.tokenizer, asking)
     likelihoods, rows = score_questions(loaded, asked)
     policy = f"{_policy_of(loaded).describe(asked.corpus)}, delimiter={delimiter!r}, over_long={over_long}"
     found = _choices(asked, likelihoods, rows, policy)
@@ -122,7 +125,8 @@ def _policy_of(loaded: Loaded) -> Policy:
 def _choices(asked: AskedQuestions, likelihoods: Likelihoods, rows: list[LedgerRow], policy: str) -> Choices:
     listed = answers(asked, likelihoods, rows)
     sources = by_source(listed)
-    overall, cut = accuracies(listed), asked.corpus.column["documents.prompt_cut"]
+    overall, column = accuracies(listed), asked.corpus.column
+    cut, choice_cut = column["documents.prompt_cut"], column["documents.tokens_cut"]
     gold = {(question.record.id, CHOICE.format(question.gold)) for question in asked.questions}
     return Choices(
         answers=listed,
@@ -134,6 +138,8 @@ def _choices(asked: AskedQuestions, likelihoods: Likelihoods, rows: list[LedgerR
         context_tokens_counted=sum(asked.counted_context),
         context_tokens_cut=int(cut.sum()),
         contexts_cut=int((cut > 0).sum()),
+        choice_tokens_cut=int(choice_cut.sum()),
+        choices_cut=int((choice_cut > 0).sum()),
         policy=policy,
         rows=rows,
     )

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from thetahat.core.config import override
 from thetahat.core.errors import ConfigError, NonFiniteError
 from thetahat.core.schema import known_keys
-from thetahat.data.config import DataConfig
+from thetahat.data.config import DataConfig, OnBadRecord
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.precision import parameter_dtype
@@ -23,6 +23,7 @@ from thetahat.run.state import first_model
 from thetahat.scoring.likelihood import Policy
 
 _SEPARATOR = "data.split_on"
+_OF_DATA = (_SEPARATOR, "data.on_bad_record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Loaded:
     asking: Asking
     folder: Path
     device: torch.device
+    on_bad_record: OnBadRecord = "error"  # what becomes of a record, question or prompt that cannot be read
 
     @property
     def policy(self) -> Policy:
@@ -46,23 +48,24 @@ def load(name: str, overrides: tuple[str, ...] = ()) -> Loaded:
     """The model of this name, whatever made it; no optimizer and no data of a run is needed.
 
     `overrides` say how it is asked, beside or instead of what its run did: the keys of Asking, batch_size, which is
-    evaluation.batch_size, and data.split_on, which stands between the documents of a .txt.
+    evaluation.batch_size, data.split_on, which stands between the documents of a .txt, and data.on_bad_record.
     """
     folder = find_checkpoint(name)
     card, asking = read_card(folder), _asking(folder, overrides)
-    if given := [pair for pair in overrides if pair.partition("=")[0] == _SEPARATOR]:
-        data = override(DataConfig(), [pair.removeprefix("data.") for pair in given])
+    given = [pair for pair in overrides if pair.partition("=")[0] in _OF_DATA]
+    data = override(DataConfig(), [pair.removeprefix("data.") for pair in given])
+    if any(pair.startswith(_SEPARATOR) for pair in given):
         card = replace(card, separator=data.separator)
     device, tokenizer = set_up(asking), load_tokenizer(folder / TOKENIZER)
     model = _model(folder, card, asking, tokenizer.vocab_size, device)
     if sick := [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]:
         raise NonFiniteError(f"{folder}: parameters are not finite: {', '.join(sick[:5])}", cure="another checkpoint")
-    return Loaded(model.eval(), tokenizer, card, asking, folder, device)
+    return Loaded(model.eval(), tokenizer, card, asking, folder, device, data.on_bad_record)
 
 
 def _asking(folder: Path, overrides: Sequence[str]) -> Asking:
     """How the run asks its model, but for the overrides."""
-    pairs = [_for_asking(pair) for pair in overrides if pair.partition("=")[0] != _SEPARATOR]
+    pairs = [_for_asking(pair) for pair in overrides if pair.partition("=")[0] not in _OF_DATA]
     asking = override(read_asking(folder), pairs)
     is_named = any(pair.startswith("device=") for pair in pairs)
     if asking.device == "cuda" and not torch.cuda.is_available() and not is_named:
@@ -77,7 +80,7 @@ def _for_asking(pair: str) -> str:
     if key not in (known := known_keys(Asking)) and not key.startswith("evaluation."):
         raise ConfigError(
             f"{key} does not change how a trained model is asked",
-            allowed=", ".join([*(one for one in known if one != "evaluation"), "batch_size", _SEPARATOR]),
+            allowed=", ".join([*(one for one in known if one != "evaluation"), "batch_size", *_OF_DATA]),
         )
     return f"{key}={value}"
 

@@ -199,7 +199,7 @@ def test_what_is_too_long_is_an_error_or_counted(layout, extra):
         if layout is not PAIR and "choice" in name:
             assert before == [END, *whole[name][0][1 + left :]]
     with pytest.raises(DataError, match="file:3: a choice alone is longer"):
-        asked([context] * 2, ["sea", context * 3], context=context_size, over_long="truncate-left", **how)
+        asked([context] * 2, ["sea", context * 3], context=context_size, **how)
     with pytest.raises(DataError, match=r"file:3: \d+ tokens would have to be left out of each context, and one has 1"):
         asked(["sea", context], ["sea", "sea"], context=context_size, over_long="truncate-left", **how)
 
@@ -210,3 +210,35 @@ def test_a_fingerprint_is_of_the_question_and_its_tokens():
     others = [asked(["the whale"] * 2, ["sea", "answers"]), asked(["the whale"] * 2, ["answers", "sea"], delimiter="")]
     assert len({one.corpus.fingerprint, *(other.corpus.fingerprint for other in others)}) == 3
     assert json.loads(one.questions[0].record.text) == [["the whale"] * 2, ["answers", "sea"], 0]
+
+
+@pytest.mark.parametrize("layout", [STREAM, WHOLE, PAIR])
+def test_a_choice_that_alone_is_too_long_is_cut_where_it_is_said_and_counted(layout):
+    choices = ["sea", " ".join(["answers"] * 30)]
+    how = {"layout": layout, "source_room": 16}
+    whole = sequences(asked(["the whale"] * 2, choices, **how))
+    found = asked(["the whale"] * 2, choices, context=12, over_long="truncate-left", **how)
+    room = 12 - 2 * layout.reads_end
+    before, kept = sequences(found)["choice-1"]
+    assert kept[-room:] == whole["choice-1"][1][-room:]
+    assert len(kept) == room + (layout is PAIR)  # a decoder's <|endoftext|>, which is read
+    assert sequences(found)["choice-0"][1] == whole["choice-0"][1]
+    assert found.corpus.column["documents.tokens_cut"].tolist() == [len(whole["choice-1"][1]) - len(kept)]
+    if layout is not PAIR:
+        assert before == [END]
+        assert found.corpus.column["documents.prompt_cut"].tolist() == [len(whole["choice-1"][0]) - 1]
+
+
+def test_all_questions_that_are_too_long_are_named_at_once():
+    records = [Record("", str(i), str(i), "s", where=f"file:{i}") for i in range(4)]
+    long, short = "whale " * 40, "whale"
+    questions = [
+        question([context] * 2, ["sea", "answers"], 0, record)
+        for record, context in zip(records, [long, short, long, long], strict=True)
+    ]
+    with pytest.raises(DataError) as error:
+        ask_questions(questions, TOKENIZER, Asking(context=16))
+    said = str(error.value)
+    assert "3 records cannot be used" in said
+    assert [f"file:{i}: " in said for i in range(4)] == [True, False, True, True]
+    assert "--over-long truncate-left" in said

@@ -3,7 +3,7 @@
 import itertools
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from thetahat.core.errors import DataError
@@ -11,6 +11,7 @@ from thetahat.core.layout import STREAM, Layout
 from thetahat.data.corpus.build import corpus_of_encoded
 from thetahat.data.corpus.corpus import Corpus
 from thetahat.data.corpus.encode import check_bytes
+from thetahat.data.read.bad import BadRecords
 from thetahat.data.read.question import Question
 from thetahat.data.read.record import Record
 from thetahat.data.tokens.encoded import Asked, Encoded, Span
@@ -77,15 +78,21 @@ def ask_questions(questions: Sequence[Question], tokenizer: Tokenizer, asking: A
     straddling: list[int] = []
     counted: list[int] = []
 
+    too_long = BadRecords("error", cure="shorter questions, or a model with a longer context")
+
     def encoded() -> Iterator[tuple[Record, Encoded]]:
         for question in questions:
             several = next(rendered if question.prompts else texts)
             starts = _starts(question, several)
             straddling.append(sum(text.straddles for text in several))
             counted.append(sum(text.within - start for text, start in zip(several, starts, strict=True)))
-            yield question.record, _encode(question, several, starts, tokenizer.end_of_text, asking)
+            try:
+                yield question.record, _encode(question, several, starts, tokenizer.end_of_text, asking)
+            except DataError as error:
+                too_long(error)
 
     corpus = corpus_of_encoded(encoded(), tokenizer, asking.layout)
+    too_long.settle()
     return AskedQuestions(tuple(questions), corpus, tuple(straddling), tuple(counted))
 
 
@@ -149,6 +156,7 @@ def _starts(question: Question, texts: Sequence[_Text]) -> list[int]:
 
 
 def _encode(question: Question, texts: Sequence[_Text], starts: Sequence[int], end: int, asking: Asking) -> Encoded:
+    texts, choice_cut = _with_choices_cut(texts, starts, asking)
     cut = _num_cut(question, texts, starts, asking)
     names = [CHOICE.format(index) for index in range(len(texts))]
     pairs = [
@@ -161,7 +169,7 @@ def _encode(question: Question, texts: Sequence[_Text], starts: Sequence[int], e
         ]
         names += [ALONE.format(index) for index in range(len(texts))]
     parts = Asked("context", is_prompt=True), *map(Asked, names)
-    return Encoded(parts, tuple(sequences), prompt_cut=cut)
+    return Encoded(parts, tuple(sequences), tokens_cut=choice_cut, prompt_cut=cut)
 
 
 def _sequences(pairs: Sequence[tuple[list[int], list[int]]], end: int, asking: Asking) -> list[tuple[Span, ...]]:
@@ -184,6 +192,19 @@ def _sequence(given: list[int], asked: list[int], part: int, end: int, asking: A
     return (Span((*given, *asked, *close), (0,) * len(given) + (part,) * len(asked) + (0,) * len(close)),)
 
 
+def _with_choices_cut(texts: Sequence[_Text], starts: Sequence[int], asking: Asking) -> tuple[Sequence[_Text], int]:
+    """The texts without the beginning of each choice that alone does not fit, and how many tokens these are."""
+    room = asking.context - 2 * asking.layout.reads_end
+    over = [max(len(text.tokens) - start - room, 0) for text, start in zip(texts, starts, strict=True)]
+    if asking.over_long != "truncate-left" or not any(over):
+        return texts, 0
+    fitting = [
+        replace(text, tokens=text.tokens[:start] + text.tokens[start + left_out :])
+        for text, start, left_out in zip(texts, starts, over, strict=True)
+    ]
+    return fitting, sum(over)
+
+
 def _num_cut(question: Question, texts: Sequence[_Text], starts: Sequence[int], asking: Asking) -> int:
     """How many tokens are left out at the beginning of each context: as many for all choices."""
     if asking.over_long == "window":
@@ -196,7 +217,10 @@ def _num_cut(question: Question, texts: Sequence[_Text], starts: Sequence[int], 
         over = max(map(sum, pairs)) + around - asking.context
     name = question.record.where or question.record.id
     if max(asked for _, asked in pairs) + around > asking.context:
-        raise DataError(f"{name}: a choice alone is longer than the context of {asking.context} tokens")
+        raise DataError(
+            f"{name}: a choice alone is longer than the context of {asking.context} tokens",
+            cure="--over-long truncate-left leaves out the beginning of context and choice, and counts it",
+        )
     if over > 0 and asking.over_long == "error":
         raise DataError(
             f"{name}: context and choice are {over} tokens longer than what the model reads at once",

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from thetahat.core.errors import DataError
+from thetahat.data.config import OnBadRecord
+from thetahat.data.read.bad import BadRecords, tell_skipped
 from thetahat.data.read.dialogue import Dialogue, parse_dialogue
 from thetahat.data.read.files import find_files, holds_objects
 from thetahat.data.read.objects import read_objects
@@ -32,14 +34,21 @@ class PromptRecord:
     dialogue: Dialogue | None = None  # with a last message that stands for the answer
 
 
-def read_prompts(specs: str | Sequence[str]) -> list[PromptRecord]:
+def read_prompts(specs: str | Sequence[str], on_bad: OnBadRecord = "error") -> list[PromptRecord]:
     """Every prompt and dialogue of files, folders or globs (.jsonl, .jsonl.gz), in order."""
     records: list[PromptRecord] = []
+    bad = BadRecords(on_bad)
     files = find_files(specs)
     for path in files:
         if not holds_objects(path):
             raise DataError(f"{path} is plain text, not prompts", allowed=_FORMATS)
-        records += [parse_prompt(fields, f"{path}:{number}") for number, fields in read_objects(path, formats=_FORMATS)]
+        for number, fields in read_objects(path, formats=_FORMATS, on_error=bad):
+            try:
+                records.append(parse_prompt(fields, f"{path}:{number}"))
+            except DataError as error:
+                bad(error)
+    bad.settle()
+    tell_skipped(*bad.lines)
     if not records:
         raise DataError(f"{', '.join(map(str, files))}: no prompt", allowed=_FORMATS)
     return records
@@ -47,7 +56,7 @@ def read_prompts(specs: str | Sequence[str]) -> list[PromptRecord]:
 
 def parse_prompt(fields: Mapping[str, Any], where: str) -> PromptRecord:
     """The prompt or the dialogue that a JSON object holds; errors name `where`."""
-    found = [key for key in ("prompt", "messages") if key in fields]
+    found = [key for key in ("prompt", "messages") if fields.get(key) is not None]
     if len(found) != 1:
         what = "a prompt and messages in one record" if found else "a record without a prompt or messages"
         raise DataError(f"{where}: {what}; its keys: {', '.join(map(repr, fields)) or 'none'}", allowed=_FORMATS)

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from thetahat.core.errors import DataError
+from thetahat.data.config import OnBadRecord
+from thetahat.data.read.bad import BadRecords, tell_skipped
 from thetahat.data.read.dialogue import Dialogue
 from thetahat.data.read.files import find_files, holds_objects, label_files
 from thetahat.data.read.objects import read_objects
@@ -66,17 +68,24 @@ def question(contexts: Sequence[str], choices: Sequence[str], gold: int, record:
     return Question(replace(record, text=text), tuple(contexts), tuple(choices), gold)
 
 
-def read_questions(specs: str | Sequence[str]) -> list[Question]:
+def read_questions(specs: str | Sequence[str], on_bad: OnBadRecord = "error") -> list[Question]:
     """Every question of files, folders or globs (.jsonl, .jsonl.gz), in order, each with an id of its own."""
     files = find_files(specs)
     taken: dict[str, int] = {}
     questions: list[Question] = []
+    bad = BadRecords(on_bad)
     for path, label in zip(files, label_files(files), strict=True):
         if not holds_objects(path):
             raise DataError(f"{path} is plain text, not questions", allowed=_FORMATS)
-        for number, fields in read_objects(path, formats=_FORMATS):
-            asked = parse_question(fields, f"{path}:{number}", id=f"{label}:{number}", source=label)
-            questions.append(replace(asked, record=with_own_id(asked.record, taken)))
+        for number, fields in read_objects(path, formats=_FORMATS, on_error=bad):
+            try:
+                asked = parse_question(fields, f"{path}:{number}", id=f"{label}:{number}", source=label)
+            except DataError as error:
+                bad(error)
+            else:
+                questions.append(replace(asked, record=with_own_id(asked.record, taken)))
+    bad.settle()
+    tell_skipped(*bad.lines)
     if not questions:
         raise DataError(f"{', '.join(map(str, files))}: no question", allowed=_FORMATS)
     return questions

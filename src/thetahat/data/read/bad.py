@@ -1,0 +1,69 @@
+"""What becomes of records that cannot be used: all of them are named, so that one pass over the data mends it."""
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from logging import getLogger
+from typing import final
+
+from thetahat.core import store
+from thetahat.core.errors import DataError, ThetahatError
+from thetahat.data.config import OnBadRecord
+from thetahat.data.read.cache import default_cache
+
+SHOWN = 10  # of the records that are named; a file has all of them
+_CURE = "mend them, or data.on_bad_record=skip to leave them out and count them"
+logger = getLogger("thetahat")
+
+
+@final
+class BadRecords:
+    """Takes the errors of records, as `on_error` of a reader, and says at the end of the data what becomes of them."""
+
+    def __init__(self, policy: OnBadRecord, cure: str = _CURE) -> None:
+        self._policy, self._cure = policy, cure
+        self._errors: list[DataError] = []
+
+    def __call__(self, error: DataError) -> None:
+        """Keeps account of one record."""
+        self._errors.append(error)
+
+    def __len__(self) -> int:
+        return len(self._errors)
+
+    @property
+    def lines(self) -> list[str]:
+        """Of each record its file, line and what is wrong with it."""
+        return [str(error).split("\n")[0] for error in self._errors]
+
+    def settle(self) -> None:
+        """Raises DataError if there was one and none may be: of one record its own, of several with a list."""
+        if not self._errors or self._policy == "skip":
+            return
+        if len(self._errors) == 1:
+            raise DataError(f"{self._errors[0]}\n  or: {self._cure}")
+        rest = str(self._errors[0]).partition("\n")[2]
+        listed = _listed(f"{len(self._errors):,} records cannot be used:", self.lines)
+        raise DataError(f"{listed}\n{rest}" if rest else listed, cure=self._cure)
+
+
+@functools.cache
+def tell_skipped(*lines: str) -> None:
+    """Says which records are left out, once, however often they are read."""
+    if lines:
+        count = f"{len(lines):,} record{'s' * (len(lines) > 1)} left out by data.on_bad_record=skip:"
+        logger.warning("%s", _listed(count, lines))
+
+
+def _listed(what: str, lines: Sequence[str]) -> str:
+    shown = "".join(f"\n    {line}" for line in lines[:SHOWN])
+    if len(lines) <= SHOWN:
+        return what + shown
+    text = "".join(f"{line}\n" for line in lines)
+    path = default_cache() / "bad-records" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.txt"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.write_text(path, text)
+    except (OSError, ThetahatError):
+        return f"{what}{shown}\n    and {len(lines) - SHOWN:,} more"
+    return f"{what}{shown}\n    and {len(lines) - SHOWN:,} more, all in {path}"

@@ -1,0 +1,74 @@
+import pytest
+
+from thetahat.core.errors import DataError
+from thetahat.data.read import bad
+from thetahat.data.read.prompt import read_prompts
+from thetahat.data.read.question import read_questions
+
+GOOD = {
+    "questions": '{"good": "a b", "bad": "b a"}',
+    "prompts": '{"prompt": "so"}',
+}
+BAD = ["no JSON", '{"text": ""}', '["a list"]', '{"prompt": 3}', '{"good": "a", "bad": ""}', b'{"text": "\xe9"}']
+
+
+def questions(path, policy):
+    return read_questions(str(path), policy)
+
+
+def prompts(path, policy):
+    return read_prompts(str(path), policy)
+
+
+READERS = [(questions, "questions"), (prompts, "prompts")]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("THETAHAT_CACHE", str(tmp_path / "cache"))
+    bad.tell_skipped.cache_clear()
+
+
+def mixed(write, good, lines):
+    both = [line for one in lines for line in (good, one)]
+    return write("a.jsonl", b"\n".join(line if isinstance(line, bytes) else line.encode() for line in [*both, good]))
+
+
+@pytest.mark.parametrize(("reader", "kind"), READERS)
+def test_all_records_that_cannot_be_read_are_named_at_once(write, reader, kind):
+    path = mixed(write, GOOD[kind], BAD)
+    with pytest.raises(DataError) as error:
+        reader(path, "error")
+    said = str(error.value)
+    assert f"{len(BAD)} records cannot be used" in said
+    assert all(f"a.jsonl:{2 * place}: " in said for place in range(1, len(BAD) + 1))
+    assert "data.on_bad_record=skip" in said
+
+
+@pytest.mark.parametrize(("reader", "kind"), READERS)
+def test_records_that_cannot_be_read_are_left_out_and_counted_where_that_is_wanted(write, caplog, reader, kind):
+    path = mixed(write, GOOD[kind], BAD)
+    for _ in range(2):  # read twice, said once
+        assert len(reader(path, "skip")) == len(BAD) + 1
+    (said,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert said.startswith(f"{len(BAD)} records left out by data.on_bad_record=skip:")
+    assert all(f"a.jsonl:{2 * place}: " in said for place in range(1, len(BAD) + 1))
+    with pytest.raises(DataError, match="cannot be used"):
+        reader(path, "error")
+
+
+def test_of_many_the_first_are_shown_and_a_file_has_all(write, tmp_path):
+    path = write("a.jsonl", "\n".join(['{"text": ""}'] * 37))
+    with pytest.raises(DataError, match="37 records cannot be used") as error:
+        questions(path, "error")
+    assert str(error.value).count("a.jsonl:") == bad.SHOWN
+    assert f"and {37 - bad.SHOWN} more, all in " in str(error.value)
+    (listed,) = (tmp_path / "cache" / "bad-records").iterdir()
+    assert [line.split(": ")[0].rpartition(":")[2] for line in listed.read_text().splitlines()] == list(
+        map(str, range(1, 38))
+    )
+
+
+def test_one_bad_record_says_all_that_its_error_says(write):
+    with pytest.raises(DataError, match=r"a\.jsonl:1: the bad is empty\n  try: remove it.*\n  or: .*skip"):
+        questions(write("a.jsonl", '{"good": "a", "bad": ""}'), "error")
