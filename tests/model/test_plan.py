@@ -35,6 +35,7 @@ def test_labels_take_the_place_of_the_vocabulary_in_the_head_alone(ties):
 def test_flops_are_those_that_torch_counts_of_the_model(config):
     """In attention without fused kernels, which multiplies every query with every key."""
     model, tokens = build_model(config, 50), torch.arange(32).view(2, 16)
+    initialize(model, 0)
     position, piece = torch.arange(16).expand(2, 16), torch.zeros(2, 16, dtype=torch.int64)
     source = Inputs(tokens, position, Visibility(piece, is_causal=False))
     inputs = Inputs(tokens, position, Visibility(piece), Source(source, piece))

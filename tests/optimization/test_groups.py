@@ -1,10 +1,16 @@
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
 
 from thetahat.core.errors import ModelError
+from thetahat.model.build import build_model
 from thetahat.model.config import DecoderConfig
 from thetahat.model.decoder import Decoder
+from thetahat.model.init import initialize
+from thetahat.model.law import BIAS, GAIN, MATRIX, TABLE, WRITER, Law
+from thetahat.model.norm import RMSNorm
 from thetahat.optimization.groups import Group, check_groups, group_parameters
 
 SMALL = {"num_layers": 2, "width": 8, "num_heads": 2, "num_kv_heads": 1, "head_width": 4, "inner_width": 12}
@@ -35,16 +41,54 @@ def test_a_tied_weight_is_grouped_once():
     check_groups(model, group_parameters(model))
 
 
-def test_biases_are_vectors_and_stacks_of_experts_are_matrices():
-    model = nn.Module()
-    model.blocks = nn.ModuleList([nn.Linear(3, 4)])
-    model.experts = nn.ParameterDict({"up": nn.Parameter(torch.zeros(5, 3, 4))})
-    model.position_embedding = nn.Embedding(7, 3)
-    model.scale = nn.Parameter(torch.zeros(()))
+class Stranger(nn.Module):
+    """A module of somebody else's, which holds plain torch modules and a stack of experts."""
+
+    laws: ClassVar[dict[str, Law]] = {
+        "inner.weight": MATRIX,
+        "inner.bias": BIAS,
+        "experts": WRITER,
+        "positions.weight": TABLE,
+        "scale": GAIN,
+    }
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.positions = nn.Linear(3, 4), nn.Embedding(7, 3)
+        self.experts, self.scale = nn.Parameter(torch.zeros(5, 3, 4)), nn.Parameter(torch.zeros(()))
+        self.norm = RMSNorm(3, 1e-6)
+
+
+def test_parameters_go_and_begin_where_their_modules_say():
+    model = Stranger()
     found = names(model)
-    assert set(found["matrices"]) == {"blocks.0.weight", "experts.up"}
-    assert found["embeddings"] == ["position_embedding.weight"]
-    assert set(found["vectors"]) == {"blocks.0.bias", "scale"}
+    assert set(found["matrices"]) == {"inner.weight", "experts"}
+    assert found["embeddings"] == ["positions.weight"]
+    assert set(found["vectors"]) == {"inner.bias", "scale", "norm.gain"}
+    initialize(model, 0)
+    assert (model.inner.bias == 0).all()  # and not 1, as a gain
+    assert (model.norm.gain == 1).all()
+
+
+@pytest.mark.parametrize("does", [group_parameters, lambda model: initialize(model, 0)])
+def test_a_parameter_that_nobody_declared_is_an_error_that_names_it(does):
+    model = nn.Sequential(Stranger(), nn.Linear(2, 2))
+    with pytest.raises(ModelError, match=r"1\.weight begins"):
+        does(model)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_a_model_is_built_without_memory_and_without_a_random_number(ties):
+    before = torch.get_rng_state()
+    model = build_model(DecoderConfig(**SMALL, ties_embeddings=ties), 16)
+    assert all(parameter.is_meta for parameter in model.parameters())
+    initialize(model, 0)
+    assert not any(parameter.is_meta for parameter in model.parameters())
+    assert (model.head.weight is model.embedding.weight) == ties
+    assert torch.equal(torch.get_rng_state(), before)
+    apart = small(ties_embeddings=ties)
+    initialize(apart, 0)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), apart.parameters(), strict=True))
 
 
 def test_frozen_parameters_are_in_no_group():

@@ -1,6 +1,7 @@
 """A decoder-only Transformer: embedding, blocks, norm, head."""
 
-from typing import final
+from collections.abc import Mapping
+from typing import ClassVar, final
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from thetahat.model.attention.kernels import compile_visibility
 from thetahat.model.block import Block
 from thetahat.model.config import DecoderConfig
 from thetahat.model.head import Head, Headed
+from thetahat.model.law import TABLE, Law
 from thetahat.model.norm import RMSNorm
 from thetahat.model.precision import product_dtype
 from thetahat.model.rope import rotation
@@ -22,6 +24,8 @@ class Decoder(Headed):
 
     The two are apart because the objective decides for which positions, and in which portions, logits exist at all.
     """
+
+    laws: ClassVar[Mapping[str, Law]] = {"embedding.weight": TABLE}
 
     def __init__(self, config: DecoderConfig, vocab_size: int) -> None:
         super().__init__()

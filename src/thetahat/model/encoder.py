@@ -1,6 +1,7 @@
 """An encoder-only Transformer: embedding, blocks, norm, head. Its batches say that all see all of their piece."""
 
-from typing import final
+from collections.abc import Mapping
+from typing import ClassVar, final
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from thetahat.model.attention.kernels import compile_visibility
 from thetahat.model.block import Block
 from thetahat.model.config import EncoderConfig
 from thetahat.model.head import Head, Headed
+from thetahat.model.law import TABLE, Law
 from thetahat.model.norm import RMSNorm
 from thetahat.model.precision import product_dtype
 from thetahat.model.rope import rotation
@@ -21,6 +23,8 @@ class Encoder(Headed):
 
     With `num_labels` the head is a matrix of its own, [num_labels, D], tied to nothing.
     """
+
+    laws: ClassVar[Mapping[str, Law]] = {"embedding.weight": TABLE}
 
     def __init__(self, config: EncoderConfig, vocab_size: int, num_labels: int = 0) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """An encoder-decoder Transformer: the encoder reads a source, the decoder continues a target and reads the source."""
 
-from typing import NamedTuple, cast, final
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple, cast, final
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from thetahat.model.attention.kernels import attend_under, compile_visibility
 from thetahat.model.block import Block, CrossBlock
 from thetahat.model.config import EncoderDecoderConfig
 from thetahat.model.head import Head, Headed
+from thetahat.model.law import TABLE, Law
 from thetahat.model.norm import RMSNorm
 from thetahat.model.precision import product_dtype
 from thetahat.model.rope import rotation
@@ -35,6 +37,8 @@ class EncoderDecoder(Headed):
 
     Source and target share the embedding. The layers of the decoder read the encoder's states after its last norm.
     """
+
+    laws: ClassVar[Mapping[str, Law]] = {"embedding.weight": TABLE}
 
     def __init__(self, config: EncoderDecoderConfig, vocab_size: int) -> None:
         super().__init__()

@@ -1,11 +1,14 @@
 """What all three families end with: one matrix that turns hidden states into logits."""
 
-from typing import TYPE_CHECKING, final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear
+
+from thetahat.model.law import BIAS, TABLE, Law
 
 
 @final
@@ -16,6 +19,8 @@ class Head(nn.Module):
     """
 
     weight: Tensor
+
+    laws: ClassVar[Mapping[str, Law]] = {"weight": TABLE, "bias": BIAS}
 
     def __init__(self, width: int, num_outputs: int, *, has_bias: bool = False, cap: float | None = None) -> None:
         super().__init__()

@@ -6,25 +6,40 @@ import torch
 from torch import nn
 
 from thetahat.core.random import generator
+from thetahat.model.law import Constant, FanIn, Normal, laws_of
 
-WRITERS = ("attention.output.weight", "mlp.down.weight")  # cross_attention.output.weight ends so as well
+
+def allocate(model: nn.Module, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+    """Gives memory to the parameters that have none, as after `build_model`; a tied weight gets it once.
+
+    They hold no values until they are initialized or loaded.
+    """
+    made: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.is_meta:
+                empty = torch.empty(parameter.shape, dtype=dtype, device=device)
+                setattr(module, name, made.setdefault(id(parameter), nn.Parameter(empty, parameter.requires_grad)))
 
 
 @torch.no_grad()
 def initialize(model: nn.Module, seed: int) -> None:
-    r"""Gains 1; embeddings and head $\mathcal{N}(0, 0.02^2)$; matrices $\mathcal{N}(0, 1 / \mathrm{fan\_in})$.
+    r"""Draws every parameter from the law that its module declares; one without memory gets it first.
 
     The W matrices that write into one residual stream (attention's output, cross-attention's output, the network's
     down) are divided by $\sqrt{W}$, so that its variance does not grow with depth (Radford et al., GPT-2, 2019).
     W is 2L in a decoder and in an encoder; in an encoder-decoder, 2L of the encoder and 3L of the decoder, apart.
     """
-    num_writers = Counter(_stream(name) for name, _ in model.named_parameters() if name.endswith(WRITERS))
+    allocate(model)
+    laws = laws_of(model)
+    num_writers = Counter(_stream(name) for name, law in laws.items() if law.begins == FanIn(writes=True))
     for name, parameter in model.named_parameters():
-        if parameter.ndim < 2:
-            parameter.fill_(1.0)
+        begins = laws[name].begins
+        if isinstance(begins, Constant):
+            parameter.fill_(begins.value)
             continue
         values = torch.randn(parameter.shape, generator=generator(seed, f"init {name}"), dtype=torch.float32)
-        parameter.copy_(values * _deviation(name, parameter.shape[-1], num_writers))
+        parameter.copy_(values * _deviation(begins, parameter.shape[-1], num_writers[_stream(name)]))
 
 
 def _stream(name: str) -> str:
@@ -32,7 +47,7 @@ def _stream(name: str) -> str:
     return name.split(".")[0]
 
 
-def _deviation(name: str, fan_in: int, num_writers: Counter[str]) -> float:
-    if name.startswith(("embedding.", "head.")):
-        return 0.02
-    return fan_in**-0.5 / (num_writers[_stream(name)] ** 0.5 if name.endswith(WRITERS) else 1.0)
+def _deviation(begins: Normal | FanIn, fan_in: int, num_writers: int) -> float:
+    if isinstance(begins, Normal):
+        return begins.deviation
+    return fan_in**-0.5 / (num_writers**0.5 if begins.writes else 1.0)

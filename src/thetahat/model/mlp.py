@@ -1,6 +1,7 @@
 """The feed-forward network."""
 
-from typing import TYPE_CHECKING, final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from thetahat.model.config import TransformerConfig
+from thetahat.model.law import MATRIX, WRITER, Law
 
 
 @final
@@ -16,6 +18,8 @@ class SwiGLU(nn.Module):
 
     Shazeer, GLU Variants Improve Transformer, 2020 (arXiv 2002.05202).
     """
+
+    laws: ClassVar[Mapping[str, Law]] = {"gate.weight": MATRIX, "up.weight": MATRIX, "down.weight": WRITER}
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

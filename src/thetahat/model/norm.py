@@ -1,12 +1,14 @@
 """Root-mean-square normalisation."""
 
-from typing import TYPE_CHECKING, final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from thetahat.model.law import GAIN, Law
 from thetahat.model.precision import product_dtype
 
 
@@ -16,6 +18,8 @@ class RMSNorm(nn.Module):
 
     Zhang & Sennrich, Root Mean Square Layer Normalization, 2019 (arXiv 1910.07467).
     """
+
+    laws: ClassVar[Mapping[str, Law]] = {"gain": GAIN}
 
     def __init__(self, width: int, epsilon: float) -> None:
         super().__init__()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from thetahat.core.errors import ModelError
+from thetahat.model.law import laws_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,23 +18,16 @@ class Group:
 
 
 def group_parameters(model: nn.Module) -> list[Group]:
-    """Matrices, embeddings and vectors, in this order; frozen parameters are in none, a tied weight is there once.
+    """Matrices, embeddings and vectors, in this order, as the model's modules declare them (`model/law.py`).
 
-    Embeddings are the tables that a token id picks from, and the head: a row of theirs is a token, not a direction of a
-    linear map. Vectors are gains and biases. Everything else has two dimensions, or more when matrices are stacked.
+    Frozen parameters are in none, a tied weight is there once.
     """
+    laws = laws_of(model)
     groups = {name: Group(name, {}) for name in ("matrices", "embeddings", "vectors")}
     for name, parameter in model.named_parameters():  # each tensor once, under its first name
         if parameter.requires_grad:
-            groups[_kind(name, parameter)].parameters[name] = parameter
+            groups[laws[name].group].parameters[name] = parameter
     return list(groups.values())
-
-
-def _kind(name: str, parameter: nn.Parameter) -> str:
-    if parameter.ndim < 2:
-        return "vectors"
-    is_embedding = any(module == "head" or module.endswith("embedding") for module in name.split(".")[:-1])
-    return "embeddings" if is_embedding else "matrices"
 
 
 def check_groups(model: nn.Module, groups: Iterable[Group]) -> None:

@@ -53,7 +53,8 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
             leave_nothing(folder)
         raise
     vocab_size, num_labels = prepared.tokenizer.vocab_size, len(prepared.labels)
-    state = first_state(config, vocab_size, prepared.num_steps, device, num_labels)
+    draws = newest is None or config.adapter is not None  # else all parameters are in the checkpoint
+    state = first_state(config, vocab_size, prepared.num_steps, device, num_labels, draws=draws)
     if world.is_first and newest is None and (told := new_tokens(config, prepared.tokenizer)):
         logger.info("%s", told)
     if config.base and (newest is None or config.adapter):

@@ -7,7 +7,7 @@ import torch
 from thetahat.model.adapters.lora import adapt, freeze
 from thetahat.model.adapters.rows import train_new_rows
 from thetahat.model.build import LanguageModel, build_model
-from thetahat.model.init import initialize
+from thetahat.model.init import allocate, initialize
 from thetahat.model.precision import parameter_dtype
 from thetahat.objective.log_prob import Kernel, build_kernel
 from thetahat.optimization.optimizer import Optimizer, build_optimizer
@@ -40,21 +40,36 @@ def better(
     return bits_per_byte, step
 
 
-def first_model(config: RunConfig, vocab_size: int, device: torch.device, num_labels: int = 0) -> LanguageModel:
-    """A model with its parameters at their beginning, where and in the dtype in which the run computes."""
+def first_model(
+    config: RunConfig, vocab_size: int, device: torch.device, num_labels: int = 0, *, draws: bool = True
+) -> LanguageModel:
+    """A model with its parameters at their beginning, where and in the dtype in which the run computes.
+
+    Without `draws` they have no values yet: whoever asks for that loads all of them.
+    """
     model = build_model(config.model, vocab_size, num_labels)
-    initialize(model, config.seed)
+    allocate(model, device, parameter_dtype(config.dtype))
+    if draws:
+        initialize(model, config.seed)
     if config.adapter:
         adapt(model, config.adapter, config.seed, num_labels)
     freeze(model, config.frozen)
     if config.base_vocab_size:
         train_new_rows(model, vocab_size - config.base_vocab_size, num_labels)
-    return model.to(device=device, dtype=parameter_dtype(config.dtype))
+    return model
 
 
-def first_state(config: RunConfig, vocab_size: int, num_steps: int, device: torch.device, num_labels: int = 0) -> State:
-    """Step 0."""
-    model = first_model(config, vocab_size, device, num_labels)
+def first_state(
+    config: RunConfig,
+    vocab_size: int,
+    num_steps: int,
+    device: torch.device,
+    num_labels: int = 0,
+    *,
+    draws: bool = True,
+) -> State:
+    """Step 0; without `draws`, parameters are yet to be loaded."""
+    model = first_model(config, vocab_size, device, num_labels, draws=draws)
     if config.compile:
         for block in model.blocks:
             block.compile()

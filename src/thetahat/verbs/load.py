@@ -13,6 +13,7 @@ from thetahat.core.schema import known_keys
 from thetahat.data.config import DataConfig, OnBadRecord
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from thetahat.model.build import LanguageModel, build_model
+from thetahat.model.init import allocate
 from thetahat.model.precision import parameter_dtype
 from thetahat.run.base import load_base
 from thetahat.run.card import Card
@@ -90,11 +91,12 @@ def _model(folder: Path, card: Card, asking: Asking, vocab_size: int, device: to
     num_labels = len(card.labels)
     config = read_config(folder) if (folder / CONFIG).exists() else None
     if config and config.base:  # what is trained may stand beside what is the base's
-        model = first_model(replace(config, dtype=asking.dtype), vocab_size, device, num_labels)
+        draws = config.adapter is not None  # rows that its base lacks begin as they were drawn
+        model = first_model(replace(config, dtype=asking.dtype), vocab_size, device, num_labels, draws=draws)
         if config.adapter:
             load_base(model, config, num_labels)
     else:
         model = build_model(card.model, vocab_size, num_labels)
-        model = model.to(device=device, dtype=parameter_dtype(asking.dtype))
+        allocate(model, device, parameter_dtype(asking.dtype))
     load_parameters(model, folder)
     return model

@@ -1,8 +1,8 @@
 """Low-rank adaptation: a frozen matrix, and a trained product of two thin ones beside it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, final
+from typing import TYPE_CHECKING, Annotated, ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from thetahat.core.errors import ConfigError
 from thetahat.core.random import generator
 from thetahat.model.adapters.rows import merge_new_rows
 from thetahat.model.build import LanguageModel
+from thetahat.model.law import BIAS, MATRIX, Constant, Law
 
 
 class LoRAConfig(Config, kw_only=True):
@@ -40,6 +41,13 @@ class LowRank(nn.Module):
 
     B begins at 0, so the adapted model begins as the one that it adapts. Hu et al., LoRA, 2021 (arXiv 2106.09685).
     """
+
+    laws: ClassVar[Mapping[str, Law]] = {
+        "base.weight": MATRIX,
+        "base.bias": BIAS,
+        "lora_in": MATRIX,
+        "lora_out": Law("matrices", Constant(0.0)),
+    }
 
     def __init__(self, base: nn.Linear, config: LoRAConfig) -> None:
         super().__init__()

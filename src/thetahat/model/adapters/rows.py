@@ -1,6 +1,7 @@
 """Rows of new tokens: a small trained block beside the frozen rows of an embedding and of a head."""
 
-from typing import TYPE_CHECKING, final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +10,9 @@ from torch.nn.functional import embedding, linear
 
 from thetahat.model.build import LanguageModel
 from thetahat.model.head import Head
+from thetahat.model.law import TABLE, Constant, Law
+
+NEW_ROWS = Law("embeddings", Constant(0.0))
 
 
 @final
@@ -17,6 +21,8 @@ class EmbeddingWithRows(nn.Module):
 
     E [V D] is frozen; $\Delta$ [V-n D] begins at 0, so the model begins as it would without.
     """
+
+    laws: ClassVar[Mapping[str, Law]] = {"base.weight": TABLE, "new_rows": NEW_ROWS}
 
     def __init__(self, base: nn.Embedding, new_rows: nn.Parameter) -> None:
         super().__init__()
@@ -40,6 +46,8 @@ class HeadWithRows(nn.Module):
 
     Only $\Delta$ gets a gradient: none of the size of W is ever made. With tied embeddings $\Delta$ is theirs, too.
     """
+
+    laws: ClassVar[Mapping[str, Law]] = {"new_rows": NEW_ROWS}
 
     def __init__(self, base: Head, new_rows: nn.Parameter) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """Attention with grouped queries, QK-norm and rotary positions; who sees whom is handed in."""
 
-from typing import TYPE_CHECKING, final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, final
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 from thetahat.model.attention.cache import LayerCache
 from thetahat.model.attention.kernels import Attend
 from thetahat.model.config import TransformerConfig
+from thetahat.model.law import MATRIX, WRITER, Law
 from thetahat.model.norm import RMSNorm
 from thetahat.model.rope import Rotation, rotate
 
@@ -18,6 +20,13 @@ class Attention(nn.Module):
 
     Queries and keys are normalised over the head width before the rotation (Qwen3, arXiv 2505.09388).
     """
+
+    laws: ClassVar[Mapping[str, Law]] = {
+        "query.weight": MATRIX,
+        "key.weight": MATRIX,
+        "value.weight": MATRIX,
+        "output.weight": WRITER,
+    }
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -1,12 +1,14 @@
 """Attention from the positions of a decoder to the states of an encoder."""
 
-from typing import TYPE_CHECKING, NamedTuple, final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, final
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from thetahat.model.attention.kernels import Attend
 from thetahat.model.config import TransformerConfig
+from thetahat.model.law import MATRIX, WRITER, Law
 from thetahat.model.norm import RMSNorm
 
 
@@ -28,6 +30,13 @@ class CrossAttention(nn.Module):
     $q$ is of the decoder's positions, $k$ and $v$ of the encoder's states.
     Queries and keys are normalised over the head width; nothing is rotated, since the two sides count positions apart.
     """
+
+    laws: ClassVar[Mapping[str, Law]] = {
+        "query.weight": MATRIX,
+        "key.weight": MATRIX,
+        "value.weight": MATRIX,
+        "output.weight": WRITER,
+    }
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -1,0 +1,65 @@
+"""What a module says of its parameters: how they begin, and which rule of the optimizer updates them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from thetahat.core.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """All elements begin at one value."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Normal:
+    r"""$\mathcal{N}(0, \mathrm{deviation}^2)$."""
+
+    deviation: float
+
+
+@dataclass(frozen=True, slots=True)
+class FanIn:
+    r"""$\mathcal{N}(0, 1 / \mathrm{fan\_in})$, fan_in being the last axis; `writes`: into a residual stream."""
+
+    writes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """Of one parameter: the group whose rule updates it, and its distribution at the beginning."""
+
+    group: Literal["matrices", "embeddings", "vectors"]
+    begins: Constant | Normal | FanIn
+
+
+MATRIX = Law("matrices", FanIn())
+WRITER = Law("matrices", FanIn(writes=True))
+TABLE = Law("embeddings", Normal(0.02))  # a row is a token, not a direction of a linear map; so is a row of the head
+GAIN = Law("vectors", Constant(1.0))
+BIAS = Law("vectors", Constant(0.0))
+
+
+def laws_of(model: nn.Module) -> dict[str, Law]:
+    """The law of each parameter by its name in the model; a tied weight is there once, under its first name.
+
+    A module declares `laws: ClassVar[Mapping[str, Law]]` for its own parameters and for those of plain torch modules
+    inside it, by their names in it; what a module inside declares itself comes before that. Raises ModelError, naming
+    the parameter, where nobody declares one.
+    """
+    declared: dict[str, Law] = {}
+    for prefix, module in model.named_modules():  # the outer before the inner
+        laws: Mapping[str, Law] = getattr(module, "laws", {})
+        declared |= {f"{prefix}.{name}" if prefix else name: law for name, law in laws.items()}
+    names = [name for name, _ in model.named_parameters()]
+    if undeclared := [name for name in names if name not in declared]:
+        raise ModelError(
+            f"no module says how {undeclared[0]} begins and which rule updates it",
+            cure="an entry for it in the `laws` of its module, for example MATRIX",
+        )
+    return {name: declared[name] for name in names}
