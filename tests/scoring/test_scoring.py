@@ -236,7 +236,7 @@ def readers(monkeypatch):
             reader = who, torch.get_num_threads()
             if reader not in found:
                 found.add(reader)
-                if reader[1] == 1:
+                if who != "main":
                     together.wait(10)  # for as many as are to read at once
             return hidden(inputs)
 
@@ -258,7 +258,7 @@ def test_groups_read_at_once_say_what_one_thread_says(name, readers, tmp_path):
     found = readers(model, 2)
     torch.set_num_threads(2)
     together = score_corpus(model, corpus, policy, World(), CPU)
-    assert {("main", 1), ("main", 2)} < found  # the last groups are read by all threads
+    assert ("main", 2) in found  # the last groups are read by all threads
     assert sorted(threads for _, threads in found) == [1, 1, 2]
     np.testing.assert_allclose(together.token_log_prob, plain.token_log_prob, rtol=1e-5, atol=1e-5)
     assert np.array_equal(together.context_length, plain.context_length)

@@ -20,36 +20,27 @@ def at_once(
     """Each task with its result, in order; so many workers do one each at once, with so many of torch's threads each.
 
     Where there is enough to do, that is quicker than all threads at one product after the other: nobody waits for the
-    slowest before every step, and what is too small to be divided occupies one thread, not all. Who asks is one of the
-    workers, so one of them needs no memory of its own: rather than wait for a result it does what nobody has begun.
+    slowest before every step, and what is too small to be divided occupies one thread, not all. At most `2 * workers`
+    tasks have been taken and not yet given back (`Executor.map` takes all at once), so whoever gives them may stop.
     """
-    before = torch.get_num_threads()
-    take = partial(torch.set_num_threads, threads)  # of the thread that calls it
-    others = ThreadPoolExecutor(workers - 1, initializer=take) if workers > 1 else None
-    waiting: deque[tuple[Task, Future[Result]]] = deque()
-    take()
-    try:
-        for task in tasks:
-            waiting.append((task, others.submit(do, task) if others else Future()))
-            if len(waiting) >= 2 * workers:
-                yield _first(do, waiting)
-        while waiting:
-            yield _first(do, waiting)
-    finally:
-        if others:
-            others.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # of this thread, and of those that begin later
+    with of_threads(threads):
+        if workers == 1:
+            yield from ((task, do(task)) for task in tasks)
+            return
+        pool = ThreadPoolExecutor(workers, initializer=partial(torch.set_num_threads, threads))
+        waiting: deque[tuple[Task, Future[Result]]] = deque()
+        try:
+            for task in tasks:
+                waiting.append((task, pool.submit(do, task)))
+                if len(waiting) >= 2 * workers:
+                    yield _first(waiting)
+            while waiting:
+                yield _first(waiting)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _first(do: Callable[[Task], Result], waiting: deque[tuple[Task, Future[Result]]]) -> tuple[Task, Result]:
-    """The first task with its result; until somebody has it, does what nobody has begun."""
-    for place, (task, result) in enumerate(waiting):
-        if waiting[0][1].done():
-            break
-        if result.cancel():
-            own = Future[Result]()
-            own.set_result(do(task))
-            waiting[place] = task, own
+def _first(waiting: deque[tuple[Task, Future[Result]]]) -> tuple[Task, Result]:
     task, result = waiting.popleft()
     return task, result.result()
 

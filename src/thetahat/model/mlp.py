@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
@@ -28,9 +27,7 @@ class SwiGLU(nn.Module):
         self.down = nn.Linear(config.inner_width, config.width, bias=False)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        if torch.is_grad_enabled():
-            return self.down(silu(self.gate(x)) * self.up(x))
-        return self.down(silu(self.gate(x), inplace=True).mul_(self.up(x)))  # nobody will ask for what was there
+        return self.down(silu(self.gate(x)) * self.up(x))
 
     if TYPE_CHECKING:
         __call__ = forward

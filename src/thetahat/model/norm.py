@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from thetahat.model.law import GAIN, Law
-from thetahat.model.precision import product_dtype
 
 
 @final
@@ -28,11 +27,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*axes D"]) -> Float[Tensor, "*axes D"]:
         precise = x.to(torch.promote_types(x.dtype, torch.float32))
-        dtype = x.dtype if torch.is_grad_enabled() else product_dtype(x)  # once, not in each product that reads it
-        if torch.is_grad_enabled() or x.device.type != "cpu":
-            return functional.rms_norm(precise, self.gain.shape, self.gain, self.epsilon).to(dtype)
-        scale = precise.square().mean(-1, keepdim=True).add_(self.epsilon).rsqrt_()
-        return (precise * scale).mul_(self.gain).to(dtype)  # the same, with less memory to fill
+        return functional.rms_norm(precise, self.gain.shape, self.gain, self.epsilon).to(x.dtype)
 
     if TYPE_CHECKING:
         __call__ = forward

@@ -28,11 +28,5 @@ def rotation(position: Int[Tensor, "B T"], head_width: int, base: float, dtype: 
 def rotate(x: Float[Tensor, "B T H K"], by: Rotation) -> Float[Tensor, "B T H K"]:
     r"""Turns each pair $(x_j, x_{j+K/2})$ by its position's angle, so that products depend on distance alone."""
     first, second = x.chunk(2, dim=-1)
-    if not torch.is_grad_enabled() and not torch.compiler.is_compiling():  # each half into its place at once
-        joined = torch.empty_like(x)
-        place_first, place_second = joined.chunk(2, dim=-1)
-        torch.sub(first * by.cos, second * by.sin, out=place_first)
-        torch.add(second * by.cos, first * by.sin, out=place_second)
-        return joined
     turned = (first * by.cos).sub_(second * by.sin), (second * by.cos).add_(first * by.sin)
     return torch.cat(turned, dim=-1).to(x.dtype)

@@ -138,12 +138,7 @@ def attend_apart(runs: list[Run], *, is_causal: bool) -> Attend:
             attend_run(*(part.unflatten(0, run[:2]).transpose(1, 2) for part in parts)).transpose(1, 2)
             for run, attend_run, *parts in zip(runs, attends, *flat, strict=True)
         )
-        if torch.is_grad_enabled():
-            joined = torch.cat([one.flatten(0, 1) for one in found])
-        else:  # each into its place at once, so that none of them stays in the way of the next
-            joined = v.new_empty(sum(sizes), q.shape[1], q.shape[3])
-            for place, one in zip(joined.split(sizes), found, strict=True):
-                place.view_as(one).copy_(one)
+        joined = torch.cat([one.flatten(0, 1) for one in found])
         return joined.unflatten(0, (q.shape[0], q.shape[2])).transpose(1, 2)
 
     return attend
