@@ -6,6 +6,7 @@ from msgspec.structs import replace
 from tests.examples import run_config
 from thetahat.core.config import override, settings, settings_of, to_toml
 from thetahat.core.errors import ConfigError
+from thetahat.core.schema import known_keys
 from thetahat.model.config import DecoderConfig
 from thetahat.recipes.catalogue import RECIPES, find_recipe
 from thetahat.run.base import refuse_typed
@@ -19,6 +20,7 @@ IGNORED = {
         'data.labels=["a", "b"]',
         "ledger.every=0 ledger.tokens=true",
         "base_digest=0123",
+        "base_vocab_size=300",
     ],
     "masked": ["objective.factorization.mean_span=5", "data.source_context=64"],
     "classification": ["objective.length_exponent=1", "objective.normalization=token objective.length_exponent=0.1"],
@@ -89,3 +91,26 @@ def test_a_size_beside_a_tokenizer_is_refused_where_it_was_typed():
     refuse_typed(config, {}, settings_of(to_toml(config)))
     with pytest.raises(ConfigError, match=r"data\.vocab_size=999 has no effect: data\.tokenizer has its own"):
         refuse_typed(config, settings(["data.vocab_size=999"], RunConfig), {})
+
+
+ALWAYS = """recipe seed device dtype threads deterministic compile data model base adapter frozen objective optimization
+    evaluation checkpoint ledger prompt batch_size micro_batch_size max_steps max_tokens model.dropout
+    objective.normalization"""
+"""What every run reads, and names of tables."""
+
+ACCEPTED = """data.train data.held_out data.split_on data.context data.over_long data.source_weights data.unsupervised
+    data.packing data.shifts_splits data.chat data.special_tokens adapter objective.factorization objective.kernel
+    objective.chunk_size optimization evaluation.stride evaluation.batch_size evaluation.every checkpoint ledger.every"""
+"""What is read wherever it is accepted: a variant refuses the keys of the others."""
+
+ELSEWHERE = {"evaluation.passes"}  # refused by the config itself
+
+
+def test_of_every_key_it_is_known_when_nothing_reads_it():
+    """A new key is put into one of these lists, which asks when it has no effect."""
+    refused = {pair.split("=")[0] for pairs in IGNORED.values() for each in pairs for pair in each.split(" ")}
+    decided_by_base = {key for key in known_keys(RunConfig) if key.startswith("model.")} - {"model.dropout"}
+    decided_by_base |= {"data.tokenizer", "data.vocab_size"}
+    above = ("adapter.", "checkpoint.", "data.chat.", "objective.factorization.", "optimization.")
+    known = {*ALWAYS.split(), *ACCEPTED.split(), *refused, *decided_by_base, *ELSEWHERE}
+    assert [key for key in known_keys(RunConfig) if key not in known and not key.startswith(above)] == []

@@ -69,8 +69,9 @@ def _of_run(config: RunConfig) -> Iterator[Ignored]:
     if config.ledger.tokens and config.ledger.every == 0:
         why = "ledger.every=0 writes no ledger"
         yield Ignored("ledger.tokens", "true", why, "ledger.every=1, or ledger.tokens=false")
-    if config.base_digest and not config.base:
-        yield Ignored("base_digest", config.base_digest, "there is no base", "base=MODEL, or leave it out")
+    for key, value in (("base_digest", config.base_digest), ("base_vocab_size", config.base_vocab_size)):
+        if value and not config.base:
+            yield Ignored(key, value, "there is no base", "base=MODEL, or leave it out")
 
 
 def refuse_beside_tokenizer(config: RunConfig, typed: Mapping[str, Any]) -> None:
