@@ -100,7 +100,8 @@ ALWAYS = """recipe seed device dtype threads deterministic compile data model ba
 
 ACCEPTED = """data.train data.held_out data.split_on data.context data.over_long data.source_weights data.unsupervised
     data.packing data.shifts_splits data.chat data.special_tokens adapter objective.factorization objective.kernel
-    objective.chunk_size optimization evaluation.stride evaluation.batch_size evaluation.every checkpoint ledger.every"""
+    objective.chunk_size optimization evaluation.stride evaluation.batch_size evaluation.every checkpoint
+    ledger.every"""
 """What is read wherever it is accepted: a variant refuses the keys of the others."""
 
 ELSEWHERE = {"evaluation.passes"}  # refused by the config itself
