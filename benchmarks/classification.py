@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from thetahat.core.batch import Packed, Part
-from thetahat.data.read.source import Record, read_records
+from thetahat.data.read.record import Record
+from thetahat.data.read.texts import read_records
 from thetahat.model.encoder import Encoder
 from thetahat.objective.config import Labels, ObjectiveConfig
 from thetahat.objective.factorization import causal, labels as ask_label

@@ -31,7 +31,8 @@ from thetahat.data.corpus.corpus import Corpus
 from thetahat.data.corpus.encode import Encoding
 from thetahat.data.order.pack import lay
 from thetahat.data.order.plan import Plan, gather, plan_training
-from thetahat.data.read.source import Record, read_records
+from thetahat.data.read.record import Record
+from thetahat.data.read.texts import read_records
 from thetahat.data.tokens.tokenizer import train_tokenizer
 from thetahat.model.build import build_model
 from thetahat.model.config import DecoderConfig

@@ -19,7 +19,7 @@ import torch
 from thetahat.core.batch import Inputs, Source
 from thetahat.core.config import kind_of
 from thetahat.core.visibility import Visibility
-from thetahat.data.read.source import read_records
+from thetahat.data.read.texts import read_records
 from thetahat.distribution.world import World
 from thetahat.scoring.likelihood import ledger_rows, score_corpus
 from thetahat.verbs.load import load

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import sacrebleu
 
-from thetahat.data.read.source import read_records
+from thetahat.data.read.texts import read_records
 from thetahat.generation.beam import Beam
 from thetahat.verbs.generate import answer
 from thetahat.verbs.load import load

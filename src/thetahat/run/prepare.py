@@ -15,7 +15,8 @@ from thetahat.data.corpus.corpus import Corpus, note_counts, shared_documents
 from thetahat.data.corpus.encode import Encoding
 from thetahat.data.order.stream import TrainingOrder
 from thetahat.data.read.cache import default_cache
-from thetahat.data.read.source import Record, divide
+from thetahat.data.read.record import Record
+from thetahat.data.read.source import divide
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from thetahat.distribution.world import World
 from thetahat.objective.factorization import factor

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from thetahat.core.config import override
 from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.config import DataConfig
-from thetahat.data.read.source import Record, read_records
+from thetahat.data.read.record import Record
+from thetahat.data.read.texts import read_records
 from thetahat.ledger.compare import Case, Comparison, compare_ledgers
 from thetahat.ledger.ledger import read_ledger
 from thetahat.ledger.pairing import Scored

@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,10 @@ from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.corpus import Corpus
 from thetahat.data.order.plan import plan_scoring
 from thetahat.data.read.cache import default_cache
-from thetahat.data.read.source import Record, divide, read_records
+from thetahat.data.read.files import find_files
+from thetahat.data.read.record import Record
+from thetahat.data.read.source import divide
+from thetahat.data.read.texts import Texts
 from thetahat.data.tokens.tokenizer import END_OF_TEXT
 from thetahat.distribution.world import World, join_world
 from thetahat.ledger.breakdown import Group, by_position, position_cells
@@ -142,9 +145,9 @@ def corpus_of(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
     return corpus
 
 
-def _records(loaded: Loaded, data: Sequence[str]) -> Iterator[Record] | list[Record]:
+def _records(loaded: Loaded, data: Sequence[str]) -> Iterable[Record]:
     if data:
-        return list(read_records(data, loaded.card.separator))
+        return Texts(find_files(data), loaded.card.separator)
     if not (loaded.folder / CONFIG).exists():
         raise DataError(f"{loaded.folder} is of no run, which would have held out text", cure=_NAME_DATA)
     try:
@@ -157,7 +160,7 @@ def _records(loaded: Loaded, data: Sequence[str]) -> Iterator[Record] | list[Rec
         ) from error
     if held_out is None:
         raise DataError("this run held out nothing (data.held_out=none)", cure=_NAME_DATA)
-    return list(held_out)
+    return held_out
 
 
 def _with_cuts(rows: list[LedgerRow], corpus: Corpus) -> list[LedgerRow]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from thetahat.core import store
 from thetahat.core.errors import ConfigError
-from thetahat.data.read.source import read_records
+from thetahat.data.read.texts import read_records
 from thetahat.data.tokens.tokenizer import Tokenizer, train_tokenizer
 
 

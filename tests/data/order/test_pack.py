@@ -12,7 +12,7 @@ from thetahat.data.config import DataConfig
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.order.pack import best_fit, cut, lay, windows
 from thetahat.data.order.plan import gather, plan_scoring, plan_training
-from thetahat.data.read.source import Record
+from thetahat.data.read.record import Record
 
 lengths_of = st.lists(st.integers(3, 60), min_size=1, max_size=20).map(lambda values: np.array(values, np.int64))
 contexts = st.integers(2, 16)

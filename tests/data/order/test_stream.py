@@ -8,7 +8,7 @@ from thetahat.core.errors import DataError
 from thetahat.data.config import DataConfig
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.order.stream import TrainingOrder
-from thetahat.data.read.source import Record
+from thetahat.data.read.record import Record
 
 configs = st.builds(
     DataConfig,

@@ -16,7 +16,7 @@ from thetahat.core.errors import DataError
 from thetahat.data.read import files
 from thetahat.data.read.files import find_files, keep_standard_input, label_files, survey
 from thetahat.data.read.question import read_questions
-from thetahat.data.read.source import read_records
+from thetahat.data.read.texts import read_records
 
 
 @pytest.fixture

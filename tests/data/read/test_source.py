@@ -8,9 +8,10 @@ from hypothesis import given, strategies as st
 
 from thetahat.core.errors import DataError
 from thetahat.data.config import DataConfig
-from thetahat.data.read import source
+from thetahat.data.read import texts
 from thetahat.data.read.files import find_files
-from thetahat.data.read.source import divide, read_records
+from thetahat.data.read.source import divide
+from thetahat.data.read.texts import read_records
 
 TEXTS = [f"document {index}, " + "word " * (index % 7) for index in range(200)]
 
@@ -351,25 +352,27 @@ def test_a_separator_typed_in_a_shell_stands_between_documents(write, tmp_path):
 def test_a_separator_that_stands_nowhere_in_the_texts_to_train_on_is_named(write, tmp_path):
     text = write("a.txt", "one\n\ntwo")
     for split_on, shown in ((r"\n\n\n", r"'\n\n\n'"), (r"\\n", r"'\\n'")):
+        train, _ = divide(DataConfig(train=str(text), held_out="none", split_on=split_on))
         with pytest.raises(DataError) as error:
-            divide(DataConfig(train=str(text), held_out="none", split_on=split_on))
+            list(train)
         assert str(error.value).startswith(f"data.split_on={shown} stands nowhere in data.train={text}")
     lines = write("a.jsonl", [{"text": "no text file"}])
     other = write("held_out.txt", "one document is all that is held out")
-    divide(DataConfig(train=str(lines), held_out="none", split_on="|"))
+    train, _ = divide(DataConfig(train=str(lines), held_out="none", split_on="|"))
+    assert len(list(train)) == 1
     _, held_out = divide(DataConfig(train=str(text), held_out=str(other), split_on="\n\n"))
     assert len(list(held_out)) == 1
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_a_separator_is_found_across_the_border_of_what_is_read_at_once(write, size, monkeypatch):
-    monkeypatch.setattr(source, "_CHUNK", 4)
+    monkeypatch.setattr(texts, "_CHUNK", 4)
     for start in range(12):
         text = write("a.txt", "." * start + "|" * size + "." * (12 - start))
         train, _ = divide(DataConfig(train=str(text), held_out="none", split_on="|" * size))
         assert "".join(record.text for record in train) == "." * 12
         with pytest.raises(DataError, match="stands nowhere"):
-            divide(DataConfig(train=str(text), held_out="none", split_on="|" * (size + 1)))
+            list(divide(DataConfig(train=str(text), held_out="none", split_on="|" * (size + 1)))[0])
 
 
 def test_other_files_can_be_held_out_but_not_the_same(write, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,19 +16,22 @@ from numpy.typing import NDArray
 from pyarrow import compute, parquet
 
 from thetahat.core import store
-from thetahat.core.errors import DataError, ModelError
+from thetahat.core.errors import DataError
 from thetahat.core.layout import Layout
 from thetahat.data.corpus.corpus import SCHEMAS, Corpus
 from thetahat.data.corpus.encode import Encoding, encode_records
-from thetahat.data.read.cache import waiting_for
+from thetahat.data.read.cache import code_digest, waiting_for
 from thetahat.data.read.record import Record
+from thetahat.data.read.source import Records
+from thetahat.data.read.texts import Texts, is_whole
 from thetahat.data.tokens.encoded import Encoded
 from thetahat.data.tokens.tokenizer import Tokenizer
 
-VERSION = 4  # of the format on disk
+VERSION = 4  # of what a fingerprint is of
 _BATCH_CHARACTERS = 1 << 22  # tokenised at a time
 Tables = dict[str, Any]  # of SCHEMAS, pyarrow's
 _TEXT = Encoding()
+_FACTS = "facts.json"
 
 
 def build_corpus(
@@ -37,23 +41,32 @@ def build_corpus(
     cache: Path | None,
     encoding: Encoding = _TEXT,
 ) -> Corpus:
-    """The records as tokens: from the cache if exactly these were there before, else made (and kept, given a cache)."""
+    """The records as tokens: from the cache if exactly these were there before, else made (and kept, given a cache).
+
+    `Texts` and `Records` are told apart by the digests of their files, so that nothing is read to find them in the
+    cache; other records by their content.
+    """
     if iter(records) is records:
-        records = list(records)  # it can be read once only, and is read twice
+        records = list(records)  # it can be read once only, and may be read twice
     told = {**settings, **encoding.settings()}
-    fingerprint = fingerprint_of(records, tokenizer, told)
+    seen = _Fingerprint(tokenizer, told)
+    encoded = _encode(seen.watching(records), tokenizer, encoding)
     if cache is None:
-        tokens, batches = zip(*_encode(records, tokenizer, encoding), strict=True)
+        tokens, batches = zip(*encoded, strict=True)
         tables = {name: pa.concat_tables([batch[name] for batch in batches]) for name in SCHEMAS}
         one = {name: table.unify_dictionaries().combine_chunks() for name, table in tables.items()}
-        return _corpus(np.concatenate(tokens), one, tokenizer, fingerprint, encoding.layout)
-    folder = cache / fingerprint
-    with waiting_for(cache / f".{fingerprint}.lock"):
-        if not _is_intact(folder):
+        return _corpus(np.concatenate(tokens), one, tokenizer, seen.digest(), encoding.layout)
+    is_of_files = isinstance(records, Texts | Records)
+    source = {**told, "files": records.digest} if is_of_files else told
+    content = _Fingerprint(tokenizer, source).digest() if is_of_files else fingerprint_of(records, tokenizer, told)
+    name = hashlib.blake2b((code_digest() + content).encode(), digest_size=16).hexdigest()
+    folder = cache / name
+    with waiting_for(cache / f".{name}.lock"):
+        if not is_whole(folder):
             with store.publishing(folder) as partial:
-                seen = _Fingerprint(tokenizer, told)
-                _write(partial, _encode(seen.watching(records), tokenizer, encoding))
-                if seen.digest() != fingerprint:
+                _write(partial, encoded)
+                store.write_json(partial / _FACTS, {"fingerprint": seen.digest()})
+                if not is_of_files and seen.digest() != content:
                     raise DataError("the data changed while it was read", cure="start again when nothing writes to it")
         return _open(folder, tokenizer, encoding.layout)
 
@@ -103,23 +116,13 @@ class _Fingerprint:
             self._hash.update(data)
 
 
-def _is_intact(folder: Path) -> bool:
-    if not folder.exists():
-        return False
-    try:
-        store.verify(folder)
-    except ModelError:
-        store.remove(folder)
-        return False
-    return True
-
-
 def _open(folder: Path, tokenizer: Tokenizer, layout: Layout) -> Corpus:
     tables = {
         name: parquet.read_table(folder / f"{name}.parquet", memory_map=True).combine_chunks() for name in SCHEMAS
     }
     tokens = np.memmap(folder / "tokens.bin", dtype=_dtype(tokenizer), mode="r")
-    return _corpus(tokens, tables, tokenizer, folder.name, layout)
+    fingerprint = json.loads((folder / _FACTS).read_bytes())["fingerprint"]
+    return _corpus(tokens, tables, tokenizer, fingerprint, layout)
 
 
 def _corpus(
@@ -167,9 +170,9 @@ class _Tables:
 
     def _forget(self) -> None:
         self._rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in SCHEMAS}
-        self._ids: list[int] = []
-        self._part: list[int] = []  # of each token, within its record
-        self._first_part: list[int] = []  # of the record of each span
+        self._ids = array("I")
+        self._part = array("I")  # of each token, within its record
+        self._first_part = array("q")  # of the record of each span
 
     def add(self, record: Record, encoded: Encoded) -> None:
         for spans in encoded.sequences:
@@ -177,8 +180,8 @@ class _Tables:
                 parent = index - span.parent if span.parent >= 0 else 0
                 row = self._documents, self._sequences, parent, span.position, len(span.tokens)
                 self._rows["spans"].append(row)
-                self._ids += span.tokens
-                self._part += span.part
+                self._ids.extend(span.tokens)
+                self._part.extend(span.part)
                 self._first_part.append(self._parts)
             self._sequences += 1
         self._rows["parts"] += [

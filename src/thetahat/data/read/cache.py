@@ -1,6 +1,9 @@
 """Where derived data is kept: everything in it can be deleted and is built again."""
 
 import fcntl
+import functools
+import hashlib
+import importlib.resources
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,6 +23,15 @@ def default_cache() -> Path:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thetahat"
     except RuntimeError as error:  # no HOME, and no entry of this user among the passwords
         raise FolderError("there is no home folder to keep a cache in", cure=_CURE) from error
+
+
+@functools.cache
+def code_digest() -> str:
+    """Of the code that derives data from data, so that what other code has made is not taken for its work."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(str(importlib.resources.files("thetahat.data"))).rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 @contextmanager

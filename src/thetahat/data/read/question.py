@@ -24,7 +24,7 @@ from thetahat.data.read.files import find_files, holds_objects, label_files
 from thetahat.data.read.objects import read_objects
 from thetahat.data.read.prompt import unanswered
 from thetahat.data.read.record import Record, check_identity, check_source, check_text, kind_of_value, without_nulls
-from thetahat.data.read.source import with_own_id
+from thetahat.data.read.texts import with_own_id
 
 _FORMATS = (
     '{"good": ..., "bad": ...}, {"query": ..., "choices": [...], "gold": 0}, {"ctx": ..., "endings": [...], '
