@@ -322,3 +322,34 @@ def test_few_documents_and_cut_tokens_are_said():
     notes = compare(a, a).notes
     assert any("fewer than 30 documents" in note for note in notes)
     assert any("6 in A, 6 in B" in note for note in notes)
+
+
+@given(seeds, st.integers(2, 40), st.randoms(use_true_random=False))
+def test_ledgers_of_one_text_under_other_names_are_compared(seed, num_documents, shuffling):
+    a, b = ledgers(seed, num_documents=num_documents)
+    renamed = [replace(one, id=f"new-{one.id}", document=f"f#{one.document}", source=f"f/{one.source}") for one in b]
+    shuffling.shuffle(renamed)
+    there, expected = compare(a, renamed).to_dict(), compare(a, b).to_dict()
+    assert there == expected
+    same = [replace(one, digest="0" * 32, num_bytes=7, num_tokens=3) for one in a]  # one text, many times
+    again = [replace(one, id=f"new-{one.id}") for one in same]
+    assert [(pair.a.id, pair.b.id) for pair in pair_rows(scored(same), scored(again))] == [
+        (one.id, f"new-{one.id}") for one in a
+    ]
+
+
+def scored(rows):
+    return Scored("x.parquet", rows, METADATA)
+
+
+def test_what_was_renamed_is_said_and_other_documents_and_texts_are_refused(caplog):
+    a, b = ledgers(0, num_documents=10)
+    renamed = [replace(one, id=f"new-{one.id}") for one in b]
+    compare(a, renamed)
+    assert "a.parquet and b.parquet have other ids (d0, d1, d2, ...; new-d0, new-d1, new-d2, ...)" in caplog.text
+    with pytest.raises(DataError, match="belong to another document"):
+        compare(a, [replace(one, document="all") for one in renamed])
+    with pytest.raises(DataError, match=r"only a\.parquet has 40 rows"):
+        compare(a, [*renamed[1:], replace(renamed[0], digest="f" * 32)])
+    with pytest.raises(DataError, match=r"only a\.parquet has 40 rows"):
+        compare([replace(one, digest="") for one in a], [replace(one, digest="") for one in renamed])

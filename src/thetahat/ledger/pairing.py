@@ -1,7 +1,9 @@
 """Whether two ledgers are of the same data, and which row of one goes with which row of the other."""
 
 import math
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
+from logging import getLogger
 from typing import NamedTuple
 
 from thetahat.core.errors import DataError, NonFiniteError
@@ -10,11 +12,10 @@ from thetahat.objective.config import FACTORIZATIONS
 
 _SCORE = "score both models anew on the same text: thetahat score MODEL DATA --out ledger.parquet"
 _SHOWN = 3
+logger = getLogger("thetahat")
 _TEXTUAL = {
     "digest": "hold another text",
     "num_bytes": "count other bytes",
-    "document": "belong to another document",
-    "source": "come from another source",
 }
 """Of a row that is of the same text, whatever the model; what two that differ do."""
 
@@ -51,9 +52,11 @@ class Pair(NamedTuple):
 def pair_rows(a: Scored, b: Scored) -> list[Pair]:
     """The rows of A and B with the same id and part, in the order of A.
 
-    Raises DataError unless both hold the same parts of the same records (ids, parts, documents, sources, digests of
-    the text, bytes, and with one tokenizer tokens), scored by one policy, and NonFiniteError where a log-probability
-    is no number. Where a digest is empty, ids and bytes alone say that a text is the same.
+    Where the ids differ since the files had other names, rows of the same text (by its digest) and part go together.
+    Raises DataError unless both hold the same parts of the same records (ids, parts, digests of the text, bytes, and
+    with one tokenizer tokens; documents and sources, whatever they are called), scored by one policy, and
+    NonFiniteError where a log-probability is no number. Where a digest is empty, ids and
+    bytes alone say that a text is the same.
     """
     if CHOICES in {scored.metadata.get("rows") for scored in (a, b)}:
         raise DataError(
@@ -61,11 +64,20 @@ def pair_rows(a: Scored, b: Scored) -> list[Pair]:
             cure="compare the accuracies, and their intervals, that thetahat choose prints",
         )
     ours, theirs = _by_key(a), _by_key(b)
+    if is_renamed := ours.keys() != theirs.keys() and _are_of_same_texts(a.rows, b.rows):
+        theirs = _by_text(a.rows, b.rows)
+        logger.warning(
+            "%s and %s have other ids (%s; %s): rows of the same text go together",
+            *(a.name, b.name, _names(a.rows), _names(b.rows)),
+        )
     _refuse(f"only {a.name} has", [ours[key] for key in ours if key not in theirs])
     _refuse(f"only {b.name} has", [theirs[key] for key in theirs if key not in ours])
     pairs = [Pair(row, theirs[key]) for key, row in ours.items()]
     for name, what in _TEXTUAL.items():
         _refuse(f"in {a.name} and {b.name} {what}:", [pair.a for pair in pairs if _differs(pair, name)])
+    _refuse(f"in {a.name} and {b.name} belong to another document:", _other_groups(pairs, "document"))
+    others = _other_groups(pairs, "source") if is_renamed else [pair.a for pair in pairs if _differs(pair, "source")]
+    _refuse(f"in {a.name} and {b.name} come from another source:", others)
     if is_one_tokenizer(a, b):
         _refuse("one tokenizer, but other numbers of scored tokens:", [p.a for p in pairs if _differs(p, "num_tokens")])
     _check_policies(a, b)
@@ -95,6 +107,31 @@ def _by_key(scored: Scored) -> dict[tuple[str, str], LedgerRow]:
         again = [row for row in scored.rows if rows[row.id, row.part] is not row]
         raise DataError(f"{scored.name} has several rows of one id and part: {_names(again)}", cure=_SCORE)
     return rows
+
+
+def _are_of_same_texts(ours: Sequence[LedgerRow], theirs: Sequence[LedgerRow]) -> bool:
+    """Whether both have the same parts of the same texts, as often; no where some text is not known by a digest."""
+    known = all(row.digest for row in (*ours, *theirs))
+    a, b = (Counter((row.digest, row.part) for row in rows) for rows in (ours, theirs))
+    return known and a == b
+
+
+def _by_text(ours: Iterable[LedgerRow], theirs: Iterable[LedgerRow]) -> dict[tuple[str, str], LedgerRow]:
+    """Their rows by our ids and parts: the first of a text with the first of the same text, and so on."""
+    waiting: dict[tuple[str, str], deque[LedgerRow]] = {}
+    for row in theirs:
+        waiting.setdefault((row.digest, row.part), deque()).append(row)
+    return {(row.id, row.part): waiting[row.digest, row.part].popleft() for row in ours}
+
+
+def _other_groups(pairs: Sequence[Pair], name: str) -> list[LedgerRow]:
+    """The rows that are grouped by `name` in A otherwise than in B, whatever the groups are called."""
+    to_b, to_a = dict[str, str](), dict[str, str]()
+    names = [(getattr(pair.a, name), getattr(pair.b, name)) for pair in pairs]
+    agree = [
+        to_b.setdefault(ours, theirs) == theirs and to_a.setdefault(theirs, ours) == ours for ours, theirs in names
+    ]
+    return [pair.a for pair, agrees in zip(pairs, agree, strict=True) if not agrees]
 
 
 def _differs(pair: Pair, name: str) -> bool:

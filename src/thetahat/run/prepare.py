@@ -1,6 +1,6 @@
 """From a config to what the loop needs: tokenizer, training order, held-out corpus, and the first state."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -67,7 +67,7 @@ def prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:
     if world.is_first:
         logger.info("%s", order.cut)
         _tell(note_counts(train))
-        _warn_of_leaks(train, held_out)
+        _warn_of_leaks(config, train, held_out)
     return Prepared(config, tokenizer, train, order, held_out, _num_steps(config, order), labels)
 
 
@@ -79,12 +79,24 @@ def _tell(notes: Mapping[str, int]) -> None:
         logger.warning("%d notes more: thetahat explain has all", len(notes) - NOTES)
 
 
-def _warn_of_leaks(train: Corpus, held_out: Corpus | None) -> None:
-    """Counts held-out documents whose very text is trained on, which hash:F rules out and other divisions do not."""
-    leaked = shared_documents(held_out, train) if held_out else []
-    if leaked:
-        shown = ", ".join(leaked[:3])
-        logger.warning("%d held-out documents are in the training part, word for word: %s", len(leaked), shown)
+def _warn_of_leaks(config: RunConfig, train: Corpus, held_out: Corpus | None) -> None:
+    """Counts and names what is on both sides: hash:F rules out the same texts, prompts and documents, others do not."""
+    if held_out is None or held_out.num_documents == train.num_documents == 1:
+        return
+    same = shared_documents(held_out, train)
+    _warn("%d held-out documents are in the training part, word for word: %s", same)
+    alike = set(shared_documents(held_out, train, "folded")) - set(same)
+    _warn("%d held-out records ask first what the training part asks too, but for case and blanks: %s", sorted(alike))
+    if config.data.division[0] == "tail":  # other files hold other documents
+        _warn(
+            "%d held-out records are of documents that are trained on too: %s",
+            shared_documents(held_out, train, "document"),
+        )
+
+
+def _warn(line: str, ids: Sequence[str]) -> None:
+    if ids:
+        logger.warning(line, len(ids), ", ".join(ids[:3]))
 
 
 def _tokenizer_and_corpora(

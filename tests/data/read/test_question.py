@@ -29,7 +29,7 @@ def test_every_format_is_a_question(fields, contexts, choices, gold):
     assert (found.contexts, found.choices, found.gold) == (contexts, choices, gold)
     assert (found.record.id, found.record.source) == ("file:7", "file")
     named = parsed(fields | {"id": 12, "source": "mine"})
-    assert (named.record.id, named.record.document, named.record.source) == ("12", "12", "mine")
+    assert (named.record.id, named.record.document, named.record.source) == ("12", "file#12", "mine")
     assert named.record.canonical == found.record.canonical
 
 
@@ -68,7 +68,7 @@ def test_files_are_read_in_order_and_ids_are_made_different(tmp_path):
         file.write(json.dumps(pair | {"id": "x"}) + "\n")
     found = read_questions(str(tmp_path))
     assert [each.record.id for each in found] == ["one.jsonl:2", "x", "x~2"]
-    assert [each.record.document for each in found] == ["one.jsonl:2", "x", "x"]
+    assert [each.record.document for each in found] == ["one.jsonl:2", "one.jsonl#x", "two.jsonl.gz#x"]
     (tmp_path / "two.jsonl.gz").unlink()
     (tmp_path / "one.jsonl").write_text(json.dumps(pair) + "\n{\n")
     with pytest.raises(DataError, match=r"one\.jsonl:2: not JSON"):

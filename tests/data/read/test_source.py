@@ -30,7 +30,13 @@ def test_a_record_brings_its_id_source_and_weight_or_gets_them(write):
         "a.jsonl",
         1.0,
     )
-    assert (second.text, second.id, second.document, second.source, second.weight) == ("y", "7", "7", "web", 0.5)
+    assert (second.text, second.id, second.document, second.source, second.weight) == (
+        "y",
+        "7",
+        "a.jsonl#7",
+        "web",
+        0.5,
+    )
 
 
 def test_blank_lines_and_an_order_mark_are_not_records(write):
@@ -150,7 +156,9 @@ def test_ids_are_made_unique_the_same_way_each_time(write):
     path = write("x.jsonl", [*records, {"text": "5", "id": "x.jsonl:6"}, {"text": "6"}])
     ids = [record.id for record in read(path)]
     assert ids == ["a", "a~2", "a~3", "a~4", "x.jsonl:6", "x.jsonl:6~2"]
-    assert [record.document for record in read(path)] == ["a", "a~2", "a", "a", "x.jsonl:6", "x.jsonl:6"]
+    assert [record.document for record in read(path)] == [
+        *("x.jsonl#a", "x.jsonl#a~2", "x.jsonl#a", "x.jsonl#a", "x.jsonl#x.jsonl:6", "x.jsonl:6")
+    ]
 
 
 def test_the_same_line_of_two_files_of_one_name_has_two_ids(write, tmp_path):

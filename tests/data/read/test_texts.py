@@ -158,7 +158,7 @@ def test_text_that_changes_while_it_is_parsed_is_refused(write, monkeypatch):
     monkeypatch.setattr(texts, "parse_record", changing)
     with pytest.raises(DataError, match="changed while it was read"):
         list(Texts([path]))
-    assert list(Texts([path]))[-1].document == "0"
+    assert list(Texts([path]))[-1].document == "a.jsonl#0"
 
 
 def test_a_damaged_copy_is_named_and_a_torn_one_made_again(write):

@@ -11,6 +11,7 @@ from typing import Any, final
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyarrow import compute
 
 from thetahat.core.batch import Part, Symbols
 from thetahat.core.layout import STREAM, Layout
@@ -29,6 +30,7 @@ SCHEMAS = {
             "prompt_cut": pa.int64(),
             "notes": pa.string(),  # what a person should know about it, a line each
             "digest": pa.binary(16),
+            "folded": pa.binary(8),  # a digest of what is asked first, without case and blanks
         }
     ),
     "parts": pa.schema(
@@ -197,11 +199,14 @@ _UNCOUNTED = {"num_tokens": 1, "record_tokens": 1, "record_parts": 1, "has_promp
 _OF_ONE = re.compile(r"^turn-[\d.]+: | \(\d+ of \d+\)$")  # what stands in a note of one record alone
 
 
-def shared_documents(ours: Corpus, theirs: Corpus) -> list[str]:
-    """The ids of our documents whose very text is among theirs: where it is not empty, a held-out set leaks."""
-    known = set(theirs.documents["digest"].to_pylist())
-    rows = zip(ours.documents["id"].to_pylist(), ours.documents["digest"].to_pylist(), strict=True)
-    return [id for id, digest in rows if digest in known]
+def shared_documents(ours: Corpus, theirs: Corpus, by: str = "digest") -> list[str]:
+    """The ids of our records whose very text is among theirs: where it is not empty, a held-out set leaks.
+
+    With `by="folded"`, those that ask the same first but for case and blanks; with `by="document"`, those of the same
+    document.
+    """
+    is_shared = compute.is_in(ours.documents[by], theirs.documents[by].combine_chunks())  # pyright: ignore[reportAttributeAccessIssue]
+    return ours.documents["id"].filter(is_shared).to_pylist()
 
 
 def note_counts(corpus: Corpus) -> dict[str, int]:

@@ -23,7 +23,15 @@ from thetahat.data.read.dialogue import Dialogue
 from thetahat.data.read.files import find_files, holds_objects, label_files
 from thetahat.data.read.objects import read_objects
 from thetahat.data.read.prompt import unanswered
-from thetahat.data.read.record import Record, check_identity, check_source, check_text, kind_of_value, without_nulls
+from thetahat.data.read.record import (
+    Record,
+    check_identity,
+    check_source,
+    check_text,
+    document_of,
+    kind_of_value,
+    without_nulls,
+)
 from thetahat.data.read.texts import with_own_id
 
 _FORMATS = (
@@ -94,8 +102,14 @@ def read_questions(specs: str | Sequence[str], on_bad: OnBadRecord = "error") ->
 def parse_question(fields: Mapping[str, Any], where: str, *, id: str, source: str) -> Question:
     """The question that a JSON object holds, with this id and source where it brings none; errors name `where`."""
     fields = _with_one_name(fields, where)
-    id = check_identity(fields.get("id"), where) or id
-    record = Record("", id, id, check_source(fields.get("source"), where) or source, where=where)
+    own_id = check_identity(fields.get("id"), where)
+    record = Record(
+        "",
+        own_id or id,
+        document_of(own_id, id, source),
+        check_source(fields.get("source"), where) or source,
+        where=where,
+    )
     match _format_of(fields, where):
         case 0:
             choices = [check_text(fields[name], where, name) for name in ("good", "bad")]

@@ -2,12 +2,12 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from thetahat.core.errors import DataError
-from thetahat.data.read.dialogue import Dialogue, parse_dialogue
+from thetahat.data.read.dialogue import Dialogue, Message, parse_dialogue
 
 FORMATS = (
     '{"text": ...}, {"prompt": ..., "completion": ...}, {"text": ..., "label": ...} or {"messages": [...]}, '
@@ -28,7 +28,7 @@ class Record:
 
     text: str  # a document, a completion or a label
     id: str
-    document: str  # the cluster for intervals
+    document: str  # the cluster for intervals: FILE#ID where it brings an id, since ids belong to files; else its id
     source: str
     weight: float = 1.0
     prompt: str | None = None  # what the text is conditioned on
@@ -45,8 +45,23 @@ class Record:
 
     @property
     def key(self) -> str:
-        """What decides on which side of a division a record falls: records with the same prompt stay together."""
+        """What decides on which side of a division a record falls: records with the same prompt stay together.
+
+        That of a dialogue is all that stands before the first answer, the system message included.
+        """
+        if self.dialogue is not None:
+            return "\n".join(map(_said, _opening(self.dialogue)))
         return self.text if self.prompt is None else self.prompt
+
+    @property
+    def folded(self) -> str:
+        """What is asked first (of a text: the text), without what hardly tells two apart: case, blanks, the system."""
+        asked = self.key
+        if self.dialogue is not None:
+            opening = _opening(self.dialogue)
+            users = [message for message in opening if message.role not in {"system", "developer"}]
+            asked = "\n".join(map(_said, users or opening))
+        return " ".join(asked.casefold().split())
 
     @property
     def canonical(self) -> str:
@@ -56,6 +71,23 @@ class Record:
         return self.text if self.prompt is None else json.dumps([self.prompt, self.text], ensure_ascii=False)
 
 
+def _opening(dialogue: Dialogue) -> Sequence[Message]:
+    """The messages before the first of the assistant; where it begins, that one."""
+    messages = dialogue.messages
+    first = next((index for index, message in enumerate(messages) if message.role == "assistant"), len(messages))
+    return messages[: max(first, 1)]
+
+
+def _said(message: Message) -> str:
+    content = message.fields.get("content")
+    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, sort_keys=True)
+
+
+def document_of(own_id: str, id: str, label: str) -> str:
+    """The document of a record: ids belong to files, so that two files numbered from 0 are two sets of documents."""
+    return f"{label}#{own_id}" if own_id else id
+
+
 def parse_record(fields: Mapping[str, Any], where: str, *, id: str, source: str) -> Record:
     """The record that a JSON object holds, with this id and source where it brings none; errors name `where`.
 
@@ -63,18 +95,19 @@ def parse_record(fields: Mapping[str, Any], where: str, *, id: str, source: str)
     """
     known = _format_of(fields, where)
     fields = without_nulls(fields)
-    id = check_identity(fields.get("id"), where) or id
+    own_id = check_identity(fields.get("id"), where)
+    id, document = own_id or id, document_of(own_id, id, source)
     source, weight = check_source(fields.get("source"), where) or source, _weight(fields.get("weight"), where)
     if known == "messages":
         dialogue = parse_dialogue(fields, where)
-        return Record("\n".join(dialogue.texts), id, id, source, weight, dialogue=dialogue, where=where)
+        return Record("\n".join(dialogue.texts), id, document, source, weight, dialogue=dialogue, where=where)
     if any(isinstance(fields.get(name), list) for name in _KEYS["prompt and completion"]):
         raise _other_shape("prompt and completion as lists of messages", "{messages: (.prompt + .completion)}", where)
     asked, given = {"text": ("text", None), "text and label": ("label", "text")}.get(known, ("completion", "prompt"))
     return Record(
         text=check_text(fields[asked], where, asked),
         id=id,
-        document=id,
+        document=document,
         source=source,
         weight=weight,
         where=where,

@@ -10,6 +10,8 @@ from typing import final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from thetahat.core.errors import DataError
 from thetahat.data.config import DataConfig
@@ -62,18 +64,46 @@ class Division:
 
 
 def by_digest(index: Index, fraction: Fraction) -> Mask:
-    """Whether the digest of each record's key, read as a number in [0, 1), is below `fraction`."""
+    """Whether the digest of the key that decides for each record, read as a number in [0, 1), is below `fraction`."""
     bound = -(-fraction.numerator * (1 << 64) // fraction.denominator)
-    return np.asarray(index.keys) < np.uint64(min(bound, (1 << 64) - 1))
+    return _deciding(np.asarray(index.keys), np.asarray(index.documents)) < np.uint64(min(bound, (1 << 64) - 1))
+
+
+def _deciding(keys: NDArray[np.uint64], documents: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Of each record, the key of one of those that stay together: joined, in a chain, by a key or a document.
+
+    Which one depends on the keys alone, not on their order. It is the lowest by another hash: the lowest by its own
+    value would hold out more than the fraction. A record that is joined to no other decides for itself.
+    """
+    if len(np.unique(documents)) == len(documents):
+        return keys
+    known, key = np.unique(keys, return_inverse=True)
+    _, document = np.unique(documents, return_inverse=True)
+    size = len(known) + int(document.max()) + 1
+    edges = coo_matrix((np.ones(len(key), np.bool_), (key, document + len(known))), shape=(size, size))
+    component = np.asarray(connected_components(edges, directed=False)[1])
+    rank = (known ^ (known >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
+    order = np.lexsort((rank, component[: len(known)]))
+    groups, first = np.unique(component[: len(known)][order], return_index=True)
+    return known[order[first[np.searchsorted(groups, component[key])]]]
 
 
 def by_place(index: Index, fraction: Fraction) -> Mask:
-    """The last records: whole ones, with as many bytes as are nearest to `fraction` of all."""
+    """The last records: whole documents, with as many bytes as are nearest to `fraction` of all.
+
+    Where the records of documents lie so mixed that every border divides one, it is whole records.
+    """
     ends = np.cumsum(index.sizes)
     is_held_out = np.zeros(len(ends), np.bool_)
     if len(ends) > 1:
         target = int(int(ends[-1]) * (1 - fraction))  # bytes to train on
-        is_held_out[1 + int(np.argmin(abs(ends[:-1] - target))) :] = True
+        _, document = np.unique(index.documents, return_inverse=True)
+        last = np.zeros(int(document.max()) + 1, np.int64)
+        np.maximum.at(last, document, np.arange(len(document)))
+        divides_none = np.maximum.accumulate(last[document])[:-1] < np.arange(1, len(ends))
+        distance = abs(ends[:-1] - target)
+        distance[~divides_none & divides_none.any()] = ends[-1]
+        is_held_out[1 + int(np.argmin(distance)) :] = True
     return is_held_out
 
 
@@ -119,7 +149,10 @@ class Records:
 
 
 def divide(config: DataConfig) -> tuple[Records, Records | None]:
-    """The documents to train on and those held out (None where none are): no document is in both."""
+    """The documents to train on and those held out (None where none are).
+
+    `hash` leaves no document and no prompt in both, `tail` no document.
+    """
     files = find_files(config.train)
     texts = Texts(files, config.separator)
     rule, _ = config.division
