@@ -172,3 +172,9 @@ def test_a_damaged_copy_is_named_and_a_torn_one_made_again(write):
         list(Texts([path]))
     (folder / "records.bin").write_bytes(data[:-1])
     assert list(Texts([path])) == expected
+
+
+def test_files_of_the_same_bytes_are_named(write, caplog):
+    paths = [write(name, MANY) for name in ("a.jsonl", "b.jsonl")]
+    assert len(list(Texts([*paths, write("c.txt", "other")]))) == 2 * len(MANY) + 1
+    assert f"1 files hold the same bytes as others, and are read too: {paths[1]} as {paths[0]}" in caplog.text

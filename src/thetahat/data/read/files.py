@@ -213,11 +213,12 @@ def _tell(spec: str, found: Found) -> None:
         if (paths := [path for path in some if why != nested or str(path) not in read])
     }
     if skipped:
-        _say_once(f"{spec}: {len(found.files):,} files are read; left out: {_described(skipped)}")
+        say_once(f"{spec}: {len(found.files):,} files are read; left out: {_described(skipped)}")
 
 
 @functools.cache
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
+    """Logs a warning, once a process."""
     logger.warning("%s", line)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from thetahat.core import store
 from thetahat.core.errors import DamagedError, DataError
 from thetahat.data.read.cache import code_digest, default_cache, waiting_for
-from thetahat.data.read.files import find_files, holds_objects, kind_of_file, label_files
+from thetahat.data.read.files import find_files, holds_objects, kind_of_file, label_files, say_once
 from thetahat.data.read.manifest import digests_of, stamp_of
 from thetahat.data.read.objects import read_objects
 from thetahat.data.read.opening import opening
@@ -107,7 +107,12 @@ class Texts:
 
     @cached_property
     def _digests(self) -> list[str]:
-        return digests_of(self.files, default_cache() / "files")
+        digests = digests_of(self.files, default_cache() / "files")
+        first = dict(zip(reversed(digests), reversed(self.files), strict=True))
+        pairs = [(path, first[digest]) for path, digest in zip(self.files, digests, strict=True)]
+        if copies := [f"{path} as {other}" for path, other in pairs if path != other]:
+            say_once(f"{len(copies):,} files hold the same bytes as others, and are read too: {', '.join(copies[:3])}")
+        return digests
 
     @cached_property
     def _copy(self) -> Path:
