@@ -43,6 +43,7 @@ def test_explain_marks_what_is_asked_and_counts_everything(place):
     account, tokens = found["account"], found["records"][0]["tokens"]
     assert account["records"] == 30
     assert account["ends_asked"] == 60
+    assert account["turn_ends"] == {"<|im_end|>": 60}
     assert sum(group["asked"] for group in account["groups"]) == account["tokens_asked"]
     assert {token["why"] for token in tokens} == {"prompt", "asked", "end"}
     assert account["concentration"]["sequence"]["effective_number"] == pytest.approx(30)

@@ -57,7 +57,7 @@ def chat(
         emit(escape(found.text) if sys.stdout.isatty() else found.text)
         if found.ended != "end" and not quiet:
             say_ended(found, how)
-        messages.append({"role": "assistant", "content": found.text or " "})
+        messages.append({"role": "assistant", "content": found.text})
     if not quiet:
         say(f"Next: thetahat score {names[0]} DIALOGUES.jsonl")
 

@@ -71,6 +71,8 @@ def _account(whole: "Account") -> None:
     if sys.stdout.isatty():
         emit("   ".join(f"\x1b[{COLOURS[why]}m{text}\x1b[0m" for why, text in LEGEND.items()) + "\n")
     emit(f"{whole.records:,} records: {whole.tokens_asked:,} tokens asked, {whole.ends_asked:,} of them ends")
+    if whole.turn_ends:
+        emit("turns end with " + ", ".join(f"{name} ({count:,})" for name, count in whole.turn_ends.items()))
     emit(f"left out: {whole.tokens_cut:,} tokens that were to be asked, {whole.prompt_tokens_cut:,} of prompts")
     if whole.records_without_weight:
         emit(f"not read: {whole.records_without_weight:,} records of weight 0")

@@ -1,18 +1,15 @@
 """The next turn of a dialogue."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from logging import getLogger
 from typing import Any
 
-from thetahat.core.errors import ConfigError, DataError
+from thetahat.core.errors import ConfigError
 from thetahat.data.chat.encode import ChatOptions, DialogueEncoder
 from thetahat.data.chat.template import load_template
-from thetahat.data.read.dialogue import Dialogue, parse_dialogue
+from thetahat.data.read.dialogue import Dialogue
 from thetahat.data.read.prompt import unanswered
 from thetahat.data.tokens.encoded import Encoded
-from thetahat.data.tokens.tokenizer import Tokenizer
-from thetahat.data.tokens.tree import agreement
 from thetahat.generation.beam import Beam
 from thetahat.generation.sample import Sampling
 from thetahat.model.encoder import Encoder
@@ -72,13 +69,17 @@ def dialogue_prompts(loaded: Loaded, dialogues: Sequence[Asked], room: int = 0) 
     )
     encoder = DialogueEncoder(loaded.tokenizer, options)
     encoded = list(encoder.encode(dialogues))
-    ends = _turn_ends(loaded.tokenizer, encoder, encoded)
+    ends = encoder.turn_ends()
+    if ends.text:
+        logger.info("no token of the template ends a turn: an answer ends before the text %r", ends.text)
+    special = {*loaded.tokenizer.special.values()}
     prompts: list[Prompt] = []
     for one, (_, where) in zip(encoded, dialogues, strict=True):
         tokens, cut = _read(one, None if is_pair else card.context - room)
         if cut := cut + one.prompt_cut:
             logger.warning("%s is longer than the context: %d tokens of it are not read", where, cut)
-        prompts.append(Prompt(tokens, *ends, tokens_cut=cut, slides=False))
+        tokens_of_end = ends.tokens | ({one.sequences[-1][-1].tokens[-1]} & special)
+        prompts.append(Prompt(tokens, tokens_of_end, (ends.text,) if ends.text else (), cut, slides=False))
     return prompts
 
 
@@ -90,39 +91,3 @@ def _read(encoded: Encoded, room: int | None) -> tuple[list[int], int]:
     ]
     cut = max(len(read) - room, 0) if room else 0
     return read[cut:], cut
-
-
-def _turn_ends(
-    tokenizer: Tokenizer, encoder: DialogueEncoder, encoded: Sequence[Encoded]
-) -> tuple[frozenset[int], tuple[str, ...]]:
-    """The special tokens with which turns of an answer and of a call of a tool end; without one the text that follows.
-
-    No token of text ends a turn: the content of the next answer may end with it, too.
-    """
-    special = {*tokenizer.special.values()}
-    ends_turn = {tokenizer.special[name] for name in encoder.template.ends_turn if name in tokenizer.special}
-    turns = [one.sequences[-1][-1].tokens for one in [*encoded[:1], *_tried(encoder, _CALLS)]]
-    if tokens := special & {*ends_turn, *(turn[-1] for turn in turns)}:
-        return frozenset(tokens), ()
-    texts = [tokenizer.decode(one.sequences[-1][-1].tokens)[::-1] for one in _tried(encoder, _ANSWERS)]
-    tail = texts[0][: agreement(*texts)][::-1].strip() if len(texts) == 2 else ""
-    if tail:
-        logger.info("no token of the template ends a turn: an answer ends before the text %r", tail)
-        return frozenset(), (tail,)
-    logger.warning("nothing in the template ends a turn: an answer ends at --max-tokens (try: --stop TEXT)")
-    return frozenset(), ()
-
-
-def _tried(encoder: DialogueEncoder, messages: Sequence[Mapping[str, Any]]) -> list[Encoded]:
-    """Dialogues of a question and each of these messages, but those that the template refuses."""
-    found: list[Encoded] = []
-    for message in messages:
-        fields = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", **message}]}
-        with suppress(DataError):
-            found += encoder.encode([(parse_dialogue(fields, "a turn"), "a turn")])
-    return found
-
-
-_CALL = {"type": "function", "function": {"name": "x", "arguments": {}}}
-_CALLS = ({"content": "x", "tool_calls": [_CALL]}, {"content": None, "tool_calls": [_CALL]})
-_ANSWERS = ({"content": "x"}, {"content": "y"})

@@ -58,6 +58,7 @@ class Account:
     records_without_weight: int  # not read, since nothing in them counts
     ends_asked: int  # how many <|endoftext|> or other special tokens are asked
     begins_with_end_of_text: int  # sequences
+    turn_ends: dict[str, int]  # the special tokens that end turns which are asked, with how many
     groups: list[dict[str, Any]]  # by source, role and part: records, tokens asked, tokens cut
     concentration: dict[str, dict[str, float]]  # by normalization: effective_number, top_share of the heaviest 1 %
     notes: dict[str, int]  # what is said of how many records
@@ -144,10 +145,23 @@ def account(prepared: Prepared) -> Account:
         records_without_weight=report.documents_without_weight,
         ends_asked=0 if corpus.layout.is_whole else int(corpus.symbols.is_special.numpy()[targets].sum()),
         begins_with_end_of_text=int((first == corpus.symbols.end_of_text).sum()),
+        turn_ends=_turn_ends(prepared, plan) if prepared.config.data.chat else {},
         groups=_groups(corpus, plan),
         concentration={name: _concentration(prepared, plan, name) for name in NORMALIZATIONS},
         notes=note_counts(corpus),
     )
+
+
+def _turn_ends(prepared: Prepared, plan: Plan) -> dict[str, int]:
+    corpus, pieces = prepared.train, plan.pieces
+    piece, index = enumerate_counts(pieces.targets)
+    place = (corpus.offsets[pieces.span] + pieces.scored_from)[piece] + index
+    part = corpus.part_of(place)
+    is_last = np.append(part[1:] != part[:-1], True) & ~corpus.column["parts.is_prompt"][part]
+    ids, counts = np.unique(corpus.tokens[place[is_last]].astype(np.int64), return_counts=True)
+    special = corpus.symbols.is_special.numpy()
+    pairs = zip(ids.tolist(), counts.tolist(), strict=True)
+    return {prepared.tokenizer.piece(id): count for id, count in pairs if special[id]}
 
 
 def _target_ids(corpus: Corpus, plan: Plan) -> NDArray[np.int64]:

@@ -2,10 +2,12 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from thetahat.core.errors import DataError, ModelError
+from thetahat.data.chat.ends import TurnEnds, trials
 from thetahat.data.chat.forms import forms_of
 from thetahat.data.chat.rendering import Refusal, Rendered, Renderer, shared
 from thetahat.data.chat.template import ChatTemplate
@@ -73,11 +75,6 @@ class DialogueEncoder:
             )
         self._forms = forms_of(options.template, self._renderer)
 
-    @property
-    def template(self) -> ChatTemplate:
-        """What dialogues are written with."""
-        return self._options.template
-
     def encode(self, dialogues: Iterable[tuple[Dialogue, str]]) -> Iterator[Encoded]:
         """Each record, given with the place that errors name, as parts and sequences."""
         waiting = iter(dialogues)
@@ -94,6 +91,19 @@ class DialogueEncoder:
                 for path in paths:
                     laid.add(path)
                 yield laid.encoded()
+
+    def turn_ends(self) -> TurnEnds:
+        """What ends a turn of the assistant in this template: what it is told to, and what ends turns of many kinds."""
+        special = self._tokenizer.special
+        found = TurnEnds(frozenset(special[name] for name in self._options.template.ends_turn))
+        for dialogue in trials():
+            script = self._script(dialogue, "a trial of the template")
+            asked = [script.asked(dialogue)]
+            with suppress(DataError):  # what a template refuses ends nothing
+                for path in self._paths([script], asked, self._texts([script], asked))[0]:
+                    last = path.completion[-1]
+                    found |= TurnEnds(frozenset({last} & {*special.values()}), path.turn.end)
+        return found
 
     def _script(self, dialogue: Dialogue, where: str) -> Script:
         template, names = self._options.template, self._tokenizer.special_names

@@ -145,6 +145,7 @@ class Script:
         if live.runs is not None:
             notes += self._judged(turn, live.runs)
             turn = replace(turn, end=self._text_end(turn))
+            notes += [f"no special token ends it, but the text {turn.end!r} does"] if turn.end else []
         return replace(turn, note="\n".join(f"{turn.name}: {one}" for one in notes))
 
     def _prompt(self, turn: Turn, prompt: Rendered | Refusal, live: str) -> tuple[int, str]:

@@ -117,7 +117,7 @@ def _message(value: Any, where: str) -> Message:
     says_weight = fields.get("weight") is not None
     kept["content"], parts = _content(fields.get("content"), where)
     if not kept["content"]:
-        _check_empty(fields, where, may_be=bool(calls) or says_weight)
+        _check_empty(fields, where, may_be=bool(calls) or (role == "assistant" and says_weight))
     _check_json([kept, parts or []], where)
     return Message(role, weight, kept, parts, says_weight)
 

@@ -76,7 +76,7 @@ def unanswered(fields: Mapping[str, Any], where: str) -> Dialogue:
     """
     given = fields.get("messages")
     if isinstance(given, list):
-        given = [*cast("list[Any]", given)]
+        given = [_as_context(message) for message in cast("list[Any]", given)]
         if given and isinstance(given[-1], dict) and given[-1].get("role") == "assistant":
             given.pop()
         if not given:
@@ -85,3 +85,10 @@ def unanswered(fields: Mapping[str, Any], where: str) -> Dialogue:
     dialogue = parse_dialogue({"messages": given, "tools": fields.get("tools")}, where)
     *before, last = dialogue.messages
     return replace(dialogue, messages=(*(replace(message, weight=0.0) for message in before), last))
+
+
+def _as_context(message: Any) -> Any:
+    """A message with weight 0 where it tells none: an empty one may be read, too."""
+    if not isinstance(message, dict) or cast("dict[str, Any]", message).get("weight") is not None:
+        return message
+    return {**cast("dict[str, Any]", message), "weight": 0}
