@@ -1,15 +1,28 @@
+import json
+
 import pytest
 
 from thetahat.core.errors import DataError
 from thetahat.data.read import bad
+from thetahat.data.read.files import find_files
 from thetahat.data.read.prompt import read_prompts
 from thetahat.data.read.question import read_questions
+from thetahat.data.read.texts import Texts, read_records
 
 GOOD = {
+    "records": '{"text": "fine"}',
     "questions": '{"good": "a b", "bad": "b a"}',
     "prompts": '{"prompt": "so"}',
 }
 BAD = ["no JSON", '{"text": ""}', '["a list"]', '{"prompt": 3}', '{"good": "a", "bad": ""}', b'{"text": "\xe9"}']
+
+
+def kept(path, policy):
+    return list(Texts(find_files(str(path)), None, policy))
+
+
+def streamed(path, policy):
+    return list(read_records(str(path), on_bad=policy))
 
 
 def questions(path, policy):
@@ -20,7 +33,7 @@ def prompts(path, policy):
     return read_prompts(str(path), policy)
 
 
-READERS = [(questions, "questions"), (prompts, "prompts")]
+READERS = [(kept, "records"), (streamed, "records"), (questions, "questions"), (prompts, "prompts")]
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +73,7 @@ def test_records_that_cannot_be_read_are_left_out_and_counted_where_that_is_want
 def test_of_many_the_first_are_shown_and_a_file_has_all(write, tmp_path):
     path = write("a.jsonl", "\n".join(['{"text": ""}'] * 37))
     with pytest.raises(DataError, match="37 records cannot be used") as error:
-        questions(path, "error")
+        streamed(path, "error")
     assert str(error.value).count("a.jsonl:") == bad.SHOWN
     assert f"and {37 - bad.SHOWN} more, all in " in str(error.value)
     (listed,) = (tmp_path / "cache" / "bad-records").iterdir()
@@ -70,5 +83,12 @@ def test_of_many_the_first_are_shown_and_a_file_has_all(write, tmp_path):
 
 
 def test_one_bad_record_says_all_that_its_error_says(write):
-    with pytest.raises(DataError, match=r"a\.jsonl:1: the bad is empty\n  try: remove it.*\n  or: .*skip"):
-        questions(write("a.jsonl", '{"good": "a", "bad": ""}'), "error")
+    with pytest.raises(DataError, match=r"a\.jsonl:1: the document is empty\n  try: remove it.*\n  or: .*skip"):
+        streamed(write("a.jsonl", '{"text": ""}'), "error")
+
+
+def test_the_copy_of_good_records_is_not_that_of_the_whole_file(write):
+    path = write("a.jsonl", json.dumps({"text": "fine"}) + '\n{"text": 3}\n')
+    assert [record.text for record in kept(path, "skip")] == ["fine"]
+    with pytest.raises(DataError, match="the text is a number"):
+        kept(path, "error")

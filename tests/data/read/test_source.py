@@ -114,7 +114,7 @@ def test_the_cure_for_a_shape_of_other_datasets_makes_records_that_are_read(writ
     with pytest.raises(DataError) as error:
         read(path.rename(tmp_path / "other.jsonl"))
     path.write_text(json.dumps(record))
-    command = str(error.value).partition("try: ")[2]
+    command = str(error.value).partition("try: ")[2].partition("\n")[0]
     assert command.endswith("FILE > NEW.jsonl")
     subprocess.run(command, shell=True, check=True, cwd=tmp_path)
     assert [record.text for record in read(tmp_path / "NEW.jsonl")] == [text]

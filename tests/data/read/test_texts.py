@@ -34,7 +34,9 @@ def parsed(monkeypatch):
     """The files that are parsed, in order."""
     seen = []
     read = texts.read_objects
-    monkeypatch.setattr(texts, "read_objects", lambda path, *rest: seen.append(path.name) or read(path, *rest))
+    monkeypatch.setattr(
+        texts, "read_objects", lambda path, *rest, **how: seen.append(path.name) or read(path, *rest, **how)
+    )
     return seen
 
 

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from thetahat.core import store
 from thetahat.core.errors import DamagedError, DataError
+from thetahat.data.config import OnBadRecord
+from thetahat.data.read.bad import BadRecords, tell_skipped
 from thetahat.data.read.cache import code_digest, default_cache, waiting_for
 from thetahat.data.read.files import find_files, holds_objects, kind_of_file, label_files, say_once
 from thetahat.data.read.manifest import digests_of, stamp_of
@@ -27,24 +29,38 @@ from thetahat.data.read.record import Record, parse_record
 
 _BLOCK_BYTES = 1 << 20  # of records that are compressed, and read again, together
 _CHUNK = 1 << 20
+_FACTS = "facts.json"
 _DECODER = msgspec.json.Decoder(list[Record])
 
 
-def read_records(specs: str | Sequence[str], split_on: str | None = None) -> Iterator[Record]:
+def read_records(
+    specs: str | Sequence[str], split_on: str | None = None, on_bad: OnBadRecord = "error"
+) -> Iterator[Record]:
     """Every record of files, folders or globs, in order, each with an id of its own; no file counts twice."""
-    return _parse(find_files(specs), split_on)
+    return _streamed(find_files(specs), split_on, on_bad)
 
 
-def _parse(files: Sequence[Path], split_on: str | None) -> Iterator[Record]:
+def _streamed(files: Sequence[Path], split_on: str | None, on_bad: OnBadRecord) -> Iterator[Record]:
+    bad = BadRecords(on_bad)
+    yield from _parse(files, split_on, bad)
+    tell_skipped(*bad.lines)
+
+
+def _parse(files: Sequence[Path], split_on: str | None, bad: BadRecords) -> Iterator[Record]:
     taken: dict[str, int] = {}
     for path, label in zip(files, label_files(files), strict=True):
-        is_empty = True
-        for number, fields in read_objects(path, split_on):
+        is_empty, num_bad = True, len(bad)
+        for number, fields in read_objects(path, split_on, on_error=bad):
             is_empty = False
-            record = parse_record(fields, f"{path}:{number}", id=f"{label}:{number}", source=label)
-            yield with_own_id(record, taken)
-        if is_empty:
+            try:
+                record = parse_record(fields, f"{path}:{number}", id=f"{label}:{number}", source=label)
+            except DataError as error:
+                bad(error)
+            else:
+                yield with_own_id(record, taken)
+        if is_empty and len(bad) == num_bad:
             raise DataError(f"{path} is empty", cure="remove it, or write some text into it")
+    bad.settle()
 
 
 def with_own_id(record: Record, taken: dict[str, int]) -> Record:
@@ -76,8 +92,9 @@ class Texts:
     splits them, and the code that reads them.
     """
 
-    def __init__(self, files: Sequence[Path], split_on: str | None = None) -> None:
+    def __init__(self, files: Sequence[Path], split_on: str | None = None, on_bad: OnBadRecord = "error") -> None:
         self.files, self.split_on = tuple(files), split_on
+        self.on_bad: OnBadRecord = on_bad
 
     @cached_property
     def digest(self) -> str:
@@ -94,7 +111,7 @@ class Texts:
     @cached_property
     def is_split(self) -> bool:
         """Whether what should stand between the documents of a .txt stands in one of them, or there is no .txt."""
-        return json.loads((self._copy / "facts.json").read_bytes())["is_split"]
+        return json.loads((self._copy / _FACTS).read_bytes())["is_split"]
 
     def __iter__(self) -> Iterator[Record]:
         blocks, codec = np.load(self._copy / "blocks.npy"), pa.Codec("zstd")
@@ -118,7 +135,8 @@ class Texts:
     def _copy(self) -> Path:
         """The folder of the copy, which is made where it is not there or not whole."""
         cache = default_cache() / "records"
-        name = _digest([code_digest(), self.split_on, [str(path) for path in self.files], self._digests])
+        paths = [str(path) for path in self.files]
+        name = _digest([code_digest(), self.split_on, self.on_bad, paths, self._digests])
         folder = cache / name
         with waiting_for(cache / f".{name}.lock"):
             if not is_whole(folder):
@@ -126,10 +144,13 @@ class Texts:
                 if digests_of(self.files, default_cache() / "files") != self._digests:
                     raise _changed()
                 with store.publishing(folder) as partial:
-                    counts = _write(partial, _parse(self.files, self.split_on))
-                    store.write_json(partial / "facts.json", {"is_split": self._finds_separator(counts)})
+                    bad = BadRecords(self.on_bad)
+                    counts = _write(partial, _parse(self.files, self.split_on, bad))
+                    facts = {"is_split": self._finds_separator(counts), "bad": bad.lines}
+                    store.write_json(partial / _FACTS, facts)
                     if [stamp_of(path) for path in self.files] != stamps:
                         raise _changed()
+        tell_skipped(*json.loads((folder / _FACTS).read_bytes())["bad"])
         return folder
 
     def _finds_separator(self, counts: Mapping[str, int]) -> bool:
