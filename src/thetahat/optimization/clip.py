@@ -9,30 +9,20 @@ from torch import Tensor, nn
 from thetahat.optimization.foreach import multiply_, norms
 
 
-def global_norm(parameters: Iterable[nn.Parameter]) -> Float[Tensor, ""]:
-    r"""$\sqrt{\sum_p \lVert \nabla_p \rVert^2}$ over the parameters that have a gradient, left on their device.
-
-    Summed in float64: on the CPU, torch adds up float32 squares one after the other, and is 1% off at 10^8 entries.
-    """
-    return _norm(_gradients(parameters))
-
-
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Float[Tensor, ""]:
     r"""The global norm before clipping; the gradients become $g \cdot \min(1, c / \lVert g \rVert)$, c = `max_norm`.
 
+    $\lVert g \rVert = \sqrt{\sum_p \lVert \nabla_p \rVert^2}$ over parameters that have a gradient, on their device, in
+    float64: on the CPU, torch adds up float32 squares one after the other, and is 1% off at 10^8 entries.
     None measures and clips nothing. The host does not wait for the device. A norm that is not finite leaves gradients
     that are not usable: ask before the update.
     """
-    gradients = _gradients(parameters)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = _norm(gradients)
     if max_norm is not None and gradients:
         coefficient = (max_norm / norm).clamp(max=1)  # x / 0 is infinite, so a zero gradient stays as it is
         multiply_(gradients, coefficient.to(gradients[0].dtype))
     return norm
-
-
-def _gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
-    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 def _norm(gradients: list[Tensor]) -> Float[Tensor, ""]:
