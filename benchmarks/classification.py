@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from thetahat.core.batch import Packed, Part
+from thetahat.core.batch import Packed
+from thetahat.core.parts import Part, Parts
 from thetahat.data.read.record import Record
 from thetahat.data.read.texts import read_records
 from thetahat.model.encoder import Encoder
@@ -46,7 +47,15 @@ def packed_of(pieces: Sequence[Sequence[int]], parents: Sequence[int], starts: S
         row=torch.zeros(len(pieces), dtype=torch.int64),
         parent=torch.tensor(parents),
         seed=torch.zeros(len(pieces), dtype=torch.int64),
-        parts=tuple(Part(str(index), str(index), "") for index in range(len(pieces))),
+        parts=Parts(
+            number=torch.arange(len(pieces)),
+            weight=torch.ones(len(pieces), dtype=torch.float64),
+            num_tokens=torch.ones(len(pieces), dtype=torch.int64),
+            record_tokens=torch.ones(len(pieces), dtype=torch.int64),
+            record_parts=torch.ones(len(pieces), dtype=torch.int64),
+            has_prompt=torch.zeros(len(pieces), dtype=torch.bool),
+            describe=lambda numbers: [Part(f"row{index}", f"row{index}", "rows") for index in numbers],
+        ),
     )
 
 

@@ -83,7 +83,7 @@ def turns(model: Any, laid: Laid) -> dict[tuple[str, str], tuple[float, int]]:
         part = batch.part.flatten()[asked].cpu()
         sums = torch.zeros(len(batch.parts), dtype=torch.float64).index_add_(0, part, nats)
         counts = torch.bincount(part, minlength=len(batch.parts))
-        for number, one in enumerate(batch.parts):
+        for number, one in enumerate(batch.parts.named()):
             if counts[number]:
                 before = found.get((one.id, one.name), (0.0, 0))
                 found[one.id, one.name] = before[0] + float(sums[number]), before[1] + int(counts[number])

@@ -15,7 +15,8 @@ from objective_rows import END, MASK, VOCABULARY, decoder_rows, masked_rows, pai
 from safetensors.torch import load_file, save_file
 
 import thetahat
-from thetahat.core.batch import Batch, Packed, Part
+from thetahat.core.batch import Batch, Packed
+from thetahat.core.parts import Part, Parts
 from thetahat.core.total import Total
 from thetahat.data.config import DataConfig
 from thetahat.distribution.launch import launch
@@ -54,7 +55,15 @@ def packed_of(pieces: Sequence[Sequence[int]], rows: Sequence[int], parents: Seq
     number = torch.tensor([index for index, piece in enumerate(pieces) for _ in piece])
     place = torch.tensor([j for piece in pieces for j in range(len(piece))])
     is_prompt = torch.tensor([index in parents for index in range(len(pieces))])[number]
-    parts = tuple(Part(f"row{index}", f"row{index}", "rows") for index in range(len(pieces)))
+    parts = Parts(
+        number=torch.arange(len(pieces)),
+        weight=torch.ones(len(pieces), dtype=torch.float64),
+        num_tokens=torch.ones(len(pieces), dtype=torch.int64),
+        record_tokens=torch.ones(len(pieces), dtype=torch.int64),
+        record_parts=torch.ones(len(pieces), dtype=torch.int64),
+        has_prompt=torch.zeros(len(pieces), dtype=torch.bool),
+        describe=lambda numbers: [Part(f"row{index}", f"row{index}", "rows") for index in numbers],
+    )
     return Packed(
         tokens=torch.tensor(flat),
         weight=torch.where(is_prompt | (place == 0), 0.0, 1.0).double(),

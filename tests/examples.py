@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from msgspec.structs import replace
 
-from thetahat.core.batch import Packed, Part
+from thetahat.core.batch import Packed
+from thetahat.core.parts import Part, Parts
 from thetahat.core.random import generator
 from thetahat.data.config import DataConfig
 from thetahat.data.corpus.build import build_corpus
@@ -90,6 +91,25 @@ def lively(model: Kind, dtype: torch.dtype = torch.float64) -> Kind:
     return model
 
 
+def parts_of(
+    num_tokens: Sequence[int],
+    record_tokens: Sequence[int] | None = None,
+    record_parts: Sequence[int] | None = None,
+    has_prompt: Sequence[bool] | None = None,
+) -> Parts:
+    """Parts s0, s1, ... with these counts; each is a record of its own where nothing is said."""
+    count = len(num_tokens)
+    return Parts(
+        number=torch.arange(count),
+        weight=torch.ones(count, dtype=torch.float64),
+        num_tokens=torch.tensor(num_tokens, dtype=torch.int64),
+        record_tokens=torch.tensor(record_tokens or num_tokens, dtype=torch.int64),
+        record_parts=torch.tensor(record_parts or [1] * count, dtype=torch.int64),
+        has_prompt=torch.tensor(has_prompt or [False] * count, dtype=torch.bool),
+        describe=lambda numbers: [Part(f"s{i}", f"s{i}", "test", number=i) for i in numbers],
+    )
+
+
 def packed_of(
     sequences: Sequence[Sequence[int]],
     weights: Sequence[Sequence[float]],
@@ -100,7 +120,7 @@ def packed_of(
     starts: Sequence[int] | None = None,
     seeds: Sequence[int] | None = None,
     part: Sequence[Sequence[int]] | None = None,
-    parts: Sequence[Part] | None = None,
+    parts: Parts | None = None,
 ) -> Packed:
     """Sequences laid by hand: weights[s][j] is what predicting sequences[s][j + 1] counts for.
 
@@ -122,12 +142,7 @@ def packed_of(
         row=torch.tensor(list(range(count) if rows is None else rows)),
         parent=torch.tensor(list([-1] * count if parents is None else parents)),
         seed=torch.tensor(list(range(count) if seeds is None else seeds)),
-        parts=tuple(parts)
-        if parts is not None
-        else tuple(
-            Part(f"s{i}", f"s{i}", "test", num_tokens=num, record_tokens=num)
-            for i, num in enumerate(max(sum(w > 0 for w in row), 1) for row in weights)
-        ),
+        parts=parts or parts_of([max(sum(w > 0 for w in row), 1) for row in weights]),
     )
 
 

@@ -6,10 +6,10 @@ from functools import cached_property
 import torch
 from hypothesis import strategies as st
 
-from tests.examples import packed_of
+from tests.examples import packed_of, parts_of
 from tests.oracles.factorization import Entry, Piece, Place, Question, Vocabulary, counted_weight
 from thetahat.core import special
-from thetahat.core.batch import Batch, Inputs, Packed, Part, Symbols
+from thetahat.core.batch import Batch, Inputs, Packed, Symbols
 from thetahat.objective.config import ObjectiveConfig
 
 SIZE = 24
@@ -67,12 +67,7 @@ class Layout:
             starts=[piece.position for piece in self.drawn],
             seeds=[piece.seed for piece in self.drawn],
             part=[piece.part for piece in self.drawn],
-            parts=[
-                Part(f"p{i}", f"d{i}", "test", "", "", 1.0, tokens, record, number, has_prompt=has_prompt)
-                for i, ((tokens, record, number), has_prompt) in enumerate(
-                    zip(self.counts, self.has_prompt, strict=True)
-                )
-            ],
+            parts=parts_of(*zip(*self.counts, strict=True), self.has_prompt),
         )
 
 

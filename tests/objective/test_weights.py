@@ -3,10 +3,9 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from tests.examples import packed_of
+from tests.examples import packed_of, parts_of
 from tests.objective.layouts import layouts
 from tests.oracles import factorization as oracle
-from thetahat.core.batch import Part
 from thetahat.objective.config import ObjectiveConfig
 from thetahat.objective.weights import concentration, counted_weights
 
@@ -46,19 +45,18 @@ RECORDS = [(1, 20)] * 990 + [(5, 400)] * 10
     ],
 )
 def test_on_how_many_records_an_objective_rests_under_each_normalization(normalization, effective_number, top_share):
-    parts = [
-        Part(f"{r}/{t}", f"{r}", "test", num_tokens=size, record_tokens=turns * size, record_parts=turns)
-        for r, (turns, size) in enumerate(RECORDS)
-        for t in range(turns)
-    ]
+    turns = [(r, turns, size) for r, (turns, size) in enumerate(RECORDS) for _ in range(turns)]
+    parts = parts_of(
+        [size for _, _, size in turns], [count * size for _, count, size in turns], [count for _, count, _ in turns]
+    )
     packed = packed_of(
         [[0] * (size + 1) for turns, size in RECORDS for _ in range(turns)],
         [[1.0] * size for turns, size in RECORDS for _ in range(turns)],
-        part=[[index] * (parts[index].num_tokens + 1) for index in range(len(parts))],
+        part=[[index] * (size + 1) for index, (_, _, size) in enumerate(turns)],
         parts=parts,
     )
     weights = counted_weights(packed, ObjectiveConfig(normalization=normalization))
-    record = torch.tensor([int(part.document) for part in parts])[packed.part]
+    record = torch.tensor([record for record, _, _ in turns])[packed.part]
     of_record = torch.zeros(len(RECORDS), dtype=torch.float64).index_add_(0, record, weights)
     found = concentration(of_record)
     assert found.effective_number == pytest.approx(effective_number, rel=1e-4)
@@ -66,11 +64,7 @@ def test_on_how_many_records_an_objective_rests_under_each_normalization(normali
 
 
 def test_every_record_and_every_turn_weighs_what_its_normalization_promises():
-    parts = [
-        Part("a/1", "a", "test", num_tokens=2, record_tokens=6, record_parts=2),
-        Part("a/2", "a", "test", num_tokens=4, record_tokens=6, record_parts=2),
-        Part("b/1", "b", "test", num_tokens=3, record_tokens=3, record_parts=1),
-    ]
+    parts = parts_of([2, 4, 3], [6, 6, 3], [2, 2, 1])
     packed = packed_of([[0] * 7, [0] * 4], [[1.0] * 6, [1.0] * 3], part=[[0] * 3 + [1] * 4, [2] * 4], parts=parts)
     promised = {
         "token": (2, 4, 3),

@@ -55,6 +55,7 @@ def gradients_one_by_one(state, batches):
                 torch.where(mine, batch.weights, 0.0),
                 batch.part,
                 batch.origin,
+                batch.num_bytes,
                 batch.parts,
             )
             value = log_likelihood(state.model, alone).log_prob / divisor

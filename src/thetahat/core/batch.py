@@ -8,25 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from thetahat.core.parts import Parts
 from thetahat.core.special import MASK, SENTINEL
 from thetahat.core.visibility import Visibility
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One row of a ledger: a document, or the part of it whose likelihood is wanted (a completion, a turn)."""
-
-    id: str
-    document: str  # the cluster for intervals
-    source: str
-    name: str = "document"  # or completion, turn-3, ...
-    role: str = ""
-    weight: float = 1.0  # what the record asked for, times what the message did
-    num_tokens: int = 1  # tokens of this part that may be asked, wherever its pieces lie
-    record_tokens: int = 1  # the same of the whole record
-    record_parts: int = 1  # asked parts of the whole record, for example assistant turns
-    has_prompt: bool = False  # whether something of the record is a condition, in whatever piece it lies
-    number: int = -1  # index in the parts of its corpus; -1: of none
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +54,7 @@ class Packed:
     row: Int[Tensor, " P"]  # the row in which each piece lies
     parent: Int[Tensor, " P"]  # the piece that each continues, -1: none
     seed: Int[Tensor, " P"]  # a function of (seed, epoch, sequence): whatever a factorization draws, it draws from here
-    parts: tuple[Part, ...]
+    parts: Parts
     origin: Int[Tensor, " N"] | None = None  # where each token stood before a factorization rewrote them; None: here
 
 
@@ -115,7 +99,8 @@ class Batch:
     weights: Float[Tensor, "B T"]
     part: Int[Tensor, "B T"]  # the ledger row of each target, index in `parts`
     origin: Int[Tensor, "B T"]  # which token of Packed each target is
-    parts: tuple[Part, ...]
+    num_bytes: Int[Tensor, "B T"]  # of the text behind each target; 0 for what stands for no text
+    parts: Parts
     asked: Int[Tensor, " n"] | None = None  # where in B x T the weight is not 0; None: wherever something is read
 
     def weight(self) -> Float[Tensor, ""]:
@@ -125,7 +110,7 @@ class Batch:
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         """The same with every tensor changed: moved, pinned."""
         inputs = self.inputs.map(change)
-        changed = {name: change(getattr(self, name)) for name in ("targets", "weights", "part", "origin")}
+        changed = {name: change(getattr(self, name)) for name in ("targets", "weights", "part", "origin", "num_bytes")}
         asked = None if self.asked is None else change(self.asked)
         return replace(self, inputs=inputs, **changed, asked=asked)
 

@@ -181,3 +181,7 @@ class ObjectiveConfig(Config, kw_only=True):
                 f"objective.kernel=reference makes all logits at once, and objective.chunk_size={self.chunk_size}",
                 cure="objective.kernel=chunked, or objective.chunk_size=0",
             )
+
+    def step_divisor(self, weight: float) -> float:
+        """Z of a step: the weight of its global batch, or 1 under the normalization `sum`."""
+        return 1.0 if self.normalization == "sum" else weight

@@ -138,6 +138,7 @@ def ask(
         weights=rows.lay(weights, 0),
         part=rows.lay(packed.part[answer], 0),
         origin=rows.lay(answer if packed.origin is None else packed.origin[answer], 0),
+        num_bytes=rows.lay(packed.num_bytes[answer], 0),
         parts=packed.parts,
         asked=rows.places(weights != 0),
     )
@@ -166,7 +167,7 @@ def _prompts(packed: Packed, *, draws: bool) -> Bool[Tensor, " N"]:
     answers = (~packed.is_prompt).long().cumsum(0)
     is_leading = answers == answers[starts][packed.piece]  # the first token is not asked, so it is no answer
     drawn = 1 + (uniform(packed.seed, 0) * (size - 1)).long() if draws else torch.zeros_like(size)
-    has_prompt = torch.tensor([part.has_prompt for part in packed.parts], dtype=torch.bool)[packed.part]
+    has_prompt = packed.parts.has_prompt[packed.part]
     drawn = drawn.index_fill(0, packed.piece[has_prompt], 0)
     is_drawn = place < drawn[packed.piece]
     return torch.where((given > 0)[packed.piece], is_leading, is_drawn) & is_root[packed.piece]

@@ -62,7 +62,7 @@ def with_middle_moved(packed: Packed, choice: FillInTheMiddle, symbols: Symbols)
 
 def _may_move(packed: Packed) -> Bool[Tensor, " P"]:
     """Whether a piece is a text alone: without a prompt, a parent or branches."""
-    has_prompt = torch.tensor([part.has_prompt for part in packed.parts], dtype=torch.bool)[packed.part]
+    has_prompt = packed.parts.has_prompt[packed.part]
     is_alone = packed.parent < 0
     is_alone[packed.parent[packed.parent >= 0]] = False
     is_alone[packed.piece[has_prompt | packed.is_prompt]] = False

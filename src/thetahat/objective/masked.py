@@ -152,6 +152,7 @@ def read_whole(
         weights=rows.lay(weights, 0),
         part=rows.lay(packed.part, 0),
         origin=rows.lay(torch.arange(len(packed.tokens)), 0),
+        num_bytes=rows.lay(packed.num_bytes, 0),
         parts=packed.parts,
         asked=rows.places(weights != 0),
     )

@@ -20,7 +20,7 @@ def with_spans_left_out(packed: Packed, choice: Spans, symbols: Symbols) -> Pack
 
     Source: $x_1 \langle s_0 \rangle x_4 x_5 \langle s_1 \rangle \ldots$; target: $\langle end \rangle
     \langle s_0 \rangle x_2 x_3 \langle s_1 \rangle \ldots \langle end \rangle$, asked token by token, sentinels too.
-    A sentinel weighs and counts for its span's first token, the end for the last one left out.
+    A sentinel weighs and counts for its span's first token, the end for the last one left out; their bytes are 0.
     Raffel et al., Exploring the Limits of Transfer Learning, 2020 (arXiv 1910.10683).
     """
     drawn = leave_out(packed, choice, symbols)
@@ -41,10 +41,11 @@ def with_spans_left_out(packed: Packed, choice: Spans, symbols: Symbols) -> Pack
     number = torch.arange(len(place))
     number = number - torch.where(begins, number, 0).cummax(0).values
     parent = torch.arange(2 * len(packed.row))
+    said = torch.tensor(tokens)
     return Packed(
-        tokens=torch.tensor(tokens),
+        tokens=said,
         weight=torch.where(is_prompt | begins, 0.0, packed.weight[place]),
-        num_bytes=packed.num_bytes[place],
+        num_bytes=torch.where(said == packed.tokens[place], packed.num_bytes[place], 0),  # a sentinel is no text
         position=number,
         part=packed.part[place],
         is_prompt=is_prompt,

@@ -1,13 +1,13 @@
 """Who counts how much: what one token of a batch weighs under each normalisation."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thetahat.core.batch import Packed, Part
+from thetahat.core.batch import Packed
+from thetahat.core.parts import Parts
 from thetahat.objective.config import ObjectiveConfig
 
 
@@ -30,15 +30,13 @@ def counted_weights(packed: Packed, objective: ObjectiveConfig) -> Float[Tensor,
     return weight / _divisors(packed.parts, objective)[packed.part]
 
 
-def part_weights(parts: Sequence[Part], objective: ObjectiveConfig) -> Float[Tensor, " n"]:
+def part_weights(parts: Parts, objective: ObjectiveConfig) -> Float[Tensor, " n"]:
     """What each token of these parts counts for where it is asked: within a part all of them alike, to the bit."""
-    return torch.tensor([part.weight for part in parts], dtype=torch.float64) / _divisors(parts, objective)
+    return parts.weight / _divisors(parts, objective)
 
 
-def _divisors(parts: Sequence[Part], objective: ObjectiveConfig) -> Float[Tensor, " n"]:
-    counts = [[part.num_tokens, part.record_tokens, part.record_parts] for part in parts]
-    num_tokens, record_tokens, record_parts = torch.tensor(counts, dtype=torch.float64).reshape(-1, 3).unbind(1)
-    return divisor(num_tokens, record_tokens, record_parts, objective)
+def _divisors(parts: Parts, objective: ObjectiveConfig) -> Float[Tensor, " n"]:
+    return divisor(parts.num_tokens.double(), parts.record_tokens.double(), parts.record_parts.double(), objective)
 
 
 def divisor(
@@ -79,4 +77,9 @@ def concentration(weight: Float[Tensor, " n"]) -> Concentration:
     total, heaviest = weight.sum(), weight.sort(descending=True).values
     counted = (len(weight) / 100 - torch.arange(len(weight), dtype=torch.float64)).clamp(0, 1)
     top = (counted * heaviest).sum()
-    return Concentration(float(total**2 / (weight**2).sum()), float(top / total))
+    return Concentration(effective_number(weight), float(top / total))
+
+
+def effective_number(weight: Float[Tensor, " n"]) -> float:
+    r"""$N_\mathrm{eff} = (\sum_r W_r)^2 / \sum_r W_r^2$, of weights in float64. Kish, Survey Sampling, 1965."""
+    return float(weight.sum() ** 2 / (weight**2).sum())

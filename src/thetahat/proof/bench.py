@@ -86,7 +86,7 @@ class Bench:
             state.kernel = partial(chunked, size=chunk_size)
         report = step(state, batches, world or World())
         gradients = {name: p.grad for name, p in state.model.named_parameters() if p.grad is not None}
-        divisor = 1.0 if self.config.objective.normalization == "sum" else report.total.weight.item()
+        divisor = self.config.objective.step_divisor(report.total.weight.item())
         return Outcome(report.total.log_prob.item() / divisor, gradients)
 
     @torch.no_grad()

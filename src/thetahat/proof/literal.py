@@ -34,8 +34,7 @@ def prefix_by_prefix(bench: Bench, max_positions: int) -> tuple[Outcome, Outcome
             inputs = _inputs(bench, before, tokens[:index], num_open=mine[0] + len(before))
             questions.append((counts, inputs, tokens[index]))
         place += len(tokens)
-    is_sum, total = bench.config.objective.normalization == "sum", 0.0
-    divisor = 1.0 if is_sum else sum(counts for counts, _, _ in questions)
+    total, divisor = 0.0, bench.config.objective.step_divisor(sum(counts for counts, _, _ in questions))
     for counts, inputs, token in questions:
         with computing_in(bench.config.dtype, bench.device):
             logits = model.head(model.hidden(inputs)[0, -1:])[0]

@@ -61,10 +61,11 @@ def _sequences(batch: Batch) -> Iterator[tuple[str, Batch]]:
     for number in root[root >= 0].unique().tolist():
         at = (root == number).nonzero(as_tuple=True)
         part = batch.part[at][None]
-        targets, weights, origin = (values[at][None] for values in (batch.targets, batch.weights, batch.origin))
+        asked = (batch.targets, batch.weights, batch.origin, batch.num_bytes)
+        targets, weights, origin, num_bytes = (values[at][None] for values in asked)
         source = None if inputs.source is None else _source(inputs.source, at)
-        alone = Batch(_picked(inputs, at, source), targets, weights, part, origin, batch.parts)
-        yield batch.parts[int(part[0, 0])].id, alone
+        alone = Batch(_picked(inputs, at, source), targets, weights, part, origin, num_bytes, batch.parts)
+        yield batch.parts.named([int(part[0, 0])])[0].id, alone
 
 
 def _picked(inputs: Inputs, at: tuple[Tensor, ...], source: Source | None = None) -> Inputs:

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from thetahat.core.batch import Batch, Part
+from thetahat.core.batch import Batch
 from thetahat.core.errors import NonFiniteError
+from thetahat.core.parts import Part
 from thetahat.core.random import derived_seed
 from thetahat.distribution.world import World
 from thetahat.model.precision import computing_in
@@ -33,6 +34,7 @@ class Effect:
     sequence: int  # its number in the batch
     tokens: tuple[int, ...]  # what the model read of it
     targets: tuple[int, ...]  # what was asked
+    num_bytes: int  # of the text behind the targets
     weight: float  # what each of its tokens counted for
     before: float  # nats, at the parameters before the update, without dropout
     after: float  # nats, after it
@@ -58,7 +60,7 @@ def effects(state: State, batches: Sequence[Batch]) -> tuple[StepReport, list[Ef
     length = _norm(ascent)  # the norm after clipping
     if not (norm > 0 and length > 0):
         raise NonFiniteError(f"the gradient of step {report.step} is zero: it has no shares")
-    divisor = 1.0 if state.config.objective.normalization == "sum" else float(report.total.weight)
+    divisor = state.config.objective.step_divisor(float(report.total.weight))
     move = MOVES.get(state.config.dtype, MOVE) * _norm({name: start[name] for name in ascent})
     units = [_Units.of(batch, state) for batch in batches]
     after = _sums(state, batches, units)
@@ -103,10 +105,14 @@ class _Units:
         """Each unit with what is read and asked of it, still without numbers."""
         tokens, pieces = _flat(self.batch.inputs.tokens), _flat(self.batch.inputs.visibility.piece)
         targets, asked = _flat(self.batch.targets), self.batch.asked
-        targets = (targets if asked is None else targets[asked.numpy()])[self.where]
-        for number, (part, piece, weight) in enumerate(zip(self.part, self.piece, self.weight, strict=True)):
-            read, answers = tokens[pieces == piece].tolist(), targets[self.unit == number].tolist()
-            yield Effect(self.batch.parts[part], 0, tuple(read), tuple(answers), float(weight), 0.0, 0.0, 0.0)
+        where = self.where if asked is None else asked.numpy()[self.where]
+        targets, num_bytes = targets[where], _flat(self.batch.num_bytes)[where]
+        named = self.batch.parts.named(self.part.tolist())
+        for number, (part, piece, weight) in enumerate(zip(named, self.piece, self.weight, strict=True)):
+            mine = self.unit == number
+            read, answers = tokens[pieces == piece].tolist(), targets[mine].tolist()
+            size = int(num_bytes[mine].sum())
+            yield Effect(part, 0, tuple(read), tuple(answers), size, float(weight), 0.0, 0.0, 0.0)
 
 
 def _flat(values: Tensor) -> Int64[np.ndarray, " N"]:

@@ -42,7 +42,7 @@ def step(state: State, batches: Sequence[Batch], world: World, note: Note | None
 
     # 1. weigh the global batch, before any gradient exists
     weight, num_tokens = weigh(batches, world)
-    divisor = 1.0 if config.objective.normalization == "sum" else weight
+    divisor = config.objective.step_divisor(weight)
 
     # 2. log-probabilities and their gradient, a micro-batch at a time
     total = Total.zero(state.device)
@@ -79,7 +79,7 @@ def weigh(batches: Sequence[Batch], world: World) -> tuple[float, int]:
     mine = [sum(float(batch.weight()) for batch in batches), sum(float((batch.weights > 0).sum()) for batch in batches)]
     weight, num_tokens = world.sum(torch.tensor(mine, dtype=torch.float64)).tolist()
     if not weight > 0:
-        names = ", ".join(sorted({part.document for batch in batches for part in batch.parts})[:5]) or "none"
+        names = ", ".join(sorted({part.document for batch in batches for part in batch.parts.named()})[:5]) or "none"
         raise DataError(
             f"a batch has no targets: every weight in it is 0 (documents: {names})",
             cure="remove records of weight 0, or raise batch_size so that each batch has something to predict",

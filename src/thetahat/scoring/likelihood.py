@@ -327,10 +327,8 @@ def _values(model: Model, batch: Batch, asked: Int[Tensor, " n"], room: int) -> 
 
 
 def bytes_of(likelihoods: Likelihoods, corpus: Corpus) -> NDArray[np.int64]:
-    """[asked tokens], of the text behind each; a label is one token, whose text is all that is asked."""
-    if corpus.layout.asks_label:
-        return np.repeat(corpus.column["parts.num_bytes"][likelihoods.part], np.diff(likelihoods.start))
-    return corpus.token_bytes[corpus.tokens[likelihoods.tokens]]
+    """[asked tokens], of the text behind each."""
+    return corpus.bytes_at(likelihoods.tokens)
 
 
 def ledger_rows(likelihoods: Likelihoods, corpus: Corpus) -> list[LedgerRow]:
@@ -345,7 +343,7 @@ def ledger_rows(likelihoods: Likelihoods, corpus: Corpus) -> list[LedgerRow]:
     seen = np.maximum.reduceat(likelihoods.context_length, start[:-1])
     counts = zip(num_tokens.tolist(), size.tolist(), seen.tolist(), strict=True)
     found = zip(itertools.pairwise(start.tolist()), counts, likelihoods.log_prob.tolist(), strict=True)
-    named = zip(corpus.parts(asked), corpus.digests(asked), strict=True)
+    named = zip(corpus.describe(asked), corpus.digests(asked), strict=True)
     return [
         LedgerRow(
             id=part.id,

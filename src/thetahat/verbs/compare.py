@@ -3,7 +3,6 @@
 Two ledgers are compared without a model; torch is imported only where something must be scored.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +74,7 @@ def _with_texts(compared: Comparison, data: Sequence[str], split_on: str | None)
             f"{', '.join(data)} has no record {', '.join(lacking[:3])}, which the ledgers have",
             cure="name the data that was scored, with its data.split_on, or none",
         )
-    if other := [case.id for case in cases if case.digest not in {"", _digest(found[case.id])}]:
+    if other := [case.id for case in cases if case.digest not in {"", found[case.id].digest.hex()}]:
         raise DataError(
             f"{', '.join(data)} holds another text than the one that was scored: {', '.join(other[:3])}",
             cure="bring the text back as it was, or score it anew: thetahat score MODEL DATA --out ledger.parquet",
@@ -85,10 +84,6 @@ def _with_texts(compared: Comparison, data: Sequence[str], split_on: str | None)
         return replace(case, text=_shown(found[case.id]))
 
     return replace(compared, gains=list(map(with_text, compared.gains)), losses=list(map(with_text, compared.losses)))
-
-
-def _digest(record: Record) -> str:
-    return hashlib.blake2b(record.canonical.encode(), digest_size=16).hexdigest()
 
 
 def _shown(record: Record) -> str:

@@ -108,7 +108,7 @@ def _span(
     starts = np.concatenate([[0], np.cumsum(pieces.stop - pieces.start)])
     ids = corpus.span(span)
     parts = corpus.part_of(corpus.offsets[span] + np.arange(len(ids)))
-    known = {part.number: part for part in corpus.parts(np.unique(parts))}
+    known = {part.number: part for part in corpus.describe(np.unique(parts))}
     for place, id in enumerate(ids.tolist()):
         if place == 0 and corpus.column["spans.parent"][span] and not corpus.layout.has_source:
             continue  # the last token of its parent once more

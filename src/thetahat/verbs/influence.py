@@ -134,18 +134,13 @@ EXTRA = (
 
 def _write(out: Path, found: list[Effect], report: StepReport, prepared: Prepared) -> None:
     corpus, config = prepared.train, prepared.config
-    is_label = corpus.layout.asks_label
     digests = corpus.digests(np.array([one.part.number for one in found]))
     rows = [
         {
             **{name: getattr(one.part, name) for name in ("id", "document", "source", "role")},
             "part": one.part.name,
             "num_tokens": len(one.targets),
-            "num_bytes": int(
-                corpus.column["parts.num_bytes"][one.part.number]
-                if is_label
-                else corpus.token_bytes[list(one.targets)].sum()
-            ),
+            "num_bytes": one.num_bytes,
             "context_length": config.data.context,
             "tokens_cut": 0,
             "log_prob": one.before,

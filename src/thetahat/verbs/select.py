@@ -167,7 +167,7 @@ class _Text(NamedTuple):
 
 def _texts(corpus: Corpus) -> list[_Text]:
     asked = np.flatnonzero(~corpus.column["parts.is_prompt"] & (corpus.part_tokens > 0))
-    parts = zip(corpus.parts(asked), corpus.digests(asked), strict=True)
+    parts = zip(corpus.describe(asked), corpus.digests(asked), strict=True)
     return list(dict.fromkeys(_Text(part.id, part.document, digest) for part, digest in parts))
 
 

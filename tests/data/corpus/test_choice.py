@@ -32,7 +32,7 @@ def sequences(found):
         place = range(int(corpus.offsets[span]), int(corpus.offsets[span + 1]))
         part = [int(one) for one in corpus.part_of(np.array(place))]
         tokens = corpus.span(span).tolist()
-        name = corpus.part(max(part)).name
+        name = corpus.describe([max(part)])[0].name
         split = part.index(max(part))
         named[name] = tokens[:split], [token for token, one in zip(tokens, part, strict=True) if one == max(part)]
     return named
@@ -53,7 +53,7 @@ def paths(found):
         for part in {part for _, part in own[1:] if not corpus.column["parts.is_prompt"][part]}:
             split = [one for _, one in path].index(part)
             tokens = [token for token, _ in path]
-            named[corpus.part(part).name] = tokens[:split], tokens[split:]
+            named[corpus.describe([part])[0].name] = tokens[:split], tokens[split:]
     return named
 
 

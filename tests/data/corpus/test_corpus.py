@@ -40,7 +40,7 @@ def test_a_document_comes_back_from_the_corpus(tokenizer, tmp_path, is_cached):
         assert (first, last, tokenizer.decode(ids)) == (end, end, record.text)
         assert corpus.lengths[index] == len(ids) + 2
         assert corpus.column["parts.num_bytes"][index] == len(record.text.encode()) == corpus.token_bytes[ids].sum()
-        part = corpus.part(index)
+        part = corpus.describe([index])[0]
         assert (part.id, part.document, part.source, part.name, part.weight) == (
             record.id,
             record.id,
@@ -66,7 +66,9 @@ def test_a_corpus_does_not_depend_on_how_its_texts_are_batched(tokenizer, texts,
         corpus = build_corpus(records_of(texts), tokenizer, {}, None)
     (expected,) = [np.concatenate([[0, *ids, 0] for ids in tokenizer.encode(texts)])]
     np.testing.assert_array_equal(corpus.tokens, expected)
-    assert [corpus.part(index).id for index in range(len(texts))] == [f"{index}" for index in range(len(texts))]
+    assert [corpus.describe([index])[0].id for index in range(len(texts))] == [
+        f"{index}" for index in range(len(texts))
+    ]
 
 
 def test_a_large_vocabulary_takes_wider_ids(tokenizer, tmp_path):

@@ -174,8 +174,11 @@ def test_gathered_tokens_are_those_of_their_pieces(corpus, context, policy, rand
         assert packed.num_bytes[mine].tolist() == corpus.token_bytes[tokens].tolist()
         (part,) = packed.part[mine].unique()
         kept = int(laid.targets[laid.span == span].sum())
-        assert packed.parts[part] == replace(corpus.part(span), num_tokens=kept, record_tokens=kept)
-        weights = [packed.parts[part].weight * (token >= laid.scored_from[piece]) for token in range(start, stop)]
+        assert packed.parts.named([int(part)]) == corpus.describe([span])
+        assert packed.parts.num_tokens[part] == packed.parts.record_tokens[part] == kept
+        weights = [
+            float(packed.parts.weight[part]) * (token >= laid.scored_from[piece]) for token in range(start, stop)
+        ]
         assert packed.weight[mine].tolist() == weights
     assert packed.row.tolist() == np.unique(laid.row[index], return_inverse=True)[1].tolist()
     assert (packed.parent == -1).all()
@@ -187,13 +190,11 @@ def test_pieces_of_one_document_share_a_part(corpus):
     plan = planned(corpus, 4, "split")
     pieces = plan.pieces
     packed = gather(corpus, plan, np.arange(len(pieces)))
-    assert [part.id for part in packed.parts] == ["id0", "id1", "id2", "id3"]
-    assert [part.record_tokens for part in packed.parts] == [9, 2, 17, 6]
-    for part in range(4):
-        assert (packed.weight[packed.part == part] == 0).sum() == (packed.parts[part].weight > 0) * (
-            pieces.span == part
-        ).sum() + (packed.parts[part].weight == 0) * (packed.part == part).sum()
-    assert packed.num_bytes[packed.part == 3].sum() == len("caf\u00e9".encode()) + 1  # one byte is read twice
+    assert [part.id for part in packed.parts.named()] == ["id1", "id2", "id3"]  # the first weighs 0
+    assert packed.parts.record_tokens.tolist() == [2, 17, 6]
+    for part in range(3):
+        assert (packed.weight[packed.part == part] == 0).sum() == (pieces.span == part + 1).sum()
+    assert packed.num_bytes[packed.part == 2].sum() == len("caf\u00e9".encode()) + 1  # one byte is read twice
 
 
 def test_windows_may_be_gathered_in_any_order(corpus):

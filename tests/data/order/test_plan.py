@@ -49,8 +49,9 @@ def test_a_completion_is_asked_with_its_end_and_its_prompt_is_not(byte_tokenizer
         assert packed.tokens[mine].tolist() == expected
         assert packed.is_prompt[mine].tolist() == [True] * (source + 1) + [False] * (target + 1)
         assert packed.weight[mine].tolist() == [0.0] * (source + 1) + [1.0 + piece] * (target + 1)
-        asked = packed.parts[int(packed.part[mine][-1])]
-        assert (asked.name, asked.num_tokens, asked.record_tokens) == ("completion", target + 1, target + 1)
+        asked, parts = int(packed.part[mine][-1]), packed.parts
+        counts = (int(parts.num_tokens[asked]), int(parts.record_tokens[asked]))
+        assert (parts.named([asked])[0].name, *counts) == ("completion", target + 1, target + 1)
     assert corpus.num_tokens == sum(target + 1 for _, target in sizes)
     assert corpus.num_bytes == sum(target for _, target in sizes)
 
@@ -98,10 +99,11 @@ def test_normalisations_count_what_may_be_asked(byte_tokenizer, sizes, context, 
     plan, _ = plan_training(corpus, DataConfig(context=context, over_long=policy, unsupervised="skip"))
     packed = gather(corpus, plan, np.arange(len(plan.pieces)))
     may_be = maskable(packed, corpus.symbols) if is_whole else packed.weight != 0
-    of_record = Counter(packed.parts[part].document for part in packed.part[may_be].tolist())
+    of_record = Counter(part.document for part in packed.parts.named(packed.part[may_be].tolist()))
     for part, number in Counter(packed.part[may_be].tolist()).items():
-        one = packed.parts[part]
-        assert (one.num_tokens, one.record_tokens, one.record_parts) == (number, of_record[one.document], 1)
+        (one,), parts = packed.parts.named([part]), packed.parts
+        counts = [int(count[part]) for count in (parts.num_tokens, parts.record_tokens, parts.record_parts)]
+        assert counts == [number, of_record[one.document], 1]
     assert plan.asked.sum() == may_be.sum()
     if not is_whole:
         assert plan.asked.tolist() == plan.kept.tolist()

@@ -98,7 +98,7 @@ def rows_of(batches):
         row = packed.row[packed.piece]
         for number in range(int(packed.row[-1]) + 1):
             mine = row == number
-            ids = [packed.parts[part].id for part in packed.part[mine]]
+            ids = [part.id for part in packed.parts.named(packed.part[mine].tolist())]
             values = zip(
                 packed.tokens[mine].tolist(), packed.weight[mine].tolist(), packed.position[mine].tolist(), strict=True
             )
@@ -147,7 +147,9 @@ def test_what_is_kept_of_a_sequence_is_written_in_its_part(byte_tokenizer):
     for policy, kept in (("truncate-left", 10), ("truncate-right", 10), ("split", 31)):
         order = TrainingOrder(corpus, DataConfig(context=10, over_long=policy), 0, 9)
         (packed,) = order.packed(0)
-        assert {part.id: part.record_tokens for part in packed.parts} == {"id0": kept, "id1": 6}
+        assert dict(
+            zip([part.id for part in packed.parts.named()], packed.parts.record_tokens.tolist(), strict=True)
+        ) == {"id0": kept, "id1": 6}
         assert (packed.weight > 0).sum() == kept + 6
 
 

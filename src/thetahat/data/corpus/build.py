@@ -217,10 +217,9 @@ def _table(name: str, rows: list[tuple[Any, ...]]) -> Any:
 
 
 def _document(record: Record, encoded: Encoded) -> tuple[Any, ...]:
-    digest = hashlib.blake2b(record.canonical.encode(), digest_size=16).digest()
     identity, cut = (record.id, record.document, record.source), (encoded.tokens_cut, encoded.prompt_cut)
     folded = hashlib.blake2b(record.folded.encode(), digest_size=8).digest()
-    return *identity, record.weight, *cut, "\n".join(encoded.notes), digest, folded
+    return *identity, record.weight, *cut, "\n".join(encoded.notes), record.digest, folded
 
 
 def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:

@@ -2,10 +2,9 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any, final
 
 import numpy as np
@@ -13,8 +12,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import compute
 
-from thetahat.core.batch import Part, Symbols
+from thetahat.core.batch import Symbols
 from thetahat.core.layout import STREAM, Layout
+from thetahat.core.parts import Part
 
 Ints = NDArray[np.int64]
 Table = Any  # pyarrow's
@@ -164,25 +164,30 @@ class Corpus:
         """The id of the record that a span belongs to."""
         return self.documents["id"][int(self.column["spans.document"][span])].as_py()
 
-    def part(self, index: int) -> Part:
-        """One of them."""
-        return self.parts(np.array([index]))[0]
-
-    def parts(self, index: Ints, counts: Mapping[str, list[Any]] = MappingProxyType({})) -> list[Part]:
-        """These parts, a row each for the ledger; `counts` are what a plan knows of them, by the names of `Part`."""
+    def describe(self, number: Sequence[int] | Ints) -> list[Part]:
+        """These parts by name: for rows of ledgers and for errors, never for a step."""
+        index = np.asarray(number, dtype=np.int64)
         document = self.column["parts.document"][index]
+        texts = [column.take(document).to_pylist() for column in self._texts.values()]
+        for known, which in self._names.values():
+            texts.append([known[place] for place in which[index].tolist()])
         weight = self.column["documents.weight"][document] * self.column["parts.weight"][index]
-        listed = {name: column.take(document).to_pylist() for name, column in self._texts.items()}
-        for name, (known, which) in self._names.items():
-            listed[name] = [known[number] for number in which[index].tolist()]
-        listed |= {"weight": weight.tolist(), "number": index.tolist()}
-        listed |= {name: [one] * len(index) for name, one in _UNCOUNTED.items()} | dict(counts)
-        return list(map(Part, *(listed[field.name] for field in fields(Part))))
+        return list(map(Part, *texts, weight.tolist(), index.tolist()))
+
+    def bytes_at(self, place: Ints) -> Ints:
+        """UTF-8 bytes of the text behind each token, by its place in `tokens`; behind a label those of its name."""
+        tokens = self.tokens[place].astype(np.int64)
+        if not self.layout.asks_label:
+            return self.token_bytes[tokens]
+        part = self.part_of(place)
+        is_prompt = self.column["parts.is_prompt"][part]
+        return np.where(
+            is_prompt, self.token_bytes[np.where(is_prompt, tokens, 0)], self.column["parts.num_bytes"][part]
+        )
 
     def digests(self, index: Ints) -> list[str]:
         """Of the record to which each part belongs, as it was written: the same for every tokenizer."""
-        found = self.documents["digest"].take(self.column["parts.document"][index]).to_pylist()
-        return [digest.hex() for digest in found]
+        return digests_of(self.documents["digest"].take(self.column["parts.document"][index]))
 
 
 _NUMBERS = {
@@ -193,10 +198,12 @@ _NUMBERS = {
 }
 
 
-_UNCOUNTED = {"num_tokens": 1, "record_tokens": 1, "record_parts": 1, "has_prompt": False}  # what only a plan knows
-
-
 _OF_ONE = re.compile(r"^turn-[\d.]+: | \(\d+ of \d+\)$")  # what stands in a note of one record alone
+
+
+def digests_of(column: Table) -> list[str]:
+    """Digests of records, as the tables hold them, in the letters in which a ledger does."""
+    return [digest.hex() for digest in column.to_pylist()]
 
 
 def shared_documents(ours: Corpus, theirs: Corpus, by: str = "digest") -> list[str]:

@@ -1,7 +1,7 @@
 """A corpus under a policy: its pieces, what they keep of each part, and a batch of them as tokens."""
 
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from thetahat.core.batch import Packed
 from thetahat.core.errors import ConfigError, DataError
+from thetahat.core.parts import Parts
 from thetahat.core.random import derived_seed
 from thetahat.data.config import DataConfig
 from thetahat.data.corpus.corpus import Corpus, Ints
@@ -183,8 +184,8 @@ def gather(corpus: Corpus, plan: Plan, index: Ints, draw: Draw | None = None) ->
     tokens = corpus.tokens[token].astype(np.int64)
     known, part = _distinct(corpus.part_of(token))
     is_prompt = corpus.column["parts.is_prompt"][known]
-    parts = tuple(corpus.parts(known, _counts(corpus, plan, known)))
-    weight = np.array([one.weight for one in parts]) if plan.weighs else np.ones(len(parts))
+    parts = _parts(corpus, plan, known)
+    weight = parts.weight.numpy() if plan.weighs else np.ones(len(parts))
     counts = (place >= chosen.scored_from[piece]) & (position > 0)
     changes = np.diff(chosen.row, prepend=chosen.row[:1]) != 0
     number = np.arange(len(index))
@@ -194,7 +195,7 @@ def gather(corpus: Corpus, plan: Plan, index: Ints, draw: Draw | None = None) ->
     return Packed(
         tokens=torch.from_numpy(tokens),
         weight=torch.from_numpy(np.where(counts, np.where(is_prompt, 0.0, weight)[part], 0.0)),
-        num_bytes=torch.from_numpy(corpus.token_bytes[tokens]),
+        num_bytes=torch.from_numpy(corpus.bytes_at(token)),
         position=torch.from_numpy(position + corpus.column["spans.position"][chosen.span[piece]]),
         part=torch.from_numpy(part),
         is_prompt=torch.from_numpy(is_prompt[part]),
@@ -213,12 +214,14 @@ def _distinct(values: Ints) -> tuple[Ints, Ints]:
     return known, np.repeat(of_run, np.diff(start, append=len(values)))
 
 
-def _counts(corpus: Corpus, plan: Plan, part: Ints) -> dict[str, list[Any]]:
+def _parts(corpus: Corpus, plan: Plan, part: Ints) -> Parts:
     document = corpus.column["parts.document"][part]
-    counts = {
-        "num_tokens": plan.asked[part],
-        "record_tokens": plan.record_tokens[document],
-        "record_parts": plan.record_parts[document],
-    }
-    found = {name: np.maximum(count, 1).tolist() for name, count in counts.items()}
-    return found | {"has_prompt": plan.has_prompt[document].tolist()}
+    weight = corpus.column["documents.weight"][document] * corpus.column["parts.weight"][part]
+    counts = (plan.asked[part], plan.record_tokens[document], plan.record_parts[document])
+    return Parts(
+        torch.from_numpy(part),
+        torch.from_numpy(weight),
+        *(torch.from_numpy(np.maximum(count, 1)) for count in counts),
+        has_prompt=torch.from_numpy(plan.has_prompt[document]),
+        describe=corpus.describe,
+    )

@@ -1,5 +1,6 @@
 """What a user writes, one per line, checked where it is read."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -69,6 +70,11 @@ class Record:
         if self.dialogue is not None:
             return self.dialogue.canonical
         return self.text if self.prompt is None else json.dumps([self.prompt, self.text], ensure_ascii=False)
+
+    @property
+    def digest(self) -> bytes:
+        """Of everything that is in it: the same for every tokenizer."""
+        return hashlib.blake2b(self.canonical.encode(), digest_size=16).digest()
 
 
 def _opening(dialogue: Dialogue) -> Sequence[Message]:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, Float64
 
-from thetahat.data.corpus.corpus import Corpus
+from thetahat.data.corpus.corpus import Corpus, digests_of
 from thetahat.data.order.pack import enumerate_counts
 from thetahat.ledger.ledger import SCHEMA, TOKENS, Table
 
@@ -53,12 +53,10 @@ def columns_of(entries: Entries, corpus: Corpus, context: int, *, with_tokens: b
     numbers = entries.numbers
     counted = {name: numbers[:, i].astype(np.int64) for name, i in _COUNTS.items()}
     number, count = counted.pop("number"), len(numbers)
-    if corpus.layout.asks_label:  # what is asked is the index of a label, not a token
-        counted["num_bytes"] = corpus.column["parts.num_bytes"][number]
     known, record = np.unique(corpus.column["parts.document"][number], return_inverse=True)
     documents, parts = corpus.documents.take(pa.array(known)), corpus.tables["parts"].take(pa.array(number))
     columns = {name: documents[name].take(pa.array(record)) for name in ("id", "document", "source")}
-    digests = pa.array([one.hex() for one in documents["digest"].to_pylist()], pa.string())
+    digests = pa.array(digests_of(documents["digest"]), pa.string())
     columns |= {"part": parts["name"].cast(pa.string()), "role": parts["role"].cast(pa.string())}
     columns |= counted | {"context_length": np.full(count, context), "tokens_cut": np.zeros(count, np.int64)}
     columns |= {

@@ -13,8 +13,9 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from thetahat.core import store
-from thetahat.core.batch import Batch, Part
+from thetahat.core.batch import Batch
 from thetahat.core.config import kind_of
+from thetahat.core.parts import Parts
 from thetahat.data.corpus.corpus import Corpus
 from thetahat.distribution.world import World
 from thetahat.ledger.ledger import write_columns
@@ -37,7 +38,7 @@ class _Held:
     """What one micro-batch came to, where it was computed."""
 
     step: int
-    parts: tuple[Part, ...]
+    parts: Parts
     sums: Float[Tensor, "3 n"]  # tokens, bytes and nats of each part, and at the end of what is not asked
     tokens: tuple[Tensor, Tensor] | None = None  # part and nats of each, where they are kept
 
@@ -55,7 +56,6 @@ class TrainingLedger:
         self._folder = folder / LEDGER
         self._config = config
         self._corpus = corpus
-        self._token_bytes: Tensor = torch.from_numpy(corpus.token_bytes)
         self._held: list[_Held] = []
         self._num_held = 0  # bytes
         self._entries: list[Entries] = []
@@ -91,13 +91,12 @@ class TrainingLedger:
     def _note(self, step: int, batch: Batch, told: Told) -> None:
         """Adds up one micro-batch by part; no host waits for a device here."""
         part = torch.where(batch.weights != 0, batch.part, len(batch.parts)).flatten()
-        targets = batch.targets.flatten()
+        sizes = batch.num_bytes.flatten()
         if batch.asked is not None:
-            part, targets = part[batch.asked], targets[batch.asked]
-        self._token_bytes = self._token_bytes.to(part.device)
+            part, sizes = part[batch.asked], sizes[batch.asked]
         sums = torch.zeros(3, len(batch.parts) + 1, dtype=torch.float64, device=part.device)
-        sizes = self._token_bytes[targets].to(torch.float64)
-        for row, values in zip(sums, (torch.ones_like(sizes), sizes, told.log_prob.to(torch.float64)), strict=True):
+        count = torch.ones(len(part), dtype=torch.float64, device=part.device)
+        for row, values in zip(sums, (count, sizes.to(torch.float64), told.log_prob.to(torch.float64)), strict=True):
             row.index_add_(0, part, values)
         tokens = (part, told.log_prob.to(torch.float32)) if self._config.ledger.tokens else None
         self._held.append(_Held(step, batch.parts, sums, tokens))
@@ -157,9 +156,9 @@ _NO_TOKENS = np.empty(0, np.float32)
 
 def _known(held: _Held, objective: ObjectiveConfig) -> Float64[np.ndarray, "n 3"]:
     """Step, number and weight of each part, and of what is not asked."""
-    number = [*(part.number for part in held.parts), -1]
+    number = np.append(held.parts.number.numpy(), -1).astype(np.float64)
     weight = np.append(part_weights(held.parts, objective).numpy(), 0.0)
-    return np.stack([np.full(len(number), float(held.step)), np.array(number, np.float64), weight], 1)
+    return np.stack([np.full(len(number), float(held.step)), number, weight], 1)
 
 
 def _tokens(held: Sequence[_Held]) -> Float32[np.ndarray, " N"]:
