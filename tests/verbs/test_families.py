@@ -72,7 +72,8 @@ def config_of(name, tmp_path, normalization="token", **changes):
     path = tmp_path / "records.jsonl"
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     chat = ChatConfig(template=template[0]) if template else None
-    room = {"context": 256, "source_context": 256} if template else {"context": 40}
+    room = {"context": 256 if template else 40}
+    room |= {"source_context": 256} if template and factorization.layout.has_source else {}
     data = DataConfig(train=str(path), held_out="none", vocab_size=320, chat=chat, **room)
     objective = ObjectiveConfig(factorization=factorization, normalization=normalization)
     return run_config(model, data=data, objective=objective, batch_size=8, **changes)
