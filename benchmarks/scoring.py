@@ -35,13 +35,14 @@ from thetahat.data.read.question import question
 from thetahat.data.read.record import Record
 from thetahat.data.tokens.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer, train_tokenizer
 from thetahat.distribution.world import World
+from thetahat.ledger.policy import Policy
 from thetahat.model.build import build_model
 from thetahat.model.config import DecoderConfig
 from thetahat.model.decoder import Decoder
 from thetahat.model.init import initialize
 from thetahat.model.precision import Dtype
 from thetahat.recipes.catalogue import find_recipe
-from thetahat.scoring.likelihood import Policy, score_corpus
+from thetahat.scoring.likelihood import score_corpus
 
 CONTEXT = 512
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -58,7 +58,8 @@ def test_numbers_table_and_ledger_agree(place):
     shares = [found["sources"][source]["sum"]["accuracy"] for source in ("agreement", "copa.jsonl")]
     assert found["macro"]["sum"]["accuracy"] == pytest.approx(sum(shares) / 2)
     rows, metadata = read_ledger(place / "ledger.parquet")
-    assert metadata["policy"].endswith("over_long=error")
+    assert json.loads(metadata["policy"])["over_long"] == "error"
+    assert found["policy"].endswith("over_long=error")
     assert [row.part for row in rows if row.id == "a-0"] == ["choice-0", "choice-1"]
     assert [row.part for row in rows if row.id == "copa.jsonl:1"] == ["choice-0", "choice-1", "alone-0", "alone-1"]
     assert found["gold"]["num_documents"] == 6

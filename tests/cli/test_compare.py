@@ -17,13 +17,14 @@ import thetahat as th
 from thetahat.cli.main import main
 from thetahat.core.errors import ConfigError, DataError
 from thetahat.ledger.ledger import LedgerRow, read_ledger, write_ledger
+from thetahat.ledger.policy import Policy
 
 SMALL = [
     *("model.width=32", "model.num_layers=1", "model.num_heads=2", "model.num_kv_heads=1", "model.head_width=16"),
     *("model.inner_width=64", "data.vocab_size=300", "data.context=64", "batch_size=4", "threads=1", "--quiet"),
 ]
 SPLIT = r"data.split_on=\n\n"  # as a shell gives it
-METADATA = {"policy": "window(stride=32), context=64, dtype=float32", "tokenizer_sha256": "12ab"}
+METADATA = {"policy": Policy(context=64, stride=32).to_json(), "tokenizer_sha256": "12ab"}
 TEXTS = [f"text {i} <script>alert({i})</script> & \x1b[31m {'word ' * i}" for i in range(40)]
 PROMISED = {"nats_per_token_difference", "ci95", "p_value", "num_documents", "improved_share"}
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from msgspec.structs import replace as change
 
 from tests.oracles import interval as interval_oracle, paired as oracle
 from thetahat.core.errors import DataError, NonFiniteError
@@ -12,10 +13,12 @@ from thetahat.core.plain import finite_or_text
 from thetahat.ledger.compare import compare_ledgers
 from thetahat.ledger.ledger import LedgerRow
 from thetahat.ledger.pairing import Scored, pair_rows
+from thetahat.ledger.policy import Policy, read_policy
+from thetahat.objective.config import Conditional, Masked, Prefix, Spans
 from thetahat.statistics.interval import t_quantile
 
-POLICY = "window(stride=128), context=256, dtype=float32"
-METADATA = {"policy": POLICY, "tokenizer_sha256": "12ab"}
+POLICY = Policy(context=256, stride=128)
+METADATA = {"policy": POLICY.to_json(), "tokenizer_sha256": "12ab"}
 PROMISED = {"nats_per_token_difference", "ci95", "p_value", "num_documents", "improved_share"}
 seeds = st.integers(0, 2**32 - 1)
 
@@ -177,7 +180,7 @@ def test_with_other_tokenizers_only_bytes_are_compared():
     assert plain["bits_per_byte_saved"] == compare(a, ledgers(7)[1]).to_dict()["bits_per_byte_saved"]
     assert found.unit == "bits per byte"
     assert "different tokenizers" in found.notes[0]
-    unknown = {"policy": POLICY}
+    unknown = {"policy": POLICY.to_json()}
     assert compare(a, a, metadata_a=unknown, metadata_b=unknown).whole.per_token is None
 
 
@@ -248,43 +251,72 @@ def test_however_unlikely_a_comparison_is_can_be_told_as_json(size):
 
 def policies(ours, theirs, read="whole"):
     a, told = [row(i) for i in range(4)], METADATA | {"read": read}
-    return pair_rows(Scored("A", a, told | {"policy": ours}), Scored("B", a, told | {"policy": theirs}))
+    scored = (Scored(name, a, told | {"policy": policy.to_json()}) for name, policy in (("A", ours), ("B", theirs)))
+    return pair_rows(*scored)
 
 
-def test_another_dtype_is_no_other_policy():
-    assert policies(POLICY, POLICY.replace("float32", "bfloat16"))
-    found = compare([row(1)], [row(1)], metadata_b=METADATA | {"policy": POLICY.replace("float32", "bfloat16")})
+def by(factorization, policy=POLICY, **changes):
+    return change(policy, factorization=factorization, **changes)
+
+
+@pytest.mark.parametrize("changes", [{"dtype": "bfloat16"}, {"batch_size": 3}, {"deterministic": True}])
+def test_what_changes_the_last_digits_only_is_no_other_policy_and_is_said(changes):
+    assert policies(POLICY, change(POLICY, **changes))
+    found = compare([row(1)], [row(1)], metadata_b=METADATA | {"policy": change(POLICY, dtype="bfloat16").to_json()})
     assert any("bfloat16" in note for note in found.notes)
 
 
 def test_turns_read_in_one_pass_and_alone_are_compared():
-    assert policies(POLICY, f"{POLICY}, parts in one pass", "in part through windows or limits")
+    assert policies(POLICY, change(POLICY, reads_parts_together=True), "in part through windows or limits")
 
 
 def test_another_window_counts_only_where_a_document_is_not_read_whole():
-    wider = "window(stride=512), context=1024, dtype=float32"
+    wider = change(POLICY, context=1024, stride=512)
     assert policies(POLICY, wider)
-    assert policies(f"conditional, {POLICY}", f"prefix, {wider}")
+    assert policies(by(Conditional()), by(Prefix(), wider))
     for read in ("in part through windows or limits", ""):
         with pytest.raises(DataError, match="different ways"):
             policies(POLICY, wider, read)
         assert policies(POLICY, POLICY, read)
-        assert policies(f"conditional, {POLICY}", POLICY, read)
+        assert policies(by(Conditional()), POLICY, read)
 
 
-def test_a_pseudo_likelihood_is_not_compared_with_a_likelihood():
-    for other in (f"pseudo-likelihood, each token masked alone, {POLICY}", f"spans, {POLICY}"):
+def test_a_pseudo_likelihood_is_not_compared_with_a_likelihood_nor_with_another_of_its_kind():
+    for other in (by(Masked()), by(Spans())):
         with pytest.raises(DataError, match="different ways"):
             policies(POLICY, other)
+    with pytest.raises(DataError, match="1 in 8 masked at once"):
+        policies(by(Masked()), by(Masked(), passes=8))
+    assert policies(by(Masked(rate=0.1)), by(Masked(rate=0.4)))  # of how it learned, which asks nothing else
+
+
+@pytest.mark.parametrize("changes", [{"delimiter": ", "}, {"over_long": "truncate-left"}])
+def test_questions_put_otherwise_are_other_questions_whatever_commas_they_hold(changes):
+    asked = change(POLICY, delimiter=" ", over_long="error")
+    assert policies(asked, asked)
+    with pytest.raises(DataError, match="different ways"):
+        policies(asked, change(asked, **changes))
+
+
+def test_every_option_of_a_policy_is_in_its_json_and_comes_back():
+    other = Policy(9, 3, 5, "float64", True, Spans(rate=0.2), 4, True, "\n, ", "error")
+    assert all(getattr(other, name) != getattr(POLICY, name) for name in Policy.__struct_fields__)
+    assert read_policy({"policy": other.to_json()}, "A") == other
+
+
+@pytest.mark.parametrize("text", ["window(stride=128), context=256, dtype=float32", '{"context": 1}', "{", "[]"])
+def test_a_policy_in_words_is_refused_by_name(text):
+    with pytest.raises(DataError, match=r"(?s)b\.parquet does not say how it was scored.*thetahat score"):
+        read_policy({"policy": text}, "b.parquet")
 
 
 def test_spans_are_compared_with_the_same_spans_only():
-    drawn = f"spans, {POLICY}, rate=0.15, mean_span=3.0"
+    drawn = by(Spans())
     assert policies(drawn, drawn)
     with pytest.raises(DataError, match="different ways"):
-        policies(drawn, drawn.replace("3.0", "6.0"))
+        policies(drawn, by(Spans(mean_span=6.0)))
     rows = [row(i) for i in range(4)]
-    said = [{"policy": drawn, "tokenizer_sha256": name} for name in "ab"]
+    said = [{"policy": drawn.to_json(), "tokenizer_sha256": name} for name in "ab"]
     with pytest.raises(DataError, match="two tokenizers"):
         compare(rows, rows, metadata_a=said[0], metadata_b=said[1])
 

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from dataclasses import replace as change
 
 import pytest
 import torch
@@ -22,11 +21,12 @@ from thetahat.data.read.record import Record
 from thetahat.data.tokens.tokenizer import train_tokenizer
 from thetahat.distribution.world import World
 from thetahat.generation.sample import Sampling
+from thetahat.ledger.policy import Policy
 from thetahat.model.build import build_model
 from thetahat.model.config import EncoderConfig, EncoderDecoderConfig
 from thetahat.objective.config import Conditional, Masked
 from thetahat.scoring.choice import Accuracy, Answer, accuracies, answers, macro_interval
-from thetahat.scoring.likelihood import Policy, ledger_rows, score_corpus
+from thetahat.scoring.likelihood import ledger_rows, score_corpus
 from thetahat.statistics.paired import wilson_interval
 
 CPU = torch.device("cpu")
@@ -63,7 +63,7 @@ def test_choices_read_in_one_tree_are_as_likely_as_each_alone(deterministic, mon
     apart, shared = (asked_of(items, shares=shares) for shares in (False, True))
     assert (shared.corpus.lengths - 1).sum() < (apart.corpus.lengths - 1).sum()
     for batch_size in (1, 64):
-        policy = change(POLICY, deterministic=deterministic, batch_size=batch_size)
+        policy = replace(POLICY, deterministic=deterministic, batch_size=batch_size)
         (one, one_rows), (other, other_rows) = (answered(asked, policy=policy) for asked in (apart, shared))
         found = {(row.id, row.part): row for row in other_rows}
         assert len(found) == len(one_rows)

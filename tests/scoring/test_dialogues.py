@@ -24,8 +24,9 @@ from thetahat.data.read.dialogue import parse_dialogue
 from thetahat.data.read.record import Record
 from thetahat.data.tokens.tokenizer import train_tokenizer
 from thetahat.distribution.world import World
+from thetahat.ledger.policy import Policy
 from thetahat.run.prepare import prepare
-from thetahat.scoring.likelihood import Policy, ledger_rows, score_corpus
+from thetahat.scoring.likelihood import ledger_rows, score_corpus
 
 CPU = torch.device("cpu")
 POLICY = Policy(context=512, stride=50, batch_size=3, dtype="float64")
@@ -76,7 +77,7 @@ def rows_of(corpus, policy):
 def test_a_turn_of_one_pass_is_the_turn_alone(drawn, template, dtype, context):
     """With 60 positions many turns need windows, with 90 many dialogues need several passes."""
     records = [record_of(*one, index) for index, one in enumerate(drawn)]
-    policy, bound = change(POLICY, dtype=dtype, context=context), {"float64": 1e-12, "float32": 2e-6}[dtype]
+    policy, bound = change_config(POLICY, dtype=dtype, context=context), {"float64": 1e-12, "float32": 2e-6}[dtype]
     one, apart = (
         rows_of(corpus_of(records, template, shares=shares, context=context), policy) for shares in (True, False)
     )
@@ -91,11 +92,11 @@ def test_a_turn_of_one_pass_is_the_turn_alone(drawn, template, dtype, context):
 @given(dialogues, templates, st.sampled_from([60, 90, 512]), st.integers(1, 9), st.randoms(use_true_random=False))
 def test_company_and_order_of_dialogues_change_no_bit_in_deterministic_mode(drawn, template, context, size, random):
     records = [record_of(*one, index) for index, one in enumerate(drawn)]
-    policy = change(POLICY, dtype="float32", context=context, deterministic=True)
+    policy = change_config(POLICY, dtype="float32", context=context, deterministic=True)
     chosen = {"template": template, "shares": True, "context": context}
     together = {(row.id, row.part): row for row, _ in rows_of(corpus_of(records, **chosen), policy)}
     random.shuffle(records)
-    other = rows_of(corpus_of(records, **chosen), change(policy, batch_size=size))
+    other = rows_of(corpus_of(records, **chosen), change_config(policy, batch_size=size))
     assert {(row.id, row.part): row for row, _ in other} == together
     for record in records:
         alone = rows_of(corpus_of([record], **chosen), policy)
@@ -135,7 +136,8 @@ def test_one_pass_reads_less_and_is_said_where_it_happens():
     one, apart = (corpus_of(records, "chatml", shares=shares) for shares in (True, False))
     sizes = [plan_scoring(corpus, 512, 256).pieces.size.sum() for corpus in (one, apart)]
     assert sizes[0] < sizes[1] / 1.5
-    assert POLICY.describe(one) == f"{POLICY.describe(apart)}, parts in one pass"
+    assert (one.reads_parts_together, apart.reads_parts_together) == (True, False)
+    assert change_config(POLICY, reads_parts_together=True).words() == f"{POLICY.words()}, parts in one pass"
     assert not corpus_of(records[1:], "chatml", shares=True).reads_parts_together
 
 

@@ -14,8 +14,9 @@ from thetahat.data.corpus.build import build_corpus
 from thetahat.data.read.record import Record
 from thetahat.data.tokens.tokenizer import train_tokenizer
 from thetahat.distribution.world import World
+from thetahat.ledger.policy import Policy
 from thetahat.ledger.summary import summarize
-from thetahat.scoring.likelihood import Policy, ledger_rows, score_corpus
+from thetahat.scoring.likelihood import ledger_rows, score_corpus
 
 POLICY = Policy(context=48, stride=24, batch_size=16, dtype="float32")
 CPU = torch.device("cpu")
@@ -33,9 +34,7 @@ def models():
 
 
 def scored(model, corpus, world=None, **changes):
-    from dataclasses import replace as change
-
-    return score_corpus(model, corpus, change(POLICY, **changes), world or World(), CPU)
+    return score_corpus(model, corpus, replace(POLICY, **changes), world or World(), CPU)
 
 
 def shuffled(order):

@@ -19,12 +19,13 @@ from thetahat.data.read.record import Record
 from thetahat.data.tokens.tokenizer import train_tokenizer
 from thetahat.distribution.world import World
 from thetahat.ledger.ledger import LedgerRow
+from thetahat.ledger.policy import Policy
 from thetahat.ledger.summary import summarize
 from thetahat.model.head import Head
 from thetahat.objective.factorization import causal
 from thetahat.objective.log_prob import reference
 from thetahat.objective.objective import log_likelihood
-from thetahat.scoring.likelihood import Policy, bytes_of, ledger_rows, score_corpus
+from thetahat.scoring.likelihood import bytes_of, ledger_rows, score_corpus
 from thetahat.statistics.interval import exact_sum
 
 TOKENIZER = train_tokenizer([*texts_of(60), "Question: 2+2? Answer: 4, naïve façade 北京 🙂👍🏽"], 320)

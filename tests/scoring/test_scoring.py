@@ -50,7 +50,7 @@ def asked(name, tmp_path, dtype="float32"):
     prepared = prepare(config, tmp_path, World())
     sizes = prepared.tokenizer.vocab_size, len(prepared.labels)
     models = [lively(build_model(config.model, *sizes), each) for each in (getattr(torch, dtype), torch.float64)]
-    return config, prepared.train, change(card_of(config, prepared.labels).policy(config.asking), batch_size=5), models
+    return config, prepared.train, replace(card_of(config, prepared.labels).policy(config.asking), batch_size=5), models
 
 
 def plain_loop(config, corpus, model):
@@ -96,10 +96,10 @@ def test_every_document_is_a_plain_float64_loop_s(name, tmp_path):
 @pytest.mark.parametrize("name", [*FAMILIES, *FINE])
 def test_batch_sizes_orders_and_ranks_change_no_bit_in_deterministic_mode(name, tmp_path):
     _, corpus, policy, (model, _) = asked(name, tmp_path)
-    policy = change(policy, deterministic=True)
-    plain = score_corpus(model, corpus, change(policy, batch_size=1), World(), CPU)
+    policy = replace(policy, deterministic=True)
+    plain = score_corpus(model, corpus, replace(policy, batch_size=1), World(), CPU)
     for batch_size in (2, 7, 64, 256):
-        other = score_corpus(model, corpus, change(policy, batch_size=batch_size), World(), CPU)
+        other = score_corpus(model, corpus, replace(policy, batch_size=batch_size), World(), CPU)
         assert np.array_equal(other.token_log_prob, plain.token_log_prob)
         assert np.array_equal(other.context_length, plain.context_length)
     together = sum(_of_rank(model, corpus, policy, rank, 3) for rank in range(3))
@@ -110,11 +110,11 @@ def test_batch_sizes_orders_and_ranks_change_no_bit_in_deterministic_mode(name, 
 @pytest.mark.parametrize("name", [*FAMILIES, *FINE])
 def test_windows_read_together_say_what_each_alone_says(name, padded, tmp_path, monkeypatch):
     _, corpus, policy, (_, exact) = asked(name, tmp_path, "float64")
-    alone = score_corpus(exact, corpus, change(policy, dtype="float64", deterministic=True), World(), CPU)
+    alone = score_corpus(exact, corpus, replace(policy, dtype="float64", deterministic=True), World(), CPU)
     if padded:  # as on a GPU
         monkeypatch.setattr(likelihood, "end_to_end", lambda pieces, room: (pieces, side_by_side(pieces, room)))
     for batch_size in (1, 3, 64):
-        together = change(policy, dtype="float64", batch_size=batch_size)
+        together = replace(policy, dtype="float64", batch_size=batch_size)
         assert len(Reader(exact, corpus, together, CPU).groups) < len(corpus.lengths)
         found = score_corpus(exact, corpus, together, World(), CPU)
         np.testing.assert_allclose(found.token_log_prob, alone.token_log_prob, rtol=1e-12, atol=1e-13)
@@ -123,7 +123,7 @@ def test_windows_read_together_say_what_each_alone_says(name, padded, tmp_path, 
 
 def test_groups_read_in_a_row_say_what_each_says_alone(tmp_path):
     _, corpus, policy, (model, _) = asked("causal on pairs", tmp_path)
-    reader = Reader(model, corpus, change(policy, batch_size=1), CPU)
+    reader = Reader(model, corpus, replace(policy, batch_size=1), CPU)
     numbers = list(range(len(reader.groups)))[1:]
     found = list(reader.answers(numbers))
     assert [number for number, _ in found] == numbers
@@ -178,7 +178,7 @@ def test_a_context_length_counts_what_a_target_may_see(drawn, width):
 
 def test_no_token_of_a_strided_window_sees_more_than_the_context_and_each_says_what_it_saw(tmp_path):
     _, corpus, policy, (model, _) = asked("causal on texts", tmp_path)
-    policy = change(policy, context=8, stride=3)
+    policy = replace(policy, context=8, stride=3)
     found = score_corpus(model, corpus, policy, World(), CPU)
     position = np.arange(len(found.tokens)) - np.repeat(found.start[:-1], np.diff(found.start))
     assert found.context_length.max() == 8
@@ -194,7 +194,7 @@ def test_the_noise_floor_is_what_other_company_changes(tmp_path):
     assert floor.nats_per_token <= 1e-5
     moved = change(found, token_log_prob=found.token_log_prob - 0.25)  # as if company had moved every token
     assert noise_floor(model, corpus, policy, moved, CPU).nats_per_token == pytest.approx(0.25, abs=1e-5)
-    alone = change(policy, deterministic=True)
+    alone = replace(policy, deterministic=True)
     assert noise_floor(model, corpus, alone, score_corpus(model, corpus, alone, World(), CPU), CPU).nats == 0.0
 
 
@@ -249,7 +249,7 @@ def readers(monkeypatch):
 @pytest.mark.parametrize("name", [*FAMILIES, *FINE])
 def test_groups_read_at_once_say_what_one_thread_says(name, readers, tmp_path):
     _, corpus, policy, (model, _) = asked(name, tmp_path)
-    policy = change(policy, batch_size=64)
+    policy = replace(policy, batch_size=64)
     plain, reader = score_corpus(model, corpus, policy, World(), CPU), Reader(model, corpus, policy, CPU)
     torch.set_num_threads(2)
     at_once = dict(reader.answers(range(len(reader.groups) - 2)))  # none of which all threads read
@@ -268,13 +268,13 @@ def test_groups_read_at_once_say_what_one_thread_says(name, readers, tmp_path):
 @pytest.mark.parametrize("name", [*FAMILIES, *FINE])
 def test_in_deterministic_mode_one_thread_reads_each_group(name, readers, tmp_path):
     _, corpus, policy, (model, _) = asked(name, tmp_path)
-    policy = change(policy, batch_size=64, deterministic=True)
+    policy = replace(policy, batch_size=64, deterministic=True)
     plain = score_corpus(model, corpus, policy, World(), CPU)
     found = readers(model, 2)
     torch.set_num_threads(2)
     assert np.array_equal(score_corpus(model, corpus, policy, World(), CPU).log_prob, plain.log_prob)
     assert sorted(threads for _, threads in found) == [1, 1]
-    narrow = change(policy, batch_size=1)
+    narrow = replace(policy, batch_size=1)
     assert np.array_equal(score_corpus(model, corpus, narrow, World(), CPU).log_prob, plain.log_prob)
     assert {threads for _, threads in found} == {1}
 
@@ -283,7 +283,7 @@ def test_in_deterministic_mode_one_thread_reads_each_group(name, readers, tmp_pa
 @pytest.mark.parametrize("why", ["compiled", "no room", "too little to do"])
 def test_all_threads_read_one_group(why, readers, tmp_path, monkeypatch):
     _, corpus, policy, (model, _) = asked("causal on texts", tmp_path)
-    policy = change(policy, batch_size=1 if why == "no room" else 64)
+    policy = replace(policy, batch_size=1 if why == "no room" else 64)
     if why == "compiled":
         model.blocks[0].compile()
     if why == "too little to do":
@@ -299,7 +299,7 @@ def test_all_threads_read_one_group(why, readers, tmp_path, monkeypatch):
 
 def test_whoever_reads_at_once_gives_the_threads_back(readers, tmp_path):
     _, corpus, policy, (model, _) = asked("causal on texts", tmp_path)
-    policy = change(policy, batch_size=64)
+    policy = replace(policy, batch_size=64)
     for threads in (5, 3, 2):
         torch.set_num_threads(threads)
         score_corpus(model, corpus, policy, World(), CPU)
@@ -310,7 +310,7 @@ def test_whoever_reads_at_once_gives_the_threads_back(readers, tmp_path):
 
 def test_a_later_start_asks_only_for_what_is_not_yet_known(tmp_path):
     _, corpus, policy, (model, _) = asked("causal on texts", tmp_path)
-    policy = change(policy, batch_size=1)
+    policy = replace(policy, batch_size=1)
     plain = score_corpus(model, corpus, policy, World(), CPU)
     asked_groups = []
     journal = FolderJournal(tmp_path / "journal", "key")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thetahat.core.errors import DataError
-from thetahat.ledger.pairing import WHOLE, Pair, Scored, is_one_tokenizer, pair_rows
+from thetahat.ledger.pairing import WHOLE, Pair, Scored, is_one_tokenizer, pair_rows, said_policy
 from thetahat.statistics.interval import MIN_DOCUMENTS, Interval, exact_sum, ratio_interval, sum_by
 from thetahat.statistics.paired import bootstrap_interval, holm, sign_flip_p_value, wilson_interval
 
@@ -252,7 +252,7 @@ def _notes(a: Scored, b: Scored, pairs: Sequence[Pair]) -> list[str]:
     unchecked = sum(not (pair.a.digest and pair.b.digest) for pair in pairs)
     cut = [sum(row.tokens_cut for row in scored.rows) for scored in (a, b)]
     read = [scored.metadata.get("read", NOT_SAID) for scored in (a, b)]
-    policies = [scored.metadata.get("policy", "") for scored in (a, b)]
+    policies = [said_policy(scored) for scored in (a, b)]
     said = {
         "A and B have different tokenizers (or do not say which), so only bytes can be compared, not tokens": (
             not is_one_tokenizer(a, b)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from thetahat.core.errors import DataError, NonFiniteError
 from thetahat.ledger.ledger import LedgerRow
-from thetahat.objective.config import FACTORIZATIONS
+from thetahat.ledger.policy import read_policy, same_question
 
 _SCORE = "score both models anew on the same text: thetahat score MODEL DATA --out ledger.parquet"
 _SHOWN = 3
@@ -21,11 +21,6 @@ _TEXTUAL = {
 
 CHOICES = "choices"  # what `rows` says in the metadata of a ledger of questions
 WHOLE = "whole"  # what `read` says in the metadata of a ledger where nothing was out of sight
-_LAST_DIGITS = ("dtype=", "batch_size=", "parts in one pass")  # all that these words of a policy change
-_LIKELIHOODS = frozenset(name for name, kind in FACTORIZATIONS.items() if kind.is_likelihood)
-_SAMPLES = frozenset(name for name, kind in FACTORIZATIONS.items() if kind.is_sample)
-
-
 MOST_ROUNDING = 1e-4  # nats a token, by which a log-probability of 0 may come out positive
 
 
@@ -145,33 +140,30 @@ def _refuse(what: str, rows: Sequence[LedgerRow]) -> None:
 
 
 def _check_policies(a: Scored, b: Scored) -> None:
-    """The window counts only where a document is longer than it; dtype, batch size, passes only in the last digits.
-
-    What an encoder-decoder gives a completion and what a decoder gives it after the same prompt is the same quantity.
-    """
-    ignored = (*_LAST_DIGITS, *(("context=", "window(") if _is_whole(a) and _is_whole(b) else ()))
-    if _policy_words(a, ignored) != _policy_words(b, ignored):
-        said = "; ".join(f"{scored.name}: {scored.metadata.get('policy', '(not said)')}" for scored in (a, b))
+    ours, theirs = (read_policy(scored.metadata, scored.name) for scored in (a, b))
+    if not same_question(ours, theirs, is_whole=_is_whole(a) and _is_whole(b)):
+        said = "; ".join(f"{scored.name}: {said_policy(scored) or '(not said)'}" for scored in (a, b))
         raise DataError(
             f"A and B were scored in different ways: {said}",
             allowed="another dtype; another context and stride where both read every document whole",
             cure=_SCORE,
         )
-    if _SAMPLES & set(_policy_words(a, ignored)) and not is_one_tokenizer(a, b):
+    if ours and ours.factorization.is_sample and not is_one_tokenizer(a, b):
         raise DataError(
             "what is left out are tokens, so under two tokenizers A and B were asked for other words",
             allowed="models of spans with one tokenizer",
         )
 
 
+def said_policy(scored: Scored) -> str:
+    """How a ledger was scored, in words; empty where it does not say."""
+    policy = read_policy(scored.metadata, scored.name)
+    return policy.words() if policy else ""
+
+
 def _is_whole(scored: Scored) -> bool:
     """Whether no window and no limit kept any token of a record from what comes after it."""
     return scored.metadata.get("read") == WHOLE
-
-
-def _policy_words(scored: Scored, ignored: tuple[str, ...]) -> list[str]:
-    words = scored.metadata.get("policy", "").split(", ")
-    return [word for word in words if word not in _LIKELIHOODS and not word.startswith(ignored)]
 
 
 def _count(rows: Sequence[LedgerRow]) -> str:

@@ -6,10 +6,10 @@ from msgspec import Meta
 
 from thetahat.core.config import Config
 from thetahat.data.config import ChatConfig, OverLong, Unsupervised
+from thetahat.ledger.policy import Policy
 from thetahat.model.config import ModelConfig
 from thetahat.objective.config import Factorization
 from thetahat.run.config import Asking, RunConfig
-from thetahat.scoring.likelihood import Policy
 
 Positions = Annotated[int, Meta(ge=2, le=2**22)]
 

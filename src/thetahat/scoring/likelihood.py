@@ -22,9 +22,10 @@ from thetahat.data.order.pack import Pieces, enumerate_counts
 from thetahat.data.order.plan import gather, plan_scoring
 from thetahat.distribution.world import World
 from thetahat.ledger.ledger import LedgerRow, blocks_of
+from thetahat.ledger.policy import Policy
 from thetahat.model.attention.kernels import kernels_of_any_shape
-from thetahat.model.precision import Dtype, computing_in
-from thetahat.objective.config import Causal, Factorization, ObjectiveConfig
+from thetahat.model.precision import computing_in
+from thetahat.objective.config import ObjectiveConfig
 from thetahat.objective.log_prob import judged
 from thetahat.objective.objective import Model
 from thetahat.objective.scoring import questions
@@ -33,9 +34,6 @@ from thetahat.statistics.interval import BLOCK_TOKENS, exact_sum
 
 LOGITS_ON_CPU, LOGITS_ON_GPU = 2**19, 2**24  # of a group that exist at once: 2 and 64 MiB in float32
 ROOM_ON_CPU, ROOM_ON_GPU = 640, 2**14  # positions of a group: enough for full speed, in little memory
-
-
-_CAUSAL = Causal()
 
 
 class ScoringConfig(Config, kw_only=True):
@@ -50,26 +48,6 @@ class EvaluationConfig(ScoringConfig, kw_only=True):
     """How and when what is held out is scored in the loop."""
 
     every: Annotated[int, Meta(ge=0)] = 0  # steps; 0: only at the end
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """Everything but the weights and the text that a document's likelihood may depend on."""
-
-    context: int
-    stride: int
-    batch_size: int = 16
-    dtype: Dtype = "float32"
-    deterministic: bool = False  # bitwise the same for every batch size, order and number of ranks
-    factorization: Factorization = _CAUSAL
-    passes: int = 0
-
-    def describe(self, corpus: Corpus) -> str:
-        """As it is stored beside the numbers of a corpus."""
-        how = f"window(stride={self.stride}), context={self.context}, dtype={self.dtype}"
-        how += ", parts in one pass" if corpus.reads_parts_together else ""
-        what, settings = self.factorization.scored_as(self.passes)
-        return ", ".join([*what, how, *settings])
 
 
 @dataclass(frozen=True, slots=True)

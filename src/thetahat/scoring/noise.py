@@ -1,14 +1,15 @@
 """The noise floor: by how much a log-probability changes when the same text is read in other company."""
 
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from msgspec.structs import replace
 
 from thetahat.data.corpus.corpus import Corpus
+from thetahat.ledger.policy import Policy
 from thetahat.objective.objective import Model
-from thetahat.scoring.likelihood import Likelihoods, Policy, Reader
+from thetahat.scoring.likelihood import Likelihoods, Reader
 from thetahat.statistics.interval import exact_sum
 
 SHARE = 0.02  # of all tokens that may be read twice

@@ -1,9 +1,11 @@
 """Which of several answers a model finds likeliest: multiple choice, minimal pairs and clozes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from msgspec.structs import replace
 
 from thetahat.core import store
 from thetahat.core.errors import DataError
@@ -12,10 +14,11 @@ from thetahat.data.read.question import Question, read_questions
 from thetahat.distribution.world import join_world
 from thetahat.ledger.ledger import LedgerRow, write_ledger
 from thetahat.ledger.pairing import CHOICES
+from thetahat.ledger.policy import Policy
 from thetahat.ledger.summary import Summary, summarize
 from thetahat.run.folder.checkpoint import MODEL
 from thetahat.scoring.choice import Accuracy, Answer, accuracies, answers, by_source, macro_interval
-from thetahat.scoring.likelihood import Likelihoods, Policy, ledger_rows, score_corpus
+from thetahat.scoring.likelihood import Likelihoods, ledger_rows, score_corpus
 from thetahat.statistics.interval import Interval
 from thetahat.verbs.chat import dialogue_prompts
 from thetahat.verbs.load import Loaded, load
@@ -77,10 +80,11 @@ def choose(
     asking = asking_of(loaded, delimiter=delimiter, over_long=over_long)
     asked = ask_questions(_in_template(loaded, read_questions(data, loaded.on_bad_record)), loaded.tokenizer, asking)
     likelihoods, rows = score_questions(loaded, asked)
-    policy = f"{_policy_of(loaded).describe(asked.corpus)}, delimiter={delimiter!r}, over_long={over_long}"
-    found = _choices(asked, likelihoods, rows, policy)
+    together = asked.corpus.reads_parts_together
+    policy = replace(_policy_of(loaded), reads_parts_together=together, delimiter=delimiter, over_long=over_long)
+    found = _choices(asked, likelihoods, rows, policy.words())
     if out and join_world(loaded.asking.device).is_first:
-        write_ledger(out, rows, _metadata(loaded, asked, found.policy))
+        write_ledger(out, rows, _metadata(loaded, asked, policy.to_json()))
     return found
 
 

@@ -12,6 +12,7 @@ from thetahat.core.errors import ConfigError, NonFiniteError
 from thetahat.core.schema import known_keys
 from thetahat.data.config import DataConfig, OnBadRecord
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from thetahat.ledger.policy import Policy
 from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.init import allocate
 from thetahat.model.precision import parameter_dtype
@@ -21,7 +22,6 @@ from thetahat.run.config import Asking, resolve, set_up
 from thetahat.run.folder.checkpoint import CONFIG, TOKENIZER, load_parameters, read_asking, read_card, read_config
 from thetahat.run.folder.find import find_checkpoint as find_checkpoint
 from thetahat.run.state import first_model
-from thetahat.scoring.likelihood import Policy
 
 _SEPARATOR = "data.split_on"
 _OF_DATA = (_SEPARATOR, "data.on_bad_record")

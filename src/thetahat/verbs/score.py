@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from thetahat.core import store
 from thetahat.core.config import digest
 from thetahat.core.errors import DataError, FolderError
@@ -24,12 +26,13 @@ from thetahat.distribution.world import World, join_world
 from thetahat.ledger.breakdown import Group, by_position, position_cells
 from thetahat.ledger.ledger import LedgerRow, write_ledger
 from thetahat.ledger.pairing import WHOLE
+from thetahat.ledger.policy import Policy
 from thetahat.ledger.summary import Summary, summarize
 from thetahat.run.folder.checkpoint import CONFIG, MODEL, read_config, read_progress
 from thetahat.run.folder.folder import version_of
 from thetahat.run.prepare import encoding_of
 from thetahat.scoring.journal import FolderJournal
-from thetahat.scoring.likelihood import Policy, Watch, bytes_of, ledger_rows, score_corpus
+from thetahat.scoring.likelihood import Watch, bytes_of, ledger_rows, score_corpus
 from thetahat.scoring.noise import NoiseFloor, noise_floor
 from thetahat.scoring.tokens import token_table, write_tokens
 from thetahat.verbs.load import Loaded, load
@@ -69,7 +72,8 @@ def score(
     _check_targets(out, tokens)
     loaded = load(model) if isinstance(model, str) else model
     world = join_world(loaded.asking.device)
-    corpus, policy = corpus_of(loaded, data, world), loaded.policy
+    corpus = corpus_of(loaded, data, world)
+    policy = msgspec.structs.replace(loaded.policy, reads_parts_together=corpus.reads_parts_together)
     metadata = _metadata(loaded, corpus, policy, data)
     with ExitStack() as stack:  # until all is written: what fails there costs no scoring
         journal = _journal(out, metadata, world, stack) if out else None
@@ -85,7 +89,7 @@ def score(
         shutil.rmtree(_journal_folder(out), ignore_errors=True)
     return Score(
         summarize(rows),
-        policy.describe(corpus),
+        policy.words(),
         rows,
         by_position(rows, position_cells(rows, likelihoods.token_log_prob, bytes_of(likelihoods, corpus))),
         noise_floor(loaded.model, corpus, policy, likelihoods, loaded.device),
@@ -186,7 +190,7 @@ def _metadata(loaded: Loaded, corpus: Corpus, policy: Policy, data: Sequence[str
         "tokenizer_sha256": tokenizer.digest,
         "data": corpus.fingerprint,
         "data_paths": "\n".join(data) or "what the run held out",
-        "policy": policy.describe(corpus),
+        "policy": policy.to_json(),
         "read": WHOLE if _is_whole(corpus, policy) else "in part through windows or limits",
         "batch_size": "1 at a time" if policy.deterministic else str(policy.batch_size),
         "first_token": f"{END_OF_TEXT}, id {tokenizer.symbols.end_of_text}: read once before each text, never asked",
