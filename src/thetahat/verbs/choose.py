@@ -1,5 +1,6 @@
 """Which of several answers a model finds likeliest: multiple choice, minimal pairs and clozes."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ def _in_template(loaded: Loaded, questions: Sequence[Question]) -> list[Question
     ]
     prompts = iter(dialogue_prompts(loaded, dialogues))
     return [
-        replace(question, prompts=(tuple(next(prompts).tokens),) * len(question.choices))
+        dataclasses.replace(question, prompts=(tuple(next(prompts).tokens),) * len(question.choices))
         if question.dialogue
         else question
         for question in questions
