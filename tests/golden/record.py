@@ -40,12 +40,12 @@ CASES: dict[str, list[str]] = {
     "masked-words": ["masked", "data.train=text.txt", "objective.factorization.unit=word",
                      "objective.factorization.replace=80-10-10", "data.held_out=tail:0.1"],
     "classification": ["classification", "data.train=labelled.jsonl", "data.held_out=hash:0.2"],
-    "dialogue": ["dialogue", "data.train=dialogues.jsonl", "data.held_out=hash:0.2", "data.context=128",
+    "dialogue": ["dialogue", "data.train=dialogues.jsonl", "data.held_out=held.jsonl", "data.context=128",
                  "objective.normalization=dialogue"],
-    "dialogue-qwen3": ["dialogue", "data.train=dialogues.jsonl", "data.held_out=hash:0.2", "data.context=128",
+    "dialogue-qwen3": ["dialogue", "data.train=dialogues.jsonl", "data.held_out=held.jsonl", "data.context=128",
                        "data.chat.template=qwen3"],
     "adapter": ["quickstart", "data.train=pairs.jsonl", "data.held_out=hash:0.2", "base=causal", "adapter.rank=2"],
-    "fine-tuned": ["dialogue", "data.train=dialogues.jsonl", "data.held_out=hash:0.2", "data.context=128",
+    "fine-tuned": ["dialogue", "data.train=dialogues.jsonl", "data.held_out=held.jsonl", "data.context=128",
                    "base=causal"],
 }  # fmt: skip
 Curves = dict[str, list[float]]
@@ -70,7 +70,8 @@ def data() -> dict[str, str]:
         ]}
         for first in range(0, len(said) - 8, 6)
     ]  # fmt: skip
-    lines = {"pairs.jsonl": pairs, "labelled.jsonl": labels, "dialogues.jsonl": dialogues}
+    lines = {"pairs.jsonl": pairs, "labelled.jsonl": labels}
+    lines |= {"held.jsonl": dialogues[::5], "dialogues.jsonl": [one for i, one in enumerate(dialogues) if i % 5]}
     written = {name: "".join(json.dumps(one) + "\n" for one in some) for name, some in lines.items()}
     return {"text.txt": "\n\n".join(speeches), **written}
 
