@@ -81,7 +81,7 @@ def test_a_row_is_what_scoring_says_of_its_part(name, tmp_path):
     trained(config, tmp_path / "run")
     prepared = prepare(config, None, World())
     state = first_state(config, prepared.tokenizer.vocab_size, 1, set_up(config), len(prepared.labels))
-    policy = card_of(config, prepared.labels).policy(config.asking)
+    policy = card_of(config, prepared.labels).policy(config.inference)
     corpus = prepared.held_out
     likelihoods = score_corpus(state.model, corpus, policy, World(), state.device)
     scored = {(row.id, row.part): row for row in ledger_rows(likelihoods, corpus)}

@@ -1,4 +1,4 @@
-"""What a model is, as it lies beside its weights: all that whoever asks it must know, and nothing of how it learned."""
+"""What a model is, as a file beside its weights: all that inference needs, and nothing about its training."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ from thetahat.data.config import ChatConfig, OverLong, Unsupervised
 from thetahat.ledger.policy import Policy
 from thetahat.model.config import ModelConfig
 from thetahat.objective.config import Factorization
-from thetahat.run.config import Asking, RunConfig
+from thetahat.run.config import InferenceConfig, RunConfig
 
 Positions = Annotated[int, Meta(ge=2, le=2**22)]
 
@@ -28,22 +28,22 @@ class Card(Config, kw_only=True):
     chat: ChatConfig | None = None  # how dialogues are written; None: there were none
     labels: tuple[str, ...] = ()  # of a classification, in the order of the head
     over_long: OverLong = "error"  # what becomes of what is longer
-    unsupervised: Unsupervised = "error"  # what becomes of a record of which nothing is asked
+    unsupervised: Unsupervised = "error"  # what becomes of a record without targets
 
     @property
     def source_room(self) -> int:
         """Positions that an encoder reads for a decoder."""
         return self.source_context or self.context
 
-    def policy(self, asking: Asking) -> Policy:
-        """How this model scores text when it is asked like that."""
-        scoring = asking.evaluation
+    def policy(self, inference: InferenceConfig) -> Policy:
+        """How this model scores text under these settings of inference."""
+        scoring = inference.evaluation
         return Policy(
             context=self.context,
             stride=min(scoring.stride or max(self.context // 2, 1), self.context),
             batch_size=scoring.batch_size,
-            dtype=asking.dtype,
-            deterministic=asking.deterministic,
+            dtype=inference.dtype,
+            deterministic=inference.deterministic,
             factorization=self.factorization,
             passes=scoring.passes,
         )

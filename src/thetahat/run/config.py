@@ -64,8 +64,8 @@ def _is_due(step: int, num_steps: int, every: int) -> bool:
     return step == num_steps or (every > 0 and step > 0 and step % every == 0)
 
 
-class Asking(Config, kw_only=True):
-    """How a trained model is asked: where, in which arithmetic, and in which portions."""
+class InferenceConfig(Config, kw_only=True):
+    """How a trained model computes: on which device, in which dtype, in batches of which size."""
 
     device: Device = "auto"
     dtype: Dtype = "float32"
@@ -131,10 +131,10 @@ class RunConfig(Config, kw_only=True):
         return replace(self, evaluation=evaluation, **watch)
 
     @property
-    def asking(self) -> "Asking":
-        """How a run asks its own model, and everybody who says nothing else."""
+    def inference(self) -> InferenceConfig:
+        """How a run scores with its own model, and the default for everybody else who loads it."""
         scoring, theirs = ScoringConfig.__struct_fields__, self.evaluation
-        return Asking(
+        return InferenceConfig(
             device=self.device,
             dtype=self.dtype,
             threads=self.threads,
@@ -153,7 +153,7 @@ def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
     return all_differences(ours.essence, theirs.essence)
 
 
-Machine = TypeVar("Machine", RunConfig, Asking)
+Machine = TypeVar("Machine", RunConfig, InferenceConfig)
 
 
 def resolve(config: Machine) -> Machine:
@@ -166,7 +166,7 @@ def resolve(config: Machine) -> Machine:
     return replace(config, device=device, threads=config.threads or len(os.sched_getaffinity(0)))
 
 
-def set_up(config: RunConfig | Asking) -> torch.device:
+def set_up(config: RunConfig | InferenceConfig) -> torch.device:
     """Sets threads and determinism for this process, and returns where the run happens."""
     torch.set_num_threads(config.threads)
     if config.deterministic or torch.are_deterministic_algorithms_enabled():

@@ -21,7 +21,7 @@ def answer_records(loaded: Loaded, data: str | Sequence[str], how: Sampling | Be
     asked = [(record.dialogue, record.where) for record in records if record.dialogue is not None]
     dialogues = iter(dialogue_prompts(loaded, asked))
     prompts = [next(texts if record.dialogue is None else dialogues) for record in records]
-    written = write(loaded, prompts, how, loaded.asking.evaluation.batch_size)
+    written = write(loaded, prompts, how, loaded.inference.evaluation.batch_size)
     numbers = [number for number, record in enumerate(records) if record.dialogue is not None]
     again = asked_again(loaded, asked, [written[number] for number in numbers], how, numbers)
     for number, found in zip(numbers, again, strict=True):

@@ -41,7 +41,7 @@ def asked_again(
     if not cut or isinstance(loaded.model, EncoderDecoder):
         return [*found]
     shorter = dialogue_prompts(loaded, [asked[place] for place in cut], room=loaded.card.context // 2)
-    again = write(loaded, shorter, how, loaded.asking.evaluation.batch_size, [numbers[place] for place in cut])
+    again = write(loaded, shorter, how, loaded.inference.evaluation.batch_size, [numbers[place] for place in cut])
     replaced = dict(zip(cut, again, strict=True))
     return [replaced.get(place, one) for place, one in enumerate(found)]
 

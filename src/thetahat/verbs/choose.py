@@ -84,7 +84,7 @@ def choose(
     together = asked.corpus.reads_parts_together
     policy = replace(_policy_of(loaded), reads_parts_together=together, delimiter=delimiter, over_long=over_long)
     found = _choices(asked, likelihoods, rows, policy.words())
-    if out and join_world(loaded.asking.device).is_first:
+    if out and join_world(loaded.inference.device).is_first:
         write_ledger(out, rows, _metadata(loaded, asked, policy.to_json()))
     return found
 
@@ -116,7 +116,7 @@ def score_questions(
     loaded: Loaded, asked: AskedQuestions, stride: int | None = None
 ) -> tuple[Likelihoods, list[LedgerRow]]:
     """The log-probability of every choice, and a row for each; `stride` is for texts longer than the context."""
-    world = join_world(loaded.asking.device)
+    world = join_world(loaded.inference.device)
     policy = replace(loaded.policy, stride=stride) if stride else _policy_of(loaded)
     likelihoods = score_corpus(loaded.model, asked.corpus, policy, world, loaded.device)
     return likelihoods, ledger_rows(likelihoods, asked.corpus)

@@ -146,7 +146,7 @@ class HarnessModel(_Base):
             group = list(some)
             settings = import_module("lm_eval.models.utils").normalize_gen_kwargs(requests[group[0]].args[1])
             prompts = [self._fitting(requests[index]) for index in group]
-            batch_size = self.loaded.asking.evaluation.batch_size
+            batch_size = self.loaded.inference.evaluation.batch_size
             for index, found in zip(group, write(self.loaded, prompts, _sampling(settings), batch_size), strict=True):
                 texts[index] = found.text
         return [texts[index] for index in range(len(requests))]

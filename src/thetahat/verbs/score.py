@@ -71,7 +71,7 @@ def score(
     """
     _check_targets(out, tokens)
     loaded = load(model) if isinstance(model, str) else model
-    world = join_world(loaded.asking.device)
+    world = join_world(loaded.inference.device)
     corpus = corpus_of(loaded, data, world)
     policy = msgspec.structs.replace(loaded.policy, reads_parts_together=corpus.reads_parts_together)
     metadata = _metadata(loaded, corpus, policy, data)

@@ -85,7 +85,7 @@ def select(
         store.check_target(save, "--save")
     models = _models(Path(run), averages)
     loaded = load(str(models[-1].folders[-1]), tuple(overrides))
-    world = join_world(loaded.asking.device)
+    world = join_world(loaded.inference.device)
     corpora = [corpus_of(loaded, some, world) for some in ((data, report) if report else (data,))]
     texts = [_texts(corpus) for corpus in corpora]
     _check(texts if report else halves(texts[0]), data)

@@ -22,7 +22,7 @@ from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.model.adapters.lora import is_adapted
 from thetahat.model.build import LanguageModel
 from thetahat.run.card import Card, card_of
-from thetahat.run.config import Asking, RunConfig, differences, digest
+from thetahat.run.config import InferenceConfig, RunConfig, differences, digest
 from thetahat.run.log.metrics import METRICS, held_out_bits
 from thetahat.run.state import State, better
 
@@ -227,9 +227,9 @@ def read_card(folder: Path) -> Card:
     return card_of(read_config(folder), tuple(read_progress(folder)["labels"]))
 
 
-def read_asking(folder: Path) -> Asking:
-    """How the run that made a checkpoint asks its model; where there was no run, the defaults."""
-    return read_config(folder).asking if (folder / CONFIG).exists() else Asking()
+def read_inference(folder: Path) -> InferenceConfig:
+    """The settings of inference of the run that made a checkpoint; where there was no run, the defaults."""
+    return read_config(folder).inference if (folder / CONFIG).exists() else InferenceConfig()
 
 
 def load_parameters(model: LanguageModel, folder: Path) -> None:
