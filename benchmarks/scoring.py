@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from thetahat.data.corpus.choice import Asking, ask_questions
+from thetahat.data.corpus.choice import QuestionEncoding, encode_questions
 from thetahat.data.read.question import question
 from thetahat.data.read.record import Record
 from thetahat.data.tokens.tokenizer import END_OF_TEXT, Tokenizer, load_tokenizer, train_tokenizer
@@ -105,7 +105,7 @@ def ours(folder: Path, where: Where) -> Scorer:
 
     def score(texts: list[str], batch_size: int) -> list[float]:
         questions = [question([""], [text], 0, Record("", str(i), str(i), "")) for i, text in enumerate(texts)]
-        corpus = ask_questions(questions, tokenizer, Asking(context=CONTEXT)).corpus
+        corpus = encode_questions(questions, tokenizer, QuestionEncoding(context=CONTEXT)).corpus
         how = Policy(CONTEXT, CONTEXT, batch_size, where.dtype)
         return score_corpus(model, corpus, how, World(), device).log_prob.tolist()
 

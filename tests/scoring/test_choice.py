@@ -15,7 +15,7 @@ from thetahat.core.errors import NonFiniteError
 from thetahat.core.layout import PAIR, STREAM, WHOLE
 from thetahat.core.special import MASK
 from thetahat.data.corpus import choice as choosing
-from thetahat.data.corpus.choice import Asking, ask_questions
+from thetahat.data.corpus.choice import QuestionEncoding, encode_questions
 from thetahat.data.read.question import question
 from thetahat.data.read.record import Record
 from thetahat.data.tokens.tokenizer import train_tokenizer
@@ -42,7 +42,7 @@ def asked_of(items, layout=STREAM, **how):
         question(contexts, choices, gold, Record("", f"q{index}", f"q{index}", source))
         for index, (contexts, choices, gold, source) in enumerate(items)
     ]
-    return ask_questions(questions, TOKENIZER, Asking(layout, 48, 48, **how))
+    return encode_questions(questions, TOKENIZER, QuestionEncoding(layout, 48, 48, **how))
 
 
 def answered(asked, model=MODEL, policy=POLICY):

@@ -50,7 +50,12 @@ def asked(name, tmp_path, dtype="float32"):
     prepared = prepare(config, tmp_path, World())
     sizes = prepared.tokenizer.vocab_size, len(prepared.labels)
     models = [lively(build_model(config.model, *sizes), each) for each in (getattr(torch, dtype), torch.float64)]
-    return config, prepared.train, replace(card_of(config, prepared.labels).policy(config.inference), batch_size=5), models
+    return (
+        config,
+        prepared.train,
+        replace(card_of(config, prepared.labels).policy(config.inference), batch_size=5),
+        models,
+    )
 
 
 def plain_loop(config, corpus, model):

@@ -88,7 +88,10 @@ def evaluate(
     if prepared.held_out is None:
         return None
     state.model.eval()
-    policy, stops = card_of(state.config, prepared.labels).policy(state.config.inference), is_abandoned or (lambda: False)
+    policy, stops = (
+        card_of(state.config, prepared.labels).policy(state.config.inference),
+        is_abandoned or (lambda: False),
+    )
     try:
         likelihoods = score_corpus(state.model, prepared.held_out, policy, world, state.device, Watch(stops=stops))
     finally:

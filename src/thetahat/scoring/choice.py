@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from thetahat.core.errors import NonFiniteError
-from thetahat.data.corpus.choice import ALONE, CHOICE, AskedQuestions
+from thetahat.data.corpus.choice import ALONE, CHOICE, EncodedQuestions
 from thetahat.ledger.ledger import LedgerRow
 from thetahat.scoring.likelihood import Likelihoods
 from thetahat.statistics.interval import Interval
@@ -55,7 +55,7 @@ class Accuracy:
         return {"accuracy": share, "ci95": [low, high], **counts}
 
 
-def answers(asked: AskedQuestions, likelihoods: Likelihoods, rows: Sequence[LedgerRow]) -> list[Answer]:
+def answers(encoded: EncodedQuestions, likelihoods: Likelihoods, rows: Sequence[LedgerRow]) -> list[Answer]:
     r"""The scores of every choice, from the rows of its question.
 
     With $\ell_k = \log \Pr_\theta(\text{choice}_k \mid \text{context}_k)$ of $t_k$ tokens and $b_k$ bytes: `sum`
@@ -69,7 +69,7 @@ def answers(asked: AskedQuestions, likelihoods: Likelihoods, rows: Sequence[Ledg
     found = {(row.id, row.part): row for row in rows}
     greedy = {(row.id, row.part): bool(flag) for row, flag in zip(rows, likelihoods.is_greedy, strict=True)}
     listed: list[Answer] = []
-    for question in asked.questions:
+    for question in encoded.questions:
         id = question.record.id
         texts = list(zip(question.contexts, question.choices, strict=True))
         first = [texts.index(text) for text in texts]  # the same text has one score, so it ties whatever was read by it

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from thetahat.core import store
 from thetahat.core.errors import DataError
-from thetahat.data.corpus.choice import CHOICE, AskedQuestions, Asking, ask_questions
+from thetahat.data.corpus.choice import CHOICE, EncodedQuestions, QuestionEncoding, encode_questions
 from thetahat.data.read.question import Question, read_questions
 from thetahat.distribution.world import join_world
 from thetahat.ledger.ledger import LedgerRow, write_ledger
@@ -78,14 +78,16 @@ def choose(
     if out:
         store.check_target(out)
     loaded = load(model) if isinstance(model, str) else model
-    asking = asking_of(loaded, delimiter=delimiter, over_long=over_long)
-    asked = ask_questions(_in_template(loaded, read_questions(data, loaded.on_bad_record)), loaded.tokenizer, asking)
-    likelihoods, rows = score_questions(loaded, asked)
-    together = asked.corpus.reads_parts_together
+    encoding = question_encoding(loaded, delimiter=delimiter, over_long=over_long)
+    encoded = encode_questions(
+        _in_template(loaded, read_questions(data, loaded.on_bad_record)), loaded.tokenizer, encoding
+    )
+    likelihoods, rows = score_questions(loaded, encoded)
+    together = encoded.corpus.reads_parts_together
     policy = replace(_policy_of(loaded), reads_parts_together=together, delimiter=delimiter, over_long=over_long)
-    found = _choices(asked, likelihoods, rows, policy.words())
+    found = _choices(encoded, likelihoods, rows, policy.words())
     if out and join_world(loaded.inference.device).is_first:
-        write_ledger(out, rows, _metadata(loaded, asked, policy.to_json()))
+        write_ledger(out, rows, _metadata(loaded, encoded, policy.to_json()))
     return found
 
 
@@ -103,23 +105,23 @@ def _in_template(loaded: Loaded, questions: Sequence[Question]) -> list[Question
     ]
 
 
-def asking_of(loaded: Loaded, **choices: Any) -> Asking:
-    """How this model is asked: in the layout that it was trained on, with the room that it has."""
+def question_encoding(loaded: Loaded, **choices: Any) -> QuestionEncoding:
+    """How questions are encoded for this model: in the layout that it was trained on, with its context length."""
     factorization, card = loaded.card.factorization, loaded.card
     if factorization.is_sample:
         raise DataError("a model that fills spans has no likelihood of a choice", cure="a decoder or an encoder")
     shares = factorization.shares_prefixes
-    return Asking(factorization.layout, card.context, card.source_room, shares=shares, **choices)
+    return QuestionEncoding(factorization.layout, card.context, card.source_room, shares=shares, **choices)
 
 
 def score_questions(
-    loaded: Loaded, asked: AskedQuestions, stride: int | None = None
+    loaded: Loaded, encoded: EncodedQuestions, stride: int | None = None
 ) -> tuple[Likelihoods, list[LedgerRow]]:
     """The log-probability of every choice, and a row for each; `stride` is for texts longer than the context."""
     world = join_world(loaded.inference.device)
     policy = replace(loaded.policy, stride=stride) if stride else _policy_of(loaded)
-    likelihoods = score_corpus(loaded.model, asked.corpus, policy, world, loaded.device)
-    return likelihoods, ledger_rows(likelihoods, asked.corpus)
+    likelihoods = score_corpus(loaded.model, encoded.corpus, policy, world, loaded.device)
+    return likelihoods, ledger_rows(likelihoods, encoded.corpus)
 
 
 def _policy_of(loaded: Loaded) -> Policy:
@@ -127,20 +129,20 @@ def _policy_of(loaded: Loaded) -> Policy:
     return replace(loaded.policy, passes=0)
 
 
-def _choices(asked: AskedQuestions, likelihoods: Likelihoods, rows: list[LedgerRow], policy: str) -> Choices:
-    listed = answers(asked, likelihoods, rows)
+def _choices(encoded: EncodedQuestions, likelihoods: Likelihoods, rows: list[LedgerRow], policy: str) -> Choices:
+    listed = answers(encoded, likelihoods, rows)
     sources = by_source(listed)
-    overall, column = accuracies(listed), asked.corpus.column
+    overall, column = accuracies(listed), encoded.corpus.column
     cut, choice_cut = column["documents.prompt_cut"], column["documents.tokens_cut"]
-    gold = {(question.record.id, CHOICE.format(question.gold)) for question in asked.questions}
+    gold = {(question.record.id, CHOICE.format(question.gold)) for question in encoded.questions}
     return Choices(
         answers=listed,
         overall=overall,
         sources=sources,
         macro={rule: macro_interval(one[rule] for one in sources.values() if rule in one) for rule in overall},
         gold=summarize([row for row in rows if (row.id, row.part) in gold]),
-        tokens_straddling=sum(asked.straddling),
-        context_tokens_counted=sum(asked.counted_context),
+        tokens_straddling=sum(encoded.straddling),
+        context_tokens_counted=sum(encoded.counted_context),
         context_tokens_cut=int(cut.sum()),
         contexts_cut=int((cut > 0).sum()),
         choice_tokens_cut=int(choice_cut.sum()),
@@ -154,12 +156,12 @@ def _plain(found: Mapping[str, Accuracy]) -> dict[str, Any]:
     return {rule: accuracy.to_dict() for rule, accuracy in found.items()}
 
 
-def _metadata(loaded: Loaded, asked: AskedQuestions, policy: str) -> dict[str, str]:
+def _metadata(loaded: Loaded, encoded: EncodedQuestions, policy: str) -> dict[str, str]:
     return {
         "model": str(loaded.folder),
         "model_sha256": store.digest_in(loaded.folder, MODEL),
         "tokenizer_sha256": loaded.tokenizer.digest,
-        "data": asked.corpus.fingerprint,
+        "data": encoded.corpus.fingerprint,
         "policy": policy,
         "unit": "nats",
         "rows": CHOICES,

@@ -6,12 +6,12 @@ r"""A model of ours under the harness's tasks: `lm_eval` asks, `score_corpus` an
 The harness (0.4.13) finds models by name in a list of its own, to which `run_harness` adds this one. `--model_args`
 takes what `thetahat score` takes as KEY=VALUE, and `over_long`.
 
-- Beginning: every text begins with exactly one `<|endoftext|>`, which is read and never asked, in the first window of a
-  long text alone; a literal `<|endoftext|>` in a text is text. The end of a text is not asked.
+- Beginning: every text begins with exactly one `<|endoftext|>`, which is read and no target, in the first window of a
+  long text alone; a literal `<|endoftext|>` in a text is text. The end of a text is no target.
 - Tokens: context and continuation are tokenised once, joined; a token that straddles counts with the continuation, as
   those of the choices beside it from there on do. How many straddle is logged.
 - Dialogues: with `--apply_chat_template` a context is what `thetahat chat` reads before an answer, token by token.
-  What is asked behind it is tokenised alone, as an answer is in training.
+  The continuation behind it is tokenised alone, as a reply is in training.
 - What is too long is an error, or with over_long=truncate-left cut at the beginning and counted.
 - Rolling: windows of the whole context, disjoint as the harness has them, unless evaluation.stride says otherwise.
 """
@@ -29,14 +29,14 @@ from typing import Any, Literal
 from thetahat.core.config import from_plain
 from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.chat.template import ChatTemplate, load_template
-from thetahat.data.corpus.choice import CHOICE, AskedQuestions, ask_questions
+from thetahat.data.corpus.choice import CHOICE, EncodedQuestions, encode_questions
 from thetahat.data.read.prompt import unanswered
 from thetahat.data.read.question import Question, question
 from thetahat.data.read.record import Record
 from thetahat.generation.sample import Sampling
 from thetahat.ledger.ledger import LedgerRow
 from thetahat.verbs.chat import dialogue_prompts
-from thetahat.verbs.choose import asking_of, score_questions
+from thetahat.verbs.choose import question_encoding, score_questions
 from thetahat.verbs.generate import Prompt, text_prompts, write
 from thetahat.verbs.load import Loaded, load
 
@@ -162,11 +162,11 @@ class HarnessModel(_Base):
     def _score(self, questions: Sequence[Question], **choices: Any) -> dict[tuple[str, str], tuple[float, bool]]:
         if not questions:
             return {}
-        asking = asking_of(self.loaded, delimiter="", alone=False, cut_option=_CUT, **choices)
-        asked = ask_questions(questions, self.loaded.tokenizer, asking)
+        encoding = question_encoding(self.loaded, delimiter="", alone=False, cut_option=_CUT, **choices)
+        encoded = encode_questions(questions, self.loaded.tokenizer, encoding)
         stride = self.loaded.card.context if choices["over_long"] == "window" and not self.has_stride else None
-        likelihoods, rows = score_questions(self.loaded, asked, stride=stride)
-        _say(asked, rows)
+        likelihoods, rows = score_questions(self.loaded, encoded, stride=stride)
+        _say(encoded, rows)
         pairs = zip(rows, likelihoods.is_greedy, strict=True)
         return {(row.id, row.part): (row.log_prob, bool(is_greedy)) for row, is_greedy in pairs}
 
@@ -212,9 +212,9 @@ def _sampling(settings: dict[str, Any]) -> Sampling:
     return from_plain({"temperature": temperature, **chosen, "max_tokens": max_tokens, "stop": stop}, Sampling)
 
 
-def _say(asked: AskedQuestions, rows: Sequence[LedgerRow]) -> None:
-    """What a person should know about how these were asked."""
-    straddling, cut = sum(asked.straddling), int(asked.corpus.column["documents.prompt_cut"].sum())
+def _say(encoded: EncodedQuestions, rows: Sequence[LedgerRow]) -> None:
+    """What a person should know about how these were tokenised."""
+    straddling, cut = sum(encoded.straddling), int(asked.corpus.column["documents.prompt_cut"].sum())
     if straddling:
         logger.info("%d tokens of %d continuations straddle the end of the context", straddling, len(rows))
     if cut:

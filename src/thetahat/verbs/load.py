@@ -19,7 +19,7 @@ from thetahat.model.precision import parameter_dtype
 from thetahat.run.base import load_base
 from thetahat.run.card import Card
 from thetahat.run.config import InferenceConfig, resolve, set_up
-from thetahat.run.folder.checkpoint import CONFIG, TOKENIZER, load_parameters, read_inference, read_card, read_config
+from thetahat.run.folder.checkpoint import CONFIG, TOKENIZER, load_parameters, read_card, read_config, read_inference
 from thetahat.run.folder.find import find_checkpoint as find_checkpoint
 from thetahat.run.state import first_model
 
@@ -86,7 +86,9 @@ def _for_inference(pair: str) -> str:
     return f"{key}={value}"
 
 
-def _model(folder: Path, card: Card, inference: InferenceConfig, vocab_size: int, device: torch.device) -> LanguageModel:
+def _model(
+    folder: Path, card: Card, inference: InferenceConfig, vocab_size: int, device: torch.device
+) -> LanguageModel:
     """The model with its weights; those of an adapter stand beside those of its base."""
     num_labels = len(card.labels)
     config = read_config(folder) if (folder / CONFIG).exists() else None

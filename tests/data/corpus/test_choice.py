@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 from thetahat.core.errors import DataError
 from thetahat.core.layout import PAIR, STREAM, WHOLE
 from thetahat.data.corpus import choice as choosing
-from thetahat.data.corpus.choice import Asking, ask_questions
+from thetahat.data.corpus.choice import QuestionEncoding, encode_questions
 from thetahat.data.read.question import question
 from thetahat.data.read.record import Record
 from thetahat.data.tokens.tokenizer import train_tokenizer
@@ -22,7 +22,7 @@ WRITING = st.text(st.sampled_from("answer théwl,; 1é"), min_size=1, max_size=1
 
 def asked(contexts, choices, **how):
     one = question(contexts, choices, 0, Record("", "q", "q", "test", where="file:3"))
-    return ask_questions([one], TOKENIZER, Asking(**how))
+    return encode_questions([one], TOKENIZER, QuestionEncoding(**how))
 
 
 def sequences(found):
@@ -237,7 +237,7 @@ def test_all_questions_that_are_too_long_are_named_at_once():
         for record, context in zip(records, [long, short, long, long], strict=True)
     ]
     with pytest.raises(DataError) as error:
-        ask_questions(questions, TOKENIZER, Asking(context=16))
+        encode_questions(questions, TOKENIZER, QuestionEncoding(context=16))
     said = str(error.value)
     assert "3 records cannot be used" in said
     assert [f"file:{i}: " in said for i in range(4)] == [True, False, True, True]

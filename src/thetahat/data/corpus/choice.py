@@ -1,4 +1,4 @@
-"""Questions as token ids: one tokenisation of each joined text, of which a span is asked."""
+"""Questions as token ids: each joined text is tokenised once, and the tokens of the choice are its targets."""
 
 import itertools
 from bisect import bisect_right
@@ -23,7 +23,7 @@ WORTH = 32  # positions that a tree must save: with fewer, its mask costs more
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class QuestionEncoding:
     """How questions become token ids, beside the tokenizer."""
 
     layout: Layout = STREAM
@@ -32,14 +32,14 @@ class Asking:
     delimiter: str = " "  # between a context and a choice where neither brings a blank there; it counts with the choice
     over_long: Literal["error", "truncate-left", "window"] = "error"  # what becomes of a text that needs more positions
     cut_option: str = "--over-long truncate-left"  # what a person types to have contexts cut
-    alone: bool = True  # whether each choice is also asked without its context
+    alone: bool = True  # whether each choice is also scored without its context
     shares: bool = (
         False  # whether what choices have in common is read once, where all of a question fits: a causal model
     )
 
 
 @dataclass(frozen=True, slots=True)
-class AskedQuestions:
+class EncodedQuestions:
     """Questions and their corpus: a record a question, a part and a sequence a choice."""
 
     questions: tuple[Question, ...]
@@ -60,20 +60,22 @@ class _Text:
     straddles: bool  # whether the next one lies in both
 
 
-def ask_questions(questions: Sequence[Question], tokenizer: Tokenizer, asking: Asking) -> AskedQuestions:
-    r"""The corpus that asks $\log \Pr(\text{choice} \mid \text{context})$ of every choice, and of each alone.
+def encode_questions(
+    questions: Sequence[Question], tokenizer: Tokenizer, encoding: QuestionEncoding
+) -> EncodedQuestions:
+    r"""The corpus whose targets give $\log \Pr(\text{choice} \mid \text{context})$ of every choice, and of each alone.
 
-    The joined text is tokenised once and a span of it is asked, so no token depends on where a context was cut off. A
-    token with bytes of both counts with the choice. Choices with one context are asked from the same place, the first
+    The joined text is tokenised once and a span of it is scored, so no token depends on where a context was cut off. A
+    token with bytes of both counts with the choice. Choices with one context are scored from the same place, the first
     at which any of them straddles it: all are then continuations of the same tokens. The texts begin with
-    `<|endoftext|>`, which is read and not asked, and their end is not asked: choices are no whole documents.
+    `<|endoftext|>`, which is read and no target, and their end is no target: choices are no whole documents.
 
-    Behind a dialogue in its template a choice is tokenised alone, as an answer is in training.
+    Behind a dialogue in its template a choice is tokenised alone, as a reply is in training.
     """
-    if asking.layout.asks_label:
+    if encoding.layout.asks_label:
         raise DataError("a model that tells labels apart has no likelihood of a text", cure="a decoder or an encoder")
     plain = [question for question in questions if not question.prompts]
-    texts = _pairs(plain, tokenizer) if asking.layout.has_source else _joined(plain, tokenizer, asking.delimiter)
+    texts = _pairs(plain, tokenizer) if encoding.layout.has_source else _joined(plain, tokenizer, encoding.delimiter)
     rendered = _rendered([question for question in questions if question.prompts], tokenizer)
     straddling: list[int] = []
     counted: list[int] = []
@@ -87,13 +89,13 @@ def ask_questions(questions: Sequence[Question], tokenizer: Tokenizer, asking: A
             straddling.append(sum(text.straddles for text in several))
             counted.append(sum(text.within - start for text, start in zip(several, starts, strict=True)))
             try:
-                yield question.record, _encode(question, several, starts, tokenizer.end_of_text, asking)
+                yield question.record, _encode(question, several, starts, tokenizer.end_of_text, encoding)
             except DataError as error:
                 too_long(error)
 
-    corpus = corpus_of_encoded(encoded(), tokenizer, asking.layout)
+    corpus = corpus_of_encoded(encoded(), tokenizer, encoding.layout)
     too_long.settle()
-    return AskedQuestions(tuple(questions), corpus, tuple(straddling), tuple(counted))
+    return EncodedQuestions(tuple(questions), corpus, tuple(straddling), tuple(counted))
 
 
 def _joined(questions: Sequence[Question], tokenizer: Tokenizer, delimiter: str) -> Iterator[list[_Text]]:
@@ -146,7 +148,7 @@ def _rendered(questions: Sequence[Question], tokenizer: Tokenizer) -> Iterator[l
 
 
 def _starts(question: Question, texts: Sequence[_Text]) -> list[int]:
-    """The first token that is asked of each text: that of the choice, or of all choices the same where they share."""
+    """The first target of each text: that of the choice, or the same for all choices where they share a beginning."""
     if not question.shares_context or len(texts) == 1:
         return [text.within for text in texts]
     same = itertools.takewhile(
@@ -155,48 +157,56 @@ def _starts(question: Question, texts: Sequence[_Text]) -> list[int]:
     return [min(sum(1 for _ in same), *(text.within for text in texts))] * len(texts)
 
 
-def _encode(question: Question, texts: Sequence[_Text], starts: Sequence[int], end: int, asking: Asking) -> Encoded:
-    texts, choice_cut = _with_choices_cut(texts, starts, asking)
-    cut = _num_cut(question, texts, starts, asking)
+def _encode(
+    question: Question, texts: Sequence[_Text], starts: Sequence[int], end: int, encoding: QuestionEncoding
+) -> Encoded:
+    texts, choice_cut = _with_choices_cut(texts, starts, encoding)
+    cut = _num_cut(question, texts, starts, encoding)
     names = [CHOICE.format(index) for index in range(len(texts))]
     pairs = [
         ([text.first, *text.tokens[cut:start]], text.tokens[start:]) for text, start in zip(texts, starts, strict=True)
     ]
-    sequences = _sequences(pairs, end, asking)
-    if asking.alone and len(texts) > 1 and any(starts):
+    sequences = _sequences(pairs, end, encoding)
+    if encoding.alone and len(texts) > 1 and any(starts):
         sequences += [
-            _sequence([end], asked, 1 + len(texts) + index, end, asking) for index, (_, asked) in enumerate(pairs)
+            _sequence([end], targets, 1 + len(texts) + index, end, encoding) for index, (_, targets) in enumerate(pairs)
         ]
         names += [ALONE.format(index) for index in range(len(texts))]
     parts = Asked("context", is_prompt=True), *map(Asked, names)
     return Encoded(parts, tuple(sequences), tokens_cut=choice_cut, prompt_cut=cut)
 
 
-def _sequences(pairs: Sequence[tuple[list[int], list[int]]], end: int, asking: Asking) -> list[tuple[Span, ...]]:
+def _sequences(
+    pairs: Sequence[tuple[list[int], list[int]]], end: int, encoding: QuestionEncoding
+) -> list[tuple[Span, ...]]:
     """Each choice behind its context; or a tree, in which what contexts share stands once, where that is worth it."""
     tree = Tree()
-    may_share = asking.shares and len(pairs) > 1
-    for index, (given, asked) in enumerate(pairs if may_share else ()):
-        tree.add(given, asked, (0, 1 + index))
-    saved = sum(len(given) + len(asked) - 1 for given, asked in pairs) - tree.positions
-    if may_share and saved >= WORTH and tree.positions <= asking.context:
+    may_share = encoding.shares and len(pairs) > 1
+    for index, (given, targets) in enumerate(pairs if may_share else ()):
+        tree.add(given, targets, (0, 1 + index))
+    saved = sum(len(given) + len(targets) - 1 for given, targets in pairs) - tree.positions
+    if may_share and saved >= WORTH and tree.positions <= encoding.context:
         return list(tree.sequences())
-    return [_sequence(given, asked, 1 + index, end, asking) for index, (given, asked) in enumerate(pairs)]
+    return [_sequence(given, targets, 1 + index, end, encoding) for index, (given, targets) in enumerate(pairs)]
 
 
-def _sequence(given: list[int], asked: list[int], part: int, end: int, asking: Asking) -> tuple[Span, ...]:
-    if asking.layout.has_source:
+def _sequence(
+    given: list[int], targets: list[int], part: int, end: int, encoding: QuestionEncoding
+) -> tuple[Span, ...]:
+    if encoding.layout.has_source:
         source = Span(tuple(given), (0,) * len(given))
-        return source, Span((end, *asked), (part,) * (1 + len(asked)), parent=0)
-    close = (end,) if asking.layout.reads_end else ()
-    return (Span((*given, *asked, *close), (0,) * len(given) + (part,) * len(asked) + (0,) * len(close)),)
+        return source, Span((end, *targets), (part,) * (1 + len(targets)), parent=0)
+    close = (end,) if encoding.layout.reads_end else ()
+    return (Span((*given, *targets, *close), (0,) * len(given) + (part,) * len(targets) + (0,) * len(close)),)
 
 
-def _with_choices_cut(texts: Sequence[_Text], starts: Sequence[int], asking: Asking) -> tuple[Sequence[_Text], int]:
+def _with_choices_cut(
+    texts: Sequence[_Text], starts: Sequence[int], encoding: QuestionEncoding
+) -> tuple[Sequence[_Text], int]:
     """The texts without the beginning of each choice that alone does not fit, and how many tokens these are."""
-    room = asking.context - 2 * asking.layout.reads_end
+    room = encoding.context - 2 * encoding.layout.reads_end
     over = [max(len(text.tokens) - start - room, 0) for text, start in zip(texts, starts, strict=True)]
-    if asking.over_long != "truncate-left" or not any(over):
+    if encoding.over_long != "truncate-left" or not any(over):
         return texts, 0
     fitting = [
         replace(text, tokens=text.tokens[:start] + text.tokens[start + left_out :])
@@ -205,26 +215,26 @@ def _with_choices_cut(texts: Sequence[_Text], starts: Sequence[int], asking: Ask
     return fitting, sum(over)
 
 
-def _num_cut(question: Question, texts: Sequence[_Text], starts: Sequence[int], asking: Asking) -> int:
+def _num_cut(question: Question, texts: Sequence[_Text], starts: Sequence[int], encoding: QuestionEncoding) -> int:
     """How many tokens are left out at the beginning of each context: as many for all choices."""
-    if asking.over_long == "window":
+    if encoding.over_long == "window":
         return 0
     pairs = [(start, len(text.tokens) - start) for text, start in zip(texts, starts, strict=True)]
-    around = 2 * asking.layout.reads_end  # <|endoftext|> on both sides
-    if asking.layout.has_source:
-        over = max(given for given, _ in pairs) + 1 - asking.source_room
+    around = 2 * encoding.layout.reads_end  # <|endoftext|> on both sides
+    if encoding.layout.has_source:
+        over = max(given for given, _ in pairs) + 1 - encoding.source_room
     else:
-        over = max(map(sum, pairs)) + around - asking.context
+        over = max(map(sum, pairs)) + around - encoding.context
     name = question.record.where or question.record.id
-    if max(asked for _, asked in pairs) + around > asking.context:
+    if max(targets for _, targets in pairs) + around > encoding.context:
         raise DataError(
-            f"{name}: a choice alone is longer than the context of {asking.context} tokens",
+            f"{name}: a choice alone is longer than the context of {encoding.context} tokens",
             cure="--over-long truncate-left leaves out the beginning of context and choice, and counts it",
         )
-    if over > 0 and asking.over_long == "error":
+    if over > 0 and encoding.over_long == "error":
         raise DataError(
             f"{name}: context and choice are {over} tokens longer than what the model reads at once",
-            cure=f"{asking.cut_option} leaves out the beginning of the context, and counts it",
+            cure=f"{encoding.cut_option} leaves out the beginning of the context, and counts it",
         )
     if over > (shortest := min(given for given, _ in pairs)):
         raise DataError(
