@@ -1,5 +1,6 @@
 """What the world outside does to a command: closed pipes, odd paths, poor terminals; each ends with its own code."""
 
+import errno
 import io
 import json
 import os
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 from thetahat.cli.main import main
-from thetahat.cli.words import split_words
+from thetahat.cli.words import escape, split_words
 
 
 def ended(monkeypatch, *words):
@@ -51,6 +52,39 @@ def test_a_reader_that_goes_away_ends_the_command_with_the_code_of_shells(tmp_pa
     with os.fdopen(writer, "wb") as pipe:
         done = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, cwd=tmp_path, check=False)
     assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError(errno.EACCES, "Permission denied", "/data/bank.txt"), "/data/bank.txt: Permission denied"),
+        (OSError("Unexpected end of stream"), "Unexpected end of stream"),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), "Connection reset by peer"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_what_the_system_refuses_is_no_bug_of_ours(monkeypatch, capsys, error, said):
+    def refused():
+        raise error
+
+    monkeypatch.setattr("thetahat.cli.main.app", refused)
+    assert ended(monkeypatch, "recipes") == 7
+    err = capsys.readouterr().err
+    assert said in err
+    assert "bug" not in err
+    assert "try: " in err
+
+
+def test_characters_that_would_be_obeyed_are_shown_by_their_full_number():
+    shown = {
+        "\x1b[31m": r"\x1b[31m",
+        "\u202egpj": r"\u202egpj",
+        "\u200b": r"\u200b",
+        "\U000e0041": r"\U000e0041",
+        "猫\n": "猫\n",
+    }
+    assert {text: escape(text) for text in shown} == shown
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

@@ -379,7 +379,7 @@ def test_a_target_that_cannot_be_written_is_refused_before_anything_is_done(tmp_
     assert sorted(tmp_path.iterdir()) == before
     store.check_target(tmp_path / "new" / "file")
     assert list((tmp_path / "new").iterdir()) == []
-    longest = tmp_path / ("x" * (255 - len("..partial")))
+    longest = tmp_path / ("x" * (255 - len("..thetahat-partial")))
     store.check_target(longest)
     store.write_text(longest, "text")
     with pytest.raises(FolderError, match="cannot be written"):
@@ -426,8 +426,9 @@ def test_json_is_readable_and_replaced_whole(tmp_path):
 
 def test_what_a_killed_process_left_is_deleted_and_nothing_else(tmp_path):
     publish(tmp_path / "a")
-    shutil.copytree(tmp_path / "a", tmp_path / ".b.partial")
-    (tmp_path / ".latest.partial").write_text("half")
-    (tmp_path / "notes.partial").write_text("kept")
+    shutil.copytree(tmp_path / "a", store.partial_name(tmp_path / "b"))
+    store.partial_name(tmp_path / "latest").write_text("half")
+    for name in ("notes.partial", ".notes.partial"):  # a person's own, hidden or not
+        (tmp_path / name).write_text("kept")
     store.remove_partial(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "notes.partial"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".notes.partial", "a", "notes.partial"]

@@ -18,6 +18,7 @@ from thetahat.objective.config import Labels, Masked, ObjectiveConfig
 from thetahat.run.base import parameters_of
 from thetahat.run.folder.checkpoint import MODEL
 from thetahat.run.train import train
+from thetahat.verbs.explain import explain
 from thetahat.verbs.load import find_checkpoint, load
 from thetahat.verbs.score import score
 
@@ -100,8 +101,10 @@ def tied(tmp_path, texts):
 def test_rows_of_new_tokens_are_trained_beside_what_is_frozen(tmp_path, name, changes, request, caplog):
     caplog.set_level("INFO", "thetahat")
     config = dialogues(tmp_path, request.getfixturevalue(name), **changes)
+    told = explain(config, 0)[1].new_tokens
+    assert told.startswith("new tokens <|im_start|>, <|im_end|>: their rows are trained beside")
     last = ran(config, tmp_path / "tuned")
-    assert "new tokens <|im_start|>, <|im_end|>: their rows are trained beside" in caplog.text
+    assert told in caplog.text
     before, after = parameters_of(last.parent / "step-00000000"), parameters_of(last)
     tables = ["embedding.weight"] + ["head.weight"] * (name == "base" and "adapter" in changes)
     assert all(torch.equal(before[each][:-2], after[each][:-2]) for each in tables)

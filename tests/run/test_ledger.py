@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.verbs.test_families import FAMILIES, config_of
+from thetahat.core import store
 from thetahat.core.errors import DataError
 from thetahat.distribution.launch import launch
 from thetahat.distribution.world import World
@@ -172,7 +173,7 @@ def paused(tmp_path):
     folder = tmp_path / "run" / "ledger"
     beyond = (tmp_path / "whole" / "ledger" / "step-00000005-00000006.parquet").read_bytes()
     (folder / "step-00000005-00000005.parquet").write_bytes(beyond)  # killed as a signal had it saved
-    (folder / ".step-00000006-00000006.parquet.partial").write_bytes(beyond[:100])
+    store.partial_name(folder / "step-00000006-00000006.parquet").write_bytes(beyond[:100])
     (folder / "mine.parquet").write_bytes(b"a user's own")
     return config, tmp_path
 

@@ -54,6 +54,8 @@ def choose(
         emit_json(numbers)
     else:
         _show(numbers)
+        if found.gold.caution:
+            emit(f"note: of the right choices {found.gold.caution}")
     if quiet:
         return
     tied = {rule: accuracy.tied for rule, accuracy in found.overall.items() if accuracy.tied}

@@ -76,6 +76,8 @@ def _account(whole: "Account") -> None:
     emit(f"left out: {whole.tokens_cut:,} tokens that were to be asked, {whole.prompt_tokens_cut:,} of prompts")
     if whole.records_without_weight:
         emit(f"not read: {whole.records_without_weight:,} records of weight 0")
+    if whole.new_tokens:
+        emit(whole.new_tokens)
     emit(f"{whole.begins_with_end_of_text:,} sequences begin with <|endoftext|>\n")
     emit(f"{'source':<24} {'role':<14} {'part':<18} {'records':>9} {'read':>11} {'asked':>11} {'cut':>9}")
     for group in sorted(whole.groups, key=lambda group: -group["asked"])[:24]:

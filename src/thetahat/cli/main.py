@@ -134,7 +134,16 @@ def _named(error: Exception) -> ThetahatError:
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         cure = "a smaller micro_batch_size, or objective.chunk_size=4096"
         return OutOfMemoryError(f"the device's memory is full: {str(error).splitlines()[0]}", cure=cure)
-    if isinstance(error, OSError) and error.filename is not None:
-        return FolderError(f"{error.filename}: {error.strerror}", cure="a path that you may read and write")
+    if isinstance(error, OSError):
+        return _refused_by_the_system(error)
     say(traceback.format_exc().rstrip())
     return ThetahatError("this is a bug of thetahat: please report it with the lines above")
+
+
+def _refused_by_the_system(error: OSError) -> FolderError:
+    """A path that cannot be used; where the system names none (a failing disk, a lost connection), what it says."""
+    if error.filename is not None:
+        return FolderError(f"{error.filename}: {error.strerror}", cure="a path that you may read and write")
+    said = error.strerror or str(error) or type(error).__name__
+    cure = "the same command again, after a look at the disk, at shared folders and at the network"
+    return FolderError(f"the operating system reports: {said}", cure=cure)

@@ -53,6 +53,8 @@ def score(
             emit(f"{name:<26} {'-' if value is None else value}")
         for name, table in groups.items():
             _show(name, table)
+        if scored.summary.caution:
+            emit(f"\nnote: {scored.summary.caution}")
     if isinstance(numbers["log_likelihood"], str):
         sick = [row.id for row in scored.rows if not row.log_prob > float("-inf")]
         raise NonFiniteError(f"the likelihood is {numbers['log_likelihood']}; documents: {', '.join(sick[:8])}")

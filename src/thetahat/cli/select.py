@@ -38,6 +38,8 @@ def select(
         emit_json(plain)
     else:
         _show(plain)
+        if selected.best.summary.caution:
+            emit(f"note: {selected.best.summary.caution}")
     if not quiet:
         best = plain["best"]
         if save or best.isdigit():

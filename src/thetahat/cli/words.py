@@ -60,7 +60,9 @@ def fail(error: ThetahatError) -> NoReturn:
 def escape(text: str) -> str:
     """The text with control characters shown instead of obeyed: what is printed may come from data."""
     return "".join(
-        character if character in "\n\t" or character.isprintable() else f"\\x{ord(character):02x}"
+        character
+        if character in "\n\t" or character.isprintable()
+        else character.encode("unicode_escape", "surrogatepass").decode()
         for character in text
     )
 

@@ -26,7 +26,7 @@ logger = getLogger("thetahat")
 MANIFEST = "MANIFEST.json"
 Entry = dict[str, Any]  # of a file in a manifest: its bytes and their SHA-256
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
-_PARTIAL = ".partial"
+_PARTIAL = ".thetahat-partial"  # no name that a user gives: what bears it is ours and may be deleted
 
 
 def digest_file(path: Path) -> str:
@@ -37,7 +37,7 @@ def digest_file(path: Path) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a small file in one move: readers see the old text or the new one."""
-    temporary = _partial(path)
+    temporary = partial_name(path)
     with naming_full_disk(path):
         try:
             with temporary.open("w", encoding="utf-8", newline="") as file:
@@ -79,7 +79,7 @@ def check_target(path: Path, option: str = "--out") -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=_PARTIAL), suppress(FileNotFoundError):
-            os.lstat(_partial(path))  # a name that is too long
+            os.lstat(partial_name(path))  # a name that is too long
     except OSError as error:
         is_file = isinstance(error, FileExistsError | NotADirectoryError)
         why = "a file stands where its folder would be" if is_file else error.strerror
@@ -94,7 +94,7 @@ def publishing(target: Path) -> Generator[Path]:
     """
     if target.exists():
         raise FolderError(f"{target} is already published, and what is published is never overwritten")
-    partial = _partial(target)
+    partial = partial_name(target)
     with naming_full_disk(target):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -220,7 +220,7 @@ def remove_partial(folder: Path) -> None:
 def remove(folder: Path) -> None:
     """Deletes a published folder: it disappears first, then its files go. What others put there is moved beside it."""
     _move_others(folder)
-    condemned = _partial(folder)
+    condemned = partial_name(folder)
     _delete(condemned)
     folder.rename(condemned)
     _delete(condemned)
@@ -276,7 +276,8 @@ def _delete(path: Path) -> None:
         logger.warning("%s could not be deleted: somebody may be reading it still", path)
 
 
-def _partial(path: Path) -> Path:
+def partial_name(path: Path) -> Path:
+    """Where a file or folder is written before it appears under its name; `remove_partial` finds it there."""
     return path.with_name(f".{path.name}{_PARTIAL}")
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from thetahat.core.errors import DataError, naming_full_disk
-from thetahat.core.store import flush_folder
+from thetahat.core.store import flush_folder, partial_name
 from thetahat.statistics.interval import BLOCK_TOKENS, exact_sum
 
 # pyright: reportUnknownParameterType=false, reportPrivateUsage=false, reportAttributeAccessIssue=false
@@ -109,7 +109,7 @@ def write_columns(path: Path, table: Table, metadata: Mapping[str, str]) -> None
 
 def write_table(path: Path, table: Table) -> None:
     """Writes a pyarrow.Table as a Parquet file that appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = partial_name(path)
     texts: Any = [name for name in table.column_names if not _is_number(table.schema.field(name).type)]
     with naming_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -34,6 +34,15 @@ class Summary:
     bits_per_byte_ci95: tuple[float, float] | None
     perplexity_ci95: tuple[float, float] | None
     interval_unit: str  # "documents" or "blocks of 1,024 tokens"
+    num_interval_units: int  # that the intervals rest on
+
+    @property
+    def caution(self) -> str | None:
+        """What a person should know of the intervals before believing them."""
+        if self.nats_per_token_ci95 is None or self.num_interval_units >= MIN_DOCUMENTS:
+            return None
+        units = f"{self.num_interval_units} {self.interval_unit}"
+        return f"the intervals rest on {units}, fewer than {MIN_DOCUMENTS}: they are rough"
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints: a number that is not finite is a string, an interval that is not there is null."""
@@ -67,6 +76,7 @@ def summarize(rows: Sequence[LedgerRow]) -> Summary:
         bits_per_byte_ci95=_ends(per_byte),
         perplexity_ci95=per_token and (_exp(per_token[0]), _exp(per_token[1])),
         interval_unit=unit,
+        num_interval_units=len(units),
     )
 
 

@@ -19,7 +19,7 @@ from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.distribution.world import World
 from thetahat.objective.factorization import factor
 from thetahat.objective.weights import concentration, divisor
-from thetahat.run.base import resolved
+from thetahat.run.base import new_tokens, resolved
 from thetahat.run.config import RunConfig, set_up
 from thetahat.run.prepare import Prepared, prepare
 
@@ -62,6 +62,7 @@ class Account:
     groups: list[dict[str, Any]]  # by source, role and part: records, tokens asked, tokens cut
     concentration: dict[str, dict[str, float]]  # by normalization: effective_number, top_share of the heaviest 1 %
     notes: dict[str, int]  # what is said of how many records
+    new_tokens: str  # that a base lacks, and what becomes of their rows, in a line; empty where there are none
 
 
 def explain(config: RunConfig, num_records: int = 3) -> tuple[list[Explained], Account]:
@@ -149,6 +150,7 @@ def account(prepared: Prepared) -> Account:
         groups=_groups(corpus, plan),
         concentration={name: _concentration(prepared, plan, name) for name in NORMALIZATIONS},
         notes=note_counts(corpus),
+        new_tokens=new_tokens(prepared.config, prepared.tokenizer),
     )
 
 

@@ -173,9 +173,9 @@ def test_a_torn_cache_is_noticed_and_built_anew(tokenizer, tmp_path, file, damag
 def test_a_build_that_was_killed_leaves_nothing_that_counts(tokenizer, tmp_path, monkeypatch):
     build_corpus(RECORDS, tokenizer, {}, tmp_path)
     (folder,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    folder.rename(folder.with_name(f".{folder.name}.partial"))
+    folder.rename(store.partial_name(folder))
     assert build_corpus(RECORDS, tokenizer, {}, tmp_path).num_documents == len(TEXTS)
-    assert not list(tmp_path.glob(".*.partial"))
+    assert not list(tmp_path.glob(".*partial"))
 
 
 class Changing:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from thetahat.core.errors import DataError, naming_full_disk
-from thetahat.core.store import flush_folder
+from thetahat.core.store import flush_folder, partial_name
 from thetahat.data.read.cache import default_cache
 from thetahat.data.read.opening import COMPRESSIONS, ORDER_MARK, opening
 
@@ -230,7 +230,7 @@ def _shown(path: Path) -> str:
 def keep_standard_input() -> Path:
     """A file with everything that came on standard input: a stream can be read once, a run may start twice."""
     folder = default_cache() / "standard-input"
-    partial = folder / f".{os.getpid()}.partial"
+    partial = partial_name(folder / str(os.getpid()))
     try:
         with naming_full_disk(folder):
             folder.mkdir(parents=True, exist_ok=True)
