@@ -3,7 +3,7 @@
     python benchmarks/train_124m.py TEXT [KEY=VALUE ...] [--out results.json] [--profile]
 
 The clock is read at every optimizer step, after the device has answered: batches, clipping and the optimizer are
-inside. 8 steps of warm-up, 30 measured. FLOPs per token by `thetahat.model.plan.flops_per_token`, utilisation against
+inside. 8 steps of warm-up, 30 measured. FLOPs per token by `thetahat.model.cost.flops_per_token`, utilisation against
 801 TFLOP/s (a bf16 product of 8192³ on an H100). `--profile` prints where the device's time of one step goes.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from thetahat.core.config import override, to_plain
-from thetahat.model.plan import flops_per_token, num_parameters
+from thetahat.model.cost import flops_per_token, num_parameters
 from thetahat.recipes.catalogue import find_recipe
 from thetahat.run.config import RunConfig
 from thetahat.run.train import train

@@ -214,7 +214,7 @@ def _sampling(settings: dict[str, Any]) -> Sampling:
 
 def _say(encoded: EncodedQuestions, rows: Sequence[LedgerRow]) -> None:
     """What a person should know about how these were tokenised."""
-    straddling, cut = sum(encoded.straddling), int(asked.corpus.column["documents.prompt_cut"].sum())
+    straddling, cut = sum(encoded.straddling), int(encoded.corpus.column["documents.prompt_cut"].sum())
     if straddling:
         logger.info("%d tokens of %d continuations straddle the end of the context", straddling, len(rows))
     if cut:

@@ -10,9 +10,9 @@ from thetahat.core.errors import ConfigError
 from thetahat.core.visibility import Visibility
 from thetahat.model.build import build_model
 from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
+from thetahat.model.cost import flops_per_token, num_parameters
 from thetahat.model.decoder import Decoder
 from thetahat.model.init import initialize
-from thetahat.model.plan import flops_per_token, num_parameters
 
 WIDE = asdict(replace(SMALL, width=40))  # no two shapes alike
 ENCODER, PAIR = EncoderConfig(**WIDE), EncoderDecoderConfig(**WIDE, num_encoder_layers=2)
