@@ -28,9 +28,9 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Float[Tensor, "B T D"], turn: Rotation, attend: Attend, cache: LayerCache | None = None
+        self, x: Float[Tensor, "B T D"], rotation: Rotation, attend: Attend, cache: LayerCache | None = None
     ) -> Float[Tensor, "B T D"]:
-        x = x + self.dropout(self.attention(self.attention_norm(x), turn, attend, cache))
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotation, attend, cache))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
     if TYPE_CHECKING:
@@ -58,13 +58,13 @@ class CrossBlock(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        turn: Rotation,
+        rotation: Rotation,
         attend: Attend,
         memory: Memory,
         attend_source: Attend,
         cache: LayerCache | None = None,
     ) -> Float[Tensor, "B T D"]:
-        x = x + self.dropout(self.attention(self.attention_norm(x), turn, attend, cache))
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotation, attend, cache))
         x = x + self.dropout(self.cross_attention(self.cross_norm(x), memory, attend_source))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 

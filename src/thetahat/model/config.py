@@ -32,7 +32,7 @@ class TransformerConfig(Config, kw_only=True):
             )
         if self.head_width % 2:
             raise ConfigError(
-                f"model.head_width={self.head_width} is odd, and rotary positions turn pairs",
+                f"model.head_width={self.head_width} is odd, and rotary positions rotate pairs",
                 cure=f"model.head_width={self.head_width + 1}",
             )
 

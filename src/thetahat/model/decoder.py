@@ -15,7 +15,7 @@ from thetahat.model.head import Head, Headed
 from thetahat.model.law import TABLE, Law
 from thetahat.model.norm import RMSNorm
 from thetahat.model.precision import product_dtype
-from thetahat.model.rope import rotation
+from thetahat.model.rope import rotation_of
 
 
 @final
@@ -42,9 +42,9 @@ class Decoder(Headed):
     def hidden(self, inputs: Inputs, cache: Cache | None = None) -> Float[Tensor, "B T D"]:
         """The normalised residual stream after the last block, one state a position."""
         x = self.dropout(self.embedding(inputs.tokens))
-        turn = rotation(inputs.position, self.config.head_width, self.config.rope_base, x.dtype)
+        rotation = rotation_of(inputs.position, self.config.head_width, self.config.rope_base, x.dtype)
         seen = None if cache is None else cache.seen
         attend = compile_visibility(inputs.visibility, self.config.head_width, product_dtype(x), seen)
         for layer, block in enumerate(self.blocks):
-            x = block(x, turn, attend, None if cache is None else cache.layers[layer])
+            x = block(x, rotation, attend, None if cache is None else cache.layers[layer])
         return self.norm(x)

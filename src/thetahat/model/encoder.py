@@ -14,7 +14,7 @@ from thetahat.model.head import Head, Headed
 from thetahat.model.law import TABLE, Law
 from thetahat.model.norm import RMSNorm
 from thetahat.model.precision import product_dtype
-from thetahat.model.rope import rotation
+from thetahat.model.rope import rotation_of
 
 
 @final
@@ -42,8 +42,8 @@ class Encoder(Headed):
     def hidden(self, inputs: Inputs) -> Float[Tensor, "B T D"]:
         """The normalised residual stream after the last block, one state a position."""
         x = self.dropout(self.embedding(inputs.tokens))
-        turn = rotation(inputs.position, self.config.head_width, self.config.rope_base, x.dtype)
+        rotation = rotation_of(inputs.position, self.config.head_width, self.config.rope_base, x.dtype)
         attend = compile_visibility(inputs.visibility, self.config.head_width, product_dtype(x))
         for block in self.blocks:
-            x = block(x, turn, attend)
+            x = block(x, rotation, attend)
         return self.norm(x)

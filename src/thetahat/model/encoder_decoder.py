@@ -17,7 +17,7 @@ from thetahat.model.head import Head, Headed
 from thetahat.model.law import TABLE, Law
 from thetahat.model.norm import RMSNorm
 from thetahat.model.precision import product_dtype
-from thetahat.model.rope import rotation
+from thetahat.model.rope import rotation_of
 
 
 class Reading(NamedTuple):
@@ -71,19 +71,19 @@ class EncoderDecoder(Headed):
     def encode(self, inputs: Inputs) -> Float[Tensor, "B S D"]:
         """The encoder's normalised residual stream after its last block, one state a position of the source."""
         x = self.dropout(self.embedding(inputs.tokens))
-        turn = rotation(inputs.position, self.config.head_width, self.config.rope_base, x.dtype)
+        rotation = rotation_of(inputs.position, self.config.head_width, self.config.rope_base, x.dtype)
         attend = compile_visibility(inputs.visibility, self.config.head_width, product_dtype(x))
         for block in self.encoder_blocks:
-            x = block(x, turn, attend)
+            x = block(x, rotation, attend)
         return self.encoder_norm(x)
 
     def decode(self, inputs: Inputs, reading: Reading, cache: Cache | None = None) -> Float[Tensor, "B T D"]:
         """The states of the target's positions, with the source read already."""
         x = self.dropout(self.embedding(inputs.tokens))
-        turn = rotation(inputs.position, self.config.head_width, self.config.rope_base, x.dtype)
+        rotation = rotation_of(inputs.position, self.config.head_width, self.config.rope_base, x.dtype)
         seen = None if cache is None else cache.seen
         attend = compile_visibility(inputs.visibility, self.config.head_width, product_dtype(x), seen)
         attend_source = attend_under(reading.is_seen)
         for layer, (block, memory) in enumerate(zip(self.blocks, reading.memories, strict=True)):
-            x = block(x, turn, attend, memory, attend_source, None if cache is None else cache.layers[layer])
+            x = block(x, rotation, attend, memory, attend_source, None if cache is None else cache.layers[layer])
         return self.norm(x)

@@ -14,7 +14,7 @@ class Rotation(NamedTuple):
     sin: Float[Tensor, "B T 1 K/2"]
 
 
-def rotation(position: Int[Tensor, "B T"], head_width: int, base: float, dtype: torch.dtype) -> Rotation:
+def rotation_of(position: Int[Tensor, "B T"], head_width: int, base: float, dtype: torch.dtype) -> Rotation:
     r"""The angles $p \cdot \mathrm{base}^{-2j/K}$ for $j < K/2$, in at least float32.
 
     Su et al., RoFormer, 2021 (arXiv 2104.09864); pairs are (j, j + K/2).
@@ -26,7 +26,7 @@ def rotation(position: Int[Tensor, "B T"], head_width: int, base: float, dtype: 
 
 
 def rotate(x: Float[Tensor, "B T H K"], by: Rotation) -> Float[Tensor, "B T H K"]:
-    r"""Turns each pair $(x_j, x_{j+K/2})$ by its position's angle, so that products depend on distance alone."""
+    r"""Rotates each pair $(x_j, x_{j+K/2})$ by its position's angle, so that products depend on distance alone."""
     first, second = x.chunk(2, dim=-1)
     turned = (first * by.cos).sub_(second * by.sin), (second * by.cos).add_(first * by.sin)
     return torch.cat(turned, dim=-1).to(x.dtype)

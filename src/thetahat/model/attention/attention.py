@@ -39,11 +39,11 @@ class Attention(nn.Module):
         self.key_norm = RMSNorm(config.head_width, config.norm_epsilon)
 
     def forward(
-        self, x: Float[Tensor, "B T D"], turn: Rotation, attend: Attend, cache: LayerCache | None = None
+        self, x: Float[Tensor, "B T D"], rotation: Rotation, attend: Attend, cache: LayerCache | None = None
     ) -> Float[Tensor, "B T D"]:
         heads = (-1, self.head_width)
-        q_BTHK = rotate(self.query_norm(self.query(x).unflatten(-1, heads)), turn)
-        k_BTGK = rotate(self.key_norm(self.key(x).unflatten(-1, heads)), turn)
+        q_BTHK = rotate(self.query_norm(self.query(x).unflatten(-1, heads)), rotation)
+        k_BTGK = rotate(self.key_norm(self.key(x).unflatten(-1, heads)), rotation)
         v_BTGK = self.value(x).unflatten(-1, heads)
         q, k, v = (projected.transpose(1, 2) for projected in (q_BTHK, k_BTGK, v_BTGK))
         if cache is not None:
