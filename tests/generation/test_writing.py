@@ -12,7 +12,7 @@ from tests.oracles import beam as oracle
 from thetahat.core.random import generator
 from thetahat.data.tokens.tokenizer import train_tokenizer
 from thetahat.generation.beam import Beam, search
-from thetahat.generation.rows import begin
+from thetahat.generation.rows import begin_decoding
 from thetahat.generation.sample import Sampling, draw
 from thetahat.generation.writing import Ends, Writing
 from thetahat.model.build import build_model
@@ -144,12 +144,14 @@ def test_streamed_batched_and_beams_of_one_are_the_same_text_in_every_script(mod
     alone = []
     for prompt, some in zip(prompts, ends, strict=True):
         text = Writing(some, BYTES)
-        rows = begin(model, [prompt], 64, how.max_tokens)
+        rows = begin_decoding(model, [prompt], 64, how.max_tokens)
         alone.append("".join(text.take() for _ in draw(rows, how, [generator(0, "any")], [text])))
     together = [Writing(some, BYTES) for some in ends]
-    for _ in draw(begin(model, prompts, 64, how.max_tokens), how, [generator(0, "any")] * len(prompts), together):
+    for _ in draw(
+        begin_decoding(model, prompts, 64, how.max_tokens), how, [generator(0, "any")] * len(prompts), together
+    ):
         pass
-    beams = search(begin(model, prompts, 64, how.max_tokens), Beam(num_beams=1, max_tokens=12), ends, BYTES)
+    beams = search(begin_decoding(model, prompts, 64, how.max_tokens), Beam(num_beams=1, max_tokens=12), ends, BYTES)
     assert alone == [text.text for text in together] == [text.text for text in beams]
     assert [text.ended for text in together] == [text.ended for text in beams]
     assert len({text.ended for text in together}) > 1
@@ -158,7 +160,7 @@ def test_streamed_batched_and_beams_of_one_are_the_same_text_in_every_script(mod
 def test_a_row_that_a_stop_text_ended_costs_no_more_steps(model):
     reads, prompts = [], [[END, 5], [END, 9], [END, 7]]
     texts = [Writing(Ends(stop=stop, max_tokens=6), BYTES) for stop in ((), tuple(chr(x) for x in range(32, 127)), ())]
-    rows = begin(model, prompts, 64, 6)
+    rows = begin_decoding(model, prompts, 64, 6)
     for _ in draw(rows, Sampling(temperature=0, max_tokens=6), [generator(0, "any")] * 3, texts):
         reads.append(len(rows.texts))
     assert texts[1].ended in {"stop", "length"}
@@ -173,11 +175,11 @@ def test_beams_with_stop_texts_are_those_of_the_oracle(prompt, exponent, num_bea
     pieces, stops = [b"", b"a", b"b", b"ab"], ("ba", "bb")
     ends = Ends(frozenset({0}), (), stops, 4)
     beam = Beam(num_beams=num_beams, length_exponent=exponent, max_tokens=4)
-    (found,) = search(begin(small, [prompt], 64, 4), beam, [ends], pieces)
+    (found,) = search(begin_decoding(small, [prompt], 64, 4), beam, [ends], pieces)
 
     @torch.no_grad()
     def ask(text):
-        return begin(small, [[*prompt, *text]], 64, 1).read()[0].log_softmax(-1).tolist()
+        return begin_decoding(small, [[*prompt, *text]], 64, 1).read()[0].log_softmax(-1).tolist()
 
     def stopped(text):
         return any(stop in b"".join(pieces[token] for token in text).decode() for stop in stops)

@@ -10,7 +10,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from thetahat.core.config import Config
-from thetahat.generation.rows import Continuer, Rows, begin
+from thetahat.generation.rows import Continuer, DecodingBatch, begin_decoding
 from thetahat.generation.writing import Ends, Writing
 
 
@@ -42,13 +42,13 @@ def beam_search(
     start: int | None = None,
 ) -> list[list[int]]:
     """The tokens that `search` finds for each prompt before `end`; an encoder-decoder starts from `start`, or `end`."""
-    rows = begin(model, prompts, context, beam.max_tokens, end if start is None else start)
+    rows = begin_decoding(model, prompts, context, beam.max_tokens, end if start is None else start)
     ends = [Ends(frozenset({end}), max_tokens=beam.max_tokens)] * len(prompts)
     return [text.tokens for text in search(rows, beam, ends, [b""] * model.head.weight.shape[0])]
 
 
 @torch.inference_mode()
-def search(rows: Rows, beam: Beam, ends: Sequence[Ends], token_bytes: Sequence[bytes]) -> list[Writing]:
+def search(rows: DecodingBatch, beam: Beam, ends: Sequence[Ends], token_bytes: Sequence[bytes]) -> list[Writing]:
     r"""For each prompt x the continuation y found with the highest $\log \Pr(y \mid x) / |y|^a$.
 
     $a$ is `length_exponent`, and $|y|$ counts all tokens, also those that end it. Of the continuations by one token of

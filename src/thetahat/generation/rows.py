@@ -18,7 +18,7 @@ Continuer = Decoder | EncoderDecoder
 
 
 @final
-class Rows:
+class DecodingBatch:
     """What has been read of each row, and what waits to be read.
 
     Shorter rows are padded on their left, with positions counted from their own beginning, so each reads what it would
@@ -103,7 +103,7 @@ class Rows:
 
 
 @torch.no_grad()
-def begin(
+def begin_decoding(
     model: Continuer,
     prompts: Sequence[Sequence[int]],
     context: int,
@@ -111,7 +111,7 @@ def begin(
     start: int | None = None,
     *,
     opens: bool = False,
-) -> Rows:
+) -> DecodingBatch:
     """Rows that continue their prompts; of an encoder-decoder, that continue `start` and read their prompts as sources.
 
     Of a decoder's prompt the last `context` tokens are read, both ways where it `opens`; a source is read whole.
@@ -119,7 +119,7 @@ def begin(
     if not all(prompts):
         raise ConfigError("the prompt has no token", cure="begin with the tokenizer's <|endoftext|>")
     if isinstance(model, Decoder):
-        return Rows(model, prompts, context, max_tokens, opens=opens)
+        return DecodingBatch(model, prompts, context, max_tokens, opens=opens)
     if start is None:
         raise ConfigError(
             "an encoder-decoder needs a token to start from", cure="start with <|endoftext|>, as training does"
@@ -127,7 +127,7 @@ def begin(
     source = Source(
         padded_inputs(prompts, model.device), torch.zeros(len(prompts), 1, dtype=torch.int64, device=model.device)
     )
-    return Rows(model, [[start]] * len(prompts), context, max_tokens, model.read(source))
+    return DecodingBatch(model, [[start]] * len(prompts), context, max_tokens, model.read(source))
 
 
 def padded_inputs(texts: Sequence[Sequence[int]], device: torch.device) -> Inputs:

@@ -9,7 +9,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from thetahat.core.config import Config
-from thetahat.generation.rows import Rows
+from thetahat.generation.rows import DecodingBatch
 from thetahat.generation.writing import Writing
 
 
@@ -26,7 +26,7 @@ class Sampling(Config, kw_only=True):
 
 @torch.inference_mode()
 def draw(
-    rows: Rows, sampling: Sampling, draws: Sequence[torch.Generator], texts: Sequence[Writing]
+    rows: DecodingBatch, sampling: Sampling, draws: Sequence[torch.Generator], texts: Sequence[Writing]
 ) -> Iterator[Sequence[Writing]]:
     """Goes on by a token in each text that has not ended, with a generator each, until all have; yields after each.
 

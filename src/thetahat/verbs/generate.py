@@ -13,7 +13,7 @@ from thetahat.data.read.prompt import ENDED, PROMPT_CUT, STOP_TEXT
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.generation.beam import Beam, search
 from thetahat.generation.infill import infill
-from thetahat.generation.rows import Rows, begin
+from thetahat.generation.rows import DecodingBatch, begin_decoding
 from thetahat.generation.sample import Sampling, draw
 from thetahat.generation.writing import Ended, Ends, Writing
 from thetahat.model.decoder import Decoder
@@ -153,11 +153,11 @@ def _whole(found: Answer) -> "Generator[str, None, Answer]":
     return found
 
 
-def _rows(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam) -> Rows:
+def _rows(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam) -> DecodingBatch:
     assert not isinstance(loaded.model, Encoder)
     tokens, context = [prompt.tokens for prompt in prompts], loaded.card.context
     start = loaded.tokenizer.end_of_text
-    return begin(loaded.model, tokens, context, how.max_tokens, start, opens=opens_prompts(loaded))
+    return begin_decoding(loaded.model, tokens, context, how.max_tokens, start, opens=opens_prompts(loaded))
 
 
 def _ends(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam) -> list[Ends]:
