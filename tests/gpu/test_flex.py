@@ -47,7 +47,7 @@ def under_the_mask(monkeypatch):
 
 
 def tree_visibility(seed, num_rows, positions, device):
-    return causal(trees(seed, num_rows, positions, VOCAB), width=positions).inputs.visibility.to(device)
+    return causal(trees(seed, num_rows, positions, VOCAB), row_length=positions).inputs.visibility.to(device)
 
 
 def drawn(visibility, heads, kv_heads, width, dtype, *, requires_grad=False):

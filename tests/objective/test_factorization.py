@@ -23,7 +23,7 @@ def test_every_token_but_the_first_is_asked_once_after_the_one_before_it(lengths
     weights = [[float(j + 1) for j in range(length - 1)] for length in lengths]
     rows = sorted(i % num_rows for i in range(len(lengths)))
     rows = [sorted(set(rows)).index(row) for row in rows]
-    batch = causal(packed_of(sequences, weights, rows), width=width)
+    batch = causal(packed_of(sequences, weights, rows), row_length=width)
     asked = sorted(
         (int(p), float(w), int(x), int(t))
         for p, w, x, t in zip(
@@ -45,7 +45,7 @@ def test_every_token_but_the_first_is_asked_once_after_the_one_before_it(lengths
 
 
 def test_padding_weighs_nothing_and_its_targets_are_valid_ids():
-    batch = causal(packed_of([[1, 2, 3], [4, 5]], [[1.0, 1.0], [1.0]]), width=7)
+    batch = causal(packed_of([[1, 2, 3], [4, 5]], [[1.0, 1.0], [1.0]]), row_length=7)
     assert batch.targets.shape == (2, 7)
     assert batch.targets.min() >= 0
     assert batch.weight() == 3
@@ -169,8 +169,8 @@ def test_what_is_asked_of_a_model_is_the_same_whether_or_not_the_rest_is_left_ou
 def test_nothing_is_listed_as_asked_where_everything_that_is_read_is_asked():
     """With padding too: what is listed is what lies between."""
     whole = packed_of([[1, 2, 3], [4, 5]], [[1.0, 1.0], [1.0]])
-    assert causal(whole, width=9).asked is None
-    assert causal(packed_of([[1, 2, 3], [4, 5]], [[1.0, 0.0], [1.0]]), width=9).asked.tolist() == [0, 9]
+    assert causal(whole, row_length=9).asked is None
+    assert causal(packed_of([[1, 2, 3], [4, 5]], [[1.0, 0.0], [1.0]]), row_length=9).asked.tolist() == [0, 9]
     assert labels(packed_of([[1, 2], [3, 2]], [[1.0], [1.0]]), ObjectiveConfig()).asked is None
 
 

@@ -23,32 +23,32 @@ from thetahat.objective.config import (
     Spans,
 )
 from thetahat.objective.infilling import with_middle_moved
-from thetahat.objective.layout import Rows, rows_of
+from thetahat.objective.layout import PaddedRows, padded_rows
 from thetahat.objective.masked import masked
 from thetahat.objective.spans import with_spans_left_out
 from thetahat.objective.weights import counted_weights
 
 
-def factor(packed: Packed, objective: ObjectiveConfig, symbols: Symbols, width: int | None = None) -> Batch:
-    """The questions that the objective asks about these pieces, in rows padded to the longest or to `width`."""
+def factor(packed: Packed, objective: ObjectiveConfig, symbols: Symbols, row_length: int | None = None) -> Batch:
+    """The questions that the objective asks about these pieces, in rows padded to the longest or to `row_length`."""
     match objective.factorization:
         case Causal():
-            return causal(packed, objective, width)
+            return causal(packed, objective, row_length)
         case Prefix():
-            return prefix(packed, objective, width)
+            return prefix(packed, objective, row_length)
         case FillInTheMiddle() as choice:
-            return causal(with_middle_moved(packed, choice, symbols), objective, width)
+            return causal(with_middle_moved(packed, choice, symbols), objective, row_length)
         case Masked() as choice:
-            return masked(packed, objective, choice, symbols, width)
+            return masked(packed, objective, choice, symbols, row_length)
         case Conditional():
-            return conditional(packed, objective, width)
+            return conditional(packed, objective, row_length)
         case Spans() as choice:
-            return conditional(with_spans_left_out(packed, choice, symbols), objective, width)
+            return conditional(with_spans_left_out(packed, choice, symbols), objective, row_length)
         case Labels():
-            return labels(packed, objective, width)
+            return labels(packed, objective, row_length)
 
 
-def causal(packed: Packed, objective: ObjectiveConfig | None = None, width: int | None = None) -> Batch:
+def causal(packed: Packed, objective: ObjectiveConfig | None = None, row_length: int | None = None) -> Batch:
     r"""$\log \Pr(x) = \sum_j \log \Pr(x_j \mid x_{<j})$, all positions in one pass (teacher forcing).
 
     Each piece of n tokens asks n - 1 questions: position j reads token j and is asked for token j + 1. Nothing is
@@ -56,13 +56,13 @@ def causal(packed: Packed, objective: ObjectiveConfig | None = None, width: int 
     share a prefix that is read once.
     """
     read = (packed.piece[:-1] == packed.piece[1:]).nonzero()[:, 0]  # the last token of a piece is only ever an answer
-    rows = rows_of(packed.row[packed.piece[read]], _num_rows(packed), width)
+    rows = padded_rows(packed.row[packed.piece[read]], _num_rows(packed), row_length)
     visibility = visibility_of(rows.lay(packed.piece[read], -1), packed.parent, is_plain=_is_plain(packed.row))
     weights = counted_weights(packed, objective or ObjectiveConfig())
     return ask(packed, rows, read, read + 1, weights[read + 1], visibility)
 
 
-def prefix(packed: Packed, objective: ObjectiveConfig, width: int | None = None, *, draws: bool = True) -> Batch:
+def prefix(packed: Packed, objective: ObjectiveConfig, row_length: int | None = None, *, draws: bool = True) -> Batch:
     r"""$\log \Pr(y \mid x)$ by one stream in which all of x sees all of x, and y sees x and what came before.
 
     x is what stands before the first answer; of one that branches share, each of them reads the last token. In a piece
@@ -72,14 +72,14 @@ def prefix(packed: Packed, objective: ObjectiveConfig, width: int | None = None,
     Raffel et al., Exploring the Limits of Transfer Learning, 2020 (prefix LM).
     """
     is_open = _prompts(packed, draws=draws)
-    batch = causal(replace(packed, weight=torch.where(is_open, 0.0, packed.weight)), objective, width)
+    batch = causal(replace(packed, weight=torch.where(is_open, 0.0, packed.weight)), objective, row_length)
     # a position reads what is open and is asked for what is not: the answer itself is never open
     reads_open = is_open[(batch.origin - 1).clamp(min=0)] & (batch.inputs.visibility.piece >= 0)
     visibility = replace(batch.inputs.visibility, is_open=reads_open, is_plain=False)
     return replace(batch, inputs=replace(batch.inputs, visibility=visibility))
 
 
-def conditional(packed: Packed, objective: ObjectiveConfig, width: int | None = None) -> Batch:
+def conditional(packed: Packed, objective: ObjectiveConfig, row_length: int | None = None) -> Batch:
     r"""$\log \Pr(y \mid x) = \sum_j \log \Pr(y_j \mid y_{<j}, x)$: an encoder reads x at once, a decoder asks y.
 
     Pieces without a parent are sources, read whole. Each other piece is a target, which sees its parent's states and
@@ -88,7 +88,7 @@ def conditional(packed: Packed, objective: ObjectiveConfig, width: int | None = 
     is_source = packed.parent[packed.piece] < 0
     num_rows = _num_rows(packed)
     given = is_source.nonzero()[:, 0]
-    given_rows = rows_of(packed.row[packed.piece[given]], num_rows, width)
+    given_rows = padded_rows(packed.row[packed.piece[given]], num_rows, row_length)
     given_piece = given_rows.lay(packed.piece[given], -1)
     source = Inputs(
         given_rows.lay(packed.tokens[given], 0),
@@ -97,14 +97,14 @@ def conditional(packed: Packed, objective: ObjectiveConfig, width: int | None = 
     )
     continues = (packed.piece[:-1] == packed.piece[1:]) & ~is_source[1:]
     read = continues.nonzero()[:, 0]
-    rows = rows_of(packed.row[packed.piece[read]], num_rows, width)
+    rows = padded_rows(packed.row[packed.piece[read]], num_rows, row_length)
     piece = packed.piece[read]
     visibility = visibility_of(rows.lay(piece, -1), is_plain=_is_plain(packed.row[packed.parent >= 0]))
     batch = ask(packed, rows, read, read + 1, counted_weights(packed, objective)[read + 1], visibility)
     return replace(batch, inputs=replace(batch.inputs, source=Source(source, rows.lay(packed.parent[piece], -1))))
 
 
-def labels(packed: Packed, objective: ObjectiveConfig, width: int | None = None) -> Batch:
+def labels(packed: Packed, objective: ObjectiveConfig, row_length: int | None = None) -> Batch:
     r"""$\log \Pr(\mathrm{label} \mid x)$: all of x is read at once, and the state at its first position is asked.
 
     The last token of a piece is the index of its label, not a token of the vocabulary. Devlin et al., BERT, 2019.
@@ -116,7 +116,7 @@ def labels(packed: Packed, objective: ObjectiveConfig, width: int | None = None)
     is_first[1:] = piece[1:] != piece[:-1]
     read = (~is_last).nonzero()[:, 0]
     answer_of_piece = is_last.nonzero()[:, 0]
-    rows = rows_of(packed.row[piece[read]], _num_rows(packed), width)
+    rows = padded_rows(packed.row[piece[read]], _num_rows(packed), row_length)
     visibility = visibility_of(rows.lay(piece[read], -1), is_causal=False)
     answer = answer_of_piece[piece[read]]
     weights = torch.where(is_first[read], counted_weights(packed, objective)[answer], 0.0)
@@ -125,7 +125,7 @@ def labels(packed: Packed, objective: ObjectiveConfig, width: int | None = None)
 
 def ask(
     packed: Packed,
-    rows: Rows,
+    rows: PaddedRows,
     read: Int[Tensor, " n"],
     answer: Int[Tensor, " n"],
     weights: Float[Tensor, " n"],

@@ -10,8 +10,8 @@ from torch import Tensor
 
 @final
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Where each of some flat values lies in a rectangle, filled from the left and padded at its end."""
+class PaddedRows:
+    """The row and the column of each flat value in a rectangle whose rows are padded on their right."""
 
     row: Int[Tensor, " N"]
     column: Int[Tensor, " N"]
@@ -30,11 +30,11 @@ class Rows:
         return (self.row * self.shape[1] + self.column)[chosen]
 
 
-def rows_of(row: Int[Tensor, " N"], num_rows: int, width: int | None = None) -> Rows:
-    """Values of one row are neighbours and keep their order; rows are as wide as the longest, or `width` if wider."""
+def padded_rows(row: Int[Tensor, " N"], num_rows: int, row_length: int | None = None) -> PaddedRows:
+    """Values of one row are neighbours and keep their order; rows are as long as the longest, or `row_length` if that is more."""
     index = torch.arange(len(row))
     starts = torch.ones_like(row, dtype=torch.bool)
     starts[1:] = row[1:] != row[:-1]
     column = index - torch.where(starts, index, 0).cummax(0).values if len(row) else index
     longest = int(column.max()) + 1 if len(column) else 1
-    return Rows(row, column, (num_rows, max(longest, width or 1)))
+    return PaddedRows(row, column, (num_rows, max(longest, row_length or 1)))

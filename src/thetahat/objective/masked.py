@@ -12,14 +12,14 @@ from thetahat.core.random import uniform
 from thetahat.core.special import MASK
 from thetahat.core.visibility import visibility_of
 from thetahat.objective.config import Masked, ObjectiveConfig
-from thetahat.objective.layout import rows_of
+from thetahat.objective.layout import padded_rows
 from thetahat.objective.weights import counted_weights
 
 _CHOICE, _REPLACE, _OTHER, _LENGTH = range(4)  # what a number is drawn for
 
 
 def masked(
-    packed: Packed, objective: ObjectiveConfig, choice: Masked, symbols: Symbols, width: int | None = None
+    packed: Packed, objective: ObjectiveConfig, choice: Masked, symbols: Symbols, row_length: int | None = None
 ) -> Batch:
     r"""$\sum_{j \in M} \log \Pr(x_j \mid x_{\setminus M})$ for a drawn set M of each piece, which is read whole.
 
@@ -30,11 +30,11 @@ def masked(
     Devlin et al., BERT, 2019 (arXiv 1810.04805); Joshi et al., SpanBERT, 2020 (spans); Wettig et al., 2023 (rates).
     """
     chosen = choose(packed, choice, symbols)
-    return read_whole(packed, objective, chosen, _replaced(packed, chosen, choice, symbols), width)
+    return read_whole(packed, objective, chosen, _replaced(packed, chosen, choice, symbols), row_length)
 
 
 def pseudo(
-    packed: Packed, objective: ObjectiveConfig, symbols: Symbols, num_passes: int, width: int | None = None
+    packed: Packed, objective: ObjectiveConfig, symbols: Symbols, num_passes: int, row_length: int | None = None
 ) -> Iterator[Batch]:
     r"""Each token once, given the others: pass p masks every token whose number in its piece is p modulo `num_passes`.
 
@@ -48,7 +48,7 @@ def pseudo(
     for turn in range(min(num_passes or longest, longest)):
         chosen = free & (number % (num_passes or longest) == turn)
         tokens = torch.where(chosen, mask_of(symbols), packed.tokens)
-        yield read_whole(packed, objective, chosen, tokens, width)
+        yield read_whole(packed, objective, chosen, tokens, row_length)
 
 
 def mask_of(symbols: Symbols) -> int:
@@ -139,11 +139,11 @@ def read_whole(
     objective: ObjectiveConfig,
     chosen: Bool[Tensor, " N"],
     tokens: Int[Tensor, " N"],
-    width: int | None,
+    row_length: int | None,
 ) -> Batch:
     """Every token is read, and at the place of each chosen one the token that stood there is asked."""
     num_rows = int(packed.row[-1]) + 1 if len(packed.row) else 0
-    rows = rows_of(packed.row[packed.piece], num_rows, width)
+    rows = padded_rows(packed.row[packed.piece], num_rows, row_length)
     weights = torch.where(chosen, counted_weights(packed, objective), 0.0)
     visibility = visibility_of(rows.lay(packed.piece, -1), is_causal=False)
     return Batch(

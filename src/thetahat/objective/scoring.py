@@ -9,7 +9,7 @@ from thetahat.objective.masked import pseudo
 
 
 def questions(
-    packed: Packed, objective: ObjectiveConfig, symbols: Symbols, num_passes: int = 0, width: int | None = None
+    packed: Packed, objective: ObjectiveConfig, symbols: Symbols, num_passes: int = 0, row_length: int | None = None
 ) -> Iterator[Batch]:
     """Batches in which every token that counts is asked exactly once.
 
@@ -20,10 +20,10 @@ def questions(
     plain = ObjectiveConfig(factorization=objective.factorization)
     match objective.factorization:
         case Masked():
-            yield from pseudo(packed, plain, symbols, num_passes, width)
+            yield from pseudo(packed, plain, symbols, num_passes, row_length)
         case FillInTheMiddle():
-            yield causal(packed, plain, width)
+            yield causal(packed, plain, row_length)
         case Prefix():
-            yield prefix(packed, plain, width, draws=False)
+            yield prefix(packed, plain, row_length, draws=False)
         case _:
-            yield factor(packed, plain, symbols, width)
+            yield factor(packed, plain, symbols, row_length)

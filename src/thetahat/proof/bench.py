@@ -62,13 +62,13 @@ class Bench:
         plan = replace_fields(self.prepared.order.plan(0), pieces=pieces)
         return gather(self.corpus, plan, np.arange(len(pieces)), Draw(self.config.seed))
 
-    def factor(self, packed: Packed, width: int | None = None) -> Batch:
+    def factor(self, packed: Packed, row_length: int | None = None) -> Batch:
         """What the run asks about them."""
-        return factor(packed, self.config.objective, self.corpus.symbols, width)
+        return factor(packed, self.config.objective, self.corpus.symbols, row_length)
 
-    def batch(self, pieces: Pieces, width: int | None = None) -> Batch:
+    def batch(self, pieces: Pieces, row_length: int | None = None) -> Batch:
         """These pieces as one micro-batch."""
-        return self.factor(self.packed(pieces), width)
+        return self.factor(self.packed(pieces), row_length)
 
     def rows(self, units: Int[np.ndarray, " n"] | None = None) -> Pieces:
         """One sequence a row, all of them or some."""

@@ -44,9 +44,9 @@ class Prepared:
     def batches(self, step: int, world: World) -> list[Batch]:
         """The micro-batches of one rank for the update after `step` updates."""
         rows = self.config.micro_batch_size or self.config.batch_size
-        width = self.config.data.context if self.config.compile else None  # one shape, compiled once
+        row_length = self.config.data.context if self.config.compile else None  # one shape, compiled once
         packed = self.order.packed(step, world.rank, world.size, rows)
-        return [factor(pack, self.config.objective, self.train.symbols, width) for pack in packed]
+        return [factor(pack, self.config.objective, self.train.symbols, row_length) for pack in packed]
 
 
 def prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:

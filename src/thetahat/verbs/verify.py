@@ -106,7 +106,7 @@ def _cuttings(plain: Plain) -> Iterator[Equivalence]:
     for name, parts in groups.items():
         batches = [bench.batch(bench.rows(part)) for part in parts]
         yield plain.compared_with(name, bench.outcome(batches))
-    wide = bench.batch(bench.rows(), width=bench.longest + 17)
+    wide = bench.batch(bench.rows(), row_length=bench.longest + 17)
     yield plain.compared_with("padded", bench.outcome([wide]))
     yield plain.compared_with("packed", bench.outcome([bench.batch(bench.in_few_rows())]))
     yield plain.compared_with("chunked", bench.outcome([bench.batch(bench.rows())], chunk_size=7))
