@@ -11,7 +11,7 @@ from thetahat.model.decoder import Decoder
 from thetahat.model.init import initialize
 from thetahat.model.law import BIAS, GAIN, MATRIX, TABLE, WRITER, Law
 from thetahat.model.norm import RMSNorm
-from thetahat.optimization.groups import Group, check_groups, group_parameters
+from thetahat.optimization.groups import ParameterGroup, check_groups, group_parameters
 
 SMALL = {"num_layers": 2, "width": 8, "num_heads": 2, "num_kv_heads": 1, "head_width": 4, "inner_width": 12}
 
@@ -108,7 +108,7 @@ def test_a_parameter_in_no_group_is_an_error_that_names_it():
 
 def test_a_parameter_in_two_groups_is_an_error_even_under_another_name():
     model = small(ties_embeddings=True)
-    groups = [*group_parameters(model), Group("more", {"head.weight": model.head.weight})]
+    groups = [*group_parameters(model), ParameterGroup("more", {"head.weight": model.head.weight})]
     with pytest.raises(ModelError, match=r"head\.weight would be updated twice"):
         check_groups(model, groups)
 
@@ -123,6 +123,6 @@ def test_a_frozen_parameter_in_a_group_is_an_error_that_names_it():
 
 def test_a_parameter_of_another_model_is_an_error():
     model = small()
-    groups = [*group_parameters(model), Group("more", {"other": nn.Parameter(torch.zeros(2))})]
+    groups = [*group_parameters(model), ParameterGroup("more", {"other": nn.Parameter(torch.zeros(2))})]
     with pytest.raises(ModelError, match="not one of the model's"):
         check_groups(model, groups)

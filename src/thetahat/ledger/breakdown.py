@@ -30,7 +30,7 @@ class Cell(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class GroupLikelihood:
     """How likely one part of what was scored is."""
 
     name: str
@@ -47,7 +47,7 @@ class Group:
         return {name: finite_or_text(value) for name, value in asdict(self).items()}
 
 
-def by_row(rows: Sequence[LedgerRow]) -> dict[str, list[Group]]:
+def by_row(rows: Sequence[LedgerRow]) -> dict[str, list[GroupLikelihood]]:
     """Source, role, turn and length of the document; a division into one group says nothing, and is left out."""
     lengths = _lengths(rows)
     found = {
@@ -59,7 +59,7 @@ def by_row(rows: Sequence[LedgerRow]) -> dict[str, list[Group]]:
     return {name: groups for name, groups in found.items() if len(groups) > 1}
 
 
-def by_position(rows: Sequence[LedgerRow], cells: Iterable[Cell]) -> dict[str, list[Group]]:
+def by_position(rows: Sequence[LedgerRow], cells: Iterable[Cell]) -> dict[str, list[GroupLikelihood]]:
     """`by_row`, and by how many tokens of the same part stand before."""
     found, positions = by_row(rows), groups_of(cells)
     return found | ({"position": positions} if len(positions) > 1 else {})
@@ -87,7 +87,7 @@ def position_cells(
 EDGES = np.array([FIRST * GROWTH**power for power in range(24)], dtype=np.int64)
 
 
-def groups_of(cells: Iterable[Cell]) -> list[Group]:
+def groups_of(cells: Iterable[Cell]) -> list[GroupLikelihood]:
     """The sums of each group, clustered by document, in the natural order of their names."""
     members: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -95,7 +95,7 @@ def groups_of(cells: Iterable[Cell]) -> list[Group]:
     return [_group(name, members[name]) for name in sorted(members, key=lambda name: (_natural(name), name))]
 
 
-def _group(name: str, cells: Sequence[Cell]) -> Group:
+def _group(name: str, cells: Sequence[Cell]) -> GroupLikelihood:
     documents: dict[str, list[Cell]] = {}
     for cell in cells:
         documents.setdefault(cell.document, []).append(cell)
@@ -103,7 +103,7 @@ def _group(name: str, cells: Sequence[Cell]) -> Group:
     sizes = [sum(cell.num_bytes for cell in members) for members in documents.values()]
     num_tokens, num_bytes, total = sum(cell.num_tokens for cell in cells), sum(sizes), exact_sum(nats)
     interval = bits_per_byte_interval(nats, sizes) if num_bytes and len(documents) >= MIN_DOCUMENTS else None
-    return Group(
+    return GroupLikelihood(
         name=name,
         num_documents=len(documents),
         num_tokens=num_tokens,

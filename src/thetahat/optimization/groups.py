@@ -10,27 +10,27 @@ from thetahat.model.law import laws_of
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ParameterGroup:
     """Parameters that one rule updates, by the names that they have in the model."""
 
     name: str  # matrices, embeddings or vectors
     parameters: dict[str, nn.Parameter]
 
 
-def group_parameters(model: nn.Module) -> list[Group]:
+def group_parameters(model: nn.Module) -> list[ParameterGroup]:
     """Matrices, embeddings and vectors, in this order, as the model's modules declare them (`model/law.py`).
 
     Frozen parameters are in none, a tied weight is there once.
     """
     laws = laws_of(model)
-    groups = {name: Group(name, {}) for name in ("matrices", "embeddings", "vectors")}
+    groups = {name: ParameterGroup(name, {}) for name in ("matrices", "embeddings", "vectors")}
     for name, parameter in model.named_parameters():  # each tensor once, under its first name
         if parameter.requires_grad:
             groups[laws[name].group].parameters[name] = parameter
     return list(groups.values())
 
 
-def check_groups(model: nn.Module, groups: Iterable[Group]) -> None:
+def check_groups(model: nn.Module, groups: Iterable[ParameterGroup]) -> None:
     """Raises ModelError, naming the tensor, unless each trainable parameter of the model is in exactly one group."""
     homes: dict[int, str] = {}
     for group in groups:

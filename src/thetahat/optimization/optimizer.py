@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from thetahat.core.errors import ModelError
 from thetahat.optimization.adamw import build_adamw
 from thetahat.optimization.config import AdamW, Muon as MuonConfig, OptimizationConfig
-from thetahat.optimization.groups import Group, check_groups, group_parameters
+from thetahat.optimization.groups import ParameterGroup, check_groups, group_parameters
 from thetahat.optimization.muon import Muon
 
 
@@ -18,7 +18,7 @@ from thetahat.optimization.muon import Muon
 class Rule:
     """A group, the torch optimizer that updates it, and its learning rate at the peak of the schedule."""
 
-    group: Group
+    group: ParameterGroup
     optimizer: torch.optim.Optimizer
     learning_rate: float
 
@@ -70,7 +70,7 @@ def build_optimizer(model: nn.Module, config: OptimizationConfig) -> Optimizer:
     return Optimizer([_build_rule(group, rules[group.name]) for group in groups if group.parameters])
 
 
-def _build_rule(group: Group, config: MuonConfig | AdamW) -> Rule:
+def _build_rule(group: ParameterGroup, config: MuonConfig | AdamW) -> Rule:
     match config:
         case MuonConfig():
             return Rule(group, Muon(group.parameters.values(), config), config.learning_rate)

@@ -68,8 +68,8 @@ class Scene:
         return {**{name: getattr(self, name) for name in names}, "jobs": jobs}
 
 
-Asked = Sequence[tuple[Scene, Sequence[Job]]]
-Group = list[tuple[int, Sequence[Job]]]  # the index of a scene, and some of its jobs
+Scenes = Sequence[tuple[Scene, Sequence[Job]]]
+JobGroup = list[tuple[int, Sequence[Job]]]  # the index of a scene, and some of its jobs
 
 
 @final
@@ -88,30 +88,30 @@ class Renderer:
     def __exit__(self, *raised: object) -> None:
         self.close()
 
-    def render(self, asked: Asked) -> list[list[Rendered | Refusal]]:
+    def render(self, scenes: Scenes) -> list[list[Rendered | Refusal]]:
         """For each scene the text of each job, or why there is none; breaking the limits is an error about its record.
 
         Many small scenes go at once; where that breaks the limits each is tried alone, which tells the guilty one.
         """
-        answers: list[list[Rendered | Refusal]] = [[] for _ in asked]
-        for group in _grouped(asked):
-            replies = self._ask([asked[index][0].request(jobs) for index, jobs in group])
+        answers: list[list[Rendered | Refusal]] = [[] for _ in scenes]
+        for group in _grouped(scenes):
+            replies = self._ask([scenes[index][0].request(jobs) for index, jobs in group])
             if isinstance(replies, str) and len(group) > 1:
-                replies = self._one_by_one(asked, group)
+                replies = self._one_by_one(scenes, group)
             if isinstance(replies, str):
-                raise _broken(asked[group[0][0]][0].where, replies)
+                raise _broken(scenes[group[0][0]][0].where, replies)
             for (index, _), reply in zip(group, replies, strict=True):
                 answers[index] += [
                     Rendered(text, *told) if is_rendered else Refusal(text) for is_rendered, text, told in reply
                 ]
         return answers
 
-    def _one_by_one(self, asked: Asked, group: Group) -> list[Reply]:
+    def _one_by_one(self, scenes: Scenes, group: JobGroup) -> list[Reply]:
         replies: list[Reply] = []
         for index, jobs in group:
-            reply = self._ask([asked[index][0].request(jobs)])
+            reply = self._ask([scenes[index][0].request(jobs)])
             if isinstance(reply, str):
-                raise _broken(asked[index][0].where, reply)
+                raise _broken(scenes[index][0].where, reply)
             replies += reply
         return replies
 
@@ -201,11 +201,11 @@ def _broken(where: str, why: str) -> DataError:
     return DataError(f"{where}: the chat template cannot be used: {why}", cure="another template, or a mended one")
 
 
-def _grouped(asked: Asked) -> Iterator[Group]:
+def _grouped(scenes: Scenes) -> Iterator[JobGroup]:
     """The jobs of all scenes, so many at once."""
-    group: Group = []
+    group: JobGroup = []
     room = _JOBS
-    for index, (_, jobs) in enumerate(asked):
+    for index, (_, jobs) in enumerate(scenes):
         start = 0
         while start < len(jobs):
             group.append((index, jobs[start : start + room]))
