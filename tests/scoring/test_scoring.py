@@ -30,7 +30,7 @@ from thetahat.scoring.journal import FolderJournal
 from thetahat.scoring.likelihood import (
     Abandoned,
     Reader,
-    Watch,
+    ScoringHooks,
     bytes_of,
     context_lengths,
     ledger_rows,
@@ -233,7 +233,7 @@ def readers(monkeypatch):
     monkeypatch.setattr(likelihood, "ROOM_ON_CPU", 32)
     found = set()
 
-    def watch(model, number):
+    def hooks(model, number):
         hidden, together = model.hidden, threading.Barrier(number)
 
         def watched(inputs):
@@ -248,7 +248,7 @@ def readers(monkeypatch):
         monkeypatch.setattr(model, "hidden", watched)
         return found
 
-    return watch
+    return hooks
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *FINE])
@@ -321,12 +321,12 @@ def test_a_later_start_asks_only_for_what_is_not_yet_known(tmp_path):
     journal = FolderJournal(tmp_path / "journal", "key")
     stops = iter([False, False, True])
     with pytest.raises(Abandoned):
-        score_corpus(model, corpus, policy, World(), CPU, Watch(stops=lambda: next(stops, True), journal=journal))
+        score_corpus(model, corpus, policy, World(), CPU, ScoringHooks(stops=lambda: next(stops, True), journal=journal))
     journal.save()
     again = FolderJournal(tmp_path / "journal", "key")
     assert len(again.known()) == 2
     done = score_corpus(
-        model, corpus, policy, World(), CPU, Watch(shows=lambda n, total: asked_groups.append(n), journal=again)
+        model, corpus, policy, World(), CPU, ScoringHooks(shows=lambda n, total: asked_groups.append(n), journal=again)
     )
     assert np.array_equal(done.token_log_prob, plain.token_log_prob)
     assert np.array_equal(done.context_length, plain.context_length)
@@ -338,7 +338,7 @@ def test_a_later_start_asks_only_for_what_is_not_yet_known(tmp_path):
 def test_answers_of_another_key_and_damaged_ones_are_not_used(tmp_path):
     _, corpus, policy, (model, _) = asked("causal on texts", tmp_path)
     journal = FolderJournal(tmp_path / "journal", "key")
-    score_corpus(model, corpus, policy, World(), CPU, Watch(journal=journal))
+    score_corpus(model, corpus, policy, World(), CPU, ScoringHooks(journal=journal))
     journal.save()
     assert FolderJournal(tmp_path / "journal", "other").known() == {}
     file = next((tmp_path / "journal" / "key").rglob("answers.safetensors"))
@@ -346,7 +346,7 @@ def test_answers_of_another_key_and_damaged_ones_are_not_used(tmp_path):
     journal = FolderJournal(tmp_path / "journal", "key")
     journal.clear_others()
     assert journal.known() == {}
-    score_corpus(model, corpus, policy, World(), CPU, Watch(journal=journal))
+    score_corpus(model, corpus, policy, World(), CPU, ScoringHooks(journal=journal))
     journal.save()  # beside the damaged part, under another name
     assert len(FolderJournal(tmp_path / "journal", "key").known()) > 0
     FolderJournal(tmp_path / "journal", "other").clear_others()

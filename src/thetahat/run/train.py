@@ -22,7 +22,7 @@ from thetahat.run.signals import STOPPING, Interrupted, Stop, listening
 from thetahat.run.start import Running, fingerprints, start_or_resume
 from thetahat.run.state import State, better
 from thetahat.run.step import StepReport, step
-from thetahat.scoring.likelihood import Abandoned, Watch, ledger_rows, score_corpus
+from thetahat.scoring.likelihood import Abandoned, ScoringHooks, ledger_rows, score_corpus
 
 
 def train(
@@ -93,7 +93,7 @@ def evaluate(
         is_abandoned or (lambda: False),
     )
     try:
-        likelihoods = score_corpus(state.model, prepared.held_out, policy, world, state.device, Watch(stops=stops))
+        likelihoods = score_corpus(state.model, prepared.held_out, policy, world, state.device, ScoringHooks(stops=stops))
     finally:
         state.model.train()
     return summarize(ledger_rows(likelihoods, prepared.held_out))

@@ -90,8 +90,8 @@ class Journal(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
-    """Who looks on while a corpus is scored; none of it changes a number."""
+class ScoringHooks:
+    """Called while a corpus is scored, to stop it, to show progress, to keep results; none of it changes a number."""
 
     stops: Callable[[], bool] = lambda: False  # asked between groups; where one rank says so, all raise Abandoned
     shows: Callable[[int, int], None] = lambda done, total: None  # tokens answered and to be answered, of this rank
@@ -100,7 +100,7 @@ class Watch:
 
 @torch.no_grad()
 def score_corpus(
-    model: Model, corpus: Corpus, policy: Policy, world: World, device: torch.device, watch: Watch = Watch()
+    model: Model, corpus: Corpus, policy: Policy, world: World, device: torch.device, hooks: ScoringHooks = ScoringHooks()
 ) -> Likelihoods:
     r"""$\log \Pr_\theta(x_j \mid \text{context})$ of every token of every document, each exactly once.
 
@@ -114,19 +114,19 @@ def score_corpus(
     reader = Reader(model, corpus, policy, device)
     found = np.zeros((4, len(corpus.tokens)), dtype=np.float64)  # nats, whether asked, context, misses
     is_known = torch.zeros(len(reader.groups), dtype=torch.int64)  # as the first rank says: all must leave out the same
-    for number, answers in watch.journal.known().items() if watch.journal and world.is_first else ():
+    for number, answers in hooks.journal.known().items() if hooks.journal and world.is_first else ():
         _note(found, answers)
         is_known[number] = 1
     left = (world.sum(is_known) == 0).nonzero()[:, 0].tolist()[world.rank :: world.size]
     total, done = sum(reader.num_tokens(number) for number in left), 0
     with computing_in(policy.dtype, device):  # all along, so that parameters are cast once
-        for number, answers in reader.answers(itertools.takewhile(lambda number: not watch.stops(), left)):
+        for number, answers in reader.answers(itertools.takewhile(lambda number: not hooks.stops(), left)):
             _note(found, answers)
-            if watch.journal:
-                watch.journal.add(number, answers)
+            if hooks.journal:
+                hooks.journal.add(number, answers)
             done += reader.num_tokens(number)
-            watch.shows(done, total)
-    if world.any(watch.stops()):
+            hooks.shows(done, total)
+    if world.any(hooks.stops()):
         raise Abandoned
     return _likelihoods(world.sum(torch.from_numpy(found)).numpy(), corpus)
 

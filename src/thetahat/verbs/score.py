@@ -23,7 +23,7 @@ from thetahat.data.read.source import divide
 from thetahat.data.read.texts import Texts
 from thetahat.data.tokens.tokenizer import END_OF_TEXT
 from thetahat.distribution.world import World, join_world
-from thetahat.ledger.breakdown import Group, by_position, position_cells
+from thetahat.ledger.breakdown import GroupLikelihood, by_position, position_cells
 from thetahat.ledger.ledger import LedgerRow, write_ledger
 from thetahat.ledger.pairing import WHOLE
 from thetahat.ledger.policy import Policy
@@ -32,7 +32,7 @@ from thetahat.run.folder.checkpoint import CONFIG, MODEL, read_config, read_prog
 from thetahat.run.folder.folder import version_of
 from thetahat.run.prepare import encoding_of
 from thetahat.scoring.journal import FolderJournal
-from thetahat.scoring.likelihood import Watch, bytes_of, ledger_rows, score_corpus
+from thetahat.scoring.likelihood import ScoringHooks, bytes_of, ledger_rows, score_corpus
 from thetahat.scoring.noise import NoiseFloor, noise_floor
 from thetahat.scoring.tokens import token_table, write_tokens
 from thetahat.verbs.load import Loaded, load
@@ -48,7 +48,7 @@ class Score:
     summary: Summary
     policy: str
     rows: list[LedgerRow]
-    groups: dict[str, list[Group]]  # by source, role, part, length, position; where there is more than one
+    groups: dict[str, list[GroupLikelihood]]  # by source, role, part, length, position; where there is more than one
     noise: NoiseFloor  # what reading in other company changes
     tokens_cut: int  # asked by the data and not scored: what the context could not hold under data.over_long
     prompt_cut: int  # of prompts and earlier turns, not read
@@ -77,8 +77,8 @@ def score(
     metadata = _metadata(loaded, corpus, policy, data)
     with ExitStack() as stack:  # until all is written: what fails there costs no scoring
         journal = _journal(out, metadata, world, stack) if out else None
-        watch = Watch(shows=shows or (lambda done, total: None), journal=journal)
-        likelihoods = score_corpus(loaded.model, corpus, policy, world, loaded.device, watch)
+        hooks = ScoringHooks(shows=shows or (lambda done, total: None), journal=journal)
+        likelihoods = score_corpus(loaded.model, corpus, policy, world, loaded.device, hooks)
         rows = _with_cuts(ledger_rows(likelihoods, corpus), corpus)
         if tokens and world.is_first:
             write_tokens(tokens, token_table(likelihoods, corpus, rows), metadata)
