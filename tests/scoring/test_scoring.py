@@ -320,8 +320,9 @@ def test_a_later_start_asks_only_for_what_is_not_yet_known(tmp_path):
     asked_groups = []
     journal = FolderJournal(tmp_path / "journal", "key")
     stops = iter([False, False, True])
+    hooks = ScoringHooks(stops=lambda: next(stops, True), journal=journal)
     with pytest.raises(Abandoned):
-        score_corpus(model, corpus, policy, World(), CPU, ScoringHooks(stops=lambda: next(stops, True), journal=journal))
+        score_corpus(model, corpus, policy, World(), CPU, hooks)
     journal.save()
     again = FolderJournal(tmp_path / "journal", "key")
     assert len(again.known()) == 2

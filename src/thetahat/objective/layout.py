@@ -31,7 +31,7 @@ class PaddedRows:
 
 
 def padded_rows(row: Int[Tensor, " N"], num_rows: int, row_length: int | None = None) -> PaddedRows:
-    """Values of one row are neighbours and keep their order; rows are as long as the longest, or `row_length` if longer."""
+    """Values of one row are neighbours, in order; rows are as long as the longest, or `row_length` if that is more."""
     index = torch.arange(len(row))
     starts = torch.ones_like(row, dtype=torch.bool)
     starts[1:] = row[1:] != row[:-1]

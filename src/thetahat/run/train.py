@@ -93,7 +93,8 @@ def evaluate(
         is_abandoned or (lambda: False),
     )
     try:
-        likelihoods = score_corpus(state.model, prepared.held_out, policy, world, state.device, ScoringHooks(stops=stops))
+        hooks = ScoringHooks(stops=stops)
+        likelihoods = score_corpus(state.model, prepared.held_out, policy, world, state.device, hooks)
     finally:
         state.model.train()
     return summarize(ledger_rows(likelihoods, prepared.held_out))

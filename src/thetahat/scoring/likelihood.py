@@ -100,7 +100,12 @@ class ScoringHooks:
 
 @torch.no_grad()
 def score_corpus(
-    model: Model, corpus: Corpus, policy: Policy, world: World, device: torch.device, hooks: ScoringHooks = ScoringHooks()
+    model: Model,
+    corpus: Corpus,
+    policy: Policy,
+    world: World,
+    device: torch.device,
+    hooks: ScoringHooks = ScoringHooks(),
 ) -> Likelihoods:
     r"""$\log \Pr_\theta(x_j \mid \text{context})$ of every token of every document, each exactly once.
 
@@ -196,7 +201,7 @@ class Reader:
 
     @torch.no_grad()
     def _ask(self, number: int) -> Callable[[], Answers]:
-        """Asks the model; whoever calls what it returns waits for the answers."""
+        """Starts the forward passes; calling the function that it returns waits for their results."""
         index = self.groups[number]
         token = _places(self.corpus, self.plan.pieces, index)
         packed, policy = gather(self.corpus, self.plan, index), self.policy
