@@ -120,11 +120,19 @@ def test_where_nothing_can_be_written_nothing_is_scored(place):
 
 def test_what_a_source_is_called_breaks_no_line_and_obeys_no_terminal(place):
     lines = [{"text": "To be", "source": "a\nby source 1"}, {"text": "or not", "source": "\x1b[31mred"}]
-    (place / "odd.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (place / "odd.jsonl").write_text("".join(json.dumps(line) + "\n" for line in 30 * lines))
     out, _ = finished(place, "score", "run", "odd.jsonl")
     assert r"a\nby source 1" in out
     assert r"\x1b[31mred" in out
     assert "\x1b" not in out
+
+
+def test_groups_too_small_for_an_interval_are_counted_and_not_listed(place):
+    lines = [{"text": f"To be {i}", "source": "many"} for i in range(30)] + [{"text": "or", "source": "one"}]
+    (place / "few.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = finished(place, "score", "run", "few.jsonl")[0].split("by source")[1].split("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in table[1:]] == ["many", "..."]
+    assert table[-1] == "... and 1 group of fewer than 30 documents: --json"
 
 
 def test_scoring_does_not_import_the_compiler(place):

@@ -11,7 +11,7 @@ from tests.oracles import interval as interval_oracle, paired as oracle
 from thetahat.core.errors import DataError, NonFiniteError
 from thetahat.core.plain import finite_or_text
 from thetahat.ledger.compare import compare_ledgers
-from thetahat.ledger.ledger import LedgerRow
+from thetahat.ledger.ledger import LedgerRow, blocks_of
 from thetahat.ledger.pairing import Scored, pair_rows
 from thetahat.ledger.policy import Policy, read_policy
 from thetahat.objective.config import Conditional, Masked, Prefix, Spans
@@ -354,6 +354,48 @@ def test_few_documents_and_cut_tokens_are_said():
     notes = compare(a, a).notes
     assert any("fewer than 30 documents" in note for note in notes)
     assert any("6 in A, 6 in B" in note for note in notes)
+
+
+def of_one_document(seed, tokens, effect):
+    """A row of one document with its blocks, under A and under B."""
+    draw = np.random.default_rng(seed)
+    nats = -draw.exponential(3, tokens)
+    size = draw.integers(1, 6, tokens)
+    pair = [nats, nats + effect + 0.1 * draw.standard_normal(tokens)]
+    return [
+        [row(0, num_tokens=tokens, num_bytes=int(size.sum()), log_prob=math.fsum(some), blocks=blocks_of(some, size))]
+        for some in pair
+    ]
+
+
+@given(seeds, st.integers(1025, 9000), st.sampled_from([0.02, -0.02]))
+@settings(max_examples=20)
+def test_one_document_is_compared_by_its_blocks_and_says_so(seed, tokens, effect):
+    a, b = of_one_document(seed, tokens, effect)
+    found = compare(a, b)
+    nats = [y.log_prob - x.log_prob for x, y in zip(a[0].blocks, b[0].blocks, strict=True)]
+    sizes = [block.num_tokens for block in a[0].blocks]
+    m, low, high = interval_oracle.ratio(nats, sizes, t_quantile(0.975, len(nats) - 1))
+    plain = found.to_dict()
+    assert plain["nats_per_token_difference"] == pytest.approx(m)
+    assert plain["ci95"] == pytest.approx([low, high])
+    assert plain["improved_share"] == sum(d > 0 for d in nats) / len(nats)
+    assert (plain["num_documents"], plain["num_units"]) == (1, len(nats))
+    assert plain["interval_unit"] == "blocks of 1,024 tokens of one document"
+    assert "it says nothing of other documents" in found.notes[0]
+    assert f"{len(nats)} blocks of 1,024 tokens of one document" in found.numbers
+
+
+def test_one_document_that_has_no_blocks_in_common_has_no_interval_and_says_what_to_do():
+    long, short = of_one_document(0, 5000, 0.02), of_one_document(0, 900, 0.02)
+    other = METADATA | {"tokenizer_sha256": "34cd"}
+    for (a, b), metadata, why in ((long, other, "two tokenizers"), (short, METADATA, "fewer than two blocks")):
+        found = compare(a, b, metadata_b=metadata)
+        assert why in found.notes[0]
+        assert "data.split_on=TEXT" in found.notes[0]
+        assert "no interval" in found.numbers
+        assert "1 document)" in found.numbers
+        assert found.verdict == "open"
 
 
 @given(seeds, st.integers(2, 40), st.randoms(use_true_random=False))

@@ -1,6 +1,7 @@
 """`select` over the checkpoints of a real run."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -44,8 +45,25 @@ def test_each_candidate_has_the_likelihood_that_score_gives_it(place):
         assert standing.bits_per_byte == pytest.approx(scored.summary.bits_per_byte, rel=1e-12)
     best = found.selection.standings[found.selection.best]
     assert best.bits_per_byte == min(standing.bits_per_byte for standing in found.selection.standings)
-    assert found.num_report_documents == 40
+    assert (found.num_report_units, found.unit) == (40, "documents")
     assert found.last.summary == score(str(place / "run"), [str(place / "report.jsonl")]).summary
+    json.dumps(to_plain(found), allow_nan=False)
+
+
+def test_one_document_is_chosen_by_every_other_block_and_reported_on_by_the_rest(place):
+    found = select(str(place / "run"), [str(place / "text.txt")], averages=1)
+    (row,) = score(str(place / "run"), [str(place / "text.txt")]).rows
+    assert len(row.blocks) >= 4
+    assert found.unit == "blocks of 1,024 tokens of 1 document"
+    assert found.selection.num_units + found.num_report_units == len(row.blocks)
+    nats, size = (sum(getattr(block, name) for block in row.blocks[::2]) for name in ("log_prob", "num_bytes"))
+    last = found.selection.standings[-1]
+    assert last.bits_per_byte == pytest.approx(-nats / math.log(2) / size, rel=1e-12)
+    assert last.error > 0
+    summary = found.last.summary
+    assert (summary.num_documents, summary.interval_unit) == (1, found.unit)
+    assert summary.num_tokens == sum(block.num_tokens for block in row.blocks[1::2])
+    assert summary.bits_per_byte_ci95
     json.dumps(to_plain(found), allow_nan=False)
 
 
@@ -80,8 +98,9 @@ def test_what_cannot_be_chosen_from_is_refused_before_anything_is_scored(place, 
     monkeypatch.delattr("thetahat.verbs.select.score_corpus")
     with pytest.raises(DataError, match="60 documents would choose and be reported on"):
         select(str(place / "run"), [more], report=[more])
-    with pytest.raises(DataError, match="that says nothing"):
-        select(str(place / "run"), [str(place / "text.txt")])
+    (tmp_path / "short.txt").write_text("\n".join(texts_of(6)))
+    with pytest.raises(DataError, match="1 document of 1 blocks of 1,024 tokens is too little"):
+        select(str(place / "run"), [str(tmp_path / "short.txt")])
     with pytest.raises(ModelError, match="0 whole checkpoints"):
         select(str(tmp_path), [more])
     with pytest.raises(FolderError, match="nothing is written over"):

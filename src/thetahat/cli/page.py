@@ -107,7 +107,7 @@ def _bar(difference: Difference, axis: Axis) -> dict[str, Any]:
 
 def _histogram(whole: Difference) -> dict[str, Any]:
     """How many documents have which difference; the outer bins hold the outermost hundredths too."""
-    values = whole.main.by_document
+    values = whole.main.by_unit
     low, high = (float(end) for end in np.quantile(values, [0.01, 0.99]))
     reach = max(abs(low), abs(high)) or 1.0
     num_bins = min(MOST_BINS, 2 * math.isqrt(2 * len(values)) + 2)  # even, so that one edge is 0
@@ -119,7 +119,7 @@ def _histogram(whole: Difference) -> dict[str, Any]:
             "width": round(axis(float(right)) - axis(float(left)) - 1, 2),
             "height": round(TALL * int(count) / most, 2),
             "side": "gain" if left >= 0 else "loss",
-            "what": f"{int(count):,} documents from {left:+.3g} to {right:+.3g}",
+            "what": f"{int(count):,} {whole.interval_unit} from {left:+.3g} to {right:+.3g}",
         }
         for count, left, right in zip(counts, edges[:-1], edges[1:], strict=True)
         if count

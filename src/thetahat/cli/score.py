@@ -78,25 +78,33 @@ def _numbers(scored: Any) -> dict[str, Any]:
 
 
 def _show(name: str, groups: list[dict[str, Any]]) -> None:
-    """One table; the largest groups where there are many."""
-    groups = [group | {"name": in_line(group["name"])} for group in groups]
-    shown = groups
-    if len(groups) > SHOWN:
-        kept = sorted(groups, key=lambda group: -group["num_tokens"])[:SHOWN]
-        shown = [group for group in groups if group in kept]
-    width = max(26, *(len(group["name"]) + 1 for group in shown))
-    emit(f"\n{'by ' + name:<{width}} {'documents':>10} {'tokens':>12} {'nats/token':>11} {'bits/byte':>10}   95 %")
-    for group in shown:
-        numbers = "".join(
-            f" {value:>{room}.4f}" if isinstance(value, float) else f" {value:>{room}}"
-            for value, room in ((group["nats_per_token"], 11), (group["bits_per_byte"], 10))
-        )
-        ends = group["bits_per_byte_ci95"]
-        interval = f"{ends[0]:.4f} to {ends[1]:.4f}" if ends else "fewer than 30 documents"
-        counts = f"{group['num_documents']:>10,} {group['num_tokens']:>12,}"
-        emit(f"{group['name'] or '(none)':<{width}} {counts}{numbers}   {interval}")
-    if len(groups) > len(shown):
-        emit(f"... and {len(groups) - len(shown)} smaller ones: --json")
+    """One table of the groups that have an interval: the largest where there are many; the rest is counted."""
+    from thetahat.statistics.interval import MIN_DOCUMENTS
+
+    told = [group | {"name": in_line(group["name"])} for group in groups if group["num_documents"] >= MIN_DOCUMENTS]
+    largest = sorted(told, key=lambda group: -group["num_tokens"])[:SHOWN]
+    width = max([26, *(len(group["name"]) + 1 for group in largest)])
+    if told:
+        emit(f"\n{'by ' + name:<{width}} {'documents':>10} {'tokens':>12} {'nats/token':>11} {'bits/byte':>10}   95 %")
+    for group in told:
+        if group in largest:
+            _show_group(group, width)
+    if len(told) > SHOWN:
+        emit(f"... and {len(told) - SHOWN} smaller ones: --json")
+    if few := len(groups) - len(told):
+        start = "... and" if told else f"\nby {name}:"
+        emit(f"{start} {few} group{'s' if few > 1 else ''} of fewer than {MIN_DOCUMENTS} documents: --json")
+
+
+def _show_group(group: dict[str, Any], width: int) -> None:
+    numbers = "".join(
+        f" {value:>{room}.4f}" if isinstance(value, float) else f" {value:>{room}}"
+        for value, room in ((group["nats_per_token"], 11), (group["bits_per_byte"], 10))
+    )
+    ends = group["bits_per_byte_ci95"]
+    interval = f"{ends[0]:.4f} to {ends[1]:.4f}" if ends else "-"
+    counts = f"{group['num_documents']:>10,} {group['num_tokens']:>12,}"
+    emit(f"{group['name'] or '(none)':<{width}} {counts}{numbers}   {interval}")
 
 
 def _conclude(model: str, out: Path | None, scored: Any) -> None:

@@ -58,11 +58,13 @@ def _show(plain: dict[str, Any]) -> None:
             f"{one['name']:<22} {one['bits_per_byte']:>10.4f} {_number(one['error']):>8}   {one['behind']:>11.4f} "
             f"{_number(one['behind_error']):>9}  {mark}"
         )
-    emit("± is one standard error, over documents")
+    unit = plain["interval_unit"]
+    only = "" if unit == "documents" else ": it says nothing of other documents"
+    emit(f"± is one standard error, over {unit}{only}")
     noise = plain["training_noise"]
     if noise is not None:
         emit(f"\nnoise of training, from checkpoint to checkpoint beside the trend: {noise:.4f} bits per byte")
-    emit(f"\non {plain['num_report_documents']:,} documents that chose nothing:")
+    emit(f"\non {plain['num_report_units']:,} {unit} that chose nothing:")
     for role, title in (("best", "best"), ("one_standard_error", "within one error"), ("last", "last")):
         found = plain["report"][role]
         low_high = found["saves_over_last_ci95"]

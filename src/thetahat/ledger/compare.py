@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from thetahat.core.errors import DataError
 from thetahat.ledger.pairing import WHOLE, Pair, Scored, is_one_tokenizer, pair_rows, said_policy
+from thetahat.ledger.summary import BLOCKS, joined_blocks
 from thetahat.statistics.interval import MIN_DOCUMENTS, Interval, exact_sum, ratio_interval, sum_by
 from thetahat.statistics.paired import bootstrap_interval, holm, sign_flip_p_value, wilson_interval
 
 NOT_SAID = "(not said)"
+OF_ONE_DOCUMENT = f"{BLOCKS} of one document"
 FEW_DOCUMENTS = 200  # below, the bootstrap stands beside the t-interval
 LIMIT = 0.05
 _BITS = 1 / math.log(2)
@@ -27,12 +29,12 @@ class Rate(NamedTuple):
 
     interval: Interval  # of the ratio of sums
     bootstrap: Interval | None  # where documents are few
-    by_document: NDArray[np.float64]  # of the documents that have a token or byte
+    by_unit: NDArray[np.float64]  # of the documents (or blocks of one) that have a token or byte
 
     @property
     def median(self) -> float:
-        """Of the documents."""
-        return float(np.median(self.by_document))
+        """Of the documents, or of the blocks of one."""
+        return float(np.median(self.by_unit))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,8 @@ class Difference:
     """How much more likely B makes some documents than A does."""
 
     num_documents: int
+    num_units: int  # what the interval and the p-value take as independent
+    interval_unit: str  # "documents", or "blocks of 1,024 tokens of one document"
     num_tokens: int | None  # None where the tokenizers differ
     num_bytes: int
     log_likelihood_a: float  # nats
@@ -47,7 +51,7 @@ class Difference:
     per_token: Rate | None  # nats, where a token is the same thing in both
     per_byte: Rate | None  # bits that B saves
     p_value: float
-    improved: Interval  # share of the documents that B makes strictly more likely
+    improved: Interval  # share of the documents, or of the blocks of one, that B makes strictly more likely
 
     @property
     def main(self) -> Rate:
@@ -65,6 +69,8 @@ class Difference:
             "ci95": token["ci95"],
             "p_value": self.p_value,
             "num_documents": self.num_documents,
+            "interval_unit": self.interval_unit,
+            "num_units": self.num_units,
             "improved_share": self.improved.estimate,
             "improved_share_ci95": _ends(self.improved),
             "bootstrap_ci95": token["bootstrap"],
@@ -130,7 +136,7 @@ class Comparison:
     def verdict(self) -> Literal["A", "B", "same", "open"]:
         """A or B where the interval leaves 0 out and p < 0.05; same where no document differs by a bit."""
         low, high = self.whole.main.interval[1:]
-        if not self.whole.main.by_document.any():
+        if not self.whole.main.by_unit.any():
             return "same"
         if self.whole.p_value >= LIMIT or not (low > 0 or high < 0):
             return "open"
@@ -153,7 +159,7 @@ class Comparison:
         estimate, low, high = self.whole.main.interval
         difference = f"B - A = {estimate:+.4g}" if self.whole.per_token else f"B saves {estimate:+.4g}"
         interval = "no interval" if math.isnan(low) else f"95% interval {low:+.4g} to {high:+.4g}"
-        count = f"{self.whole.num_documents:,} document{'s' if self.whole.num_documents > 1 else ''}"
+        count = f"{self.whole.num_units:,} {self.whole.interval_unit}" if self.whole.num_units > 1 else "1 document"
         return f"{difference} {self.unit} ({interval}, p = {self.whole.p_value:.2g}, {count})"
 
     def to_dict(self) -> dict[str, Any]:
@@ -171,6 +177,7 @@ def compare_ledgers(a: Scored, b: Scored, top: int = 10) -> Comparison:
     With $d_i = \log \Pr_B(x_i) - \log \Pr_A(x_i)$ summed over the rows of document i, and its tokens or bytes $t_i$:
     the ratio $\sum_i d_i / \sum_i t_i$ with the interval of `ratio_interval`, and of `bootstrap_interval` where there
     are fewer than 200 documents, the p-value of `sign_flip_p_value`, and the share of documents with $d_i > 0$.
+    One document is compared by its blocks, where A and B have the same tokens, in place of documents.
     By source the same, with Holm's adjustment of p. Raises what `pair_rows` raises.
     """
     pairs, with_tokens = pair_rows(a, b), is_one_tokenizer(a, b)
@@ -188,6 +195,7 @@ def compare_ledgers(a: Scored, b: Scored, top: int = 10) -> Comparison:
         SourceDifference(source=source, difference=difference, p_holm=p)
         for (source, difference), p in zip(found.items(), adjusted, strict=True)
     ]
+    whole = _difference(compared, with_tokens)
     gains, losses = (
         sorted(pairs, key=lambda pair: (sign * pair.difference, pair.a.id, pair.a.part))[:top] for sign in (-1, 1)
     )
@@ -196,22 +204,23 @@ def compare_ledgers(a: Scored, b: Scored, top: int = 10) -> Comparison:
         b=b.name,
         model_a=a.metadata.get("model", ""),
         model_b=b.metadata.get("model", ""),
-        whole=_difference(compared, with_tokens),
+        whole=whole,
         sources=sorted(sources, key=lambda one: (-one.difference.num_documents, one.source)),
         gains=[_case(pair) for pair in gains if pair.difference > 0],
         losses=[_case(pair) for pair in losses if pair.difference < 0],
-        notes=_notes(a, b, pairs),
+        notes=_sample_notes(whole) + _notes(a, b, pairs),
     )
 
 
 def _difference(pairs: Sequence[Pair], with_tokens: bool) -> Difference:
-    documents = [pair.a.document for pair in pairs]
-    nats = sum_by(documents, [pair.difference for pair in pairs])
-    tokens = sum_by(documents, [pair.a.num_tokens for pair in pairs])
-    size = sum_by(documents, [pair.a.num_bytes for pair in pairs])
+    num_documents = len({pair.a.document for pair in pairs})
+    blocks = _blocks(pairs) if with_tokens and num_documents == 1 else None
+    nats, tokens, size = blocks or _by_document(pairs)
     per_token, per_byte = _rate(nats, tokens) if with_tokens else None, _rate(nats * _BITS, size)
     return Difference(
-        num_documents=len(nats),
+        num_documents=num_documents,
+        num_units=len(nats),
+        interval_unit=OF_ONE_DOCUMENT if blocks else "documents",
         num_tokens=int(tokens.sum()) if with_tokens else None,
         num_bytes=int(size.sum()),
         log_likelihood_a=exact_sum(pair.a.log_prob for pair in pairs),
@@ -220,6 +229,35 @@ def _difference(pairs: Sequence[Pair], with_tokens: bool) -> Difference:
         per_byte=per_byte,
         p_value=sign_flip_p_value(nats),
         improved=wilson_interval(int(np.sum(nats > 0)), len(nats)),
+    )
+
+
+class _Units(NamedTuple):
+    """Sums over each document, or each block of one."""
+
+    nats: NDArray[np.float64]  # that B gives more
+    num_tokens: NDArray[np.float64]
+    num_bytes: NDArray[np.float64]
+
+
+def _by_document(pairs: Sequence[Pair]) -> _Units:
+    documents = [pair.a.document for pair in pairs]
+    return _Units(
+        sum_by(documents, [pair.difference for pair in pairs]),
+        sum_by(documents, [pair.a.num_tokens for pair in pairs]),
+        sum_by(documents, [pair.a.num_bytes for pair in pairs]),
+    )
+
+
+def _blocks(pairs: Sequence[Pair]) -> _Units | None:
+    """The blocks of one document, that of A and that of B which hold the same tokens; None with fewer than two."""
+    ours, theirs = joined_blocks([pair.a for pair in pairs]), joined_blocks([pair.b for pair in pairs])
+    if len(ours) < 2 or [block[:2] for block in ours] != [block[:2] for block in theirs]:
+        return None
+    return _Units(
+        np.array([b.log_prob - a.log_prob for a, b in zip(ours, theirs, strict=True)]),
+        np.array([float(block.num_tokens) for block in ours]),
+        np.array([float(block.num_bytes) for block in ours]),
     )
 
 
@@ -247,8 +285,23 @@ def _case(pair: Pair) -> Case:
     )
 
 
+def _sample_notes(whole: Difference) -> list[str]:
+    """What the interval is over, where that is not many documents."""
+    split = "score with data.split_on=TEXT, what stands between documents"
+    if whole.interval_unit == OF_ONE_DOCUMENT:
+        said = [f"the interval is over {OF_ONE_DOCUMENT}: it says nothing of other documents"]
+    elif whole.num_documents > 1:
+        said = []
+    elif whole.per_token is None:
+        said = [f"one document under two tokenizers has no interval, its blocks hold other tokens: {split}"]
+    else:
+        said = [f"one document of fewer than two {BLOCKS} has no interval: {split}, or more text"]
+    if 1 < whole.num_units < MIN_DOCUMENTS:
+        said.append(f"fewer than {MIN_DOCUMENTS} {whole.interval_unit}: the interval is rough")
+    return said
+
+
 def _notes(a: Scored, b: Scored, pairs: Sequence[Pair]) -> list[str]:
-    num_documents = len({pair.a.document for pair in pairs})
     unchecked = sum(not (pair.a.digest and pair.b.digest) for pair in pairs)
     cut = [sum(row.tokens_cut for row in scored.rows) for scored in (a, b)]
     read = [scored.metadata.get("read", NOT_SAID) for scored in (a, b)]
@@ -256,10 +309,6 @@ def _notes(a: Scored, b: Scored, pairs: Sequence[Pair]) -> list[str]:
     said = {
         "A and B have different tokenizers (or do not say which), so only bytes can be compared, not tokens": (
             not is_one_tokenizer(a, b)
-        ),
-        f"fewer than {MIN_DOCUMENTS} documents: the interval is rough": 1 < num_documents < MIN_DOCUMENTS,
-        "one document has no interval; score with data.split_on=TEXT, what stands between documents": (
-            num_documents == 1
         ),
         f"not all that stands before a token was in sight of it: A was read {read[0]}, B {read[1]}": (
             {*read} - {WHOLE, NOT_SAID} != set()

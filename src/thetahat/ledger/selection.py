@@ -1,8 +1,8 @@
-"""Which of several models makes held-out documents most likely, and how sure that is."""
+"""Which of several models makes held-out documents, or blocks of few, most likely, and how sure that is."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from thetahat.core.errors import DataError
 from thetahat.ledger.ledger import LedgerRow
+from thetahat.ledger.summary import joined_blocks
 from thetahat.statistics.interval import Interval, exact_sum, ratio_error, ratio_interval, sum_by
 
 
@@ -25,7 +26,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How one candidate does; errors are standard errors over documents."""
+    """How one candidate does; errors are standard errors over documents, or blocks."""
 
     name: str
     step: int
@@ -49,7 +50,7 @@ class Selection:
     best: int  # the highest likelihood
     one_error: int  # the earliest checkpoint that is within one standard error of it
     training_noise: float  # bits per byte, of the later half of the checkpoints; NaN with fewer than 3
-    num_documents: int
+    num_units: int  # documents, or blocks of few
 
 
 def choose(candidates: Sequence[Candidate]) -> Selection:
@@ -101,6 +102,24 @@ def gain(chosen: Sequence[LedgerRow], other: Sequence[LedgerRow]) -> Interval:
     """Bits per byte that `chosen` saves over `other` on the same documents, paired, with a 95% interval."""
     _, bits, size = _by_document([Candidate("chosen", 0, False, chosen), Candidate("other", 0, False, other)])
     return ratio_interval(bits[1] - bits[0], size)
+
+
+def as_blocks(rows: Sequence[LedgerRow]) -> list[LedgerRow]:
+    """A row for each block of 1,024 tokens, which stands for a document where documents are too few to choose by."""
+    return [
+        replace(
+            rows[0],
+            id=f"block-{number}",
+            document=f"block-{number}",
+            part="block",
+            digest="",
+            blocks=(),
+            num_tokens=block.num_tokens,
+            num_bytes=block.num_bytes,
+            log_prob=block.log_prob,
+        )
+        for number, block in enumerate(joined_blocks(rows))
+    ]
 
 
 @runtime_checkable

@@ -18,6 +18,8 @@ from thetahat.statistics.interval import (
     sum_by,
 )
 
+BLOCKS = f"blocks of {BLOCK_TOKENS:,} tokens"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
@@ -91,10 +93,10 @@ def interval_units(rows: Sequence[LedgerRow]) -> tuple[str, list[Block]]:
     if len(set(documents)) >= MIN_DOCUMENTS:
         sums = [sum_by(documents, [getattr(row, name) for row in rows]).tolist() for name in Block._fields]
         return "documents", [Block(int(tokens), int(size), nats) for tokens, size, nats in zip(*sums, strict=True)]
-    return f"blocks of {BLOCK_TOKENS:,} tokens", _joined_blocks(rows)
+    return BLOCKS, joined_blocks(rows)
 
 
-def _joined_blocks(rows: Sequence[LedgerRow]) -> list[Block]:
+def joined_blocks(rows: Sequence[LedgerRow]) -> list[Block]:
     """Blocks, with the short ones of one document joined until they hold BLOCK_TOKENS; none if a row lacks its own."""
     if any(row.num_tokens > BLOCK_TOKENS and not row.blocks for row in rows):
         return []

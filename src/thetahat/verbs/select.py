@@ -1,7 +1,7 @@
 """Which checkpoint of a run maximises the likelihood of held-out text."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from logging import getLogger
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +15,8 @@ from thetahat.core.errors import DataError, ModelError
 from thetahat.data.corpus.corpus import Corpus
 from thetahat.distribution.world import World, join_world
 from thetahat.ledger.ledger import LedgerRow
-from thetahat.ledger.selection import Candidate, Selection, choose, gain, halves, plain
-from thetahat.ledger.summary import Summary, summarize
+from thetahat.ledger.selection import Candidate, Selection, as_blocks, choose, gain, halves, plain
+from thetahat.ledger.summary import BLOCKS, Summary, summarize
 from thetahat.run.folder.checkpoint import (
     MODEL,
     OPTIMIZER,
@@ -27,11 +27,12 @@ from thetahat.run.folder.checkpoint import (
     step_of,
 )
 from thetahat.scoring.likelihood import ledger_rows, score_corpus
-from thetahat.statistics.interval import Interval
+from thetahat.statistics.interval import BLOCK_TOKENS, Interval
 from thetahat.verbs.load import Loaded, load
 from thetahat.verbs.score import corpus_of
 
-FEWEST = 2  # documents on each side
+DOCUMENTS = "documents"
+FEWEST = 2  # documents, or blocks, on each side
 logger = getLogger("thetahat")
 
 
@@ -52,7 +53,8 @@ class Selected:
     best: Reported
     one_error: Reported
     last: Reported
-    num_report_documents: int
+    num_report_units: int  # documents, or blocks of few
+    unit: str  # what errors and intervals are over: "documents", or "blocks of 1,024 tokens of 1 document"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ def select(
     """Scores every checkpoint of `run`, and means of the last 2 to `averages` of them, and chooses.
 
     Half of the documents of `data` choose (by the digest of their text), the other half, or `report`, say how good the
-    choice is. Without `data`: what the run held out. `save` gets the best, as a checkpoint folder.
+    choice is. Where a side would have fewer than two documents, blocks of 1,024 tokens take their place, and
+    every other one chooses. Without `data`: what the run held out. `save` gets the best, as a checkpoint folder.
     """
     if save:
         store.check_target(save, "--save")
@@ -88,11 +91,11 @@ def select(
     world = join_world(loaded.inference.device)
     corpora = [corpus_of(loaded, some, world) for some in ((data, report) if report else (data,))]
     texts = [_texts(corpus) for corpus in corpora]
-    _check(texts if report else halves(texts[0]), data)
+    unit = _unit(texts, data)
     sets: list[list[Sequence[LedgerRow]]] = []
     for number, model in enumerate(models, start=1):
         scored = [_rows(loaded, model, corpus, world) for corpus in corpora]
-        sets.append(list(halves(scored[0])) if not report else list(scored))
+        sets.append(_sides(scored, unit))
         if world.is_first:
             logger.info("scored %s, %d of %d", model.name, number, len(models))
     candidates = [
@@ -101,15 +104,19 @@ def select(
     ]
     selection = choose(candidates)
     last = max(range(len(models)), key=lambda index: (len(models[index].folders) == 1, models[index].step))
+    num_documents = len({row.document for row in texts[-1]})
 
     def reported(index: int) -> Reported:
-        return Reported(models[index].name, summarize(sets[index][1]), gain(sets[index][1], sets[last][1]))
+        summary = summarize(sets[index][1])
+        if unit != DOCUMENTS:
+            summary = replace(summary, num_documents=num_documents, interval_unit=unit)
+        return Reported(models[index].name, summary, gain(sets[index][1], sets[last][1]))
 
     if save and world.is_first:
         _save(save, models[selection.best], loaded)
     num_reported = len({row.document for row in sets[0][1]})
     three = (reported(index) for index in (selection.best, selection.one_error, last))
-    return Selected(selection, *three, num_report_documents=num_reported)
+    return Selected(selection, *three, num_report_units=num_reported, unit=unit)
 
 
 def _models(run: Path, averages: int) -> list[_Model]:
@@ -158,34 +165,53 @@ def _parameters(model: _Model) -> dict[str, Tensor]:
 
 
 class _Text(NamedTuple):
-    """A record that will have rows, before anything is scored."""
+    """A part of a record that will have a row, before anything is scored."""
 
     id: str
     document: str
     digest: str
+    num_tokens: int
 
 
 def _texts(corpus: Corpus) -> list[_Text]:
     asked = np.flatnonzero(~corpus.column["parts.is_prompt"] & (corpus.part_tokens > 0))
-    parts = zip(corpus.describe(asked), corpus.digests(asked), strict=True)
-    return list(dict.fromkeys(_Text(part.id, part.document, digest) for part, digest in parts))
+    parts = zip(corpus.describe(asked), corpus.digests(asked), corpus.part_tokens[asked].tolist(), strict=True)
+    return [_Text(part.id, part.document, digest, num_tokens) for part, digest, num_tokens in parts]
 
 
-def _check(sets: Sequence[Sequence[_Text]], data: Sequence[str]) -> None:
-    """Both sides need documents, and none may be on both; found out before hours of scoring."""
-    counts = [len({row.document for row in rows}) for rows in sets]
-    if min(counts) < FEWEST:
-        raise DataError(
-            f"{counts[0]} documents to choose by and {counts[1]} to report on: that says nothing",
-            allowed=f"at least {FEWEST} on each side, better hundreds",
-            cure="more data, or data.split_on=TEXT if the documents of a .txt stand between such",
-        )
-    if shared := {row.digest for row in sets[0]} & {row.digest for row in sets[1]}:
-        names = [row.id for row in sets[1] if row.digest in shared]
+def _unit(texts: Sequence[Sequence[_Text]], data: Sequence[str]) -> str:
+    """What is chosen and reported by: documents, or blocks where documents are too few; before hours of scoring."""
+    sides = texts if len(texts) == 2 else halves(texts[0])
+    if shared := {row.digest for row in sides[0]} & {row.digest for row in sides[1]}:
+        names = list(dict.fromkeys(row.id for row in sides[1] if row.digest in shared))
         raise DataError(
             f"{len(names)} documents would choose and be reported on: {', '.join(names[:3])}",
             cure=f"a --report that shares no text with {', '.join(data) or 'what the run held out'}",
         )
+    if min(len({row.document for row in side}) for side in sides) >= FEWEST:
+        return DOCUMENTS
+    num_documents = len({row.document for side in sides for row in side})
+    blocks = [sum(_num_blocks(row) for row in side) for side in texts]
+    if min(blocks) < FEWEST * (3 - len(texts)):
+        raise DataError(
+            f"{num_documents} document{'' if num_documents == 1 else 's'} of {min(blocks)} {BLOCKS} "
+            f"{'are' if num_documents > 1 else 'is'} too little to choose by and to report on",
+            allowed=f"at least {FEWEST} documents, or {BLOCKS}, on each side, better hundreds",
+            cure="more data, or data.split_on=TEXT if the documents of a .txt stand between such",
+        )
+    return f"{BLOCKS} of {num_documents} document{'' if num_documents == 1 else 's'}"
+
+
+def _num_blocks(text: _Text) -> int:
+    return -(-text.num_tokens // BLOCK_TOKENS)
+
+
+def _sides(scored: Sequence[Sequence[LedgerRow]], unit: str) -> list[Sequence[LedgerRow]]:
+    """The rows that choose and those that are reported on: two data sets, or halves of one."""
+    if unit == DOCUMENTS:
+        return list(scored) if len(scored) == 2 else list(halves(scored[0]))
+    blocks = [as_blocks(rows) for rows in scored]
+    return [*blocks] if len(blocks) == 2 else [blocks[0][::2], blocks[0][1::2]]
 
 
 @torch.no_grad()
@@ -219,7 +245,8 @@ def to_plain(selected: Selected) -> dict[str, Any]:
         "one_standard_error": selection.standings[selection.one_error].name,
         "candidates": standings,
         "training_noise": plain(selection.training_noise),
-        "num_documents": selection.num_documents,
-        "num_report_documents": selected.num_report_documents,
+        "interval_unit": selected.unit,
+        "num_units": selection.num_units,
+        "num_report_units": selected.num_report_units,
         "report": {"best": of(selected.best), "one_standard_error": of(selected.one_error), "last": of(selected.last)},
     }
