@@ -81,7 +81,9 @@ def _show(name: str, groups: list[dict[str, Any]]) -> None:
     """One table of the groups that have an interval: the largest where there are many; the rest is counted."""
     from thetahat.statistics.interval import MIN_DOCUMENTS
 
-    told = [group | {"name": in_line(group["name"])} for group in groups if group["num_documents"] >= MIN_DOCUMENTS]
+    told: list[dict[str, Any]] = [
+        group | {"name": in_line(group["name"])} for group in groups if group["num_documents"] >= MIN_DOCUMENTS
+    ]
     largest = sorted(told, key=lambda group: -group["num_tokens"])[:SHOWN]
     width = max([26, *(len(group["name"]) + 1 for group in largest)])
     if told:
