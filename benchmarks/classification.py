@@ -66,9 +66,12 @@ def by_branches(loaded: Loaded, record: Record, labels: Sequence[str], ids: Sequ
     pieces = [prompt, *([prompt[-1], *label, end] for label in ids)]
     packed = packed_of(pieces, [-1, *[0] * len(ids)], [0, *[len(prompt) - 1] * len(ids)])
     batch = causal(packed)
-    hidden, targets = loaded.model.hidden(batch.inputs).flatten(0, 1)[batch.asked], batch.targets.flatten()[batch.asked]
+    hidden, targets = (
+        loaded.model.hidden(batch.inputs).flatten(0, 1)[batch.supervised],
+        batch.targets.flatten()[batch.supervised],
+    )
     nats = reference(hidden, loaded.model.head, targets).log_prob.double()
-    sums = torch.zeros(len(pieces), dtype=torch.float64).index_add_(0, batch.part.flatten()[batch.asked], nats)
+    sums = torch.zeros(len(pieces), dtype=torch.float64).index_add_(0, batch.part.flatten()[batch.supervised], nats)
     return labels[int(sums[1:].argmax())]
 
 
@@ -85,7 +88,7 @@ def by_head(loaded: Loaded, records: Sequence[Record]) -> list[str]:
         from dataclasses import replace
 
         batch = ask_label(replace(packed, row=rows, is_prompt=torch.zeros_like(packed.is_prompt)), objective)
-        logits = loaded.model.head(loaded.model.hidden(batch.inputs).flatten(0, 1)[batch.asked])
+        logits = loaded.model.head(loaded.model.hidden(batch.inputs).flatten(0, 1)[batch.supervised])
         found += [loaded.card.labels[index] for index in logits.argmax(-1).tolist()]
     return found
 

@@ -78,9 +78,9 @@ def turns(model: Any, laid: Laid) -> dict[tuple[str, str], tuple[float, int]]:
     for batch in laid.batches:
         batch = batch.to(model.device)
         hidden, targets = model.hidden(batch.inputs).flatten(0, 1), batch.targets.flatten()
-        asked = torch.arange(len(targets), device=model.device) if batch.asked is None else batch.asked
-        nats = reference(hidden[asked], model.head, targets[asked]).log_prob.double().cpu()
-        part = batch.part.flatten()[asked].cpu()
+        supervised = torch.arange(len(targets), device=model.device) if batch.supervised is None else batch.supervised
+        nats = reference(hidden[supervised], model.head, targets[supervised]).log_prob.double().cpu()
+        part = batch.part.flatten()[supervised].cpu()
         sums = torch.zeros(len(batch.parts), dtype=torch.float64).index_add_(0, part, nats)
         counts = torch.bincount(part, minlength=len(batch.parts))
         for number, one in enumerate(batch.parts.named()):

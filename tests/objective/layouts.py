@@ -117,11 +117,11 @@ def written_out(batch: Batch) -> dict[Place, Entry]:
     slots = slots_of(batch.inputs)
     source = batch.inputs.source
     given = None if source is None else source.mask()
-    asked = []
+    supervised = []
     for (row, column), place in slots.items():
         weight = float(batch.weights[row, column])
         if weight:
-            asked.append(row * batch.targets.shape[1] + column)
+            supervised.append(row * batch.targets.shape[1] + column)
             question = [int(values[row, column]) for values in (batch.targets, batch.part, batch.origin)]
             entries[place] = entries[place]._replace(question=Question(question[0], weight, *question[1:]))
         if given is not None:
@@ -129,7 +129,8 @@ def written_out(batch: Batch) -> dict[Place, Entry]:
                 there for (other, s), there in slots_of(source.inputs).items() if other == row and given[row, column, s]
             )
             entries[place] = entries[place]._replace(given=seen)
-    assert (None if len(asked) == len(slots) else asked) == (None if batch.asked is None else batch.asked.tolist())
+    found = None if batch.supervised is None else batch.supervised.tolist()
+    assert (None if len(supervised) == len(slots) else supervised) == found
     is_padding = batch.inputs.visibility.piece < 0
     assert not batch.weights[is_padding].any()
     assert batch.targets[is_padding].eq(0).all()

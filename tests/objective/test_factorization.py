@@ -24,7 +24,7 @@ def test_every_token_but_the_first_is_asked_once_after_the_one_before_it(lengths
     rows = sorted(i % num_rows for i in range(len(lengths)))
     rows = [sorted(set(rows)).index(row) for row in rows]
     batch = causal(packed_of(sequences, weights, rows), row_length=width)
-    asked = sorted(
+    supervised = sorted(
         (int(p), float(w), int(x), int(t))
         for p, w, x, t in zip(
             batch.part.flatten(),
@@ -40,7 +40,7 @@ def test_every_token_but_the_first_is_asked_once_after_the_one_before_it(lengths
         for s, sequence in enumerate(sequences)
         for j in range(len(sequence) - 1)
     )
-    assert asked == expected
+    assert supervised == expected
     assert int((batch.inputs.visibility.piece >= 0).sum()) == sum(lengths) - len(lengths)
 
 
@@ -161,7 +161,7 @@ def test_what_is_asked_of_a_model_is_the_same_whether_or_not_the_rest_is_left_ou
     objective = ObjectiveConfig(factorization=choice, normalization=objective.normalization)
     batch = factor(layout.packed, objective, SYMBOLS, width)
     model = decoder(TINY, SIZE)
-    found, expected = (log_likelihood(model, one) for one in (batch, replace(batch, asked=None)))
+    found, expected = (log_likelihood(model, one) for one in (batch, replace(batch, supervised=None)))
     torch.testing.assert_close(found.log_prob, expected.log_prob, rtol=1e-12, atol=1e-12)
     assert found.weight == expected.weight == batch.weights.sum()
 
@@ -169,9 +169,9 @@ def test_what_is_asked_of_a_model_is_the_same_whether_or_not_the_rest_is_left_ou
 def test_nothing_is_listed_as_asked_where_everything_that_is_read_is_asked():
     """With padding too: what is listed is what lies between."""
     whole = packed_of([[1, 2, 3], [4, 5]], [[1.0, 1.0], [1.0]])
-    assert causal(whole, row_length=9).asked is None
-    assert causal(packed_of([[1, 2, 3], [4, 5]], [[1.0, 0.0], [1.0]]), row_length=9).asked.tolist() == [0, 9]
-    assert labels(packed_of([[1, 2], [3, 2]], [[1.0], [1.0]]), ObjectiveConfig()).asked is None
+    assert causal(whole, row_length=9).supervised is None
+    assert causal(packed_of([[1, 2, 3], [4, 5]], [[1.0, 0.0], [1.0]]), row_length=9).supervised.tolist() == [0, 9]
+    assert labels(packed_of([[1, 2], [3, 2]], [[1.0], [1.0]]), ObjectiveConfig()).supervised is None
 
 
 PREFIX, BRANCHES = [0, 7, 3, 9], [[9, 4, 4, 1], [9, 2], [9, 8, 5]]

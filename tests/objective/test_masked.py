@@ -9,7 +9,7 @@ from tests.objective.layouts import BEGINS_WORD, SPECIAL, SYMBOLS, VOCABULARY, W
 from tests.oracles import factorization as oracle
 from thetahat.core.errors import ModelError
 from thetahat.objective.config import Masked, ObjectiveConfig
-from thetahat.objective.masked import choose, masked, pseudo
+from thetahat.objective.masked import draw_masked, masked, pseudo
 
 RATES = st.sampled_from([0.15, 0.3, 0.5, 0.9])
 UNITS = ["token", "word", "span"]
@@ -55,7 +55,7 @@ def test_a_masked_batch_is_what_the_definition_says(layout, choice, width):
 @given(MASKABLE, CHOICES)
 def test_what_may_not_be_masked_is_not_and_of_the_rest_as_much_as_the_rate_says(layout, choice):
     for piece, chosen in zip(
-        layout.pieces, by_piece(layout.packed, choose(layout.packed, choice, SYMBOLS)), strict=True
+        layout.pieces, by_piece(layout.packed, draw_masked(layout.packed, choice, SYMBOLS)), strict=True
     ):
         assert not any(piece.tokens[k] in SPECIAL or piece.is_prompt[k] or piece.weight[k] == 0 for k in chosen)
         free = sum(oracle.maskable(piece, VOCABULARY))
@@ -70,7 +70,7 @@ def test_the_number_of_masked_tokens_is_rounded_in_double_precision():
     lengths = range(1, 101)
     packed = packed_of([[6] * (n + 1) for n in lengths], [[1.0] * n for n in lengths])
     for percent in range(1, 100):
-        chosen = choose(packed, Masked(rate=percent / 100), SYMBOLS)
+        chosen = draw_masked(packed, Masked(rate=percent / 100), SYMBOLS)
         found = torch.bincount(packed.piece[chosen], minlength=100).tolist()
         assert found == [max(1, round(percent / 100 * n)) for n in lengths]
 
@@ -79,7 +79,7 @@ def test_the_number_of_masked_tokens_is_rounded_in_double_precision():
 def test_words_are_masked_whole(layout, rate):
     for piece, chosen in zip(
         layout.pieces,
-        by_piece(layout.packed, choose(layout.packed, Masked(rate=rate, unit="word"), SYMBOLS)),
+        by_piece(layout.packed, draw_masked(layout.packed, Masked(rate=rate, unit="word"), SYMBOLS)),
         strict=True,
     ):
         free = oracle.maskable(piece, VOCABULARY)
@@ -92,7 +92,7 @@ def test_spans_are_contiguous_and_of_the_mean_length():
     """Of the runs of a piece whose mean span is 1 none is longer than chance makes it; of one of 10, they are."""
     packed = long_piece(20001, seed=3)
     for mean in (1.0, 4.0, 10.0):
-        chosen = choose(packed, Masked(rate=0.1, unit="span", mean_span=mean), SYMBOLS)
+        chosen = draw_masked(packed, Masked(rate=0.1, unit="span", mean_span=mean), SYMBOLS)
         runs = int((chosen[1:] & ~chosen[:-1]).sum())
         # a span is followed at once by another with probability 0.1, and then they are one run
         assert 2000 <= int(chosen.sum()) < 2000 + 20 * mean

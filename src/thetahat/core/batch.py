@@ -25,7 +25,7 @@ class Symbols:
 
     @property
     def mask(self) -> int | None:
-        """What stands where a token is to be guessed."""
+        """The id of the token that a masked model reads in place of a target."""
         return self.special.get(MASK)
 
     @property
@@ -40,8 +40,8 @@ class Packed:
     """Pieces of sequences laid in rows, with everything that a factorization may need; it knows no targets.
 
     Tokens are flat: no padding. Pieces stand in the order of their rows, tokens in the order of their pieces, parents
-    before their children. A piece begins with the token that its first answer is read after: with a parent, that is
-    the last token of the parent once more, at the same position.
+    before their children. A piece begins with the token before its first target: with a parent, that is the last
+    token of the parent once more, at the same position.
     """
 
     tokens: Int[Tensor, " N"]
@@ -49,7 +49,7 @@ class Packed:
     num_bytes: Int[Tensor, " N"]  # of the text behind this token
     position: Int[Tensor, " N"]  # its place in the model's context
     part: Int[Tensor, " N"]  # index in `parts`
-    is_prompt: Bool[Tensor, " N"]  # a condition: it is read and never asked
+    is_prompt: Bool[Tensor, " N"]  # a condition: it is read and never predicted
     piece: Int[Tensor, " N"]  # index in `row`, `parent` and `seed`
     row: Int[Tensor, " P"]  # the row in which each piece lies
     parent: Int[Tensor, " P"]  # the piece that each continues, -1: none
@@ -92,7 +92,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a Transformer reads, and what it is asked: targets are always valid ids, what is not asked has weight 0."""
+    """What a Transformer reads and predicts: targets are always valid ids; what is not predicted has weight 0."""
 
     inputs: Inputs
     targets: Int[Tensor, "B T"]
@@ -101,7 +101,7 @@ class Batch:
     origin: Int[Tensor, "B T"]  # which token of Packed each target is
     num_bytes: Int[Tensor, "B T"]  # of the text behind each target; 0 for what stands for no text
     parts: Parts
-    asked: Int[Tensor, " n"] | None = None  # where in B x T the weight is not 0; None: wherever something is read
+    supervised: Int[Tensor, " n"] | None = None  # where in B x T the weight is not 0; None: wherever something is read
 
     def weight(self) -> Float[Tensor, ""]:
         """Σ w in float64."""
@@ -111,8 +111,8 @@ class Batch:
         """The same with every tensor changed: moved, pinned."""
         inputs = self.inputs.map(change)
         changed = {name: change(getattr(self, name)) for name in ("targets", "weights", "part", "origin", "num_bytes")}
-        asked = None if self.asked is None else change(self.asked)
-        return replace(self, inputs=inputs, **changed, asked=asked)
+        supervised = None if self.supervised is None else change(self.supervised)
+        return replace(self, inputs=inputs, **changed, supervised=supervised)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same on another device; from pinned memory the host does not wait."""

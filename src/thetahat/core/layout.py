@@ -13,13 +13,13 @@ class Layout:
     is_whole: bool = False  # every token of a piece is read at once; else a position reads what comes before its target
     has_source: bool = False  # what is given lies in a span of its own, which an encoder reads for a decoder
     reads_end: bool = False  # the <|endoftext|> that closes a text is read, and is no target
-    asks_label: bool = False  # the last token is the index of a label, and the only target
+    predicts_label: bool = False  # the last token is the index of a label, and the only target
     num_added: int = 0  # tokens that training puts into a text, for which its row keeps room
 
     @property
     def is_one_stream(self) -> bool:
         """Whether a record is its tokens one behind the other: layouts of which that is true can share a cache."""
-        return not (self.has_source or self.asks_label)
+        return not (self.has_source or self.predicts_label)
 
 
 STREAM = Layout("stream")
@@ -31,5 +31,5 @@ WHOLE = Layout("whole", is_whole=True, reads_end=True)
 PAIR = Layout("pair", has_source=True)
 """What is given in one span, which an encoder reads, and the targets in another, which a decoder writes."""
 
-LABEL = Layout("label", is_whole=True, asks_label=True)
+LABEL = Layout("label", is_whole=True, predicts_label=True)
 """The text, and behind it the index of its label."""

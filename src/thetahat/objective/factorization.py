@@ -1,4 +1,4 @@
-"""A factorization turns packed sequences into what is read, what is asked and what each answer counts for.
+"""A factorization turns packed sequences into inputs, targets and loss weights.
 
 It is a pure function of what is packed: whatever it draws comes from the seed of each piece.
 """
@@ -30,7 +30,7 @@ from thetahat.objective.weights import counted_weights
 
 
 def factor(packed: Packed, objective: ObjectiveConfig, symbols: Symbols, row_length: int | None = None) -> Batch:
-    """The questions that the objective asks about these pieces, in rows padded to the longest or to `row_length`."""
+    """The inputs and targets of these pieces under the objective, in rows padded to the longest or to `row_length`."""
     match objective.factorization:
         case Causal():
             return causal(packed, objective, row_length)
@@ -51,21 +51,21 @@ def factor(packed: Packed, objective: ObjectiveConfig, symbols: Symbols, row_len
 def causal(packed: Packed, objective: ObjectiveConfig | None = None, row_length: int | None = None) -> Batch:
     r"""$\log \Pr(x) = \sum_j \log \Pr(x_j \mid x_{<j})$, all positions in one pass (teacher forcing).
 
-    Each piece of n tokens asks n - 1 questions: position j reads token j and is asked for token j + 1. Nothing is
-    asked across a piece's end. A piece with a parent sees what the parent and its ancestors read, so that branches
+    Each piece of n tokens has n - 1 targets: position j reads token j and predicts token j + 1. Nothing is
+    predicted across a piece's end. A piece with a parent sees what the parent and its ancestors read, so that branches
     share a prefix that is read once.
     """
-    read = (packed.piece[:-1] == packed.piece[1:]).nonzero()[:, 0]  # the last token of a piece is only ever an answer
+    read = (packed.piece[:-1] == packed.piece[1:]).nonzero()[:, 0]  # the last token of a piece is only ever a target
     rows = padded_rows(packed.row[packed.piece[read]], _num_rows(packed), row_length)
     visibility = visibility_of(rows.lay(packed.piece[read], -1), packed.parent, is_plain=_is_plain(packed.row))
     weights = counted_weights(packed, objective or ObjectiveConfig())
-    return ask(packed, rows, read, read + 1, weights[read + 1], visibility)
+    return batch_of(packed, rows, read, read + 1, weights[read + 1], visibility)
 
 
 def prefix(packed: Packed, objective: ObjectiveConfig, row_length: int | None = None, *, draws: bool = True) -> Batch:
     r"""$\log \Pr(y \mid x)$ by one stream in which all of x sees all of x, and y sees x and what came before.
 
-    x is what stands before the first answer; of one that branches share, each of them reads the last token. In a piece
+    x is what stands before the first target; of one that branches share, each of them reads the last token. In a piece
     of a record without a prompt the first m tokens stand for one, m uniform over 1 to n - 1 of its n, drawn from the
     seed: those weigh nothing. Without `draws` such a piece is read causally, as in scoring. So is a piece without a
     prompt where that of its record lies in an earlier piece, or was cut.
@@ -73,14 +73,14 @@ def prefix(packed: Packed, objective: ObjectiveConfig, row_length: int | None = 
     """
     is_open = _prompts(packed, draws=draws)
     batch = causal(replace(packed, weight=torch.where(is_open, 0.0, packed.weight)), objective, row_length)
-    # a position reads what is open and is asked for what is not: the answer itself is never open
+    # a position reads what is open and predicts what is not: the target itself is never open
     reads_open = is_open[(batch.origin - 1).clamp(min=0)] & (batch.inputs.visibility.piece >= 0)
     visibility = replace(batch.inputs.visibility, is_open=reads_open, is_plain=False)
     return replace(batch, inputs=replace(batch.inputs, visibility=visibility))
 
 
 def conditional(packed: Packed, objective: ObjectiveConfig, row_length: int | None = None) -> Batch:
-    r"""$\log \Pr(y \mid x) = \sum_j \log \Pr(y_j \mid y_{<j}, x)$: an encoder reads x at once, a decoder asks y.
+    r"""$\log \Pr(y \mid x) = \sum_j \log \Pr(y_j \mid y_{<j}, x)$: an encoder reads x at once, a decoder predicts y.
 
     Pieces without a parent are sources, read whole. Each other piece is a target, which sees its parent's states and
     of the targets itself alone. Vaswani et al., Attention Is All You Need, 2017.
@@ -100,12 +100,12 @@ def conditional(packed: Packed, objective: ObjectiveConfig, row_length: int | No
     rows = padded_rows(packed.row[packed.piece[read]], num_rows, row_length)
     piece = packed.piece[read]
     visibility = visibility_of(rows.lay(piece, -1), is_plain=_is_plain(packed.row[packed.parent >= 0]))
-    batch = ask(packed, rows, read, read + 1, counted_weights(packed, objective)[read + 1], visibility)
+    batch = batch_of(packed, rows, read, read + 1, counted_weights(packed, objective)[read + 1], visibility)
     return replace(batch, inputs=replace(batch.inputs, source=Source(source, rows.lay(packed.parent[piece], -1))))
 
 
 def labels(packed: Packed, objective: ObjectiveConfig, row_length: int | None = None) -> Batch:
-    r"""$\log \Pr(\mathrm{label} \mid x)$: all of x is read at once, and the state at its first position is asked.
+    r"""$\log \Pr(\mathrm{label} \mid x)$: all of x is read at once, and the state at its first position predicts.
 
     The last token of a piece is the index of its label, not a token of the vocabulary. Devlin et al., BERT, 2019.
     """
@@ -115,32 +115,32 @@ def labels(packed: Packed, objective: ObjectiveConfig, row_length: int | None = 
     is_first = torch.ones_like(piece, dtype=torch.bool)
     is_first[1:] = piece[1:] != piece[:-1]
     read = (~is_last).nonzero()[:, 0]
-    answer_of_piece = is_last.nonzero()[:, 0]
+    label_of_piece = is_last.nonzero()[:, 0]
     rows = padded_rows(packed.row[piece[read]], _num_rows(packed), row_length)
     visibility = visibility_of(rows.lay(piece[read], -1), is_causal=False)
-    answer = answer_of_piece[piece[read]]
-    weights = torch.where(is_first[read], counted_weights(packed, objective)[answer], 0.0)
-    return ask(packed, rows, read, answer, weights, visibility)
+    target = label_of_piece[piece[read]]
+    weights = torch.where(is_first[read], counted_weights(packed, objective)[target], 0.0)
+    return batch_of(packed, rows, read, target, weights, visibility)
 
 
-def ask(
+def batch_of(
     packed: Packed,
     rows: PaddedRows,
     read: Int[Tensor, " n"],
-    answer: Int[Tensor, " n"],
+    target: Int[Tensor, " n"],
     weights: Float[Tensor, " n"],
     visibility: Visibility,
 ) -> Batch:
-    """Rows that read the tokens `read` and are asked for the tokens `answer`, which count for `weights`."""
+    """Rows that read the tokens at `read` and predict those at `target`, with the loss weights `weights`."""
     return Batch(
         inputs=Inputs(rows.lay(packed.tokens[read], 0), rows.lay(packed.position[read], 0), visibility),
-        targets=rows.lay(packed.tokens[answer], 0),
+        targets=rows.lay(packed.tokens[target], 0),
         weights=rows.lay(weights, 0),
-        part=rows.lay(packed.part[answer], 0),
-        origin=rows.lay(answer if packed.origin is None else packed.origin[answer], 0),
-        num_bytes=rows.lay(packed.num_bytes[answer], 0),
+        part=rows.lay(packed.part[target], 0),
+        origin=rows.lay(target if packed.origin is None else packed.origin[target], 0),
+        num_bytes=rows.lay(packed.num_bytes[target], 0),
         parts=packed.parts,
-        asked=rows.places(weights != 0),
+        supervised=rows.places(weights != 0),
     )
 
 
@@ -156,16 +156,16 @@ def _is_plain(row: Int[Tensor, " P"]) -> bool:
 def _prompts(packed: Packed, *, draws: bool) -> Bool[Tensor, " N"]:
     """What each piece that has no parent begins with: its prompt, or, in a record without, as many tokens as are drawn.
 
-    A prompt ends at the first answer. What is given after that, such as the next turn of a user, has read the answer,
-    so whoever gives it must not see it.
+    A prompt ends at the first target. Later context, such as the next turn of a user, depends on the targets before
+    it, so those must not see it.
     """
     num_pieces, is_root = len(packed.row), packed.parent < 0
     given = torch.zeros(num_pieces, dtype=torch.int64).index_add_(0, packed.piece, packed.is_prompt.long())
     size = torch.bincount(packed.piece, minlength=num_pieces)
     starts = size.cumsum(0) - size
     place = torch.arange(len(packed.piece)) - starts[packed.piece]
-    answers = (~packed.is_prompt).long().cumsum(0)
-    is_leading = answers == answers[starts][packed.piece]  # the first token is not asked, so it is no answer
+    targets = (~packed.is_prompt).long().cumsum(0)
+    is_leading = targets == targets[starts][packed.piece]  # the first token is not predicted, so it is no target
     drawn = 1 + (uniform(packed.seed, 0) * (size - 1)).long() if draws else torch.zeros_like(size)
     has_prompt = packed.parts.has_prompt[packed.part]
     drawn = drawn.index_fill(0, packed.piece[has_prompt], 0)

@@ -23,11 +23,11 @@ class PaddedRows:
         laid[self.row, self.column] = values
         return laid
 
-    def places(self, chosen: Bool[Tensor, " N"]) -> Int[Tensor, " n"] | None:
-        """Where the chosen ones lie in the flattened rectangle; None where all are chosen."""
-        if bool(chosen.all()):
+    def places(self, kept: Bool[Tensor, " N"]) -> Int[Tensor, " n"] | None:
+        """The places of the kept values in the flattened rectangle; None where all are kept."""
+        if bool(kept.all()):
             return None
-        return (self.row * self.shape[1] + self.column)[chosen]
+        return (self.row * self.shape[1] + self.column)[kept]
 
 
 def padded_rows(row: Int[Tensor, " N"], num_rows: int, row_length: int | None = None) -> PaddedRows:

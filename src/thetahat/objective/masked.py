@@ -29,8 +29,8 @@ def masked(
 
     Devlin et al., BERT, 2019 (arXiv 1810.04805); Joshi et al., SpanBERT, 2020 (spans); Wettig et al., 2023 (rates).
     """
-    chosen = choose(packed, choice, symbols)
-    return read_whole(packed, objective, chosen, _replaced(packed, chosen, choice, symbols), row_length)
+    is_masked = draw_masked(packed, choice, symbols)
+    return read_whole(packed, objective, is_masked, _replaced(packed, is_masked, choice, symbols), row_length)
 
 
 def pseudo(
@@ -45,10 +45,10 @@ def pseudo(
     free = maskable(packed, symbols)
     number = _number_within_piece(packed, free)
     longest = int(number[free].max()) + 1 if bool(free.any()) else 0
-    for turn in range(min(num_passes or longest, longest)):
-        chosen = free & (number % (num_passes or longest) == turn)
-        tokens = torch.where(chosen, mask_of(symbols), packed.tokens)
-        yield read_whole(packed, objective, chosen, tokens, row_length)
+    for index in range(min(num_passes or longest, longest)):
+        is_masked = free & (number % (num_passes or longest) == index)
+        tokens = torch.where(is_masked, mask_of(symbols), packed.tokens)
+        yield read_whole(packed, objective, is_masked, tokens, row_length)
 
 
 def mask_of(symbols: Symbols) -> int:
@@ -66,7 +66,7 @@ def maskable(packed: Packed, symbols: Symbols) -> Bool[Tensor, " N"]:
     return (packed.weight != 0) & ~packed.is_prompt & ~symbols.is_special[packed.tokens]
 
 
-def choose(packed: Packed, choice: Masked, symbols: Symbols) -> Bool[Tensor, " N"]:
+def draw_masked(packed: Packed, choice: Masked, symbols: Symbols) -> Bool[Tensor, " N"]:
     """Which tokens are masked: the units of the smallest drawn numbers, until enough of each piece's tokens are."""
     free = maskable(packed, symbols)
     count = torch.zeros(len(packed.row), dtype=torch.int64).index_add_(0, packed.piece, free.long())
@@ -122,29 +122,29 @@ def _number_within_piece(packed: Packed, counted: Bool[Tensor, " N"], *, includi
     return (through - 1 if including else before) - starts[packed.piece]
 
 
-def _replaced(packed: Packed, chosen: Bool[Tensor, " N"], choice: Masked, symbols: Symbols) -> Int[Tensor, " N"]:
+def _replaced(packed: Packed, is_masked: Bool[Tensor, " N"], choice: Masked, symbols: Symbols) -> Int[Tensor, " N"]:
     """What is read in place of the tokens."""
     mask = torch.full_like(packed.tokens, mask_of(symbols))
     if choice.replace == "80-10-10":
-        place = _number_within_piece(packed, torch.ones_like(chosen))
+        place = _number_within_piece(packed, torch.ones_like(is_masked))
         seed = packed.seed[packed.piece]
         kind, other = uniform(seed, 4 * place + _REPLACE), uniform(seed, 4 * place + _OTHER)
         plain = (~symbols.is_special).nonzero()[:, 0]
         mask = torch.where(kind < 0.8, mask, torch.where(kind < 0.9, plain[(other * len(plain)).long()], packed.tokens))
-    return torch.where(chosen, mask, packed.tokens)
+    return torch.where(is_masked, mask, packed.tokens)
 
 
 def read_whole(
     packed: Packed,
     objective: ObjectiveConfig,
-    chosen: Bool[Tensor, " N"],
+    is_masked: Bool[Tensor, " N"],
     tokens: Int[Tensor, " N"],
     row_length: int | None,
 ) -> Batch:
-    """Every token is read, and at the place of each chosen one the token that stood there is asked."""
+    """Every token is read, and at the place of each masked one the original token is the target."""
     num_rows = int(packed.row[-1]) + 1 if len(packed.row) else 0
     rows = padded_rows(packed.row[packed.piece], num_rows, row_length)
-    weights = torch.where(chosen, counted_weights(packed, objective), 0.0)
+    weights = torch.where(is_masked, counted_weights(packed, objective), 0.0)
     visibility = visibility_of(rows.lay(packed.piece, -1), is_causal=False)
     return Batch(
         inputs=Inputs(rows.lay(tokens, 0), rows.lay(packed.position, 0), visibility),
@@ -154,5 +154,5 @@ def read_whole(
         origin=rows.lay(torch.arange(len(packed.tokens)), 0),
         num_bytes=rows.lay(packed.num_bytes, 0),
         parts=packed.parts,
-        asked=rows.places(weights != 0),
+        supervised=rows.places(weights != 0),
     )

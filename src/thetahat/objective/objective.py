@@ -39,8 +39,8 @@ def log_likelihood(model: Model, batch: Batch, kernel: Kernel = reference, note:
         batch.targets.flatten(),
         batch.weights.flatten(),
     )
-    if batch.asked is not None:  # what counts for nothing needs no logits
-        hidden_ND, targets_N, weights_N = (values[batch.asked] for values in (hidden_ND, targets_N, weights_N))
+    if batch.supervised is not None:  # what counts for nothing needs no logits
+        hidden_ND, targets_N, weights_N = (values[batch.supervised] for values in (hidden_ND, targets_N, weights_N))
     told = kernel(hidden_ND, model.head, targets_N)
     if note:
         note(batch, Told(*(values.detach() for values in told)))

@@ -86,7 +86,7 @@ def _weight(bench: Bench, span: int, place: int) -> float:
     weight = float(corpus.column["documents.weight"][document] * corpus.column["parts.weight"][part])
     of_record, of_part, parts = (
         int(plan.record_tokens[document]),
-        int(plan.asked[part]),
+        int(plan.num_targets[part]),
         int(plan.record_parts[document]),
     )
     exponents = {"length": objective.length_exponent, "sequence": 1.0}

@@ -47,7 +47,7 @@ def _of_data(config: RunConfig) -> Iterator[Ignored]:
     if data.source_context is not None and not layout.has_source:
         why = "the objective has no source beside its target"
         yield Ignored("data.source_context", data.source_context, why, "data.context=N, and data.source_context=none")
-    if data.labels and not layout.asks_label:
+    if data.labels and not layout.predicts_label:
         why = "only objective.factorization.kind=labels tells labels apart"
         yield Ignored("data.labels", list(data.labels), why, "the recipe classification, or leave them out")
     if data.chat:

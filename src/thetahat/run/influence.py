@@ -94,9 +94,11 @@ class _Units:
     @staticmethod
     def of(batch: Batch, state: State) -> "_Units":
         """What is asked of which piece."""
-        asked = torch.arange(batch.targets.numel()) if batch.asked is None else batch.asked
-        where = (batch.weights.flatten()[asked] != 0).nonzero()[:, 0].numpy()
-        part, piece = (of[asked.numpy()][where] for of in (_flat(batch.part), _flat(batch.inputs.visibility.piece)))
+        supervised = torch.arange(batch.targets.numel()) if batch.supervised is None else batch.supervised
+        where = (batch.weights.flatten()[supervised] != 0).nonzero()[:, 0].numpy()
+        part, piece = (
+            of[supervised.numpy()][where] for of in (_flat(batch.part), _flat(batch.inputs.visibility.piece))
+        )
         known, unit = np.unique(np.stack([piece, part]), axis=1, return_inverse=True)
         weight = part_weights(batch.parts, state.config.objective).numpy()[known[1]]
         return _Units(batch, known[1], known[0], unit.reshape(-1), where, weight)
@@ -104,8 +106,8 @@ class _Units:
     def effects(self) -> Iterator[Effect]:
         """Each unit with what is read and asked of it, still without numbers."""
         tokens, pieces = _flat(self.batch.inputs.tokens), _flat(self.batch.inputs.visibility.piece)
-        targets, asked = _flat(self.batch.targets), self.batch.asked
-        where = self.where if asked is None else asked.numpy()[self.where]
+        targets, supervised = _flat(self.batch.targets), self.batch.supervised
+        where = self.where if supervised is None else supervised.numpy()[self.where]
         targets, num_bytes = targets[where], _flat(self.batch.num_bytes)[where]
         named = self.batch.parts.named(self.part.tolist())
         for number, (part, piece, weight) in enumerate(zip(named, self.piece, self.weight, strict=True)):

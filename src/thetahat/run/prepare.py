@@ -138,7 +138,7 @@ def special_tokens(config: RunConfig) -> list[str]:
 
 def _labels(config: RunConfig, records: Iterable[Record]) -> tuple[str, ...]:
     """The declared labels, or those of the training part."""
-    if not config.objective.factorization.layout.asks_label:
+    if not config.objective.factorization.layout.predicts_label:
         return ()
     labels = config.data.labels or tuple(sorted({record.text for record in records if record.prompt is not None}))
     if len(labels) < 2:

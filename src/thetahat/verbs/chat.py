@@ -19,7 +19,7 @@ from thetahat.verbs.load import Loaded
 
 logger = getLogger("thetahat")
 
-Asked = tuple[Dialogue, str]  # a dialogue, and the place that errors name
+Located = tuple[Dialogue, str]  # a dialogue, and the place that errors name
 
 
 def answer(loaded: Loaded, messages: Sequence[Mapping[str, Any]], how: Sampling | Beam) -> Answer:
@@ -31,7 +31,11 @@ def answer(loaded: Loaded, messages: Sequence[Mapping[str, Any]], how: Sampling 
 
 
 def asked_again(
-    loaded: Loaded, asked: Sequence[Asked], found: Sequence[Answer], how: Sampling | Beam, numbers: Sequence[int]
+    loaded: Loaded,
+    asked: Sequence[Located],
+    found: Sequence[Answer],
+    how: Sampling | Beam,
+    numbers: Sequence[int],
 ) -> list[Answer]:
     """The answers, those that the context had no room for written anew behind half a context of the dialogue.
 
@@ -46,7 +50,7 @@ def asked_again(
     return [replaced.get(place, one) for place, one in enumerate(found)]
 
 
-def dialogue_prompts(loaded: Loaded, dialogues: Sequence[Asked], room: int = 0) -> list[Prompt]:
+def dialogue_prompts(loaded: Loaded, dialogues: Sequence[Located], room: int = 0) -> list[Prompt]:
     """What the model reads before the last message of each dialogue, given with the place that errors name.
 
     The code that made the prompts of training makes these, and an answer ends where a turn of training did. Of a

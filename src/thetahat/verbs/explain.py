@@ -140,7 +140,7 @@ def account(prepared: Prepared) -> Account:
     targets = _target_ids(corpus, plan)
     return Account(
         records=corpus.num_documents,
-        tokens_asked=int(plan.asked.sum()),
+        tokens_asked=int(plan.num_targets.sum()),
         tokens_cut=report.tokens_cut,
         prompt_tokens_cut=report.prompt_cut,
         records_without_weight=report.documents_without_weight,
@@ -184,7 +184,7 @@ def _groups(corpus: Corpus, plan: Plan) -> list[dict[str, Any]]:
         names,
         (corpus.part_tokens * (column["documents.weight"][column["parts.document"]] > 0)).tolist(),
         plan.kept.tolist(),
-        plan.asked.tolist(),
+        plan.num_targets.tolist(),
         column["parts.is_prompt"].tolist(),
         strict=True,
     )
@@ -205,7 +205,9 @@ def _concentration(prepared: Prepared, plan: Plan, normalization: Any) -> dict[s
     objective = replace_config(prepared.config.objective, normalization=normalization)
     document = torch.tensor(corpus.column["parts.document"])
     weight = torch.from_numpy(corpus.column["parts.weight"] * corpus.column["documents.weight"][document.numpy()])
-    asked, tokens, parts = (torch.from_numpy(x).double() for x in (plan.asked, plan.record_tokens, plan.record_parts))
+    asked, tokens, parts = (
+        torch.from_numpy(x).double() for x in (plan.num_targets, plan.record_tokens, plan.record_parts)
+    )
     of_part, of_record, turns = (values.clamp(min=1) for values in (asked, tokens[document], parts[document]))
     total = weight * asked / divisor(of_part, of_record, turns, objective)
     by_record = torch.zeros(corpus.num_documents, dtype=torch.float64).index_add_(0, document, total)

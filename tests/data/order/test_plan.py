@@ -49,9 +49,9 @@ def test_a_completion_is_asked_with_its_end_and_its_prompt_is_not(byte_tokenizer
         assert packed.tokens[mine].tolist() == expected
         assert packed.is_prompt[mine].tolist() == [True] * (source + 1) + [False] * (target + 1)
         assert packed.weight[mine].tolist() == [0.0] * (source + 1) + [1.0 + piece] * (target + 1)
-        asked, parts = int(packed.part[mine][-1]), packed.parts
-        counts = (int(parts.num_tokens[asked]), int(parts.record_tokens[asked]))
-        assert (parts.named([asked])[0].name, *counts) == ("completion", target + 1, target + 1)
+        num_targets, parts = int(packed.part[mine][-1]), packed.parts
+        counts = (int(parts.num_tokens[num_targets]), int(parts.record_tokens[num_targets]))
+        assert (parts.named([num_targets])[0].name, *counts) == ("completion", target + 1, target + 1)
     assert corpus.num_tokens == sum(target + 1 for _, target in sizes)
     assert corpus.num_bytes == sum(target for _, target in sizes)
 
@@ -80,13 +80,13 @@ def test_every_asked_token_is_kept_once_or_counted_as_cut(byte_tokenizer, sizes,
     corpus = corpus_of(sizes, byte_tokenizer)
     config = DataConfig(context=context, over_long=policy, unsupervised="skip")
     plan, report = plan_training(corpus, config)
-    asked = [
+    num_targets = [
         (int(span), place)
         for span, first, stop in zip(plan.pieces.span, plan.pieces.scored_from, plan.pieces.stop, strict=True)
         for place in range(first, stop)
         if place > sizes[span][0]
     ]
-    assert len(set(asked)) == len(asked) == report.num_tokens == plan.kept.sum()
+    assert len(set(num_targets)) == len(num_targets) == report.num_tokens == plan.kept.sum()
     assert report.num_tokens + report.tokens_cut == corpus.num_tokens
     if policy == "split":
         assert report.tokens_cut == 0
@@ -104,9 +104,9 @@ def test_normalisations_count_what_may_be_asked(byte_tokenizer, sizes, context, 
         (one,), parts = packed.parts.named([part]), packed.parts
         counts = [int(count[part]) for count in (parts.num_tokens, parts.record_tokens, parts.record_parts)]
         assert counts == [number, of_record[one.document], 1]
-    assert plan.asked.sum() == may_be.sum()
+    assert plan.num_targets.sum() == may_be.sum()
     if not is_whole:
-        assert plan.asked.tolist() == plan.kept.tolist()
+        assert plan.num_targets.tolist() == plan.kept.tolist()
 
 
 def test_by_sequence_a_masked_record_weighs_the_share_of_its_text_that_is_masked(byte_tokenizer):

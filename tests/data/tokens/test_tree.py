@@ -3,7 +3,7 @@
 from hypothesis import given, strategies as st
 
 from tests.oracles import dialogue as oracle
-from thetahat.data.tokens.encoded import Asked
+from thetahat.data.tokens.encoded import EncodedPart
 from thetahat.data.tokens.tree import Tree
 
 ids = st.lists(st.integers(0, 1), min_size=1, max_size=6)
@@ -13,7 +13,7 @@ paths_of = st.lists(st.tuples(ids, ids), min_size=1, max_size=8)
 def grown(paths):
     tree, parts = Tree(), []
     for index, (context, completion) in enumerate(paths):
-        parts += [Asked(f"before-{index}", is_prompt=True), Asked(f"turn-{index}")]
+        parts += [EncodedPart(f"before-{index}", is_prompt=True), EncodedPart(f"turn-{index}")]
         tree.add(context, completion, (2 * index, 2 * index + 1))
     return tree, parts
 

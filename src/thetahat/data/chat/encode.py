@@ -14,7 +14,7 @@ from thetahat.data.chat.template import ChatTemplate
 from thetahat.data.chat.turns import Script, Turn
 from thetahat.data.config import OverLong
 from thetahat.data.read.dialogue import Dialogue
-from thetahat.data.tokens.encoded import Asked, Encoded, Span
+from thetahat.data.tokens.encoded import Encoded, EncodedPart, Span
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.data.tokens.tree import Tree
 
@@ -80,7 +80,7 @@ class DialogueEncoder:
         waiting = iter(dialogues)
         while some := list(itertools.islice(waiting, _AT_ONCE)):
             scripts = [self._script(dialogue, where) for dialogue, where in some]
-            turns = [script.asked(dialogue) for script, (dialogue, _) in zip(scripts, some, strict=True)]
+            turns = [script.turns(dialogue) for script, (dialogue, _) in zip(scripts, some, strict=True)]
             texts = self._texts(scripts, turns)
             found = self._paths(scripts, turns, texts)
             for script, written, paths in zip(scripts, texts, found, strict=True):
@@ -98,7 +98,7 @@ class DialogueEncoder:
         found = TurnEnds(frozenset(special[name] for name in self._options.template.ends_turn))
         for dialogue in trials():
             script = self._script(dialogue, "a trial of the template")
-            asked = [script.asked(dialogue)]
+            asked = [script.turns(dialogue)]
             with suppress(DataError):  # what a template refuses ends nothing
                 for path in self._paths([script], asked, self._texts([script], asked))[0]:
                     last = path.completion[-1]
@@ -162,7 +162,7 @@ class _Laid:
 
     def __init__(self, options: ChatOptions, end_of_text: int, script: Script, said: Sequence[str]) -> None:
         self._options, self._end_of_text, self._script = options, end_of_text, script
-        self._parts: list[Asked] = []
+        self._parts: list[EncodedPart] = []
         self._sequences: list[tuple[Span, ...]] = []
         self._tree, self._in_tree = Tree(), list[_Path]()  # the tree that grows, and its paths
         self._tokens_cut = self._prompt_cut = 0
@@ -238,8 +238,8 @@ class _Laid:
         if has_prompt:
             indexes = [index for start, stop in turn.before for index in range(max(start, since), stop)]
             roles = dict.fromkeys(self._script.messages[index].role for index in indexes)
-            self._parts.append(Asked(f"before-{turn.name}", "+".join(roles), is_prompt=True))
-        self._parts.append(Asked(turn.name, turn.message.role, turn.message.weight))
+            self._parts.append(EncodedPart(f"before-{turn.name}", "+".join(roles), is_prompt=True))
+        self._parts.append(EncodedPart(turn.name, turn.message.role, turn.message.weight))
         return max(len(self._parts) - 2, 0), len(self._parts) - 1
 
     def _held(self, path: _Path) -> int:

@@ -77,20 +77,20 @@ class Script:
         self._leaves = leaves_of(self._fields, variables["tools"])
         self._scene = Scene(where, template.source, self._fields, variables, template.date)
 
-    def asked(self, dialogue: Dialogue) -> list[Turn]:
+    def turns(self, dialogue: Dialogue) -> list[Turn]:
         """All that are asked for, without their texts."""
         num_messages = len(dialogue.messages)
-        asked = [
+        turns = [
             Turn(f"turn-{index}", message, index, index)
             for index, message in enumerate(dialogue.messages)
             if message.weight > 0
         ]
-        asked += [
+        turns += [
             Turn(f"turn-{num_messages}.{number}", message, num_messages + number - 1, num_messages)
             for number, message in enumerate(dialogue.answers, 1)
             if message.weight > 0
         ]
-        return asked
+        return turns
 
     def jobs(self, turns: Sequence[Turn]) -> tuple[Scene, list[Job]]:
         """What must be rendered for some turns: two texts for each."""

@@ -14,7 +14,7 @@ from thetahat.data.corpus.encode import check_bytes
 from thetahat.data.read.bad import BadRecords
 from thetahat.data.read.question import Question
 from thetahat.data.read.record import Record
-from thetahat.data.tokens.encoded import Asked, Encoded, Span
+from thetahat.data.tokens.encoded import Encoded, EncodedPart, Span
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.data.tokens.tree import Tree
 
@@ -72,7 +72,7 @@ def encode_questions(
 
     Behind a dialogue in its template a choice is tokenised alone, as a reply is in training.
     """
-    if encoding.layout.asks_label:
+    if encoding.layout.predicts_label:
         raise DataError("a model that tells labels apart has no likelihood of a text", cure="a decoder or an encoder")
     plain = [question for question in questions if not question.prompts]
     texts = _pairs(plain, tokenizer) if encoding.layout.has_source else _joined(plain, tokenizer, encoding.delimiter)
@@ -172,7 +172,7 @@ def _encode(
             _sequence([end], targets, 1 + len(texts) + index, end, encoding) for index, (_, targets) in enumerate(pairs)
         ]
         names += [ALONE.format(index) for index in range(len(texts))]
-    parts = Asked("context", is_prompt=True), *map(Asked, names)
+    parts = EncodedPart("context", is_prompt=True), *map(EncodedPart, names)
     return Encoded(parts, tuple(sequences), tokens_cut=choice_cut, prompt_cut=cut)
 
 

@@ -111,25 +111,25 @@ class Corpus:
 
     @cached_property
     def part_tokens(self) -> Ints:
-        """[parts], how many tokens of each are asked where nothing is cut; of a prompt, how many are read."""
+        """[parts], how many targets each has where nothing is cut; of a prompt, how many tokens are read."""
         spans = np.arange(len(self.lengths))
         return self.count_by_part(spans, np.ones_like(spans), self.lengths)
 
     @property
     def num_tokens(self) -> int:
-        """What a causal model predicts: every token that is asked, the end of each text included."""
+        """The number of targets of a causal model, the end of each text included."""
         return int(self.part_tokens[~self.column["parts.is_prompt"]].sum())
 
     @property
     def num_bytes(self) -> int:
-        """UTF-8 bytes of what is asked."""
+        """UTF-8 bytes of the targets."""
         return int(self.column["parts.num_bytes"][~self.column["parts.is_prompt"]].sum())
 
     @property
     def reads_parts_together(self) -> bool:
-        """Whether some sequence asks several parts, as that of a dialogue does whose turns are read in one pass."""
-        num_asked = np.count_nonzero(self.part_tokens[~self.column["parts.is_prompt"]])
-        return bool(num_asked > np.count_nonzero(np.diff(self.column["spans.sequence"], prepend=-1)))
+        """Whether a sequence has targets in several parts, as a dialogue whose turns are read in one pass."""
+        num_parts = np.count_nonzero(self.part_tokens[~self.column["parts.is_prompt"]])
+        return bool(num_parts > np.count_nonzero(np.diff(self.column["spans.sequence"], prepend=-1)))
 
     def span(self, index: int) -> Ints:
         """The ids of a span."""
@@ -139,13 +139,13 @@ class Corpus:
         """The part of each token, by its place in `tokens`."""
         return self.column["segments.part"][np.searchsorted(self.column["segments.start"], place, side="right") - 1]
 
-    def asked_before(self, place: Ints) -> Ints:
-        """How many tokens before each place in `tokens` belong to a part that is asked."""
+    def targets_before(self, place: Ints) -> Ints:
+        """How many tokens before each place in `tokens` are targets."""
         starts, is_prompt = self.column["segments.start"], self.column["parts.is_prompt"]
-        is_asked = ~is_prompt[self.column["segments.part"]]
-        sizes = np.diff(starts, append=len(self.tokens)) * is_asked
+        is_target = ~is_prompt[self.column["segments.part"]]
+        sizes = np.diff(starts, append=len(self.tokens)) * is_target
         segment = np.searchsorted(starts, place, side="right") - 1
-        return (np.cumsum(sizes) - sizes)[segment] + (place - starts[segment]) * is_asked[segment]
+        return (np.cumsum(sizes) - sizes)[segment] + (place - starts[segment]) * is_target[segment]
 
     def count_by_part(self, span: Ints, first: Ints, stop: Ints) -> Ints:
         """[parts], how many of the tokens `first` to `stop` (exclusive) of these spans belong to each part."""
@@ -177,7 +177,7 @@ class Corpus:
     def bytes_at(self, place: Ints) -> Ints:
         """UTF-8 bytes of the text behind each token, by its place in `tokens`; behind a label those of its name."""
         tokens = self.tokens[place].astype(np.int64)
-        if not self.layout.asks_label:
+        if not self.layout.predicts_label:
             return self.token_bytes[tokens]
         part = self.part_of(place)
         is_prompt = self.column["parts.is_prompt"][part]

@@ -10,7 +10,7 @@ from thetahat.data.chat.encode import ChatOptions, DialogueEncoder
 from thetahat.data.chat.template import TEMPLATES
 from thetahat.data.config import OverLong, Unsupervised
 from thetahat.data.read.record import Record
-from thetahat.data.tokens.encoded import Asked, Encoded, Span
+from thetahat.data.tokens.encoded import Encoded, EncodedPart, Span
 from thetahat.data.tokens.tokenizer import Tokenizer
 
 LABEL_UNREAD = "its text is learned, its label is not read: objective.factorization.kind=labels learns labels"
@@ -80,7 +80,7 @@ def _dialogues(records: Sequence[Record], tokenizer: Tokenizer, encoding: Encodi
             allowed=f"{', '.join(TEMPLATES)}, or the path of a .jinja file",
             cure="data.chat.template=chatml",
         )
-    silent = [where for dialogue, where in some if not dialogue.is_asked]
+    silent = [where for dialogue, where in some if not dialogue.is_supervised]
     if silent and encoding.unsupervised == "error":
         raise DataError(
             f"{silent[0]}: every message has weight 0",
@@ -90,15 +90,15 @@ def _dialogues(records: Sequence[Record], tokenizer: Tokenizer, encoding: Encodi
 
 
 def _encode(record: Record, prompt: list[int] | None, text: list[int], end: int, encoding: Encoding) -> Encoded:
-    if encoding.layout.asks_label:
+    if encoding.layout.predicts_label:
         return _labelled(record, prompt, end, encoding)
     if encoding.layout.has_source:
         return _pair(record, prompt, text, end, encoding)
     if prompt is None:
-        return Encoded((Asked("document"),), ((Span((end, *text, end), (0,) * (len(text) + 2)),),))
+        return Encoded((EncodedPart("document"),), ((Span((end, *text, end), (0,) * (len(text) + 2)),),))
     tokens = (end, *prompt, *text, end)
     part = (0,) * (len(prompt) + 1) + (1,) * (len(text) + 1)
-    return Encoded((Asked("prompt", is_prompt=True), Asked("completion")), ((Span(tokens, part),),))
+    return Encoded((EncodedPart("prompt", is_prompt=True), EncodedPart("completion")), ((Span(tokens, part),),))
 
 
 def _pair(record: Record, prompt: list[int] | None, text: list[int], end: int, encoding: Encoding) -> Encoded:
@@ -108,7 +108,7 @@ def _pair(record: Record, prompt: list[int] | None, text: list[int], end: int, e
             allowed='{"prompt": ..., "completion": ...}, or dialogues',
             cure="objective.factorization.kind=spans for plain text",
         )
-    parts = Asked("prompt", is_prompt=True), Asked("completion")
+    parts = EncodedPart("prompt", is_prompt=True), EncodedPart("completion")
     read = _fitted(prompt, encoding.room - 1, encoding, record.id)
     if read is None:
         return Encoded(parts, (), tokens_cut=len(text) + 1, prompt_cut=len(prompt))
@@ -124,7 +124,7 @@ def _labelled(record: Record, prompt: list[int] | None, end: int, encoding: Enco
     if record.text not in labels:
         shown = ", ".join(labels[:8]) + (f", ... ({len(labels)} in all)" if len(labels) > 8 else "")
         raise DataError(f"{record.id}: the label {record.text!r} is not one of those declared", allowed=shown)
-    parts = Asked("prompt", is_prompt=True), Asked("label", num_bytes=len(record.text.encode()))
+    parts = EncodedPart("prompt", is_prompt=True), EncodedPart("label", num_bytes=len(record.text.encode()))
     read = _fitted(prompt, encoding.room - 2, encoding, record.id)
     if read is None:
         return Encoded(parts, (), tokens_cut=1, prompt_cut=len(prompt))

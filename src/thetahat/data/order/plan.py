@@ -18,13 +18,13 @@ from thetahat.data.order.pack import Cut, Pieces, cut, enumerate_counts, take, w
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Pieces of a corpus, and how many tokens they ask of each part."""
+    """Pieces of a corpus, and how many targets they have of each part."""
 
     pieces: Pieces
     kept: Ints  # [parts]; of prompts: 0
-    asked: Ints  # [parts], of these, how many may be asked; normalisations count them
+    num_targets: Ints  # [parts], of these, how many may be targets; normalisations count them
     record_tokens: Ints  # [documents], the same of a whole record
-    record_parts: Ints  # [documents], of which something is asked
+    record_parts: Ints  # [documents], how many parts of each have targets
     has_prompt: NDArray[np.bool_]  # [documents]
     weighs: bool = True  # whether a token counts for its weight, or 1 as in scoring
 
@@ -140,10 +140,10 @@ def _supervised(corpus: Corpus, pieces: Pieces, config: DataConfig) -> Pieces:
     A record of weight 0 is left out; one of which nothing is asked is an error.
     """
     low, high = corpus.offsets[pieces.span] + pieces.scored_from, corpus.offsets[pieces.span] + pieces.stop
-    asked = corpus.asked_before(high) - corpus.asked_before(low)
+    num_targets = corpus.targets_before(high) - corpus.targets_before(low)
     document = corpus.column["spans.document"][pieces.span]
     counts = corpus.column["documents.weight"][document] > 0
-    silent = np.setdiff1d(document[counts], document[asked > 0])
+    silent = np.setdiff1d(document[counts], document[num_targets > 0])
     if len(silent) and config.unsupervised == "error":
         names = ", ".join(corpus.documents["id"].take(silent[:5]).to_pylist())
         raise DataError(
@@ -151,8 +151,8 @@ def _supervised(corpus: Corpus, pieces: Pieces, config: DataConfig) -> Pieces:
             f"context={config.context}: {names}",
             cure="a larger data.context, another data.over_long, or data.unsupervised=skip to leave them out",
         )
-    starts, asked = pieces.unit_starts, asked * counts
-    of_unit = np.add.reduceat(asked, starts) if len(starts) else asked
+    starts, num_targets = pieces.unit_starts, num_targets * counts
+    of_unit = np.add.reduceat(num_targets, starts) if len(starts) else num_targets
     return take(pieces, np.flatnonzero(np.repeat(of_unit > 0, np.diff(starts, append=len(pieces)))))
 
 
@@ -160,12 +160,12 @@ def _plan(corpus: Corpus, pieces: Pieces) -> Plan:
     document, is_prompt = corpus.column["parts.document"], corpus.column["parts.is_prompt"]
     kept = corpus.count_by_part(pieces.span, pieces.scored_from, pieces.stop)
     kept[is_prompt] = 0
-    asked = kept - _ends(corpus, pieces) if corpus.layout.reads_end else kept
-    counted = np.where(corpus.column["parts.weight"] > 0, asked, 0)
+    num_targets = kept - _ends(corpus, pieces) if corpus.layout.reads_end else kept
+    counted = np.where(corpus.column["parts.weight"] > 0, num_targets, 0)
     record_tokens = np.bincount(document, counted, corpus.num_documents).astype(np.int64)
     record_parts = np.bincount(document, counted > 0, corpus.num_documents).astype(np.int64)
     has_prompt = np.bincount(document[is_prompt], minlength=corpus.num_documents) > 0
-    return Plan(pieces, kept, asked, record_tokens, record_parts, has_prompt)
+    return Plan(pieces, kept, num_targets, record_tokens, record_parts, has_prompt)
 
 
 def _ends(corpus: Corpus, pieces: Pieces) -> Ints:
@@ -217,7 +217,7 @@ def _distinct(values: Ints) -> tuple[Ints, Ints]:
 def _parts(corpus: Corpus, plan: Plan, part: Ints) -> Parts:
     document = corpus.column["parts.document"][part]
     weight = corpus.column["documents.weight"][document] * corpus.column["parts.weight"][part]
-    counts = (plan.asked[part], plan.record_tokens[document], plan.record_parts[document])
+    counts = (plan.num_targets[part], plan.record_tokens[document], plan.record_parts[document])
     return Parts(
         torch.from_numpy(part),
         torch.from_numpy(weight),

@@ -63,11 +63,11 @@ class TrainingOrder:
         return pieces, np.arange(first, last)
 
     def num_targets(self, position: int) -> int:
-        """How many tokens a global batch asks."""
+        """How many targets a global batch has."""
         pieces, index = self.batch(position)
         low, high = pieces.scored_from[index], pieces.stop[index]
         offset = self._corpus.offsets[pieces.span[index]]
-        return int((self._corpus.asked_before(offset + high) - self._corpus.asked_before(offset + low)).sum())
+        return int((self._corpus.targets_before(offset + high) - self._corpus.targets_before(offset + low)).sum())
 
     def plan(self, epoch: int) -> Plan:
         """Everything that an epoch reads, row by row."""

@@ -43,7 +43,7 @@ class Dialogue:
         return tuple(message.fields["content"] for message in (*self.messages, *self.answers))
 
     @property
-    def is_asked(self) -> bool:
+    def is_supervised(self) -> bool:
         """Whether anything in it counts."""
         return any(message.weight > 0 for message in (*self.messages, *self.answers))
 

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A part of a record, which gets a row of its own in a ledger when it is asked for."""
+class EncodedPart:
+    """A part of a record, which gets a row of its own in a ledger when it has targets."""
 
     name: str  # document, prompt, completion, turn-3, ...
     role: str = ""
     weight: float = 1.0  # what the message asked for; the record's own comes on top
-    is_prompt: bool = False  # a condition: read, never asked
+    is_prompt: bool = False  # a condition: read, never predicted
     num_bytes: int | None = None  # of text; None: those of its tokens
 
 
@@ -19,7 +19,7 @@ class Span:
     """Contiguous tokens of one sequence: an edge of its tree.
 
     The first token is the last one of the parent once more, at the same position, or stands at the very beginning: it
-    is read, so that the second can be asked, and never asked itself.
+    is read, so that the second can be predicted, and is no target itself.
     """
 
     tokens: tuple[int, ...]
@@ -36,7 +36,7 @@ class Encoded:
     has several answers to one prompt, is a tree: spans that share what is common, each token asked once.
     """
 
-    parts: tuple[Asked, ...]
+    parts: tuple[EncodedPart, ...]
     sequences: tuple[tuple[Span, ...], ...]
     tokens_cut: int = 0  # asked for by the record, and left out by the policy
     prompt_cut: int = 0  # of its conditions, left out by the policy

@@ -92,8 +92,8 @@ class TrainingLedger:
         """Adds up one micro-batch by part; no host waits for a device here."""
         part = torch.where(batch.weights != 0, batch.part, len(batch.parts)).flatten()
         sizes = batch.num_bytes.flatten()
-        if batch.asked is not None:
-            part, sizes = part[batch.asked], sizes[batch.asked]
+        if batch.supervised is not None:
+            part, sizes = part[batch.supervised], sizes[batch.supervised]
         sums = torch.zeros(3, len(batch.parts) + 1, dtype=torch.float64, device=part.device)
         count = torch.ones(len(part), dtype=torch.float64, device=part.device)
         for row, values in zip(sums, (count, sizes.to(torch.float64), told.log_prob.to(torch.float64)), strict=True):
