@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from thetahat.ledger.compare import Case, Comparison, SourceDifference
 
 SOURCES = 24
-ELSEWHERE = {"a", "b", "model_a", "model_b", "verdict", "notes", "sources", "gains", "losses"}
+ELSEWHERE = {"a", "b", "model_a", "model_b", "policy_a", "policy_b", "verdict", "notes", "sources", "gains", "losses"}
 LINE = 60  # characters of a text
 
 

@@ -121,6 +121,8 @@ class Comparison:
     b: str
     model_a: str  # as its ledger says, if it does
     model_b: str
+    policy_a: str  # how it was scored, in words
+    policy_b: str
     whole: Difference
     sources: list[SourceDifference]  # the most documents first
     gains: list[Case]  # the largest first
@@ -167,7 +169,11 @@ class Comparison:
         sources = [{"source": one.source, "p_holm": one.p_holm} | one.difference.to_dict() for one in self.sources]
         cases = {"gains": [asdict(one) for one in self.gains], "losses": [asdict(one) for one in self.losses]}
         names = {"a": self.a, "b": self.b, "model_a": self.model_a, "model_b": self.model_b}
-        said = names | {"verdict": self.verdict, "notes": self.notes}
+        said = (
+            names
+            | {"policy_a": self.policy_a, "policy_b": self.policy_b}
+            | {"verdict": self.verdict, "notes": self.notes}
+        )
         return self.whole.to_dict() | said | {"sources": sources} | cases
 
 
@@ -204,6 +210,8 @@ def compare_ledgers(a: Scored, b: Scored, top: int = 10) -> Comparison:
         b=b.name,
         model_a=a.metadata.get("model", ""),
         model_b=b.metadata.get("model", ""),
+        policy_a=said_policy(a),
+        policy_b=said_policy(b),
         whole=whole,
         sources=sorted(sources, key=lambda one: (-one.difference.num_documents, one.source)),
         gains=[_case(pair) for pair in gains if pair.difference > 0],

@@ -14,7 +14,7 @@ from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.corpus import Corpus, note_counts, shared_documents
 from thetahat.data.corpus.encode import Encoding
 from thetahat.data.order.stream import TrainingOrder
-from thetahat.data.read.cache import default_cache
+from thetahat.data.read.cache import cache_folder
 from thetahat.data.read.record import Record
 from thetahat.data.read.source import divide
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -105,7 +105,7 @@ def _tokenizer_and_corpora(
     train_records, held_out_records = divide(config.data)
     tokenizer = _tokenizer(config, folder, train_records)
     labels = _labels(config, train_records)
-    cache, encoding = default_cache() / "corpora", encoding_of(card_of(config, labels))
+    cache, encoding = cache_folder("corpora"), encoding_of(card_of(config, labels))
     train = build_corpus(train_records, tokenizer, {"part": "train"}, cache, encoding)
     held_out = None
     if held_out_records is not None:

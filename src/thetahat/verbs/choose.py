@@ -23,6 +23,7 @@ from thetahat.scoring.likelihood import Likelihoods, ledger_rows, score_corpus
 from thetahat.statistics.interval import Interval
 from thetahat.verbs.chat import dialogue_prompts
 from thetahat.verbs.load import Loaded, load
+from thetahat.verbs.score import computed_on
 
 OverLong = Literal["error", "truncate-left"]
 
@@ -163,6 +164,7 @@ def _metadata(loaded: Loaded, encoded: EncodedQuestions, policy: str) -> dict[st
         "tokenizer_sha256": loaded.tokenizer.digest,
         "data": encoded.corpus.fingerprint,
         "policy": policy,
+        "computed_on": computed_on(loaded),
         "unit": "nats",
         "rows": CHOICES,
     }

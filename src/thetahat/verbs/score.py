@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+import torch
 
 from thetahat.core import store
 from thetahat.core.config import digest
@@ -16,7 +17,7 @@ from thetahat.core.errors import DataError, FolderError
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.corpus import Corpus
 from thetahat.data.order.plan import plan_scoring
-from thetahat.data.read.cache import default_cache
+from thetahat.data.read.cache import cache_folder
 from thetahat.data.read.files import find_files
 from thetahat.data.read.record import Record
 from thetahat.data.read.source import divide
@@ -73,8 +74,8 @@ def score(
     loaded = load(model) if isinstance(model, str) else model
     world = join_world(loaded.inference.device)
     corpus = corpus_of(loaded, data, world)
-    policy = msgspec.structs.replace(loaded.policy, reads_parts_together=corpus.reads_parts_together)
-    metadata = _metadata(loaded, corpus, policy, data)
+    policy = policy_on(loaded, corpus)
+    metadata = metadata_of(loaded, corpus, data)
     with ExitStack() as stack:  # until all is written: what fails there costs no scoring
         journal = _journal(out, metadata, world, stack) if out else None
         hooks = ScoringHooks(shows=shows or (lambda done, total: None), journal=journal)
@@ -138,7 +139,7 @@ def corpus_of(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
 
     def build() -> Corpus:
         records, encoding = _records(loaded, data), encoding_of(loaded.card)
-        return build_corpus(records, loaded.tokenizer, settings, default_cache() / "corpora", encoding)
+        return build_corpus(records, loaded.tokenizer, settings, cache_folder("corpora"), encoding)
 
     corpus = world.first_does(build) or build()
     if not data and corpus.fingerprint not in read_progress(loaded.folder)["data"]:
@@ -179,9 +180,20 @@ def _is_whole(corpus: Corpus, policy: Policy) -> bool:
     return not cuts and not plan_scoring(corpus, policy.context, policy.stride).pieces.start.any()
 
 
-def _metadata(loaded: Loaded, corpus: Corpus, policy: Policy, data: Sequence[str]) -> dict[str, str]:
+def computed_on(loaded: Loaded) -> str:
+    """The device, and of a CPU the threads, with which sums are taken in another order."""
+    threads = f", threads={torch.get_num_threads()}" if loaded.device.type == "cpu" else ""
+    return f"{loaded.device.type}{threads}"
+
+
+def policy_on(loaded: Loaded, corpus: Corpus) -> Policy:
+    """How the model scores this text."""
+    return msgspec.structs.replace(loaded.policy, reads_parts_together=corpus.reads_parts_together)
+
+
+def metadata_of(loaded: Loaded, corpus: Corpus, data: Sequence[str]) -> dict[str, str]:
     """What the ledger says of itself: all on which a number in it depends."""
-    tokenizer = loaded.tokenizer
+    tokenizer, policy = loaded.tokenizer, policy_on(loaded, corpus)
     return {
         "thetahat": version_of("thetahat") or "",
         "model": str(loaded.folder),
@@ -194,5 +206,6 @@ def _metadata(loaded: Loaded, corpus: Corpus, policy: Policy, data: Sequence[str
         "read": WHOLE if _is_whole(corpus, policy) else "in part through windows or limits",
         "batch_size": "1 at a time" if policy.deterministic else str(policy.batch_size),
         "first_token": f"{END_OF_TEXT}, id {tokenizer.symbols.end_of_text}: read once before each text, never asked",
+        "computed_on": computed_on(loaded),
         "unit": "nats",
     }

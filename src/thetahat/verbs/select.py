@@ -29,7 +29,7 @@ from thetahat.run.folder.checkpoint import (
 from thetahat.scoring.likelihood import ledger_rows, score_corpus
 from thetahat.statistics.interval import BLOCK_TOKENS, Interval
 from thetahat.verbs.load import Loaded, load
-from thetahat.verbs.score import corpus_of
+from thetahat.verbs.score import corpus_of, metadata_of
 
 DOCUMENTS = "documents"
 FEWEST = 2  # documents, or blocks, on each side
@@ -55,6 +55,7 @@ class Selected:
     last: Reported
     num_report_units: int  # documents, or blocks of few
     unit: str  # what errors and intervals are over: "documents", or "blocks of 1,024 tokens of 1 document"
+    metadata: dict[str, str]  # what was scored, and how
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,15 @@ def select(
         _save(save, models[selection.best], loaded)
     num_reported = len({row.document for row in sets[0][1]})
     three = (reported(index) for index in (selection.best, selection.one_error, last))
-    return Selected(selection, *three, num_report_units=num_reported, unit=unit)
+    metadata = _metadata(loaded, data, report, corpora)
+    return Selected(selection, *three, num_report_units=num_reported, unit=unit, metadata=metadata)
+
+
+def _metadata(loaded: Loaded, data: Sequence[str], report: Sequence[str], corpora: Sequence[Corpus]) -> dict[str, str]:
+    """What the numbers were computed from: as the ledgers of `score` would say it of the texts that choose."""
+    names = "\n".join(report) or "the other half of what chooses"
+    told = metadata_of(loaded, corpora[0], data) | {"model": str(loaded.folder.parent.parent)}
+    return told | {"report": corpora[-1].fingerprint, "report_paths": names}
 
 
 def _models(run: Path, averages: int) -> list[_Model]:
@@ -248,5 +257,6 @@ def to_plain(selected: Selected) -> dict[str, Any]:
         "interval_unit": selected.unit,
         "num_units": selection.num_units,
         "num_report_units": selected.num_report_units,
+        "metadata": selected.metadata,
         "report": {"best": of(selected.best), "one_standard_error": of(selected.one_error), "last": of(selected.last)},
     }

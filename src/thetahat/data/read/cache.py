@@ -1,5 +1,6 @@
 """Where derived data is kept: everything in it can be deleted and is built again."""
 
+import errno
 import fcntl
 import functools
 import hashlib
@@ -25,6 +26,16 @@ def default_cache() -> Path:
         raise FolderError("there is no home folder to keep a cache in", cure=_CURE) from error
 
 
+def cache_folder(name: str) -> Path:
+    """A folder of the cache, which is there and can be written; else a FolderError that names the setting."""
+    folder = default_cache() / name
+    with _naming_setting(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return folder
+
+
 @functools.cache
 def code_digest() -> str:
     """Of the code that derives data from data, so that what other code has made is not taken for its work."""
@@ -43,10 +54,16 @@ def waiting_for(lock: Path) -> Generator[None]:
 
 
 def _opened(lock: Path) -> TextIO:
-    try:
+    with _naming_setting(lock.parent):
         lock.parent.mkdir(parents=True, exist_ok=True)
         return lock.open("a", encoding="utf-8")
+
+
+@contextmanager
+def _naming_setting(folder: Path) -> Generator[None]:
+    try:
+        yield
     except OSError as error:
         if says_full(error):
             raise
-        raise FolderError(f"the cache {lock.parent} cannot be written: {error.strerror}", cure=_CURE) from error
+        raise FolderError(f"the cache {folder} cannot be written: {error.strerror}", cure=_CURE) from error

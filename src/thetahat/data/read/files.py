@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from thetahat.core.errors import DataError, naming_full_disk
 from thetahat.core.store import flush_folder, partial_name
-from thetahat.data.read.cache import default_cache
+from thetahat.data.read.cache import cache_folder
 from thetahat.data.read.opening import COMPRESSIONS, ORDER_MARK, opening
 
 logger = getLogger("thetahat")
@@ -229,7 +229,7 @@ def _shown(path: Path) -> str:
 @functools.cache
 def keep_standard_input() -> Path:
     """A file with everything that came on standard input: a stream can be read once, a run may start twice."""
-    folder = default_cache() / "standard-input"
+    folder = cache_folder("standard-input")
     partial = partial_name(folder / str(os.getpid()))
     try:
         with naming_full_disk(folder):

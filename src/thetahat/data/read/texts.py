@@ -20,7 +20,7 @@ from thetahat.core import store
 from thetahat.core.errors import DamagedError, DataError
 from thetahat.data.config import OnBadRecord
 from thetahat.data.read.bad import BadRecords, tell_skipped
-from thetahat.data.read.cache import code_digest, default_cache, waiting_for
+from thetahat.data.read.cache import cache_folder, code_digest, waiting_for
 from thetahat.data.read.files import find_files, holds_objects, kind_of_file, label_files, say_once
 from thetahat.data.read.manifest import digests_of, stamp_of
 from thetahat.data.read.objects import read_objects
@@ -124,7 +124,7 @@ class Texts:
 
     @cached_property
     def _digests(self) -> list[str]:
-        digests = digests_of(self.files, default_cache() / "files")
+        digests = digests_of(self.files, cache_folder("files"))
         first = dict(zip(reversed(digests), reversed(self.files), strict=True))
         pairs = [(path, first[digest]) for path, digest in zip(self.files, digests, strict=True)]
         if copies := [f"{path} as {other}" for path, other in pairs if path != other]:
@@ -134,14 +134,14 @@ class Texts:
     @cached_property
     def _copy(self) -> Path:
         """The folder of the copy, which is made where it is not there or not whole."""
-        cache = default_cache() / "records"
+        cache = cache_folder("records")
         paths = [str(path) for path in self.files]
         name = _digest([code_digest(), self.split_on, self.on_bad, paths, self._digests])
         folder = cache / name
         with waiting_for(cache / f".{name}.lock"):
             if not is_whole(folder):
                 stamps = [stamp_of(path) for path in self.files]
-                if digests_of(self.files, default_cache() / "files") != self._digests:
+                if digests_of(self.files, cache_folder("files")) != self._digests:
                     raise _changed()
                 with store.publishing(folder) as partial:
                     bad = BadRecords(self.on_bad)
