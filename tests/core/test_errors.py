@@ -17,6 +17,7 @@ def test_each_error_has_an_exit_code_of_its_own():
         "ConfigError": 2,
         "DataError": 3,
         "ModelError": 4,
+        "DamagedError": 4,
         "NonFiniteError": 5,
         "VerificationError": 6,
         "FolderError": 7,

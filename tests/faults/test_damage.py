@@ -70,7 +70,15 @@ def empty(path, chance, other):
 
 
 DAMAGES = (flip, flip, flip, cut, zero, lengthen, swap, exchange, lose, empty)
-FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "config.toml", "tokenizer.json", "MANIFEST.json")
+FILES = (
+    "model.safetensors",
+    "optimizer.safetensors",
+    "state.json",
+    "config.toml",
+    "tokenizer.json",
+    "card.toml",
+    "MANIFEST.json",
+)
 
 
 @pytest.fixture

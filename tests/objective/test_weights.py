@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given
 
 from tests.examples import packed_of, parts_of
 from tests.objective.layouts import layouts
-from tests.oracles import factorization as oracle
+from thetahat.ledger.contribution import spread
 from thetahat.objective.config import ObjectiveConfig
-from thetahat.objective.weights import concentration, counted_weights
+from thetahat.objective.weights import counted_weights
 
 
 @given(layouts(prompts_weigh=True))
@@ -15,18 +15,6 @@ def test_a_token_counts_for_its_weight_over_the_count_of_its_normalization(layou
     found = counted_weights(layout.packed, layout.objective)
     assert found.dtype == torch.float64
     assert found.tolist() == [weight for piece in layout.pieces for weight in piece.weight]
-
-
-@given(st.lists(st.floats(0.01, 1e6), min_size=1, max_size=400))
-def test_concentration_is_that_of_the_loop(weights):
-    found = concentration(torch.tensor(weights, dtype=torch.float64))
-    np.testing.assert_allclose(found, oracle.concentration(weights), rtol=1e-12)
-    assert 1 - 1e-9 <= found.effective_number <= len(weights) * (1 + 1e-9)
-
-
-def test_equal_records_all_count_and_one_that_holds_everything_counts_alone():
-    assert concentration(torch.ones(300)) == (300, 0.01)
-    assert concentration(torch.tensor([0.0, 5.0, 0.0])) == (1, pytest.approx(0.03))
 
 
 # 990 records of one turn with 20 tokens, and 10 of five turns with 400 tokens each
@@ -58,7 +46,7 @@ def test_on_how_many_records_an_objective_rests_under_each_normalization(normali
     weights = counted_weights(packed, ObjectiveConfig(normalization=normalization))
     record = torch.tensor([record for record, _, _ in turns])[packed.part]
     of_record = torch.zeros(len(RECORDS), dtype=torch.float64).index_add_(0, record, weights)
-    found = concentration(of_record)
+    found = spread(of_record)
     assert found.effective_number == pytest.approx(effective_number, rel=1e-4)
     assert found.top_share == pytest.approx(top_share, rel=1e-3)
 

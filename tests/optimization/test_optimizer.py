@@ -6,8 +6,9 @@ from torch import nn
 
 from tests.oracles import update as oracle
 from thetahat.core.errors import ModelError
+from thetahat.model.build import build_model
 from thetahat.model.config import DecoderConfig
-from thetahat.model.decoder import Decoder
+from thetahat.model.init import initialize
 from thetahat.optimization.config import AdamW, Muon, OptimizationConfig
 from thetahat.optimization.optimizer import build_optimizer
 
@@ -23,8 +24,9 @@ def config(matrices=MUON):
 
 
 def small(device="cpu", dtype=torch.float32, **values):
-    torch.manual_seed(0)
-    return Decoder(DecoderConfig(**SMALL, **values), vocab_size=16).to(device=device, dtype=dtype)
+    model = build_model(DecoderConfig(**SMALL, **values), 16)
+    initialize(model, 0)
+    return model.to(device=device, dtype=dtype)
 
 
 def give_gradients(model, step):

@@ -19,7 +19,9 @@ def parsed(monkeypatch, tmp_path):
     monkeypatch.setenv("THETAHAT_CACHE", str(tmp_path / "cache"))
     seen = []
     read = texts.read_objects
-    monkeypatch.setattr(texts, "read_objects", lambda path, *rest: seen.append(path.name) or read(path, *rest))
+    monkeypatch.setattr(
+        texts, "read_objects", lambda path, *rest, **more: seen.append(path.name) or read(path, *rest, **more)
+    )
     return seen
 
 

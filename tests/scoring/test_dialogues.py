@@ -156,7 +156,7 @@ FAMILIES = {"causal on dialogues that branch": True, "prefix on dialogues that b
 def test_only_a_causal_decoder_reads_held_out_turns_together(name, tmp_path, monkeypatch):
     monkeypatch.setenv("THETAHAT_CACHE", str(tmp_path / "cache"))
     config = config_of(name, tmp_path)
-    config = change_config(config, data=change_config(config.data, held_out="hash:0.3"))
+    config = change_config(config, data=change_config(config.data, held_out="tail:0.3"))
     held_out = prepare(config, tmp_path, World()).held_out
     assert held_out.reads_parts_together == FAMILIES[name]
 

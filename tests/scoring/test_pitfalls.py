@@ -92,8 +92,6 @@ def test_p5_the_log_softmax_of_16_bit_logits_is_taken_in_32_bits_and_summed_in_6
 
 
 def test_p6_the_batch_size_changes_no_bit_in_deterministic_mode(tmp_path):
-    from dataclasses import replace
-
     _, corpus, policy, (model, _) = asked("causal on texts", tmp_path)
     found = [
         score_corpus(model, corpus, replace(policy, deterministic=True, batch_size=size), World(), CPU).log_prob

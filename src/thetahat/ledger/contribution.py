@@ -3,12 +3,10 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from thetahat.core.errors import DataError
 from thetahat.ledger.ledger import Table
-from thetahat.objective.weights import effective_number
 
 # pyright: reportUnknownParameterType=false
 
@@ -34,8 +32,7 @@ def spread(weight: ArrayLike) -> Spread:
         raise DataError("weights that are none, negative, or all 0 have no spread")
     place = 2 * np.arange(1, count + 1) - count - 1
     scaled = ordered / total
-    effective = effective_number(torch.from_numpy(scaled))
-    return Spread(count, effective, float((place * scaled).sum() / count), top_share(ordered, 0.01))
+    return Spread(count, float(1 / (scaled**2).sum()), float((place * scaled).sum() / count), top_share(ordered, 0.01))
 
 
 def top_share(weight: ArrayLike, part: float) -> float:

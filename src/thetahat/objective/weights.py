@@ -1,7 +1,5 @@
 """Who counts how much: what one token of a batch weighs under each normalisation."""
 
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -57,29 +55,3 @@ def divisor(
             return record_tokens**objective.length_exponent
         case "token" | "sum":
             return torch.ones_like(record_tokens)
-
-
-class Concentration(NamedTuple):
-    """On how many records an objective rests."""
-
-    effective_number: float
-    top_share: float  # of the heaviest 1 %
-
-
-def concentration(weight: Float[Tensor, " n"]) -> Concentration:
-    r"""$N_\mathrm{eff} = (\sum_r W_r)^2 / \sum_r W_r^2$ over the weights of records, and the share of the heaviest 1 %.
-
-    Where n/100 is no whole number the last record counts in part, so a smaller part never holds a larger share.
-
-    Kish, Survey Sampling, 1965. Equal weights give the number of records; one record that holds everything gives 1.
-    """
-    weight = weight.to(torch.float64)
-    total, heaviest = weight.sum(), weight.sort(descending=True).values
-    counted = (len(weight) / 100 - torch.arange(len(weight), dtype=torch.float64)).clamp(0, 1)
-    top = (counted * heaviest).sum()
-    return Concentration(effective_number(weight), float(top / total))
-
-
-def effective_number(weight: Float[Tensor, " n"]) -> float:
-    r"""$N_\mathrm{eff} = (\sum_r W_r)^2 / \sum_r W_r^2$, of weights in float64. Kish, Survey Sampling, 1965."""
-    return float(weight.sum() ** 2 / (weight**2).sum())

@@ -17,8 +17,9 @@ from thetahat.data.order.pack import Pieces, enumerate_counts, take
 from thetahat.data.order.plan import Draw, Plan, gather
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.distribution.world import World
+from thetahat.ledger.contribution import spread
 from thetahat.objective.factorization import factor
-from thetahat.objective.weights import concentration, divisor
+from thetahat.objective.weights import divisor
 from thetahat.run.base import new_tokens, resolved
 from thetahat.run.config import RunConfig, set_up
 from thetahat.run.prepare import Prepared, prepare
@@ -211,7 +212,8 @@ def _concentration(prepared: Prepared, plan: Plan, normalization: Any) -> dict[s
     of_part, of_record, turns = (values.clamp(min=1) for values in (asked, tokens[document], parts[document]))
     total = weight * asked / divisor(of_part, of_record, turns, objective)
     by_record = torch.zeros(corpus.num_documents, dtype=torch.float64).index_add_(0, document, total)
-    return concentration(by_record[by_record > 0])._asdict()
+    found = spread(by_record[by_record > 0].numpy())
+    return {name: getattr(found, name) for name in ("effective_number", "top_share")}
 
 
 def to_plain(records: list[Explained], whole: Account) -> dict[str, Any]:
