@@ -1,7 +1,7 @@
 """Small things that many tests start from."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch

@@ -43,7 +43,7 @@ def _cache(tmp_path, monkeypatch, device):
 
 
 def under_the_mask(monkeypatch):
-    monkeypatch.setattr(attention, "obstacle", lambda *_: "asked for")
+    monkeypatch.setattr(kernels, "obstacle", lambda *_: "asked for")
 
 
 def tree_visibility(seed, num_rows, positions, device):
