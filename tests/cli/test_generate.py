@@ -217,7 +217,7 @@ def test_answers_go_to_a_file_that_is_not_there_yet(place, tmp_path):
         ('{"prompt": "a", "ended": "end"}', "bad.jsonl:2: it has 'ended', the key of what is written"),
         ("[1]", "bad.jsonl:2: the line holds a list"),
         ('{"prompt"', "bad.jsonl:2: not JSON"),
-        ('{"prompt": null}', "bad.jsonl:2: the prompt is null"),
+        ('{"prompt": null}', "bad.jsonl:2: a record without a prompt or messages"),
         ('{"messages": 3}', "bad.jsonl:2: messages: a number"),
         ('{"messages": []}', "bad.jsonl:2: no message that is to be answered"),
         ('{"messages": [{"role": "assistant", "content": "a"}]}', "bad.jsonl:2: no message that is to be answered"),

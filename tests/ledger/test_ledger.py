@@ -33,6 +33,7 @@ KEYS = {
     "nats_per_token_ci95",
     "bits_per_byte_ci95",
     "perplexity_ci95",
+    "num_interval_units",
 }
 counts = st.integers(0, 2**40)
 nats = st.floats(max_value=0, allow_nan=False, allow_infinity=False)

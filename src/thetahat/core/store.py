@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from logging import getLogger
 from pathlib import Path
 from typing import Any, cast
+from zlib import crc32
 
 from thetahat.core.errors import DamagedError, FolderError, ModelError, naming_full_disk
 
@@ -37,7 +38,9 @@ def digest_file(path: Path) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a small file in one move: readers see the old text or the new one."""
-    temporary = partial_name(path)
+    temporary = partial_name(
+        path.with_name(f"{crc32(path.name.encode()):08x}-{os.getpid()}")
+    )  # a cache has many writers
     with naming_full_disk(path):
         try:
             with temporary.open("w", encoding="utf-8", newline="") as file:

@@ -10,6 +10,7 @@ from thetahat.core.batch import Inputs
 from thetahat.model.attention.kernels import compile_visibility
 from thetahat.model.block import Block
 from thetahat.model.config import EncoderConfig
+from thetahat.model.embedding import embedding_of
 from thetahat.model.head import Head, Headed
 from thetahat.model.law import TABLE, Law
 from thetahat.model.norm import RMSNorm
@@ -31,7 +32,7 @@ class Encoder(Headed):
         self.config = config
         self.vocab_size = vocab_size
         self.num_labels = num_labels
-        self.embedding = nn.Embedding(vocab_size, config.width)
+        self.embedding = embedding_of(vocab_size, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.width, config.norm_epsilon)

@@ -13,6 +13,7 @@ from thetahat.model.attention.cross_attention import Memory
 from thetahat.model.attention.kernels import attend_under, compile_visibility
 from thetahat.model.block import Block, CrossBlock
 from thetahat.model.config import EncoderDecoderConfig
+from thetahat.model.embedding import embedding_of
 from thetahat.model.head import Head, Headed
 from thetahat.model.law import TABLE, Law
 from thetahat.model.norm import RMSNorm
@@ -44,7 +45,7 @@ class EncoderDecoder(Headed):
         super().__init__()
         self.config = config
         self.vocab_size = vocab_size
-        self.embedding = nn.Embedding(vocab_size, config.width)
+        self.embedding = embedding_of(vocab_size, config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.encoder_blocks = nn.ModuleList(Block(config) for _ in range(config.num_encoder_layers))
         self.encoder_norm = RMSNorm(config.width, config.norm_epsilon)
