@@ -38,6 +38,7 @@ def test_a_signal_within_the_loop_saves_and_the_next_start_goes_on(warm, oracle,
     assert outcome(warm.run) == oracle.outcome
 
 
+@pytest.mark.slow  # beside another test process its second start is not seen for a minute: not understood yet
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_at_start_up_ends_the_process(bed, oracle, number):
     """While everything is imported, while the tokenizer is trained, or just before the loop."""
@@ -45,7 +46,7 @@ def test_a_signal_at_start_up_ends_the_process(bed, oracle, number):
         shutil.rmtree(bed.run, ignore_errors=True)
         shutil.rmtree(bed.folder / "cache", ignore_errors=True)
         attempt = bed.start()
-        assert bed.until(attempt, lambda attempt=attempt, moment=moment: (moment or attempt._err).exists())
+        assert bed.until(attempt, lambda attempt=attempt, moment=moment: (moment or attempt._err).exists()), attempt.err
         attempt.send(number)
         assert attempt.wait(20) in {CODES[number], -number}, attempt.err
         assert "bug" not in attempt.err
