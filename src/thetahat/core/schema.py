@@ -2,6 +2,7 @@
 
 import types
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -43,9 +44,14 @@ def fields(hint: Any) -> dict[str, Any]:
     for variant in variants(hint):
         if tag(variant):
             found["kind"] = Literal[tuple(tag(other) for other in variants(hint))]
-        hints = get_type_hints(variant, include_extras=True)
-        found |= {field.encode_name: hints[field.name] for field in msgspec.structs.fields(variant)}
+        found |= _own_fields(variant)
     return found
+
+
+@cache
+def _own_fields(variant: type[msgspec.Struct]) -> dict[str, Any]:
+    hints = get_type_hints(variant, include_extras=True)
+    return {field.encode_name: hints[field.name] for field in msgspec.structs.fields(variant)}
 
 
 def items(hint: Any) -> Any:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
 
 from thetahat.core.errors import ConfigError
 
@@ -82,4 +81,6 @@ def exact_sum(values: Iterable[float]) -> float:
 
 def t_quantile(probability: float, degrees: int) -> float:
     r"""The x with $\Pr(T \le x)$ = `probability` for Student's T with so many degrees of freedom (scipy's)."""
+    from scipy.special import stdtrit  # its import takes 0.15 s, which not every command should pay
+
     return float(stdtrit(degrees, probability))
