@@ -45,10 +45,13 @@ if TYPE_CHECKING:
         OptimizationConfig as OptimizationConfig,
     )
     from thetahat.recipes.catalogue import find_recipe as find_recipe
+    from thetahat.run.card import Card as Card
     from thetahat.run.config import (
         CheckpointConfig as CheckpointConfig,
+        InferenceConfig as InferenceConfig,
         LedgerConfig as LedgerConfig,
         RunConfig as RunConfig,
+        WatchConfig as WatchConfig,
     )
     from thetahat.run.train import train as train
     from thetahat.scoring.likelihood import EvaluationConfig as EvaluationConfig
@@ -107,6 +110,9 @@ CONFIGS = {
     "EvaluationConfig": "scoring.likelihood",
     "CheckpointConfig": "run.config",
     "LedgerConfig": "run.config",
+    "WatchConfig": "run.config",
+    "InferenceConfig": "run.config",
+    "Card": "run.card",
     "Sampling": "generation.sample",
     "Beam": "generation.beam",
 }

@@ -299,15 +299,38 @@ def test_questions_put_otherwise_are_other_questions_whatever_commas_they_hold(c
 
 
 def test_every_option_of_a_policy_is_in_its_json_and_comes_back():
-    other = Policy(9, 3, 5, "float64", True, Spans(rate=0.2), 4, True, "\n, ", "error")
+    other = Policy(9, 3, 5, "float64", True, Spans(rate=0.2), 4, True, "\n, ", "error", "training", "turn")
     assert all(getattr(other, name) != getattr(POLICY, name) for name in Policy.__struct_fields__)
     assert read_policy({"policy": other.to_json()}, "A") == other
 
 
-@pytest.mark.parametrize("text", ["window(stride=128), context=256, dtype=float32", '{"context": 1}', "{", "[]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "window(stride=128), context=256, dtype=float32",
+        "training: causal, normalization=token, context=64, dtype=float32",
+        '{"context": 1}',
+        "{",
+        "[]",
+    ],
+)
 def test_a_policy_in_words_is_refused_by_name(text):
     with pytest.raises(DataError, match=r"(?s)b\.parquet does not say how it was scored.*thetahat score"):
         read_policy({"policy": text}, "b.parquet")
+
+
+@pytest.mark.parametrize("during", ["training", "one step"])
+def test_rows_of_training_are_not_compared_as_if_they_were_scores(during):
+    step = change(POLICY, during=during, normalization="token")
+    for other in (POLICY, step):
+        with pytest.raises(DataError, match=f"(?s)different ways.*{during}: causal, normalization=token, context=256"):
+            policies(step, other)
+
+
+def test_a_policy_that_says_nothing_of_training_is_one_of_scoring():
+    known = json.loads(POLICY.to_json())
+    older = {name: known[name] for name in known if name not in {"during", "normalization"}}
+    assert read_policy({"policy": json.dumps(older)}, "A") == POLICY
 
 
 def test_spans_are_compared_with_the_same_spans_only():

@@ -11,6 +11,7 @@ from hypothesis import given, strategies as st
 from tests.oracles import factorization as oracle
 from thetahat.core.errors import DataError
 from thetahat.ledger.contribution import account, deciles, lorenz, spread, top_share
+from thetahat.objective.config import ObjectiveConfig
 
 weights = st.lists(st.floats(0.01, 1e6), min_size=1, max_size=120)
 
@@ -58,18 +59,18 @@ ROWS = [
 
 
 def test_the_account_of_a_ledger_by_hand():
-    told = account(pa.Table.from_pylist(ROWS))
+    told = account(pa.Table.from_pylist(ROWS), ObjectiveConfig())
     assert (told["steps"], told["rows"]) == (2, 3)
     assert told["records"]["effective_number"] == pytest.approx(4 / (1.5**2 + 0.5**2))
     x, y = told["sources"]
     assert (x["name"], x["rows"], x["weight"], x["tokens"]) == ("x", 2, 0.75, 0.8)
     assert y["nats"] == pytest.approx(0.75 / (1.0 + 0.75 + 1.5))
     assert [group["name"] for group in told["lengths"]] == ["4 tokens", "2 tokens"]
-    summed = account(pa.Table.from_pylist(ROWS), is_sum=True)
+    summed = account(pa.Table.from_pylist(ROWS), ObjectiveConfig(normalization="sum"))
     assert summed["sources"][0]["weight"] == pytest.approx(8 / 12)
     json.dumps(told, allow_nan=False)
     with pytest.raises(DataError, match="nothing to tell"):
-        account(pa.Table.from_pylist(ROWS).slice(0, 0))
+        account(pa.Table.from_pylist(ROWS).slice(0, 0), ObjectiveConfig())
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=200))

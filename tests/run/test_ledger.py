@@ -13,6 +13,7 @@ from thetahat.core.errors import DataError
 from thetahat.distribution.launch import launch
 from thetahat.distribution.world import World
 from thetahat.ledger.ledger import read_ledger
+from thetahat.ledger.policy import read_policy
 from thetahat.ledger.run_ledger import part_files, read_run_ledger
 from thetahat.run.card import card_of
 from thetahat.run.config import CheckpointConfig, LedgerConfig, set_up
@@ -86,8 +87,11 @@ def test_a_row_is_what_scoring_says_of_its_part(name, tmp_path):
     corpus = prepared.held_out
     likelihoods = score_corpus(state.model, corpus, policy, World(), state.device)
     scored = {(row.id, row.part): row for row in ledger_rows(likelihoods, corpus)}
-    rows = read_ledger(part_files(tmp_path / "run")[0])[0]
+    rows, metadata = read_ledger(part_files(tmp_path / "run")[0])
     assert rows
+    said = read_policy(metadata, "the run's ledger")
+    assert (said.during, said.normalization) == ("training", config.objective.normalization)
+    assert (said.factorization, said.context, said.dtype) == (policy.factorization, policy.context, policy.dtype)
     for row in rows:
         other = scored[row.id, row.part]
         assert row.log_prob == pytest.approx(other.log_prob, rel=1e-9)

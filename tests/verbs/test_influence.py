@@ -11,6 +11,7 @@ from tests.verbs.test_families import config_of
 from thetahat.cli.main import main
 from thetahat.core.errors import ConfigError, FolderError
 from thetahat.ledger.ledger import read_columns, read_ledger
+from thetahat.ledger.policy import read_policy
 from thetahat.ledger.run_ledger import read_run_ledger
 from thetahat.run.config import CheckpointConfig
 from thetahat.run.train import train
@@ -50,7 +51,8 @@ def test_the_step_is_the_one_that_the_run_made(run, number):
 def test_its_rows_are_those_of_the_run_s_ledger(run, tmp_path):
     influence(str(run), out=tmp_path / "step.parquet")
     table, metadata = read_columns(tmp_path / "step.parquet")
-    assert "one step" in metadata["policy"]
+    policy = read_policy(metadata, "step.parquet")
+    assert (policy.during, policy.normalization, policy.dtype) == ("one step", "sequence", "float32")
     assert table.column_names[-3:] == ["sequence", "log_prob_after", "share"]
     assert set(table["step"].to_pylist()) == {4}
     kept = [row for row in read_run_ledger(run).to_pylist() if row["step"] == 4]

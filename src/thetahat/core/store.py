@@ -18,7 +18,7 @@ from collections.abc import Container, Generator, Mapping
 from contextlib import contextmanager, suppress
 from logging import getLogger
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 from zlib import crc32
 
 from thetahat.core.errors import DamagedError, FolderError, ModelError, naming_full_disk
@@ -36,15 +36,17 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces a small file in one move: readers see the old text or the new one."""
-    temporary = partial_name(
-        path.with_name(f"{crc32(path.name.encode()):08x}-{os.getpid()}")
-    )  # a cache has many writers
+@contextmanager
+def replacing(path: Path, temporary: Path | None = None) -> Generator[BinaryIO]:
+    """A file to write into, which replaces `path` in one move at the end: readers see the old bytes or the new ones.
+
+    Until then its name is `temporary`, by default that of `path` with `partial_name`.
+    """
+    temporary = temporary or partial_name(path)
     with naming_full_disk(path):
         try:
-            with temporary.open("w", encoding="utf-8", newline="") as file:
-                file.write(text)
+            with temporary.open("wb") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -52,6 +54,13 @@ def write_text(path: Path, text: str) -> None:
             temporary.unlink(missing_ok=True)
             raise
         flush_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a small file in one move; several processes may do so at once, as in a cache."""
+    own = path.with_name(f"{crc32(path.name.encode()):08x}-{os.getpid()}")
+    with replacing(path, partial_name(own)) as file:
+        file.write(text.encode())
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from thetahat.core.errors import DataError
 from thetahat.ledger.ledger import Table
+from thetahat.objective.config import ObjectiveConfig
 
 # pyright: reportUnknownParameterType=false
 
@@ -51,18 +52,18 @@ def _lorenz(weight: ArrayLike, parts: NDArray[np.float64]) -> NDArray[np.float64
     return np.interp(parts * len(ordered), np.arange(len(ordered) + 1), held)
 
 
-def account(ledger: Table, *, is_sum: bool = False) -> dict[str, Any]:
+def account(ledger: Table, objective: ObjectiveConfig) -> dict[str, Any]:
     r"""Who the objective of a run was made of: records, sources and lengths, by weight and by nats.
 
-    A row counts for $w t / Z_s$ with w its weight, t its tokens and $Z_s$ the weight of its step; under the
-    normalization `sum` (`is_sum`) for $w t$. What it costs is the same with its nats: $-w \log \Pr / Z_s$.
+    A row counts for $w t / Z_s$ with w its weight, t its tokens and $Z_s$ the divisor of its step: the weight of its
+    batch, or 1 under the normalization `sum`. What it costs is the same with its nats: $-w \log \Pr / Z_s$.
     """
     if not len(ledger):
         raise DataError("a ledger without rows has nothing to tell")
     weight, tokens, nats, step = (ledger[name].to_numpy() for name in ("weight", "num_tokens", "log_prob", "step"))
     mass = weight * tokens
     numbers, of_step = np.unique(step, return_inverse=True)
-    divisor = np.ones(len(numbers)) if is_sum else np.bincount(of_step, mass)
+    divisor = np.array([objective.step_divisor(weight) for weight in np.bincount(of_step, mass).tolist()])
     made_of = {"weight": mass / divisor[of_step], "nats": -weight * nats / divisor[of_step], "tokens": tokens}
     shares = {name: values / values.sum() for name, values in made_of.items()}
     record = ledger["id"].dictionary_encode().combine_chunks()

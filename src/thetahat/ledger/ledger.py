@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
+from thetahat.core import store
 from thetahat.core.errors import DataError, naming_full_disk
-from thetahat.core.store import flush_folder, partial_name
 from thetahat.statistics.interval import BLOCK_TOKENS, exact_sum
 
 # pyright: reportUnknownParameterType=false, reportPrivateUsage=false, reportAttributeAccessIssue=false
@@ -109,20 +108,11 @@ def write_columns(path: Path, table: Table, metadata: Mapping[str, str]) -> None
 
 def write_table(path: Path, table: Table) -> None:
     """Writes a pyarrow.Table as a Parquet file that appears whole or not at all."""
-    temporary = partial_name(path)
     texts: Any = [name for name in table.column_names if not _is_number(table.schema.field(name).type)]
     with naming_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                pq.write_table(table, file, compression="zstd", write_page_checksum=True, use_dictionary=texts)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        flush_folder(path.parent)
+    with store.replacing(path) as file:
+        pq.write_table(table, file, compression="zstd", write_page_checksum=True, use_dictionary=texts)
 
 
 def _is_number(kind: Any) -> bool:

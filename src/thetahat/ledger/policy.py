@@ -5,9 +5,9 @@ from typing import Literal
 
 import msgspec
 
-from thetahat.core.config import Config
+from thetahat.core.config import Config, kind_of
 from thetahat.core.errors import DataError
-from thetahat.objective.config import Causal, Factorization
+from thetahat.objective.config import Causal, Factorization, Normalization
 
 POLICY = "policy"  # the key of a ledger's metadata
 
@@ -25,9 +25,14 @@ class Policy(Config):
     reads_parts_together: bool = False  # a dialogue in one pass for all of its turns
     delimiter: str | None = None  # of multiple choice: between a context and a choice that bring no blank
     over_long: str | None = None  # of multiple choice: what becomes of a context that is too long
+    during: Literal["scoring", "training", "one step"] = "scoring"  # where the rows come from
+    normalization: Normalization | None = None  # of the objective, where rows come from training
 
     def words(self) -> str:
         """As people read it."""
+        if self.during != "scoring":
+            what = f"{self.during}: {kind_of(self.factorization)}, normalization={self.normalization}"
+            return f"{what}, context={self.context}, dtype={self.dtype}"
         what, settings = self.factorization.scored_as(self.passes)
         how = [f"window(stride={self.stride})", f"context={self.context}", f"dtype={self.dtype}"]
         how += ["parts in one pass"] if self.reads_parts_together else []
@@ -59,10 +64,13 @@ def same_question(a: Policy | None, b: Policy | None, *, is_whole: bool) -> bool
 
     Batch size, dtype and turns read together change the last digits only. The window counts only where a text was not
     read whole (`is_whole`: under both, all were). All likelihoods are one quantity: what an encoder-decoder gives a
-    completion and what a decoder gives it after the same prompt.
+    completion and what a decoder gives it after the same prompt. Rows of training answer none: parameters change from
+    one to the next, and what is hidden or dropped is drawn anew in each step.
     """
     if a is None or b is None:
         return a is b
+    if {a.during, b.during} != {"scoring"}:
+        return False
     return _question(a, is_whole) == _question(b, is_whole)
 
 

@@ -13,7 +13,7 @@ from thetahat.core.errors import NonFiniteError
 from thetahat.core.parts import Part
 from thetahat.core.random import derived_seed
 from thetahat.distribution.world import World
-from thetahat.model.precision import computing_in
+from thetahat.model.precision import Dtype, computing_in
 from thetahat.objective.log_prob import Told
 from thetahat.objective.objective import log_likelihood
 from thetahat.objective.weights import part_weights
@@ -121,13 +121,18 @@ def _flat(values: Tensor) -> Int64[np.ndarray, " N"]:
     return values.flatten().numpy()
 
 
+def dtype_of_sums(dtype: Dtype) -> Dtype:
+    """The dtype in which log-probabilities before and after a step are computed: their differences are small."""
+    return "float32" if dtype == "bfloat16" else dtype
+
+
 @torch.no_grad()
 def _sums(
     state: State, batches: Sequence[Batch], units: Sequence[_Units], drawn_for: int | None = None
 ) -> Float64[np.ndarray, " n"]:
     """The log-probability of every unit where the parameters are now; with the dropout of a step, or without any."""
     found: list[Float64[np.ndarray, " n"]] = []
-    dtype = "float32" if state.config.dtype == "bfloat16" else state.config.dtype  # differences are small
+    dtype = dtype_of_sums(state.config.dtype)
     state.model.train(drawn_for is not None)
     for index, (batch, one) in enumerate(zip(batches, units, strict=True)):
         if drawn_for is not None:

@@ -6,20 +6,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from msgspec.structs import replace
 
 from thetahat.core import store
-from thetahat.core.config import kind_of
 from thetahat.core.errors import ConfigError
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.distribution.world import World
 from thetahat.ledger.contribution import account, deciles, grouped
 from thetahat.ledger.ledger import SCHEMA, write_columns
+from thetahat.ledger.policy import POLICY
 from thetahat.ledger.run_ledger import part_files, read_run_ledger
 from thetahat.run.base import load_base
 from thetahat.run.config import RunConfig, resolve, set_up
 from thetahat.run.folder.checkpoint import all_checkpoints, read_config, read_progress, restore, step_of
 from thetahat.run.folder.find import find_checkpoint
-from thetahat.run.influence import Effect, effects
+from thetahat.run.influence import Effect, dtype_of_sums, effects
+from thetahat.run.log.ledger import training_policy
 from thetahat.run.prepare import Prepared, prepare
 from thetahat.run.start import check_data
 from thetahat.run.state import State, first_state
@@ -80,8 +82,7 @@ def influence(name: str, *, out: Path | None = None) -> Influence:
         _write(out, found, report, prepared)
     run = folder.parent.parent
     rows = read_run_ledger(run) if part_files(run) else None
-    is_sum = prepared.config.objective.normalization == "sum"
-    told = account(rows, is_sum=is_sum) if rows is not None and len(rows) else None
+    told = account(rows, prepared.config.objective) if rows is not None and len(rows) else None
     return Influence(folder, report, found, [_excerpt(prepared.tokenizer, one) for one in found], told)
 
 
@@ -155,5 +156,5 @@ def _write(out: Path, found: list[Effect], report: StepReport, prepared: Prepare
         for one, digest in zip(found, digests, strict=True)
     ]
     table = pa.Table.from_pylist(rows, schema=pa.schema([*SCHEMA, *EXTRA]))
-    policy = f"one step: {kind_of(config.objective.factorization)}"
-    write_columns(out, table, {"data": corpus.fingerprint, "unit": "nats", "policy": policy})
+    policy = replace(training_policy(config, "one step"), dtype=dtype_of_sums(config.dtype))
+    write_columns(out, table, {"data": corpus.fingerprint, "unit": "nats", POLICY: policy.to_json()})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from logging import getLogger
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 import torch
@@ -14,11 +14,11 @@ from torch import Tensor
 
 from thetahat.core import store
 from thetahat.core.batch import Batch
-from thetahat.core.config import kind_of
 from thetahat.core.parts import Parts
 from thetahat.data.corpus.corpus import Corpus
 from thetahat.distribution.world import World
 from thetahat.ledger.ledger import write_columns
+from thetahat.ledger.policy import POLICY, Policy
 from thetahat.ledger.run_ledger import LEDGER, last_step, part_files, part_name
 from thetahat.objective.config import ObjectiveConfig
 from thetahat.objective.log_prob import Told
@@ -129,14 +129,13 @@ class TrainingLedger:
         self.files[name] = store.digest_file(self._folder / name)
 
     def _metadata(self, step: int) -> dict[str, str]:
-        objective, config = self._config.objective, self._config
+        config = self._config
         return {
             "steps": f"{self._written + 1}-{step}",
             "every": str(config.ledger.every),
             "recipe": config.recipe,
             "data": self._corpus.fingerprint,
-            "policy": f"training: {kind_of(objective.factorization)}, normalization={objective.normalization}, "
-            f"context={config.data.context}, dtype={config.dtype}",
+            POLICY: training_policy(config, "training").to_json(),
             "unit": "nats",
         }
 
@@ -149,6 +148,20 @@ class TrainingLedger:
             is_asked = (known[:, NUMBER] >= 0) & (sums[:, 0] > 0)
             numbers = np.concatenate([known, sums], 1)[is_asked]
             self._entries.append(Entries(numbers, _tokens(held) if self._config.ledger.tokens else _NO_TOKENS))
+
+
+def training_policy(config: RunConfig, during: Literal["training", "one step"]) -> Policy:
+    """How the rows of a ledger that training makes came to be."""
+    return Policy(
+        context=config.data.context,
+        stride=config.data.context,
+        batch_size=config.micro_batch_size or config.batch_size,
+        dtype=config.dtype,
+        deterministic=config.deterministic,
+        factorization=config.objective.factorization,
+        during=during,
+        normalization=config.objective.normalization,
+    )
 
 
 _NO_TOKENS = np.empty(0, np.float32)
