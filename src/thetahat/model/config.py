@@ -177,12 +177,11 @@ class TransformerConfig(Config, kw_only=True):
                 f"model.num_kv_heads={self.num_kv_heads} does not divide model.num_heads={self.num_heads}",
                 cure=f"model.num_kv_heads={self.num_heads}",
             )
-        for mixer in self.layers:
-            if isinstance(mixer.positions, Rotary) and (rotated := rotated_width(self.head_width, mixer.positions)) % 2:
+        for rotary in (mixer.positions for mixer in self.layers if isinstance(mixer.positions, Rotary)):
+            if (rotated := rotated_width(self.head_width, rotary)) % 2:
+                share = "" if rotary.share == 1 else f", of which {rotary.share} are rotated: {rotated}"
                 raise ConfigError(
-                    f"model.head_width={self.head_width} is odd, and rotary positions rotate pairs"
-                    if mixer.positions.share == 1
-                    else f"{rotated} of model.head_width={self.head_width} are rotated, and rotary positions rotate pairs",
+                    f"model.head_width={self.head_width}{share} is odd, and rotary positions rotate pairs",
                     cure=f"model.head_width={self.head_width + 1}",
                 )
 
