@@ -166,13 +166,16 @@ class Bed:
         assert ended == code, attempt.err
         return attempt
 
-    def until(self, attempt, holds, seconds=60.0):
-        """Waits for something to be there; False if the process ended, or the time, before that."""
+    def until(self, attempt, holds, seconds=120.0):
+        """Waits for something to be there; False if the process ended, or the time, before that.
+
+        It sleeps between two looks: the cores are the process's, which would hardly run beside two tests that spin.
+        """
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if holds():
                 return True
-            if attempt.wait(0.0) is not None:
+            if attempt.wait(0.001) is not None:
                 return False
         return False
 
