@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from thetahat.core.plain import as_json
 from thetahat.ledger.breakdown import by_position, by_row, groups_of, position_cells
 from thetahat.ledger.ledger import LedgerRow
 from thetahat.statistics.interval import bits_per_byte_interval
@@ -122,7 +123,7 @@ def test_positions_are_counted_from_1_in_buckets_that_grow():
 def test_a_group_is_printed_as_json_even_where_it_is_not_finite():
     rows = rows_of([(i, "a" if i % 2 else "b", "document", 5) for i in range(90)])
     sick = [replace(rows[0], log_prob=math.nan), *rows[1:]]
-    printed = [group.to_dict() for group in by_row(sick)["source"]]
+    printed = as_json(by_row(sick)["source"])
     assert printed[1]["nats_per_token"] == "nan"
     json.dumps(printed, allow_nan=False)
     assert groups_of([]) == []

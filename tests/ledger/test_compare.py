@@ -9,7 +9,7 @@ from msgspec.structs import replace as change
 
 from tests.oracles import interval as interval_oracle, paired as oracle
 from thetahat.core.errors import DataError, NonFiniteError
-from thetahat.core.plain import finite_or_text
+from thetahat.core.plain import as_json
 from thetahat.ledger.compare import compare_ledgers
 from thetahat.ledger.ledger import LedgerRow, blocks_of
 from thetahat.ledger.pairing import Scored, pair_rows
@@ -246,7 +246,7 @@ def test_a_positive_log_probability_is_refused_and_rounding_is_not(value):
 @pytest.mark.parametrize("size", [1e150, 1e200, 1e308])
 def test_however_unlikely_a_comparison_is_can_be_told_as_json(size):
     a, b = ([replace(row(i), log_prob=-scale * (i + 1)) for i in range(6)] for scale in (size / 8, size / 7))
-    json.dumps(finite_or_text(compare(a, b).to_dict()), allow_nan=False)
+    json.dumps(as_json(compare(a, b).to_dict()), allow_nan=False)
 
 
 def policies(ours, theirs, read="whole"):

@@ -3,7 +3,7 @@
 import pytest
 
 from thetahat.ledger.ledger import Block, LedgerRow
-from thetahat.ledger.summary import summarize
+from thetahat.ledger.summary import count_of, summarize
 
 
 def row(number, num_tokens=7, blocks=()):
@@ -35,3 +35,9 @@ def test_intervals_of_few_units_are_called_rough(rows, count, caution):
     assert found.num_interval_units == found.to_dict()["num_interval_units"] == count
     said = f"the intervals rest on {caution}, fewer than 30: they are rough" if caution else None
     assert found.caution == said
+
+
+def test_one_unit_is_singular():
+    names = ("documents", "blocks of 1,024 tokens of 2 documents")
+    assert [count_of(1, name) for name in names] == ["1 document", "1 block of 1,024 tokens of 2 documents"]
+    assert [count_of(2000, name) for name in names] == ["2,000 documents", f"2,000 {names[1]}"]

@@ -14,6 +14,7 @@ from tests.examples import SENTENCE, run_config
 from tests.run.test_base import LABELS, SHAPE, dialogues, ran, write
 from thetahat.core import store
 from thetahat.core.errors import ConfigError, DiskFullError, FolderError, ModelError
+from thetahat.core.plain import as_json
 from thetahat.data.config import DataConfig
 from thetahat.model.adapters.lora import LoRAConfig
 from thetahat.model.config import DecoderConfig, EncoderConfig
@@ -86,7 +87,7 @@ def test_the_folder_stands_alone_and_says_what_it_was_made_of(place, tmp_path):
     config, told = read_config(folder), read_progress(folder)["merged"]
     assert (config.adapter, config.base, config.base_digest, config.frozen) == (None, None, None, ())
     assert config.model == tuned.card.model
-    assert told == merged.to_dict()
+    assert told == as_json(merged)
     assert told["base"] == str(place / "base-float32")
     assert told["checkpoint"] == str(tuned.folder)
     assert (folder / TOKENIZER).read_bytes() == (tuned.folder / TOKENIZER).read_bytes()

@@ -15,7 +15,7 @@ from thetahat.run.folder.checkpoint import all_checkpoints
 from thetahat.run.folder.find import find_checkpoint
 from thetahat.run.train import train
 from thetahat.verbs.score import score
-from thetahat.verbs.select import select, to_plain
+from thetahat.verbs.select import select
 
 SMALL = ["model.width=32", "model.num_layers=1", "model.inner_width=48", "data.context=64", "data.vocab_size=300"]
 
@@ -47,7 +47,7 @@ def test_each_candidate_has_the_likelihood_that_score_gives_it(place):
     assert best.bits_per_byte == min(standing.bits_per_byte for standing in found.selection.standings)
     assert (found.num_report_units, found.unit) == (40, "documents")
     assert found.last.summary == score(str(place / "run"), [str(place / "report.jsonl")]).summary
-    json.dumps(to_plain(found), allow_nan=False)
+    json.dumps(found.to_dict(), allow_nan=False)
 
 
 def test_one_document_is_chosen_by_every_other_block_and_reported_on_by_the_rest(place):
@@ -64,7 +64,7 @@ def test_one_document_is_chosen_by_every_other_block_and_reported_on_by_the_rest
     assert (summary.num_documents, summary.interval_unit) == (1, found.unit)
     assert summary.num_tokens == sum(block.num_tokens for block in row.blocks[1::2])
     assert summary.bits_per_byte_ci95
-    json.dumps(to_plain(found), allow_nan=False)
+    json.dumps(found.to_dict(), allow_nan=False)
 
 
 def test_the_mean_of_checkpoints_is_saved_as_a_model(place, tmp_path):

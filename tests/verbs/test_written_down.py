@@ -25,7 +25,7 @@ from thetahat.verbs.choose import choose
 from thetahat.verbs.compare import compare
 from thetahat.verbs.load import load
 from thetahat.verbs.score import score
-from thetahat.verbs.select import select, to_plain
+from thetahat.verbs.select import select
 
 SHAPE = ["model.width=16", "model.num_layers=1", "model.inner_width=24", "data.context=32", "data.vocab_size=300"]
 KEYS = {  # to how a model is asked; what is in NUMBERLESS changes no number
@@ -117,7 +117,7 @@ def test_ledgers_of_choices_say_their_options(place):
 
 def test_what_chooses_a_checkpoint_is_said(place):
     def of(*pairs, **options):
-        return to_plain(select(str(place / "run"), texts(place), overrides=["threads=1", *pairs], **options))
+        return select(str(place / "run"), texts(place), overrides=["threads=1", *pairs], **options).to_dict()
 
     plain, averaged, reported = of(), of(averages=1), of(report=[str(place / "other.txt")])
     assert [one["name"] for one in plain["candidates"]] != [one["name"] for one in averaged["candidates"]]

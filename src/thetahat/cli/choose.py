@@ -1,10 +1,12 @@
 """`thetahat choose`."""
 
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from thetahat.cli.table import Column, interval, show_table, show_values
 from thetahat.cli.words import Json, Quiet, emit, emit_json, in_line, is_first_rank, listen_to_library, say, split_words
 
 COUNTS = (
@@ -15,6 +17,7 @@ COUNTS = (
     "choice_tokens_cut",
     "choices_cut",
 )
+GOLD = ("nats_per_token", "nats_per_token_ci95", "bits_per_byte", "bits_per_byte_ci95")
 
 
 def choose(
@@ -34,7 +37,7 @@ def choose(
     """
     listen_to_library(quiet=quiet)
     from thetahat.core.errors import ConfigError
-    from thetahat.core.plain import unescaped
+    from thetahat.core.plain import counted, unescaped
     from thetahat.verbs.choose import choose as choose_likeliest
     from thetahat.verbs.load import load
 
@@ -49,11 +52,10 @@ def choose(
     )
     if not is_first_rank():
         return
-    numbers = found.to_dict()
     if json:
-        emit_json(numbers)
+        emit_json(found)
     else:
-        _show(numbers)
+        _show(found.to_dict())
         if found.gold.caution:
             emit(f"note: of the right choices {found.gold.caution}")
     if quiet:
@@ -61,28 +63,28 @@ def choose(
     tied = {rule: accuracy.tied for rule, accuracy in found.overall.items() if accuracy.tied}
     for rule, ids in tied.items():
         more = ", ..." if len(ids) > 8 else ""
-        say(f"by {rule}, {len(ids)} ties with the right choice count as wrong: {in_line(', '.join(ids[:8]))}{more}")
+        ties = counted(len(ids), "tie with the right choice counts", "ties with the right choice count")
+        say(f"by {rule}, {ties} as wrong: {in_line(', '.join(ids[:8]))}{more}")
     say(f"ledger in {out}") if out else None
     say(f"Next: thetahat score {model} YOUR.txt")
 
 
 def _show(numbers: dict[str, Any]) -> None:
-    emit(f"{'source':<44} {'rule':<14} accuracy  95% interval    questions  ties")
-    for source, found in numbers["sources"].items():
-        _show_rules(in_line(source), found)
-    if len(numbers["sources"]) > 1:
-        _show_rules("all questions alike", numbers["overall"])
-        _show_rules("all sources alike", numbers["macro"])
-    for name in (*COUNTS, "policy"):
-        emit(f"{name:<24} {numbers[name]}")
-    for name in ("nats_per_token", "bits_per_byte"):
-        low_high = numbers["gold"][f"{name}_ci95"]
-        within = f"  95 % {low_high[0]} to {low_high[1]}" if low_high else ""
-        emit(f"{'gold ' + name:<24} {numbers['gold'][name]}{within}")
-
-
-def _show_rules(source: str, found: dict[str, Any]) -> None:
-    for rule, of in found.items():
-        low, high = of["ci95"]
-        counts = f"{of['num_questions']:>12,} {of['num_tied']:>5,}" if "num_questions" in of else ""
-        emit(f"{source:<44} {rule:<14} {of['accuracy']:>8.4f}  {low:.4f}-{high:.4f} {counts}".rstrip())
+    tables = dict(numbers["sources"])
+    if len(tables) > 1:
+        tables |= {"all questions alike": numbers["overall"], "all sources alike": numbers["macro"]}
+    columns = [
+        Column("source", itemgetter("source")),
+        Column("rule", itemgetter("rule")),
+        Column("accuracy", itemgetter("accuracy"), ".4f"),
+        Column("95 %", lambda row: interval(row["ci95"], ".4f"), ""),
+        Column("questions", lambda row: row.get("num_questions", ""), ","),
+        Column("ties", lambda row: row.get("num_tied", ""), ","),
+    ]
+    show_table(
+        [{"source": source, "rule": rule, **of} for source, found in tables.items() for rule, of in found.items()],
+        columns,
+    )
+    emit("")
+    gold = {f"gold {name}": numbers["gold"][name] for name in GOLD}
+    show_values({name: numbers[name] for name in (*COUNTS, "policy")} | gold)

@@ -2,28 +2,20 @@
 
 import shlex
 from math import isnan
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from thetahat.cli.words import (
-    Json,
-    Quiet,
-    emit,
-    emit_json,
-    escape,
-    in_line,
-    is_first_rank,
-    listen_to_library,
-    say,
-    split_words,
-)
+from thetahat.cli.table import Column, interval, show_table, show_values
+from thetahat.cli.words import Json, Quiet, emit, emit_json, escape, is_first_rank, listen_to_library, say, split_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from thetahat.ledger.compare import Case, Comparison, SourceDifference
+    from thetahat.statistics.interval import Interval
 
 SOURCES = 24
 ELSEWHERE = {"a", "b", "model_a", "model_b", "policy_a", "policy_b", "verdict", "notes", "sources", "gains", "losses"}
@@ -61,7 +53,7 @@ def compare(
 
         write_page(html, compared)
     if json:
-        emit_json(compared.to_dict())
+        emit_json(compared)
     else:
         _show(compared)
     if not quiet:
@@ -74,8 +66,7 @@ def _show(compared: "Comparison") -> None:
         emit(f"{letter}  {escape(name)}{f'  of {escape(model)}' if model not in {'', name} else ''}")
     emit("")
     emit(f"{compared.headline}: {compared.numbers}.\n")
-    for name in [name for name in plain if name not in ELSEWHERE]:
-        emit(f"{name:<36} {_said(plain[name])}")
+    show_values({name: value for name, value in plain.items() if name not in ELSEWHERE})
     if len(compared.sources) > 1:
         _show_sources(compared.sources, compared.unit)
     _show_cases("largest gains of B", compared.gains)
@@ -84,31 +75,34 @@ def _show(compared: "Comparison") -> None:
         emit(f"\nnote: {escape(note)}")
 
 
-def _said(value: Any) -> str:
-    return "-" if value is None else str(value)
-
-
 def _show_sources(sources: "Sequence[SourceDifference]", unit: str) -> None:
-    emit(f"\n{'source':<28} {'documents':>9} {unit:>15} {'95% interval':>23} {'p (Holm)':>9} {'improved':>9}")
-    for one in sources[:SOURCES]:
-        estimate, low, high = one.difference.main.interval
-        ends = "-" if isnan(low) else f"{low:+.5f} to {high:+.5f}"
-        emit(
-            f"{in_line(one.source)[-28:] or '-':<28} {one.difference.num_documents:>9,} {estimate:>+15.5f} {ends:>23}"
-            f" {one.p_holm:>9.2g} {one.difference.improved.estimate:>9.1%}"
-        )
-    if len(sources) > SOURCES:
-        emit(f"... and {len(sources) - SOURCES} sources more (--json has all)")
+    columns = [
+        Column("source", lambda one: one.source or "(none)"),
+        Column("documents", attrgetter("difference.num_documents"), ","),
+        Column(unit, attrgetter("difference.main.interval.estimate"), "+.5f"),
+        Column("95 %", lambda one: _ends(one.difference.main.interval), ""),
+        Column("p (Holm)", attrgetter("p_holm"), ".2g"),
+        Column("improved", attrgetter("difference.improved.estimate"), ".1%"),
+    ]
+    emit("")
+    show_table(sources[:SOURCES], columns, num_more=len(sources) - SOURCES)
+
+
+def _ends(found: "Interval") -> str | None:
+    return None if isnan(found.low) else interval(found[1:], "+.5f")
 
 
 def _show_cases(title: str, cases: "Sequence[Case]") -> None:
     if not cases:
         return
-    emit(f"\n{title:<44} {'nats':>10} {'bytes':>9}")
-    for case in cases:
-        name = case.id if case.part == "document" else f"{case.id} ({case.part})"
-        text = escape(" ".join((case.text or "")[: 4 * LINE].split()))[:LINE]
-        emit(f"{in_line(name):<44} {case.difference:>+10.2f} {case.num_bytes:>9,}  {text}".rstrip())
+    columns = [
+        Column(title, lambda case: case.id if case.part == "document" else f"{case.id} ({case.part})"),
+        Column("nats", attrgetter("difference"), "+.2f"),
+        Column("bytes", attrgetter("num_bytes"), ","),
+        Column("", lambda case: " ".join((case.text or "")[: 4 * LINE].split())[:LINE]),
+    ]
+    emit("")
+    show_table(cases, columns)
 
 
 def _conclude(words: "Sequence[str]", html: Path | None) -> None:

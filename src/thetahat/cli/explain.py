@@ -1,15 +1,18 @@
 """`thetahat explain`."""
 
 import sys
-from typing import TYPE_CHECKING
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from thetahat.cli.table import Column, show_table
 from thetahat.cli.words import Json, Quiet, Words, emit, emit_json, escape, find_config, in_line, listen_to_library, say
 
 if TYPE_CHECKING:
     from thetahat.verbs.explain import Account, Explained, Token
 
+SHOWN = 24  # groups of the table; --json has them all
 COLOURS = {"asked": "30;42", "end": "30;46", "masked": "30;45", "cut": "9;31", "prompt": "2", "context": "2"}
 LEGEND = {"asked": "asked", "end": "end, asked", "masked": "masked, asked", "cut": "cut", "prompt": "read, not asked"}
 
@@ -26,15 +29,15 @@ def explain(
     """
     listen_to_library(quiet=True)
     config = find_config(words)
-    from thetahat.verbs.explain import explain as explain_data, to_plain
+    from thetahat.verbs.explain import explain as explain_data
 
-    shown, whole = explain_data(config, records)
+    explained = explain_data(config, records)
     if json:
-        emit_json(to_plain(shown, whole))
+        emit_json(explained)
         return
-    for record in shown:
+    for record in explained.records:
         _show(record)
-    _account(whole)
+    _account(explained.account)
     if not quiet:
         say("Next: thetahat verify, or thetahat train, with the same arguments")
 
@@ -79,14 +82,20 @@ def _account(whole: "Account") -> None:
     if whole.new_tokens:
         emit(whole.new_tokens)
     emit(f"{whole.begins_with_end_of_text:,} sequences begin with <|endoftext|>\n")
-    emit(f"{'source':<24} {'role':<14} {'part':<18} {'records':>9} {'read':>11} {'asked':>11} {'cut':>9}")
-    for group in sorted(whole.groups, key=lambda group: -group["asked"])[:24]:
-        names = f"{in_line(group['source']):<24} {group['role']:<14} {group['part']:<18}"
-        emit(f"{names} {group['records']:>9,} {group['read']:>11,} {group['asked']:>11,} {group['cut']:>9,}")
-    if len(whole.groups) > 24:
-        emit(f"... and {len(whole.groups) - 24} groups more (--json has all)")
-    emit(f"\n{'objective.normalization':<24} {'N_eff':>12} {'share of the heaviest 1 %':>28}")
-    for name, row in whole.concentration.items():
-        emit(f"{name:<24} {row['effective_number']:>12,.1f} {row['top_share']:>28.1%}")
+    _show_groups(whole.groups)
+    emit("")
+    columns = [
+        Column("objective.normalization", itemgetter("name")),
+        Column("N_eff", itemgetter("effective_number"), ",.1f"),
+        Column("share of the heaviest 1 %", itemgetter("top_share"), ".1%"),
+    ]
+    show_table([{"name": name, **row} for name, row in whole.concentration.items()], columns)
     for note, count in whole.notes.items():
         emit(f"\nin {count:,} record{'s' if count > 1 else ''}: {escape(note)}")
+
+
+def _show_groups(groups: list[dict[str, Any]]) -> None:
+    largest = sorted(groups, key=lambda group: -group["asked"])[:SHOWN]
+    texts = [Column(name, itemgetter(name)) for name in ("source", "role", "part")]
+    counts = [Column(name, itemgetter(name), ",") for name in ("records", "read", "asked", "cut")]
+    show_table(largest, [*texts, *counts], num_more=len(groups) - len(largest))

@@ -1,11 +1,16 @@
 """`thetahat influence`."""
 
+from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from thetahat.cli.words import Json, Quiet, emit, emit_json, in_line, listen_to_library, say
+from thetahat.cli.table import Column, show_table
+from thetahat.cli.words import Json, Quiet, emit, emit_json, listen_to_library, say
+
+SHOWN = 12  # groups of a table; --json has them all
 
 
 def influence(
@@ -22,15 +27,21 @@ def influence(
     listen_to_library(quiet=quiet)
     from thetahat.verbs.influence import influence as look
 
-    told = look(model, out=out).to_dict()
+    found = look(model, out=out)
     if json:
-        emit_json(told)
+        emit_json(found)
         return
+    told = found.to_dict()
     emit(f"step {told['step']}, from {told['checkpoint']}: {told['log_likelihood_per_token']:.4f} nats per token")
     emit(f"gradient norm {told['gradient_norm']:.4g}; the shares sum to {told['sum_of_shares']:.6f}\n")
     _sequences(told["sequences"], rows)
-    for title, groups in (("source", told["sources"]), ("length", told["lengths"])):
-        _table(title, groups, {"share": ("share", ".2%"), "gain": ("nats gained", ".2f"), "tokens": ("tokens", ",.0f")})
+    numbers = [
+        Column("share", itemgetter("share"), ".2%"),
+        Column("nats gained", itemgetter("gain"), ".2f"),
+        Column("tokens", itemgetter("tokens"), ",.0f"),
+    ]
+    _groups("source", told["sources"], numbers)
+    _groups("length", told["lengths"], numbers)
     if told["ledger"]:
         _account(told["ledger"])
     if not quiet:
@@ -38,35 +49,44 @@ def influence(
         say("Next: thetahat explain, to see which of their tokens count")
 
 
-def _sequences(found: list[dict[str, Any]], rows: int) -> None:
-    emit(f"{'share':>8} {'before':>10} {'after':>10} {'tokens':>7}  sequence")
-    shown = found if len(found) <= 2 * rows else [*found[:rows], None, *found[-rows:]]
-    for one in shown:
-        if one is None:
-            emit(f"{'...':>8}  {len(found) - 2 * rows} more")
-            continue
-        name = in_line(f"{one['id']} {one['part']}: {one['text']}".replace("\n", " "))
-        emit(f"{one['share']:>8.2%} {one['before']:>10.2f} {one['after']:>10.2f} {one['num_tokens']:>7,}  {name[:90]}")
+def _sequences(found: list[dict[str, Any]], most: int) -> None:
+    columns = [
+        Column("share", itemgetter("share"), ".2%"),
+        Column("before", itemgetter("before"), ".2f"),
+        Column("after", itemgetter("after"), ".2f"),
+        Column("tokens", itemgetter("num_tokens"), ","),
+        Column("sequence", itemgetter("name")),
+    ]
+    rows = [one | {"name": f"{one['id']} {one['part']}: {one['text']}".replace("\n", " ")} for one in found]
+    if (num_more := len(rows) - 2 * most) > 0:
+        between = {"share": "...", "before": "", "after": "", "num_tokens": "", "name": f"{num_more:,} more"}
+        rows = [*rows[:most], between, *rows[-most:]]
+    show_table(rows, columns)
 
 
-def _table(title: str, groups: list[dict[str, Any]], columns: dict[str, tuple[str, str]]) -> None:
-    """`columns` says what stands above each number of a group, and how it is written."""
-    emit(f"\n{title:<28} {'rows':>9} " + " ".join(f"{name:>12}" for name, _ in columns.values()))
-    for group in groups[:12]:
-        cells = (format(group[name], form) for name, (_, form) in columns.items())
-        emit(f"{in_line(group['name'])[:28]:<28} {group['rows']:>9,} " + " ".join(f"{cell:>12}" for cell in cells))
-    if len(groups) > 12:
-        emit(f"... and {len(groups) - 12} more (--json has all)")
+def _groups(title: str, groups: list[dict[str, Any]], numbers: Sequence[Column]) -> None:
+    columns = [
+        Column(title, lambda group: group["name"] or "(none)"),
+        Column("rows", itemgetter("rows"), ","),
+        *numbers,
+    ]
+    emit("")
+    show_table(groups[:SHOWN], columns, num_more=len(groups) - SHOWN)
 
 
 def _account(told: dict[str, Any]) -> None:
+    from thetahat.core.plain import counted
+
     records = told["records"]
-    emit(f"\nthe run's ledger: {told['rows']:,} rows of {records['number']:,} records in {told['steps']:,} steps")
+    emit(
+        f"\nthe run's ledger: {counted(told['rows'], 'row')} of {counted(records['number'], 'record')} in "
+        f"{counted(told['steps'], 'step')}"
+    )
     emit(
         f"N_eff {records['effective_number']:,.1f} records, Gini {records['gini']:.3f}, "
         f"the heaviest 1 % hold {records['top_share']:.1%}"
     )
     emit(f"the lighter half holds {records['lorenz'][5]:.1%}, the heaviest tenth {1 - records['lorenz'][9]:.1%}")
-    columns = {name: (name, ".2%") for name in ("weight", "nats", "tokens")}
-    for title in ("sources", "lengths"):
-        _table(f"{title[:-1]} (shares)", told[title], columns)
+    shares = [Column(name, itemgetter(name), ".2%") for name in ("weight", "nats", "tokens")]
+    _groups("source (shares)", told["sources"], shares)
+    _groups("length (shares)", told["lengths"], shares)

@@ -17,11 +17,12 @@ def merge(
 ) -> None:
     """Make a plain model of one that was trained with adapters (LoRA): it needs no base any more, and can be one."""
     listen_to_library(quiet=quiet)
+    from thetahat.core.plain import fields_as_json
     from thetahat.verbs.merge import merge as merge_adapters
 
     folder, merged = merge_adapters(model, out)
     if json:
-        emit_json({"model": str(folder)} | merged.to_dict())
+        emit_json({"model": folder} | fields_as_json(merged))
     else:
         emit(str(folder))
     if not quiet:

@@ -1,6 +1,7 @@
 """`thetahat recipes`."""
 
-from thetahat.cli.words import Json, emit, emit_json, say
+from thetahat.cli.table import show_values
+from thetahat.cli.words import Json, emit_json, say
 
 
 def recipes(json: bool = Json) -> None:
@@ -11,7 +12,5 @@ def recipes(json: bool = Json) -> None:
     if json:
         emit_json({"recipes": known})
         return
-    width = max(len(recipe["name"]) for recipe in known)
-    for recipe in known:
-        emit(f"{recipe['name']:<{width}}  {recipe['what']}")
+    show_values({recipe["name"]: recipe["what"] for recipe in known})
     say(f"\nNext: thetahat train {known[0]['name']}")

@@ -1,13 +1,27 @@
 """`thetahat score`."""
 
+import math
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from thetahat.cli.words import Json, Quiet, emit, emit_json, in_line, is_first_rank, listen_to_library, say, split_words
+from thetahat.cli.table import Column, interval, show_table, show_values
+from thetahat.cli.words import Json, Quiet, emit, emit_json, is_first_rank, listen_to_library, say, split_words
+
+if TYPE_CHECKING:
+    from thetahat.ledger.breakdown import GroupLikelihood
+    from thetahat.verbs.score import Score
 
 SHOWN = 12  # groups of a table; --json has them all
+MEASURES = (
+    Column("documents", attrgetter("num_documents"), ","),
+    Column("tokens", attrgetter("num_tokens"), ","),
+    Column("nats/token", attrgetter("nats_per_token"), ".4f"),
+    Column("bits/byte", attrgetter("bits_per_byte"), ".4f"),
+    Column("95 %", lambda group: interval(group.bits_per_byte_ci95, ".4f"), ""),
+)
 KEPT = "interrupted: what was scored is kept", "start the same command again to go on"
 NOT_KEPT = "interrupted", "--out ledger.parquet, with which the same command goes on where it stopped"
 
@@ -44,75 +58,51 @@ def score(
         scored = score_text(load(model, tuple(pairs)), data, out=out, tokens=tokens, shows=shows)
     if not is_first_rank():
         return
-    numbers = _numbers(scored)
-    groups = {name: [group.to_dict() for group in groups] for name, groups in scored.groups.items()}
     if json:
-        emit_json(numbers | {"by": groups})
+        emit_json(scored)
     else:
-        for name, value in numbers.items():
-            emit(f"{name:<26} {'-' if value is None else value}")
-        for name, table in groups.items():
-            _show(name, table)
-        if scored.summary.caution:
-            emit(f"\nnote: {scored.summary.caution}")
-    if isinstance(numbers["log_likelihood"], str):
+        _show(scored)
+    if not math.isfinite(scored.summary.log_likelihood):
         sick = [row.id for row in scored.rows if not row.log_prob > float("-inf")]
-        raise NonFiniteError(f"the likelihood is {numbers['log_likelihood']}; documents: {', '.join(sick[:8])}")
+        shown = ", ".join(sick[:8])
+        raise NonFiniteError(f"the likelihood is {scored.summary.log_likelihood}; documents: {shown}")
     if not quiet:
         _conclude(model, out, scored)
 
 
-def _numbers(scored: Any) -> dict[str, Any]:
-    what = {"model": scored.metadata["model"], "data": scored.metadata["data_paths"].replace("\n", ", ")}
-    return (
-        {name: in_line(value) for name, value in what.items()}
-        | scored.summary.to_dict()
-        | {
-            "noise_floor_nats_per_token": scored.noise.nats_per_token,
-            "tokens_cut": scored.tokens_cut,
-            "prompt_tokens_cut": scored.prompt_cut,
-            "interval_unit": scored.summary.interval_unit,
-            "policy": scored.policy,
-        }
-    )
+def _show(scored: "Score") -> None:
+    plain = scored.to_dict()
+    groups = plain.pop("by")
+    show_values(plain)
+    for name, members in groups.items():
+        _show_groups(name, members)
+    if scored.summary.caution:
+        emit(f"\nnote: {scored.summary.caution}")
 
 
-def _show(name: str, groups: list[dict[str, Any]]) -> None:
+def _show_groups(name: str, groups: "list[GroupLikelihood]") -> None:
     """One table of the groups that have an interval: the largest where there are many; the rest is counted."""
+    from thetahat.core.plain import counted
     from thetahat.statistics.interval import MIN_DOCUMENTS
 
-    told: list[dict[str, Any]] = [
-        group | {"name": in_line(group["name"])} for group in groups if group["num_documents"] >= MIN_DOCUMENTS
-    ]
-    largest = sorted(told, key=lambda group: -group["num_tokens"])[:SHOWN]
-    width = max([26, *(len(group["name"]) + 1 for group in largest)])
+    told = [group for group in groups if group.num_documents >= MIN_DOCUMENTS]
+    smallest = sorted(told, key=lambda group: -group.num_tokens)[SHOWN:]
+    emit("")
     if told:
-        emit(f"\n{'by ' + name:<{width}} {'documents':>10} {'tokens':>12} {'nats/token':>11} {'bits/byte':>10}   95 %")
-    for group in told:
-        if group in largest:
-            _show_group(group, width)
-    if len(told) > SHOWN:
-        emit(f"... and {len(told) - SHOWN} smaller ones: --json")
+        names = Column(f"by {name}", lambda group: group.name or "(none)")
+        shown = [group for group in told if group not in smallest]
+        show_table(shown, [names, *MEASURES], num_more=len(smallest))
     if few := len(groups) - len(told):
-        start = "... and" if told else f"\nby {name}:"
-        emit(f"{start} {few} group{'s' if few > 1 else ''} of fewer than {MIN_DOCUMENTS} documents: --json")
+        start = "... and" if told else f"by {name}:"
+        emit(f"{start} {counted(few, 'group')} of fewer than {MIN_DOCUMENTS} documents: --json has all")
 
 
-def _show_group(group: dict[str, Any], width: int) -> None:
-    numbers = "".join(
-        f" {value:>{room}.4f}" if isinstance(value, float) else f" {value:>{room}}"
-        for value, room in ((group["nats_per_token"], 11), (group["bits_per_byte"], 10))
-    )
-    ends = group["bits_per_byte_ci95"]
-    interval = f"{ends[0]:.4f} to {ends[1]:.4f}" if ends else "-"
-    counts = f"{group['num_documents']:>10,} {group['num_tokens']:>12,}"
-    emit(f"{group['name'] or '(none)':<{width}} {counts}{numbers}   {interval}")
+def _conclude(model: str, out: Path | None, scored: "Score") -> None:
+    from thetahat.core.plain import counted
 
-
-def _conclude(model: str, out: Path | None, scored: Any) -> None:
     noise = scored.noise
     if noise.num_sequences:
-        count = f"{noise.num_sequences} sequence{'s' if noise.num_sequences > 1 else ''}"
+        count = counted(noise.num_sequences, "sequence")
         say(f"{count} read again, alone: {noise.nats_per_token:.1e} nats a token apart at most")
     if scored.tokens_cut or scored.prompt_cut:
         say(

@@ -1,10 +1,12 @@
 """`thetahat select`."""
 
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from thetahat.cli.table import Column, interval, show_table
 from thetahat.cli.words import Json, Quiet, emit, emit_json, is_first_rank, listen_to_library, say, split_words
 
 
@@ -24,7 +26,7 @@ def select(
     """
     listen_to_library(quiet=quiet)
     from thetahat.core.errors import ConfigError
-    from thetahat.verbs.select import select as select_checkpoint, to_plain
+    from thetahat.verbs.select import select as select_checkpoint
 
     names, pairs = split_words(words)
     if not names:
@@ -33,15 +35,14 @@ def select(
     selected = select_checkpoint(run, data, report=report, averages=averages, save=save, overrides=pairs)
     if not is_first_rank():
         return
-    plain = to_plain(selected)
     if json:
-        emit_json(plain)
+        emit_json(selected)
     else:
-        _show(plain)
+        _show(selected.to_dict())
         if selected.best.summary.caution:
             emit(f"note: {selected.best.summary.caution}")
     if not quiet:
-        best = plain["best"]
+        best = selected.best.name
         if save or best.isdigit():
             say(f"Next: thetahat score {save or f'{run}@{best}'} OTHER")
         else:
@@ -50,31 +51,38 @@ def select(
 
 def _show(plain: dict[str, Any]) -> None:
     """A table of the candidates, the choices, and what is to be expected of them."""
-    emit(f"{'checkpoint':<22} {'bits/byte':>10} {'± data':>8}   {'behind best':>11} {'± paired':>9}")
-    for one in plain["candidates"]:
-        roles = {"best": plain["best"], "the earliest as good within one error": plain["one_standard_error"]}
-        mark = ", ".join(role for role, name in roles.items() if name == one["name"])
-        emit(
-            f"{one['name']:<22} {one['bits_per_byte']:>10.4f} {_number(one['error']):>8}   {one['behind']:>11.4f} "
-            f"{_number(one['behind_error']):>9}  {mark}"
-        )
+    from thetahat.ledger.summary import count_of
+
+    roles = {"best": plain["best"], "the earliest as good within one error": plain["one_standard_error"]}
+    columns = [
+        Column("checkpoint", itemgetter("name")),
+        Column("bits/byte", itemgetter("bits_per_byte"), ".4f"),
+        Column("± data", itemgetter("error"), ".4f"),
+        Column("behind best", itemgetter("behind"), ".4f"),
+        Column("± paired", itemgetter("behind_error"), ".4f"),
+        Column("", lambda one: ", ".join(role for role, name in roles.items() if name == one["name"])),
+    ]
+    show_table(plain["candidates"], columns)
     unit = plain["interval_unit"]
     only = "" if unit == "documents" else ": it says nothing of other documents"
     emit(f"± is one standard error, over {unit}{only}")
     noise = plain["training_noise"]
     if noise is not None:
         emit(f"\nnoise of training, from checkpoint to checkpoint beside the trend: {noise:.4f} bits per byte")
-    emit(f"\non {plain['num_report_units']:,} {unit} that chose nothing:")
-    for role, title in (("best", "best"), ("one_standard_error", "within one error"), ("last", "last")):
-        found = plain["report"][role]
-        low_high = found["saves_over_last_ci95"]
-        is_last = found["name"] == plain["report"]["last"]["name"]
-        saved = "" if is_last else f"  saves {found['saves_over_last']:+.4f} over the last"
-        ends = f" (95 %: {low_high[0]:+.4f} to {low_high[1]:+.4f})" if saved and low_high else ""
-        own = found["bits_per_byte_ci95"]
-        within = f" (95 %: {own[0]:.4f} to {own[1]:.4f})" if own else ""
-        emit(f"{title + ': ' + found['name']:<40} {found['bits_per_byte']:.4f} bits/byte{within}{saved}{ends}")
+    emit(f"\non {count_of(plain['num_report_units'], unit)} that chose nothing:\n")
+    _show_report(plain["report"])
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _show_report(report: dict[str, Any]) -> None:
+    titles = {"best": "best", "one_standard_error": "within one error", "last": "last"}
+    columns = [
+        Column("", itemgetter("title")),
+        Column("checkpoint", itemgetter("name")),
+        Column("bits/byte", itemgetter("bits_per_byte"), ".4f"),
+        Column("95 %", lambda one: interval(one["bits_per_byte_ci95"], ".4f"), ""),
+        Column("saves over last", itemgetter("saves_over_last"), "+.4f"),
+        Column("95 %", lambda one: interval(one["saves_over_last_ci95"], "+.4f"), ""),
+    ]
+    nothing = {"saves_over_last": None, "saves_over_last_ci95": None}  # of the last over itself
+    rows = [{"title": title, **report[role]} for role, title in titles.items()]
+    show_table([row | nothing if row["name"] == report["last"]["name"] else row for row in rows], columns)

@@ -7,8 +7,6 @@ def verify(words: list[str] | None = Words, quiet: bool = Quiet, json: bool = Js
     """Prove on a config and its data that value and gradient do not depend on how a batch is cut."""
     listen_to_library(quiet=True)
     config = find_config(words)
-    from dataclasses import asdict
-
     from thetahat.core.errors import VerificationError
     from thetahat.verbs.verify import verify as prove
 
@@ -21,7 +19,7 @@ def verify(words: list[str] | None = Words, quiet: bool = Quiet, json: bool = Js
                 f"  gradient {one.max_relative_gradient_error:.1e}  bound {one.bound:.0e}"
             )
     if json:
-        emit_json({"equivalences": [asdict(one) | {"holds": one.holds} for one in found]})
+        emit_json({"equivalences": found})
     if broken := [f"{one.name} ({one.dtype})" for one in found if not one.holds]:
         raise VerificationError(f"{len(broken)} of {len(found)} equivalences fail: {', '.join(broken)}")
     if not quiet:

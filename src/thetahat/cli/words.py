@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import typer
 
 from thetahat.core.errors import ThetahatError
-from thetahat.core.plain import finite_or_text
+from thetahat.core.plain import as_json
 
 Words = typer.Argument(None, metavar="[RECIPE|CONFIG.toml] [KEY=VALUE]...", show_default=False)
 Json = typer.Option(False, "--json", help="One JSON object as the last line of stdout.")
@@ -34,8 +34,8 @@ def emit(text: str, *, end: str = "\n") -> None:
 
 
 def emit_json(value: Any) -> None:
-    """One JSON object on one line; a number that is not finite is text."""
-    emit(json.dumps(finite_or_text(value), ensure_ascii=False, allow_nan=False))
+    """One JSON object on one line: what a verb returned, or a mapping."""
+    emit(json.dumps(as_json(value), ensure_ascii=False, allow_nan=False))
 
 
 def wants_json() -> bool:

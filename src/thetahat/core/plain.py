@@ -3,18 +3,40 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import PurePath
 from typing import Any
 
 
-def finite_or_text(value: Any) -> Any:
-    """The value with every number in it that is not finite as text ("nan", "inf"), since JSON has none."""
+def as_json(value: Any) -> Any:
+    """The value as JSON holds it, whatever is in it.
+
+    What has a `to_dict` is what that says, and any other dataclass its fields. A number that is not finite is text
+    ("nan", "inf"), since JSON has none.
+    """
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
+    if hasattr(value, "to_dict"):
+        return as_json(value.to_dict())
+    if is_dataclass(value):
+        return fields_as_json(value)
     if isinstance(value, Mapping):
-        return {key: finite_or_text(one) for key, one in value.items()}
+        return {key: as_json(one) for key, one in value.items()}
+    if isinstance(value, PurePath):
+        return str(value)
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [finite_or_text(one) for one in value]
+        return [as_json(one) for one in value]
     return value
+
+
+def fields_as_json(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass, by name; the beginning of a `to_dict` that leaves out or adds something."""
+    return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """The number and what it counts: "1 row", "1,200 rows"; `many` is the plural where that is not `one` with an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
 def unescaped(text: str) -> str:

@@ -4,13 +4,12 @@ import itertools
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from thetahat.core.plain import finite_or_text
 from thetahat.ledger.ledger import LedgerRow
 from thetahat.statistics.interval import MIN_DOCUMENTS, bits_per_byte_interval, exact_sum
 
@@ -41,10 +40,6 @@ class GroupLikelihood:
     nats_per_token: float
     bits_per_byte: float
     bits_per_byte_ci95: tuple[float, float] | None  # over documents; None with fewer than 30
-
-    def to_dict(self) -> dict[str, Any]:
-        """As `--json` prints it: what is not finite is text."""
-        return {name: finite_or_text(value) for name, value in asdict(self).items()}
 
 
 def by_row(rows: Sequence[LedgerRow]) -> dict[str, list[GroupLikelihood]]:

@@ -5,13 +5,14 @@ Everywhere a positive number speaks for B: nats that B gives more, bits that B s
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from thetahat.core.errors import DataError
+from thetahat.core.plain import fields_as_json
 from thetahat.ledger.pairing import WHOLE, Pair, Scored, is_one_tokenizer, pair_rows, said_policy
 from thetahat.ledger.summary import BLOCKS, joined_blocks
 from thetahat.statistics.interval import MIN_DOCUMENTS, Interval, exact_sum, ratio_interval, sum_by
@@ -167,7 +168,7 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
         sources = [{"source": one.source, "p_holm": one.p_holm} | one.difference.to_dict() for one in self.sources]
-        cases = {"gains": [asdict(one) for one in self.gains], "losses": [asdict(one) for one in self.losses]}
+        cases = {name: [fields_as_json(one) for one in getattr(self, name)] for name in ("gains", "losses")}
         names = {"a": self.a, "b": self.b, "model_a": self.model_a, "model_b": self.model_b}
         said = (
             names

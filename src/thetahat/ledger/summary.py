@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from thetahat.core.errors import DataError
-from thetahat.core.plain import finite_or_text
+from thetahat.core.plain import counted, fields_as_json
 from thetahat.ledger.ledger import Block, LedgerRow
 from thetahat.statistics.interval import (
     BLOCK_TOKENS,
@@ -43,12 +43,12 @@ class Summary:
         """What a person should know of the intervals before believing them."""
         if self.nats_per_token_ci95 is None or self.num_interval_units >= MIN_DOCUMENTS:
             return None
-        units = f"{self.num_interval_units} {self.interval_unit}"
-        return f"the intervals rest on {units}, fewer than {MIN_DOCUMENTS}: they are rough"
+        count = count_of(self.num_interval_units, self.interval_unit)
+        return f"the intervals rest on {count}, fewer than {MIN_DOCUMENTS}: they are rough"
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints: a number that is not finite is a string, an interval that is not there is null."""
-        return {name: finite_or_text(value) for name, value in asdict(self).items() if name != "interval_unit"}
+        return {name: value for name, value in fields_as_json(self).items() if name != "interval_unit"}
 
 
 def summarize(rows: Sequence[LedgerRow]) -> Summary:
@@ -80,6 +80,12 @@ def summarize(rows: Sequence[LedgerRow]) -> Summary:
         interval_unit=unit,
         num_interval_units=len(units),
     )
+
+
+def count_of(number: int, units: str) -> str:
+    """A number of units, whose name begins with a plural: "1 block of 1,024 tokens", "20 documents"."""
+    noun, blank, rest = units.partition(" ")
+    return counted(number, noun.removesuffix("s") + blank + rest, units)
 
 
 def _ends(interval: Interval) -> tuple[float, float] | None:

@@ -1,10 +1,10 @@
 """What a run would learn from: every token with its weight and why, and the account of all records, before step 1."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,14 +66,25 @@ class Account:
     new_tokens: str  # that a base lacks, and what becomes of their rows, in a line; empty where there are none
 
 
-def explain(config: RunConfig, num_records: int = 3) -> tuple[list[Explained], Account]:
+class Explanation(NamedTuple):
+    """The first records token by token, and the account of all."""
+
+    records: list[Explained]
+    account: Account
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return self._asdict()
+
+
+def explain(config: RunConfig, num_records: int = 3) -> Explanation:
     """The first records token by token, and the account of all."""
     config = resolved(config)
     set_up(config)
     with TemporaryDirectory() as folder:
         prepared = prepare(config, Path(folder), World())
     shown = [explain_record(prepared, document) for document in range(min(num_records, prepared.train.num_documents))]
-    return shown, account(prepared)
+    return Explanation(shown, account(prepared))
 
 
 def explain_record(prepared: Prepared, document: int) -> Explained:
@@ -214,8 +225,3 @@ def _concentration(prepared: Prepared, plan: Plan, normalization: Any) -> dict[s
     by_record = torch.zeros(corpus.num_documents, dtype=torch.float64).index_add_(0, document, total)
     found = spread(by_record[by_record > 0].numpy())
     return {name: getattr(found, name) for name in ("effective_number", "top_share")}
-
-
-def to_plain(records: list[Explained], whole: Account) -> dict[str, Any]:
-    """As `--json` prints it."""
-    return {"records": [asdict(record) for record in records], "account": asdict(whole)}

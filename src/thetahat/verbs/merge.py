@@ -3,15 +3,15 @@
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import replace
 
 from thetahat.core import store
 from thetahat.core.config import to_toml
 from thetahat.core.errors import ConfigError
+from thetahat.core.plain import fields_as_json
 from thetahat.model.adapters import lora
 from thetahat.run.config import digest
 from thetahat.run.folder.checkpoint import CARD, CONFIG, STATE, TOKENIZER, read_config, read_progress, save_parameters
@@ -29,10 +29,6 @@ class Merged:
     rank: int
     alpha: float
     num_matrices: int  # to which a product was added
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as JSON has it."""
-        return asdict(self)
 
 
 def merge(name: str, out: Path | None = None) -> tuple[Path, Merged]:
@@ -67,7 +63,7 @@ def merge(name: str, out: Path | None = None) -> tuple[Path, Merged]:
     )  # `frozen` may name adapters
     with _alone(target), store.publishing(target) as folder:
         save_parameters(loaded.model, folder)
-        store.write_json(folder / STATE, progress | {"config": digest(config), "merged": merged.to_dict()})
+        store.write_json(folder / STATE, progress | {"config": digest(config), "merged": fields_as_json(merged)})
         store.write_text(folder / CONFIG, to_toml(config))
         store.write_text(folder / CARD, to_toml(loaded.card))
         (folder / TOKENIZER).write_bytes((loaded.folder / TOKENIZER).read_bytes())

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -54,6 +55,20 @@ class Score:
     tokens_cut: int  # asked by the data and not scored: what the context could not hold under data.over_long
     prompt_cut: int  # of prompts and earlier turns, not read
     metadata: dict[str, str]  # what the ledger says of itself
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {
+            "model": self.metadata["model"],
+            "data": self.metadata["data_paths"].replace("\n", ", "),
+            **self.summary.to_dict(),
+            "noise_floor_nats_per_token": self.noise.nats_per_token,
+            "tokens_cut": self.tokens_cut,
+            "prompt_tokens_cut": self.prompt_cut,
+            "interval_unit": self.summary.interval_unit,
+            "policy": self.policy,
+            "by": self.groups,
+        }
 
 
 def score(

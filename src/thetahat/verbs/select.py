@@ -44,6 +44,13 @@ class Reported:
     summary: Summary
     gain: Interval  # bits per byte that it saves over the last checkpoint there, paired
 
+    def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        low, high = plain(self.gain.low), plain(self.gain.high)
+        ends = None if low is None else [low, high]
+        of_last = {"saves_over_last": plain(self.gain.estimate), "saves_over_last_ci95": ends}
+        return {"name": self.name} | self.summary.to_dict() | of_last
+
 
 @dataclass(frozen=True, slots=True)
 class Selected:
@@ -56,6 +63,27 @@ class Selected:
     num_report_units: int  # documents, or blocks of few
     unit: str  # what errors and intervals are over: "documents", or "blocks of 1,024 tokens of 1 document"
     metadata: dict[str, str]  # what was scored, and how
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        standings = self.selection.standings
+        candidates = [
+            {name: getattr(standing, name) for name in ("name", "step", "is_average", "bits_per_byte", "behind")}
+            | {"error": plain(standing.error), "behind_error": plain(standing.behind_error)}
+            for standing in standings
+        ]
+        report = {"best": self.best, "one_standard_error": self.one_error, "last": self.last}
+        return {
+            "best": standings[self.selection.best].name,
+            "one_standard_error": standings[self.selection.one_error].name,
+            "candidates": candidates,
+            "training_noise": plain(self.selection.training_noise),
+            "interval_unit": self.unit,
+            "num_units": self.selection.num_units,
+            "num_report_units": self.num_report_units,
+            "metadata": self.metadata,
+            "report": {role: reported.to_dict() for role, reported in report.items()},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,31 +260,3 @@ def _save(target: Path, model: _Model, loaded: Loaded) -> None:
             if name not in (MODEL, OPTIMIZER):
                 (folder / name).write_bytes((model.folders[-1] / name).read_bytes())
         save_parameters(loaded.model, folder)
-
-
-def to_plain(selected: Selected) -> dict[str, Any]:
-    """What `--json` prints."""
-
-    def of(reported: Reported) -> dict[str, Any]:
-        low, high = plain(reported.gain.low), plain(reported.gain.high)
-        ends = None if low is None else [low, high]
-        of_last = {"saves_over_last": plain(reported.gain.estimate), "saves_over_last_ci95": ends}
-        return {"name": reported.name} | reported.summary.to_dict() | of_last
-
-    selection = selected.selection
-    standings = [
-        {name: getattr(standing, name) for name in ("name", "step", "is_average", "bits_per_byte", "behind")}
-        | {"error": plain(standing.error), "behind_error": plain(standing.behind_error)}
-        for standing in selection.standings
-    ]
-    return {
-        "best": selection.standings[selection.best].name,
-        "one_standard_error": selection.standings[selection.one_error].name,
-        "candidates": standings,
-        "training_noise": plain(selection.training_noise),
-        "interval_unit": selected.unit,
-        "num_units": selection.num_units,
-        "num_report_units": selected.num_report_units,
-        "metadata": selected.metadata,
-        "report": {"best": of(selected.best), "one_standard_error": of(selected.one_error), "last": of(selected.last)},
-    }

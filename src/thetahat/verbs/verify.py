@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from thetahat.core.config import from_toml, to_toml
 from thetahat.core.errors import DataError
+from thetahat.core.plain import fields_as_json
 from thetahat.core.random import generator
 from thetahat.distribution.launch import launch
 from thetahat.distribution.world import World, join_world
@@ -47,6 +49,10 @@ class Equivalence:
     def holds(self) -> bool:
         """Whether both errors are within what rounding explains; NaN is not."""
         return self.value_error <= self.bound and self.max_relative_gradient_error <= self.bound
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return fields_as_json(self) | {"holds": self.holds}
 
 
 def verify(config: RunConfig, *, ranks: Sequence[int] = (2, 3)) -> Iterator[Equivalence]:
