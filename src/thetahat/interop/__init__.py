@@ -1,0 +1,1 @@
+"""Models of others: folders as Hugging Face's transformers writes and reads them, in both directions."""

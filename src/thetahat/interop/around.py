@@ -1,0 +1,111 @@
+"""What lies around the weights of a folder: special tokens, the tokenizer's file, chat templates."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast, final
+
+from thetahat.core.errors import ModelError
+from thetahat.core.store import reading
+from thetahat.interop.files import read_object
+
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+TEMPLATE, TEMPLATES = "chat_template.jinja", "additional_chat_templates"
+GENERATION = "generation_config.json"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """Ids of special tokens by what they are for; None: there is none. Text ends with any of `eos`."""
+
+    bos: int | None = None
+    eos: tuple[int, ...] = ()
+    pad: int | None = None
+    decoder_start: int | None = None  # what a decoder that reads a source reads first
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Around:
+    """What a folder holds beside the weights of a model and the fields that describe it."""
+
+    roles: Roles = Roles()
+    context: int | None = None  # positions that the model was trained for; None: not said
+    tokenizer: str | None = None  # the text of tokenizer.json; None: there is none
+    tokenizer_config: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    templates: Mapping[str, str] = field(default_factory=dict[str, str])  # by name; "default" is used without one
+    generation: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of generation_config.json, but for `roles`
+    fields: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of config.json, inert ones
+
+
+def roles_of(config: Mapping[str, Any], generation: Mapping[str, Any]) -> Roles:
+    """The special tokens that the two files name; generation_config.json comes before config.json."""
+
+    def named(name: str) -> list[int]:
+        key = f"{name}_token_id"
+        given = generation.get(key) if generation.get(key) is not None else config.get(key)
+        ids = cast("list[Any]", given if isinstance(given, list) else [] if given is None else [given])
+        if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 0 for number in ids):
+            raise ModelError(f"{key}={given!r} is no id of a token", allowed="an integer, a list of them, or null")
+        return ids
+
+    def one(name: str) -> int | None:
+        return next(iter(named(name)), None)
+
+    eos = tuple(dict.fromkeys(named("eos")))
+    return Roles(bos=one("bos"), eos=eos, pad=one("pad"), decoder_start=one("decoder_start"))
+
+
+def around_in(folder: Path, config: Mapping[str, Any], inert: Mapping[str, Any]) -> Around:
+    """What lies around the weights in a folder with this config.json, of which some fields are inert."""
+
+    def read(name: str) -> dict[str, Any]:
+        return read_object(folder / name) if (folder / name).is_file() else {}
+
+    generation, tokenizer_config = read(GENERATION), read(TOKENIZER_CONFIG)
+    with reading(folder):
+        has_tokenizer = (folder / TOKENIZER).is_file()
+        tokenizer = (folder / TOKENIZER).read_text(encoding="utf-8") if has_tokenizer else None
+    return Around(
+        roles=roles_of(config, generation),
+        tokenizer=tokenizer,
+        tokenizer_config=tokenizer_config,
+        templates=chat_templates(folder, tokenizer_config),
+        generation=generation,
+        fields=inert,
+    )
+
+
+def vocabulary_of(tokenizer: str) -> int:
+    """The largest id that the text of a tokenizer.json names, plus 1."""
+    try:
+        description = json.loads(tokenizer)
+    except ValueError as error:
+        raise ModelError(f"{TOKENIZER} is not JSON: {error}") from error
+    vocabulary = (description.get("model") or {}).get("vocab") or {}
+    ids: list[Any] = [-1]
+    ids += cast("dict[str, Any]", vocabulary).values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+    ids += [token.get("id", -1) for token in description.get("added_tokens") or []]
+    return max(ids) + 1
+
+
+def chat_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
+    """The chat templates of a folder by name; the one that is used without a name is "default".
+
+    A file of its own comes before tokenizer_config.json, as in transformers.
+    """
+    found: dict[str, str] = {}
+    given = tokenizer_config.get("chat_template")
+    if isinstance(given, str):
+        found["default"] = given
+    elif isinstance(given, list):
+        listed = [one for one in cast("list[Any]", given) if isinstance(one, dict)]
+        found |= {str(one.get("name")): str(one.get("template")) for one in cast("list[dict[str, Any]]", listed)}
+    with reading(folder):
+        others = sorted((folder / TEMPLATES).glob("*.jinja")) if (folder / TEMPLATES).is_dir() else []
+        found |= {path.stem: path.read_text(encoding="utf-8") for path in others}
+        if (folder / TEMPLATE).is_file():
+            found["default"] = (folder / TEMPLATE).read_text(encoding="utf-8")
+    return found

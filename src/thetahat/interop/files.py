@@ -1,0 +1,138 @@
+"""The files of weights in a folder: one, or shards that an index lists. Only headers are read until tensors are."""
+
+import json
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, final
+
+import safetensors
+from torch import Tensor
+
+from thetahat.core.errors import ModelError
+from thetahat.core.store import reading
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+FLOATS = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_OTHERS = (".h5", ".msgpack", ".onnx")
+
+
+@final
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor is, as the header of its file says."""
+
+    file: Path
+    name: str  # in the file
+    shape: tuple[int, ...]
+    dtype: str  # as safetensors names it
+
+
+def stored_in(folder: Path) -> dict[str, Stored]:
+    """Every tensor of a folder, by its name in the file."""
+    found: dict[str, Stored] = {}
+    for path in _files(folder):
+        with opened(path) as file:
+            for name in list(file.keys()):
+                view = file.get_slice(name)
+                found[name] = Stored(path, name, tuple(view.get_shape()), view.get_dtype())
+    return found
+
+
+@contextmanager
+def opened(path: Path) -> Generator[Any]:
+    """A file of tensors, mapped into memory, so that what is not asked for is not read."""
+    try:
+        with reading(path), safetensors.safe_open(path, framework="pt", device="cpu") as file:
+            yield file
+    except safetensors.SafetensorError as error:
+        raise ModelError(
+            f"{path} is no whole file of tensors: {error}",
+            cure="copy or download it again; a part of it is missing or damaged",
+        ) from error
+
+
+def tensors(stored: Mapping[str, Stored]) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor with its key, file by file; one file at a time is open."""
+    by_file: dict[Path, list[str]] = {}
+    for key, one in stored.items():
+        by_file.setdefault(one.file, []).append(key)
+    for path, keys in by_file.items():
+        with opened(path) as file:
+            for key in keys:
+                yield key, file.get_tensor(stored[key].name)
+
+
+def _files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).exists():
+        return [_inside(folder, WEIGHTS, "the folder")]
+    if not (folder / INDEX).exists():
+        raise _without_weights(folder)
+    index = read_object(folder / INDEX)
+    named = index.get("weight_map")
+    if not isinstance(named, dict) or not named or not all(isinstance(file, str) for file in named.values()):
+        raise ModelError(f"{folder / INDEX} has no weight_map, which says in which file a tensor is")
+    named = cast("dict[str, str]", named)
+    paths = {name: _inside(folder, name, INDEX) for name in dict.fromkeys(named.values())}
+    for name, path in paths.items():
+        with opened(path) as file:
+            listed = {tensor for tensor, of in named.items() if of == name}
+            if absent := sorted(listed - set(file.keys())):
+                raise ModelError(f"{folder / INDEX} says that {absent[0]} is in {name}, and it is not")
+    return list(paths.values())
+
+
+def _inside(folder: Path, name: str, who: str) -> Path:
+    """The path of a file that belongs to a folder. Links may lead into the store of the hub's cache."""
+    path = folder / name
+    if name in {"", ".", ".."} or Path(name).name != name:
+        raise ModelError(f"{who} names {name!r}, which is not a file of {folder}", allowed="names without a folder")
+    if not path.is_file():
+        raise ModelError(
+            f"{who} names {name}, and {folder} has no such file", cure="copy or download the folder again, whole"
+        )
+    real, home = path.resolve(), folder.resolve()
+    homes = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
+    if not any(real.is_relative_to(each) for each in homes):
+        raise ModelError(f"{path} is a link to {real}, which is outside the folder", cure=f"cp {real} {folder}/")
+    return path
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file."""
+    try:
+        with reading(path):
+            value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} holds no JSON object")
+    return cast("dict[str, Any]", value)
+
+
+def _without_weights(folder: Path) -> ModelError:
+    with reading(folder):
+        names = sorted(path.name for path in folder.iterdir())
+    allowed = f"{WEIGHTS}, or shards with {INDEX}"
+    if pickled := [name for name in names if name.endswith(_PICKLES)]:
+        return ModelError(
+            f"{folder} has its weights in {pickled[0]} only, a pickle: reading one can run code, so it is never read",
+            allowed=allowed,
+            cure="where you trust it: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW), "
+            "with transformers, writes safetensors",
+        )
+    if gguf := [name for name in names if name.endswith(".gguf")]:
+        return gguf_refused(folder / gguf[0])
+    if other := [name for name in names if name.endswith(_OTHERS)]:
+        return ModelError(f"{folder} has its weights in {other[0]} only, which is not read", allowed=allowed)
+    return ModelError(f"{folder} has no weights", allowed=allowed)
+
+
+def gguf_refused(path: Path) -> ModelError:
+    """The error for a file of llama.cpp."""
+    return ModelError(
+        f"{path} is a GGUF file, whose weights are mostly quantized, and is not read",
+        allowed="a folder with config.json and safetensors, from which it was made",
+    )

@@ -1,0 +1,201 @@
+"""config.json as a config of ours, and back."""
+
+import math
+
+import pytest
+from msgspec.structs import replace
+
+from tests.interop.hub import CONFIGS
+from thetahat.core.errors import ModelError
+from thetahat.interop.config import canonical, family_for, family_of, read_config, write_config
+from thetahat.model.config import (
+    AttentionConfig,
+    AttentionMixer,
+    DecoderConfig,
+    LayerNormConfig,
+    Llama3Scaling,
+    Rotary,
+    Unrotated,
+    YarnScaling,
+)
+
+NEW = {  # the same models, as transformers 5 says their rotary positions
+    "smollm2": {"rope_parameters": {"rope_type": "default", "rope_theta": 100000.0}},
+    "llama3.2": {
+        "rope_parameters": {
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 32.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        }
+    },
+    "qwen2.5": {
+        "layer_types": ["full_attention"] * 24,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1000000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 32768,
+        },
+    },
+    "pythia": {"rope_parameters": {"rope_type": "default", "rope_theta": 10000, "partial_rotary_factor": 0.25}},
+    "gemma2": {
+        "layer_types": ["sliding_attention", "full_attention"] * 13,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+    },
+    "gemma3": {
+        "_sliding_window_pattern": 6,
+        "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 4 + ["sliding_attention"] * 2,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    },
+    "modernbert": {
+        "layer_types": ["full_attention", *["sliding_attention", "sliding_attention", "full_attention"] * 7],
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 160000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    },
+}
+OLD = {
+    *("rope_theta", "rope_scaling", "rope_local_base_freq", "sliding_window_pattern", "rotary_pct", "rotary_emb_base"),
+    *("global_rope_theta", "local_rope_theta", "global_attn_every_n_layers"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_of_the_hub_is_what_its_family_reads_from_what_it_writes(name):
+    config = read_config(CONFIGS[name])
+    family = family_for(config, CONFIGS[name]["model_type"])
+    assert family.model_type == CONFIGS[name]["model_type"]
+    assert read_config(write_config(family, config)) == config
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_both_dialects_of_a_config_are_one_config(name):
+    old = CONFIGS[name]
+    new = {field: value for field, value in old.items() if field not in OLD} | NEW[name]
+    assert read_config(new) == read_config(old)
+    assert read_config({**old, **NEW[name]}) == read_config(old)  # both in one file
+
+
+def test_layers_are_the_shortest_pattern():
+    gemma = read_config(CONFIGS["gemma3"])
+    assert [mixer.distance for mixer in gemma.layers] == [511, 511, 511, 511, 511, None]
+    assert {mixer.positions.base for mixer in gemma.layers} == {None, 10_000.0}
+    assert gemma.rope_base == 1_000_000
+    smollm = read_config(CONFIGS["smollm3"])
+    assert [isinstance(mixer.positions, Unrotated) for mixer in smollm.layers] == [False, False, False, True]
+    modern = read_config(CONFIGS["modernbert"])
+    assert [mixer.distance for mixer in modern.layers] == [None, 64, 64]
+    assert read_config(CONFIGS["mistral-0.1"]).layers == (AttentionMixer(distance=4095),)
+
+
+def test_the_head_of_t5_is_scaled_and_that_of_its_successor_is_not():
+    assert read_config(CONFIGS["t5"]).head.scale == 512**-0.5
+    assert read_config(CONFIGS["flan-t5"]).head.scale == read_config(CONFIGS["mt5"]).head.scale == 1
+    saved = {**CONFIGS["flan-t5"], "tie_word_embeddings": True, "scale_decoder_outputs": False}
+    assert read_config(saved).head.scale == 1  # as transformers 5 writes it
+
+
+def test_positions_of_roberta_begin_behind_those_of_padding():
+    positions = read_config(CONFIGS["xlm-roberta"]).embedding.positions
+    assert (positions.number, positions.offset) == (512, 2)
+
+
+def test_a_new_decoder_is_exported_as_qwen_3():
+    config = DecoderConfig()
+    family = family_for(config)
+    assert family.model_type == "qwen3"
+    assert read_config(write_config(family, config)) == config
+
+
+def test_a_config_without_qwens_norms_is_exported_as_llama():
+    config = DecoderConfig(attention=AttentionConfig(query_key_norm="none"))
+    assert family_for(config).model_type == "llama"
+    assert family_for(config, "mistral").model_type == "mistral"
+    assert family_for(replace(config, layers=(AttentionMixer(distance=7),))).model_type == "mistral"
+
+
+def test_one_model_said_in_two_ways_is_one():
+    said = DecoderConfig(
+        attention=AttentionConfig(scale=32**-0.5),
+        layers=(AttentionMixer(positions=Rotary(base=5e5)),) * 4,
+        dropout=0.1,
+    )
+    assert canonical(said) == DecoderConfig(rope_base=5e5)
+    factor = 0.1 * math.log(4) + 1
+    yarn = [YarnScaling(factor=4.0, context=64, attention_factor=given) for given in (None, factor)]
+    mixers = [(AttentionMixer(positions=Rotary(scaling=scaling)),) for scaling in yarn]
+    assert canonical(DecoderConfig(layers=mixers[1])) == DecoderConfig(layers=mixers[0])
+
+
+def test_a_scaling_keeps_its_numbers_in_every_spelling():
+    scaling = Llama3Scaling(factor=8.0, low_frequency_factor=1.0, high_frequency_factor=4.0, context=64)
+    config = DecoderConfig(layers=(AttentionMixer(positions=Rotary(scaling=scaling)),), rope_base=5e5)
+    written = write_config(family_for(config), config)
+    assert written["rope_theta"] == written["rope_parameters"]["rope_theta"] == 5e5
+    assert written["rope_scaling"]["rope_type"] == written["rope_parameters"]["rope_type"] == "llama3"
+    for spelling in ("rope_parameters", "rope_scaling"):
+        assert read_config({name: value for name, value in written.items() if name != spelling}) == config
+
+
+def test_what_no_family_has_is_said():
+    strange = DecoderConfig(norm=LayerNormConfig(has_bias=False))
+    with pytest.raises(ModelError, match=r"nearest, but for norm\.kind: layer -> rms"):
+        family_for(strange)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_assumed_field_of_another_value_is_refused_by_name(name):
+    for field, value in family_of(CONFIGS[name]).assumed.items():
+        other = "relative_key" if isinstance(value, str) else 7 if value is None else not value
+        with pytest.raises(ModelError, match=rf"config.json: {field}=.* is not supported"):
+            read_config(CONFIGS[name] | {field: other})
+
+
+def changed(name, **fields):
+    return {**CONFIGS[name], **fields}
+
+
+REFUSED = {
+    "an architecture of another kind": (changed("bert", architectures=["BertForQuestionAnswering"]), "BertForMaskedLM"),
+    "a model of a type that is not known": (changed("t5", model_type="mixtral"), "'mixtral'.*unsupported"),
+    "no type": ({"architectures": ["LlamaForCausalLM"]}, "no model_type"),
+    "an unknown field": (changed("llama3.2", residual_multiplier=0.2), "'residual_multiplier'.*=0.2"),
+    "an unknown activation": (changed("bert", hidden_act="quick_gelu"), "hidden_act='quick_gelu'"),
+    "a missing size": ({k: v for k, v in CONFIGS["gpt2"].items() if k != "n_embd"}, "no n_embd"),
+    "a size that is text": (changed("smollm2", num_attention_heads="nine"), "num_attention_heads='nine'"),
+    "heads that do not divide": (changed("smollm2", num_key_value_heads=2), "does not divide"),
+    "dynamic rope": (changed("smollm2", rope_scaling={"type": "dynamic", "factor": 2.0}), "'dynamic'"),
+    "long rope": (
+        changed("phi3", rope_scaling={"type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}),
+        "'longrope'",
+    ),
+    "a scaling with an unknown number": (
+        changed("smollm2", rope_scaling={"type": "linear", "factor": 2.0, "finetuned": True}),
+        "finetuned=True is unknown",
+    ),
+    "a scaling without its factor": (changed("smollm2", rope_scaling={"rope_type": "yarn"}), "no factor"),
+    "two spellings that contradict each other": (
+        changed("smollm2", rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
+        "rope_parameters and rope_theta describe different",
+    ),
+    "layers of an unknown type": (changed("gemma2", layer_types=["linear_attention"] * 26), "layer_types"),
+    "too few types of layers": (changed("gemma2", layer_types=["full_attention"]), "26 times"),
+    "a decoder inside an encoder": (changed("bert", is_decoder=True), "is_decoder=true"),
+    "relative positions in BERT": (changed("bert", position_embedding_type="relative_key"), "'relative_key'"),
+    "interleaved rotary pairs": (changed("smollm2", rope_interleaved=True), "rope_interleaved=true"),
+    "heads of two numbers": (changed("bart", encoder_attention_heads=6), "encoder_attention_heads=6"),
+    "a projection of an unknown kind": (changed("t5", feed_forward_proj="gated-swish"), "'gated-swish'"),
+}
+
+
+@pytest.mark.parametrize(("plain", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_is_not_supported_is_refused_by_name(plain, said):
+    with pytest.raises(ModelError, match=said):
+        read_config(plain)
