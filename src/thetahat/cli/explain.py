@@ -73,6 +73,8 @@ def _marked(run: tuple[str, str]) -> str:
 def _account(whole: "Account") -> None:
     if sys.stdout.isatty():
         emit("   ".join(f"\x1b[{COLOURS[why]}m{text}\x1b[0m" for why, text in LEGEND.items()) + "\n")
+    for line in whole.reading:
+        emit(escape(line))
     emit(f"{whole.records:,} records: {whole.tokens_asked:,} tokens asked, {whole.ends_asked:,} of them ends")
     if whole.turn_ends:
         emit("turns end with " + ", ".join(f"{name} ({count:,})" for name, count in whole.turn_ends.items()))

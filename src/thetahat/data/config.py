@@ -15,6 +15,7 @@ Packing = Literal["best-fit", "none"]
 Unsupervised = Literal["error", "skip"]
 OnBadRecord = Literal["error", "skip"]
 
+COLUMNS = frozenset(["text", "label", "prompt", "completion", "messages", "answers", "tools", "id", "source", "weight"])
 Plain = bool | int | float | str  # what a template may be given by name
 Weight = Annotated[float, Meta(ge=0, lt=1e300)]
 _FORMS = "hash:F (whole documents, by digest), tail:F (the end of the data), PATH, none; F between 0 and 1"
@@ -46,6 +47,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
 
     train: str = "bundled:tinyshakespeare"  # a file, a folder, a glob, - or bundled:NAME
     held_out: str = "hash:0.1"  # hash:F, tail:F, none, or other files
+    columns: dict[str, str] = field(default_factory=dict[str, str])  # of a record: prompt=question completion=answer
     split_on: str | None = None  # what stands between the documents of a .txt, or \n, \t, \r for it
     context: Annotated[int, Meta(ge=2, le=2**22)] = 1024  # positions that the model reads at once
     source_context: Annotated[int, Meta(ge=2, le=2**22)] | None = (
@@ -68,6 +70,10 @@ class DataConfig(Config, frozen=True, kw_only=True):
             raise ConfigError("data.train is empty", allowed="a file, a folder, a glob, - or bundled:tinyshakespeare")
         if self.split_on == "":
             raise ConfigError("data.split_on is empty", cure="data.split_on=none, or the text between documents")
+        if unknown := sorted(self.columns.keys() - COLUMNS):
+            raise ConfigError(
+                f"data.columns.{unknown[0]} names nothing of a record", allowed=", ".join(sorted(COLUMNS))
+            )
         rule, fraction = self.division
         if rule in {"hash", "tail"} and not 0 < fraction < 1:
             raise ConfigError(f"data.held_out={self.held_out!r} leaves one part empty", allowed=_FORMS)

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from thetahat.core.config import Config
 from thetahat.data.config import ChatConfig, OverLong, Unsupervised
@@ -25,6 +25,7 @@ class Card(Config, kw_only=True):
     context: Positions  # that the model reads at once
     source_context: Positions | None = None  # that an encoder reads for a decoder; None: same
     separator: str | None = None  # what stands between the documents of a .txt
+    columns: dict[str, str] = field(default_factory=dict[str, str])  # where a record has its text, prompt, ...
     chat: ChatConfig | None = None  # how dialogues are written; None: there were none
     labels: tuple[str, ...] = ()  # of a classification, in the order of the head
     over_long: OverLong = "error"  # what becomes of what is longer
@@ -58,6 +59,7 @@ def card_of(config: RunConfig, labels: tuple[str, ...]) -> Card:
         context=data.context,
         source_context=data.source_context,
         separator=data.separator,
+        columns=data.columns,
         chat=data.chat,
         labels=labels,
         over_long=data.over_long,

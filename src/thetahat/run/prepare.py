@@ -11,7 +11,7 @@ from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.chat.encode import ChatOptions
 from thetahat.data.chat.template import load_template
 from thetahat.data.corpus.build import build_corpus
-from thetahat.data.corpus.corpus import Corpus, note_counts, shared_documents
+from thetahat.data.corpus.corpus import Corpus, note_counts, reading_of, shared_documents
 from thetahat.data.corpus.encode import Encoding
 from thetahat.data.order.stream import TrainingOrder
 from thetahat.data.read.cache import cache_folder
@@ -65,7 +65,8 @@ def prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:
     tokenizer, train, held_out, labels = _tokenizer_and_corpora(config, folder)
     order = TrainingOrder(train, config.data, config.seed, config.batch_size)
     if world.is_first:
-        logger.info("%s", order.cut)
+        for line in (*reading_of(train).lines(), str(order.cut)):
+            logger.info("%s", line)
         _tell(note_counts(train))
         _warn_of_leaks(config, train, held_out)
     return Prepared(config, tokenizer, train, order, held_out, _num_steps(config, order), labels)

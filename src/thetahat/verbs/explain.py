@@ -12,7 +12,7 @@ from msgspec.structs import replace as replace_config
 from numpy.typing import NDArray
 
 from thetahat.core.batch import Packed
-from thetahat.data.corpus.corpus import Corpus, note_counts
+from thetahat.data.corpus.corpus import Corpus, note_counts, reading_of
 from thetahat.data.order.pack import Pieces, enumerate_counts, take
 from thetahat.data.order.plan import Draw, Plan, gather
 from thetahat.data.tokens.tokenizer import Tokenizer
@@ -63,6 +63,9 @@ class Account:
     groups: list[dict[str, Any]]  # by source, role and part: records, tokens asked, tokens cut
     concentration: dict[str, dict[str, float]]  # by normalization: effective_number, top_share of the heaviest 1 %
     notes: dict[str, int]  # what is said of how many records
+    read_as: dict[str, int]  # in which form records were written
+    unread: dict[str, int]  # what stands in records and is not read, by name
+    reading: list[str]  # the same in words
     new_tokens: str  # that a base lacks, and what becomes of their rows, in a line; empty where there are none
 
 
@@ -149,7 +152,7 @@ def account(prepared: Prepared) -> Account:
     corpus, plan = prepared.train, prepared.order.plan(0)
     column, report = corpus.column, prepared.order.cut
     first = corpus.tokens[corpus.offsets[:-1][column["spans.parent"] == 0]]
-    targets = _target_ids(corpus, plan)
+    targets, reading = _target_ids(corpus, plan), reading_of(corpus)
     return Account(
         records=corpus.num_documents,
         tokens_asked=int(plan.num_targets.sum()),
@@ -162,6 +165,9 @@ def account(prepared: Prepared) -> Account:
         groups=_groups(corpus, plan),
         concentration={name: _concentration(prepared, plan, name) for name in NORMALIZATIONS},
         notes=note_counts(corpus),
+        read_as=reading.forms,
+        unread=reading.unread,
+        reading=reading.lines(),
         new_tokens=new_tokens(prepared.config, prepared.tokenizer),
     )
 

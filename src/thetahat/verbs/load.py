@@ -23,8 +23,8 @@ from thetahat.run.folder.checkpoint import CONFIG, TOKENIZER, load_parameters, r
 from thetahat.run.folder.find import find_checkpoint as find_checkpoint
 from thetahat.run.state import first_model
 
-_SEPARATOR = "data.split_on"
-_OF_DATA = (_SEPARATOR, "data.on_bad_record")
+_SEPARATOR, _COLUMNS = "data.split_on", "data.columns"
+_OF_DATA = (_SEPARATOR, _COLUMNS, "data.on_bad_record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,16 @@ def load(name: str, overrides: tuple[str, ...] = ()) -> Loaded:
     """The model of this name, whatever made it; no optimizer and no data of a run is needed.
 
     `overrides` replace settings of its run: the keys of InferenceConfig; batch_size, short for evaluation.batch_size;
-    data.split_on, the text between the documents of a .txt; and data.on_bad_record.
+    data.split_on, the text between the documents of a .txt; data.columns; and data.on_bad_record.
     """
     folder = find_checkpoint(name)
     card, inference = read_card(folder), _inference(folder, overrides)
-    given = [pair for pair in overrides if pair.partition("=")[0] in _OF_DATA]
+    given = [pair for pair in overrides if _is_of_data(pair)]
     data = override(DataConfig(), [pair.removeprefix("data.") for pair in given])
     if any(pair.startswith(_SEPARATOR) for pair in given):
         card = replace(card, separator=data.separator)
+    if any(pair.startswith(_COLUMNS) for pair in given):
+        card = replace(card, columns=data.columns)
     device, tokenizer = set_up(inference), load_tokenizer(folder / TOKENIZER)
     model = _model(folder, card, inference, tokenizer.vocab_size, device)
     if sick := [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]:
@@ -66,12 +68,17 @@ def load(name: str, overrides: tuple[str, ...] = ()) -> Loaded:
 
 def _inference(folder: Path, overrides: Sequence[str]) -> InferenceConfig:
     """The run's own settings of inference, with the overrides applied."""
-    pairs = [_for_inference(pair) for pair in overrides if pair.partition("=")[0] not in _OF_DATA]
+    pairs = [_for_inference(pair) for pair in overrides if not _is_of_data(pair)]
     inference = override(read_inference(folder), pairs)
     is_named = any(pair.startswith("device=") for pair in pairs)
     if inference.device == "cuda" and not torch.cuda.is_available() and not is_named:
         inference = replace(inference, device="cpu")  # trained on a GPU, loaded on a machine without
     return resolve(inference)
+
+
+def _is_of_data(pair: str) -> bool:
+    key = pair.partition("=")[0]
+    return key in _OF_DATA or key.startswith(f"{_COLUMNS}.")
 
 
 def _for_inference(pair: str) -> str:

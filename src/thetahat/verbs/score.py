@@ -167,7 +167,7 @@ def corpus_of(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
 
 def _records(loaded: Loaded, data: Sequence[str]) -> Iterable[Record]:
     if data:
-        return Texts(find_files(data), loaded.card.separator, loaded.on_bad_record)
+        return Texts(find_files(data), loaded.card.separator, loaded.on_bad_record, loaded.card.columns)
     if not (loaded.folder / CONFIG).exists():
         raise DataError(f"{loaded.folder} is of no run, which would have held out text", cure=_NAME_DATA)
     try:

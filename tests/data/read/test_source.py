@@ -1,7 +1,5 @@
 import gzip
 import json
-import shutil
-import subprocess
 
 import pytest
 from hypothesis import given, strategies as st
@@ -70,7 +68,9 @@ FOREIGN = {
     "UTF-32": ("words".encode("utf-32"), "UTF-32, .*\n.*iconv -f UTF-32"),
     "gzip": (gzip.compress(b'{"text": "x"}'), "compressed by gzip, .*\n.*mv "),
     "zip": (b"PK\3\4\0\0", "a zip archive"),
-    "Parquet": (b"PAR1\x15\x04", "Parquet, .*\n.*to_json"),
+    "Parquet": (b"PAR1\x15\x04", "Parquet, .*\n.*mv "),
+    "Arrow": (b"\xff\xff\xff\xff\xc8\x05\0\0", "Arrow, .*\n.*mv "),
+    "a pointer": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS, .*\n.*git lfs pull"),
 }
 
 
@@ -92,32 +92,6 @@ def test_a_field_that_is_null_is_absent(write):
     assert (second.text, second.prompt) == ("x", None)
     assert (third.text, third.prompt, third.is_label) == ("c", "p", False)
     assert (fourth.text, fourth.prompt, fourth.is_label) == ("y", "x", True)
-
-
-TALK = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-SHAPES = {
-    "lists of messages": ({"prompt": TALK[:1], "completion": TALK[1:]}, "a\nb"),
-    "conversations": ({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}, "a\nb"),
-    "instruction and input": ({"instruction": "a", "input": "b", "output": "c"}, "c"),
-    "instruction alone": ({"instruction": "a", "input": "", "output": "c"}, "c"),
-    "instruction and response": ({"instruction": "a", "context": None, "response": "c"}, "c"),
-    "preference": ({"prompt": "a", "chosen": "b", "rejected": "c"}, "b"),
-    "preference of messages": ({"chosen": TALK, "rejected": TALK}, "a\nb"),
-    "question and answer": ({"question": "a", "answer": "b", "text": None}, "b"),
-}
-
-
-@pytest.mark.skipif(not shutil.which("jq"), reason="jq is not installed")
-@pytest.mark.parametrize(("record", "text"), SHAPES.values(), ids=SHAPES)
-def test_the_cure_for_a_shape_of_other_datasets_makes_records_that_are_read(write, tmp_path, record, text):
-    path = write("FILE", json.dumps(record))
-    with pytest.raises(DataError) as error:
-        read(path.rename(tmp_path / "other.jsonl"))
-    path.write_text(json.dumps(record))
-    command = str(error.value).partition("try: ")[2].partition("\n")[0]
-    assert command.endswith("FILE > NEW.jsonl")
-    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
-    assert [record.text for record in read(tmp_path / "NEW.jsonl")] == [text]
 
 
 def test_a_text_with_other_keys_beside_it_is_a_text(write):

@@ -219,7 +219,8 @@ def _table(name: str, rows: list[tuple[Any, ...]]) -> Any:
 def _document(record: Record, encoded: Encoded) -> tuple[Any, ...]:
     identity, cut = (record.id, record.document, record.source), (encoded.tokens_cut, encoded.prompt_cut)
     folded = hashlib.blake2b(record.folded.encode(), digest_size=8).digest()
-    return *identity, record.weight, *cut, "\n".join(encoded.notes), record.digest, folded
+    read = record.read_as, "\n".join(name.replace("\n", " ") for name in record.unread)
+    return *identity, record.weight, *cut, "\n".join(encoded.notes), *read, record.digest, folded
 
 
 def _batches(records: Iterable[Record]) -> Iterator[list[Record]]:

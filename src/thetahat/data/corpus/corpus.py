@@ -15,6 +15,7 @@ from pyarrow import compute
 from thetahat.core.batch import Symbols
 from thetahat.core.layout import STREAM, Layout
 from thetahat.core.parts import Part
+from thetahat.data.read.shape import OWN
 
 Ints = NDArray[np.int64]
 Table = Any  # pyarrow's
@@ -29,6 +30,8 @@ SCHEMAS = {
             "tokens_cut": pa.int64(),  # asked for, and left out before it came here; of prompts:
             "prompt_cut": pa.int64(),
             "notes": pa.string(),  # what a person should know about it, a line each
+            "read_as": pa.dictionary(pa.int32(), pa.string()),  # in which form it was written
+            "unread": pa.dictionary(pa.int32(), pa.string()),  # names of what else was written there, a line each
             "digest": pa.binary(16),
             "folded": pa.binary(8),  # a digest of what is asked first, without case and blanks
         }
@@ -190,6 +193,7 @@ class Corpus:
         return digests_of(self.documents["digest"].take(self.column["parts.document"][index]))
 
 
+_NAMES = 8  # of fields that are not read, in a line
 _NUMBERS = {
     "documents": ("weight", "tokens_cut", "prompt_cut"),
     "parts": ("document", "weight", "is_prompt", "num_bytes"),
@@ -214,6 +218,32 @@ def shared_documents(ours: Corpus, theirs: Corpus, by: str = "digest") -> list[s
     """
     is_shared = compute.is_in(ours.documents[by], theirs.documents[by].combine_chunks())  # pyright: ignore[reportAttributeAccessIssue]
     return ours.documents["id"].filter(is_shared).to_pylist()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How records were read, and of what in them nothing was read; each with the number of records."""
+
+    forms: dict[str, int]
+    unread: dict[str, int]
+
+    def lines(self) -> list[str]:
+        """The same in words; that all records have the same form, one of ours, need not be said."""
+        plain = len(self.forms) == 1 and self.forms.keys() <= OWN.keys()
+        told = [f"{count:,} record{'s' * (count > 1)} read as {form}" for form, count in self.forms.items()]
+        names = [f"{name!r} (in {count:,})" for name, count in list(self.unread.items())[:_NAMES]]
+        more = f" and {len(self.unread) - _NAMES:,} names more" if len(self.unread) > _NAMES else ""
+        return ([] if plain else told) + ([f"not read in records: {', '.join(names)}{more}"] if names else [])
+
+
+def reading_of(corpus: Corpus) -> Reading:
+    """How the records of a corpus were read."""
+    counts = {name: Counter[str]() for name in ("read_as", "unread")}
+    for name, counter in counts.items():
+        for found in corpus.documents[name].value_counts().to_pylist():
+            for line in found["values"].split("\n") if found["values"] else ():
+                counter[line] += found["counts"]
+    return Reading(*(dict(counter.most_common()) for counter in counts.values()))
 
 
 def note_counts(corpus: Corpus) -> dict[str, int]:

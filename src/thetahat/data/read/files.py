@@ -19,18 +19,30 @@ from thetahat.core.errors import DataError, naming_full_disk
 from thetahat.core.store import flush_folder, partial_name
 from thetahat.data.read.cache import cache_folder
 from thetahat.data.read.opening import COMPRESSIONS, ORDER_MARK, opening
+from thetahat.data.read.table.rows import TABLES
+from thetahat.data.read.table.splits import (
+    METADATA,
+    SPLITS,
+    declared_splits,
+    incomplete,
+    refuse_several,
+    saved_files,
+    splits_by_name,
+)
 
 logger = getLogger("thetahat")
 
-KINDS = (".txt", ".jsonl")
+_TEXTS = (".txt", ".jsonl")
+KINDS = (*_TEXTS, *TABLES)
 _BY_NAME = ".json"  # an array of records; in a folder it may be anything, so it is read only where it is named
 _ALLOWED = (
-    f"files that end in {', '.join(KINDS)} (or, compressed, in {', '.join(KINDS[-1] + end for end in COMPRESSIONS)}), "
-    f"a folder or a glob of these; {_BY_NAME} by its name; - for standard input"
+    f"files that end in {', '.join(KINDS)} (or, compressed, in {', '.join(_TEXTS[-1] + end for end in COMPRESSIONS)}), "
+    f"a folder or a glob of these; a split of a dataset, FOLDER/SPLIT; {_BY_NAME} by its name; - for standard input"
 )
 _CHUNK = 1 << 20
 _SHOWN = 5  # names in a line
 _MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
+_TABLE_MAGIC = {b"PAR1": ".parquet", b"ARROW1": ".arrow", b"\xff\xff\xff\xff": ".arrow"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +51,7 @@ class Found:
 
     files: list[Path] = field(default_factory=list[Path])
     skipped: dict[str, list[Path]] = field(default_factory=dict[str, list[Path]])
+    notes: list[str] = field(default_factory=list[str])  # what else is to be said
 
     def skip(self, path: Path, why: str) -> None:
         """Keeps account of a file or folder that is not read."""
@@ -54,6 +67,8 @@ def find_files(specs: str | Sequence[str]) -> list[Path]:
     for spec in [specs] if isinstance(specs, str) else specs:
         found = survey(spec)
         _tell(spec, found)
+        for note in found.notes:
+            say_once(f"{spec}: {note}")
         files += found.files
     known: dict[tuple[int, int], Path] = {}
     for file in files:
@@ -75,6 +90,8 @@ def survey(spec: str) -> Found:
         is_folder = stat.S_ISDIR(path.stat().st_mode)
     except (OSError, ValueError) as error:
         if not glob.has_magic(spec):
+            if isinstance(error, FileNotFoundError) and (found := _split(path)) is not None:
+                return _sorted(found, f"no file to read in the split {spec}")
             raise _missing(spec, error) from error
         kinds = (*KINDS, _BY_NAME) if kind_of_file(path) == _BY_NAME else KINDS
         for match in set(_expand(Path(path.anchor or "."), path.relative_to(path.anchor).parts)):
@@ -83,9 +100,68 @@ def survey(spec: str) -> Found:
     if not is_folder:
         _add(path, found, (*KINDS, _BY_NAME), by_name=True)
         return _sorted(found, f"{spec} is not a kind of file that is read here")
-    for entry in (entry for folder in _folders(path, found) for entry in _entries(folder) if not entry.is_dir()):
-        _add(Path(entry.path), found, KINDS)
-    return _sorted(found, f"no file to read in the folder {spec}")
+    return _sorted(_of_folder(path), f"no file to read in the folder {spec}")
+
+
+def _of_folder(folder: Path) -> Found:
+    """What a folder holds; of a dataset of several splits it must be said which is meant."""
+    splits, found = declared_splits(folder), _all_of(folder)
+    refuse_several(folder, splits or splits_by_name(folder, (path for path in found.files if _is_table(path))))
+    for files in splits.values():
+        found = _only(files, found)
+    found.notes.extend(incomplete(found.files))
+    return found
+
+
+def _split(path: Path) -> Found | None:
+    """The files of FOLDER/SPLIT, where no such folder exists; None where the folder has no splits."""
+    folder = next(above for above in path.parents if above.exists())
+    if not folder.is_dir() or folder == Path() or folder == Path(path.anchor):
+        return None
+    found = _all_of(folder, deepest=2)
+    splits = declared_splits(folder) or splits_by_name(folder, found.files)
+    name = path.relative_to(folder).as_posix()
+    if name in splits:
+        found = _only(splits[name], Found())
+        found.notes.extend(incomplete(found.files))
+        return found
+    if splits and name.count("/") < 2 and not Path(name).suffix:
+        what = f"{folder} has no split {name!r}, and no folder or file of this name"
+        raise DataError(what, allowed=", ".join(f"{folder / split}" for split in list(splits)[:8]))
+    return None
+
+
+def _only(files: Sequence[Path], found: Found) -> Found:
+    """These files, as far as they are of a kind that is read, and all others that are there as left out."""
+    chosen = Found(skipped={why: [*paths] for why, paths in found.skipped.items()})
+    for path in files:
+        _add(path, chosen, (*KINDS, _BY_NAME))
+    read = {*chosen.files, *(path for paths in chosen.skipped.values() for path in paths)}
+    for path in found.files:
+        if path not in read:
+            chosen.skip(path, "not named as data of the dataset")
+    return chosen
+
+
+def _all_of(folder: Path, deepest: int | None = None) -> Found:
+    """All below a folder; where a dataset was saved, what it names."""
+    found = Found()
+    for below in _folders(folder, found, deepest):
+        saved = saved_files(below)
+        entries = [Path(entry.path) for entry in _entries(below) if not entry.is_dir()]
+        is_dataset = saved is not None or (below / SPLITS) in entries
+        for path in entries:
+            if is_dataset and path.name in METADATA:
+                continue
+            if saved is not None and _is_table(path) and path not in saved:
+                found.skip(path, "not named as data of the dataset")
+            else:
+                _add(path, found, KINDS)
+    return found
+
+
+def _is_table(path: Path) -> bool:
+    return kind_of_file(path) in TABLES
 
 
 def _sorted(found: Found, otherwise: str) -> Found:
@@ -157,7 +233,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise DataError(f"the folder {folder} cannot be read: {error.strerror}") from error
 
 
-def _folders(top: Path, found: Found) -> Iterator[Path]:
+def _folders(top: Path, found: Found, deepest: int | None = None) -> Iterator[Path]:
     """A folder and all below it, each once; none that is hidden, and none to which a link only leads back or up."""
     known = set(map(identity, (top, *top.resolve().parents)))
     waiting = [top]
@@ -171,7 +247,7 @@ def _folders(top: Path, found: Found) -> Iterator[Path]:
                 found.skip(path, "hidden")
             elif identity(path) in known:
                 found.skip(path, "a link to a folder above or read already")
-            else:
+            elif deepest is None or len(path.relative_to(top).parts) <= deepest:
                 known.add(identity(path))
                 waiting.append(path)
 
@@ -252,8 +328,9 @@ def _copy(stream: BinaryIO, path: Path) -> str:
             file.write(chunk)
         file.flush()
         os.fsync(file.fileno())
-    if start.startswith(b"PAR1"):
-        raise DataError("standard input is a Parquet file", allowed="text, or one JSON object a line")
+    if start.startswith(tuple(_TABLE_MAGIC)):
+        kind = next(kind for magic, kind in _TABLE_MAGIC.items() if start.startswith(magic))
+        return f"{digest.hexdigest()[:16]}{kind}"
     compression = next((ending for magic, ending in _MAGIC.items() if start.startswith(magic)), "")
     if compression:
         with opening(path, compression) as file:

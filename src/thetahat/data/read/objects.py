@@ -1,15 +1,16 @@
 """The one reader of text: what a file holds, an object at a time."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NoReturn
 
 from thetahat.core.errors import DataError
 from thetahat.data.read.files import kind_of_file
-from thetahat.data.read.opening import ORDER_MARK, opening
-from thetahat.data.read.record import FORMATS, kind_of_value
-from thetahat.data.read.strict_json import decode_json
+from thetahat.data.read.opening import COMPRESSIONS, ORDER_MARK, opening
+from thetahat.data.read.shape import FORMATS
+from thetahat.data.read.strict_json import decode_json, kind_of_value
+from thetahat.data.read.table.rows import TABLES, read_rows
 
 _CHUNK = 1 << 20
 _FOREIGN = {
@@ -21,7 +22,10 @@ _FOREIGN = {
     b"\xfd7zXZ": ("compressed by xz", "mv {0} {0}.xz"),
     b"\x28\xb5\x2f\xfd": ("compressed by zstd", "mv {0} {0}.zst"),
     b"PK\3\4": ("a zip archive", "unzip {0}"),
-    b"PAR1": ("Parquet", "pandas.read_parquet('{0}').to_json('NEW.jsonl', orient='records', lines=True) in Python"),
+    b"PAR1": ("Parquet", "mv {0} {0}.parquet"),
+    b"ARROW1": ("Arrow", "mv {0} {0}.arrow"),
+    b"\xff\xff\xff\xff": ("Arrow", "mv {0} {0}.arrow"),
+    b"version https://git-lfs": ("a pointer of Git LFS, not the file", "git lfs pull, in the folder of the file"),
 }
 """How other files begin, what they are, and what makes them text."""
 
@@ -36,14 +40,18 @@ def read_objects(
     split_on: str | None = None,
     *,
     formats: str = FORMATS,
+    columns: Collection[str] | None = None,
     on_error: Callable[[DataError], None] = refuse,
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """What a file holds, in order: the number of the line where it starts (of an array: its place), and the object.
+    """What a file holds, in order: the number of the line where it starts (or its place: 1, 2, ...), and the object.
 
     A .txt holds a text, {"text": ...}, or several with `split_on` between them; a .jsonl an object a line; a .json an
-    array of objects. A byte order mark before all that says UTF-8, and is no part of it. `on_error` gets what is no
-    object; where it returns, reading goes on behind that.
+    array of objects; a .parquet or .arrow rows, of which only `columns` are read (None: what JSON can hold). A byte
+    order mark before all that says UTF-8, and is no part of it. `on_error` gets what is no object; where it returns,
+    reading goes on behind that.
     """
+    if kind_of_file(path) in TABLES:
+        return _rows(path, columns, on_error)
     _check_start(path)
     match kind_of_file(path):
         case ".txt":
@@ -65,6 +73,18 @@ def _check_start(path: Path) -> None:
     if len(start) >= 8 and even != odd:
         cure = f"iconv -f UTF-16{'LE' if even else 'BE'} -t UTF-8 {path} > NEW{kind_of_file(path)}"
         raise DataError(f"{path}: UTF-16, by its first bytes", cure=cure)
+
+
+def _rows(
+    path: Path, columns: Collection[str] | None, on_error: Callable[[DataError], None]
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    if path.suffix.lower() in COMPRESSIONS:
+        raise DataError(f"{path}: a table in a compressed file", cure="unpack it: tables are compressed within")
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        _check_start(path)
+    return read_rows(path, columns, on_error)
 
 
 def _texts(

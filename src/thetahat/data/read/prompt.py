@@ -3,8 +3,9 @@
     {"prompt": "Good morning"}
     {"messages": [{"role": "user", "content": "Hello"}]}
 
-What else stands in a line is kept. So records of a training or test set are prompts, too: a `completion`, `answers` and
-a last message of the assistant are what others have answered, and are not read.
+A record in a form of others is read likewise, see shape.py. What else stands in a line is kept. So records of a
+training or test set are prompts, too: a `completion`, `answers` and a last message of the assistant are what others
+have answered, and are not read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,11 @@ from thetahat.core.errors import DataError
 from thetahat.data.config import OnBadRecord
 from thetahat.data.read.bad import BadRecords, tell_skipped
 from thetahat.data.read.dialogue import Dialogue, parse_dialogue
-from thetahat.data.read.files import find_files, holds_objects
+from thetahat.data.read.files import find_files, holds_objects, say_once
 from thetahat.data.read.objects import read_objects
 from thetahat.data.read.record import check_text
+from thetahat.data.read.shape import as_prompt
+from thetahat.data.read.table.rows import UNREAD
 
 GENERATED = "generated"  # the key of what is written, and those of what is said about it:
 ENDED, STOP_TEXT, PROMPT_CUT = "ended", "stop_text", "prompt_tokens_cut"
@@ -43,6 +46,9 @@ def read_prompts(specs: str | Sequence[str], on_bad: OnBadRecord = "error") -> l
         if not holds_objects(path):
             raise DataError(f"{path} is plain text, not prompts", allowed=_FORMATS)
         for number, fields in read_objects(path, formats=_FORMATS, on_error=bad):
+            if unread := sorted(name for name, value in fields.items() if value is UNREAD):
+                say_once(f"{path}: columns that JSON cannot hold are not kept: {', '.join(unread)}")
+                fields = {name: value for name, value in fields.items() if value is not UNREAD}
             try:
                 records.append(parse_prompt(fields, f"{path}:{number}"))
             except DataError as error:
@@ -56,17 +62,18 @@ def read_prompts(specs: str | Sequence[str], on_bad: OnBadRecord = "error") -> l
 
 def parse_prompt(fields: Mapping[str, Any], where: str) -> PromptRecord:
     """The prompt or the dialogue that a JSON object holds; errors name `where`."""
-    found = [key for key in ("prompt", "messages") if fields.get(key) is not None]
+    asked = as_prompt(fields, where)
+    found = [key for key in ("prompt", "messages") if asked.get(key) is not None]
     if len(found) != 1:
         what = "a prompt and messages in one record" if found else "a record without a prompt or messages"
         raise DataError(f"{where}: {what}; its keys: {', '.join(map(repr, fields)) or 'none'}", allowed=_FORMATS)
     if taken := [repr(key) for key in (GENERATED, ENDED, STOP_TEXT, PROMPT_CUT) if key in fields]:
         raise DataError(f"{where}: it has {taken[0]}, the key of what is written", cure="rename or remove it")
     if found == ["messages"]:
-        return PromptRecord(fields, where, dialogue=unanswered(fields, where))
-    if fields["prompt"] == "":
+        return PromptRecord(fields, where, dialogue=unanswered(asked, where))
+    if asked["prompt"] == "":
         raise DataError(f"{where}: the prompt is empty", cure="remove it; thetahat generate MODEL needs no prompt")
-    return PromptRecord(fields, where, check_text(fields["prompt"], where, "prompt"))
+    return PromptRecord(fields, where, check_text(asked["prompt"], where, "prompt"))
 
 
 def unanswered(fields: Mapping[str, Any], where: str) -> Dialogue:

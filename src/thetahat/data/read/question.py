@@ -29,9 +29,9 @@ from thetahat.data.read.record import (
     check_source,
     check_text,
     document_of,
-    kind_of_value,
-    without_nulls,
 )
+from thetahat.data.read.shape import without_nulls
+from thetahat.data.read.strict_json import kind_of_value
 from thetahat.data.read.texts import with_own_id
 
 _FORMATS = (
@@ -49,7 +49,8 @@ _KEYS = (
     {_IN_TEMPLATE, "choices", "gold"},
     {_IN_TEMPLATE, "continuation"},
 )
-_MARKS = frozenset().union(*_KEYS)
+_MARKS = frozenset[str]().union(*_KEYS)
+_COLUMNS = _MARKS | {*_SAME, "id", "source", "tools"}
 _TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -85,7 +86,7 @@ def read_questions(specs: str | Sequence[str], on_bad: OnBadRecord = "error") ->
     for path, label in zip(files, label_files(files), strict=True):
         if not holds_objects(path):
             raise DataError(f"{path} is plain text, not questions", allowed=_FORMATS)
-        for number, fields in read_objects(path, formats=_FORMATS, on_error=bad):
+        for number, fields in read_objects(path, formats=_FORMATS, columns=_COLUMNS, on_error=bad):
             try:
                 asked = parse_question(fields, f"{path}:{number}", id=f"{label}:{number}", source=label)
             except DataError as error:

@@ -4,23 +4,19 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from thetahat.core.errors import DataError
 from thetahat.data.read.dialogue import Dialogue, Message, parse_dialogue
+from thetahat.data.read.shape import shaped
+from thetahat.data.read.strict_json import kind_of_value
 
-FORMATS = (
-    '{"text": ...}, {"prompt": ..., "completion": ...}, {"text": ..., "label": ...} or {"messages": [...]}, '
-    "each on one line"
-)
-_KEYS = {
-    "text": {"text"},
-    "text and label": {"text", "label"},
-    "prompt and completion": {"prompt", "completion"},
-    "messages": {"messages"},
+_ASKED_AND_GIVEN = {
+    "text": ("text", None),
+    "text and label": ("label", "text"),
+    "prompt and completion": ("completion", "prompt"),
 }
-_MARKS = frozenset().union(*_KEYS.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +32,8 @@ class Record:
     is_label: bool = False  # whether the text is a label, and the prompt what it is a label of
     dialogue: Dialogue | None = None  # then the text is what all have said
     where: str = ""  # file and line, for errors about what it says
+    read_as: str = ""  # in which form it was written
+    unread: tuple[str, ...] = ()  # names of what else was written there
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -94,37 +92,35 @@ def document_of(own_id: str, id: str, label: str) -> str:
     return f"{label}#{own_id}" if own_id else id
 
 
-def parse_record(fields: Mapping[str, Any], where: str, *, id: str, source: str) -> Record:
+def parse_record(
+    fields: Mapping[str, Any], where: str, *, id: str, source: str, columns: Mapping[str, str] | None = None
+) -> Record:
     """The record that a JSON object holds, with this id and source where it brings none; errors name `where`.
 
-    A field that is null is absent: tables write every column in every row.
+    `columns` says under which names its text, prompt and so on stand; else it may have a form of others, see shape.py.
     """
-    known = _format_of(fields, where)
-    fields = without_nulls(fields)
+    shape = shaped(fields, where, columns)
+    fields = shape.fields
     own_id = check_identity(fields.get("id"), where)
     id, document = own_id or id, document_of(own_id, id, source)
     source, weight = check_source(fields.get("source"), where) or source, _weight(fields.get("weight"), where)
-    if known == "messages":
+    if shape.kind == "messages":
         dialogue = parse_dialogue(fields, where)
-        return Record("\n".join(dialogue.texts), id, document, source, weight, dialogue=dialogue, where=where)
-    if any(isinstance(fields.get(name), list) for name in _KEYS["prompt and completion"]):
-        raise _other_shape("prompt and completion as lists of messages", "{messages: (.prompt + .completion)}", where)
-    asked, given = {"text": ("text", None), "text and label": ("label", "text")}.get(known, ("completion", "prompt"))
+        record = Record("\n".join(dialogue.texts), id, document, source, weight, dialogue=dialogue, where=where)
+        return replace(record, read_as=shape.told, unread=shape.unread)
+    asked, given = _ASKED_AND_GIVEN[shape.kind]
     return Record(
         text=check_text(fields[asked], where, asked),
         id=id,
         document=document,
         source=source,
         weight=weight,
-        where=where,
         prompt=None if given is None else check_text(fields[given], where, given),
         is_label=asked == "label",
+        where=where,
+        read_as=shape.told,
+        unread=shape.unread,
     )
-
-
-def without_nulls(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields that have a value."""
-    return {key: value for key, value in fields.items() if value is not None}
 
 
 def check_text(text: Any, where: str, name: str = "text") -> str:
@@ -142,54 +138,6 @@ def check_text(text: Any, where: str, name: str = "text") -> str:
             f"{where}: half a surrogate pair at character {error.start}", allowed="any Unicode text"
         ) from error
     return text
-
-
-def _format_of(fields: Mapping[str, Any], where: str) -> str:
-    there = set(without_nulls(fields))
-    found = there & _MARKS
-    if known := next((name for name, wanted in _KEYS.items() if wanted == found), None):
-        return known
-    for names, what, made in _SHAPES:
-        if names <= there:
-            raise _other_shape(what, made, where)
-    keys = ", ".join(repr(key) for key in fields) or "none"
-    if not found:
-        null = next((key for key in fields if key in _MARKS), None)
-        what = f"the {null} is null" if null else f"a record without a text; its keys: {keys}"
-        raise DataError(f"{where}: {what}", allowed=FORMATS)
-    halves = [name for name, wanted in _KEYS.items() if found < wanted and name != "text and label"]
-    what = f"half a record of {halves[0]}" if halves else "a mixture of formats in one record"
-    raise DataError(f"{where}: {what}; its keys: {keys}", allowed=FORMATS)
-
-
-_JOINED = '([%s] | map(select(. != null and . != "")) | join("\\n\\n"))'
-_SHAPES = (
-    ({"prompt", "chosen", "rejected"}, "a preference", "{prompt, completion: .chosen}"),
-    ({"chosen", "rejected"}, "a preference", "{messages: .chosen}"),
-    (
-        {"conversations"},
-        "a dialogue of conversations, from and value",
-        '{messages: [.conversations[] | {role: ({human: "user", gpt: "assistant"}[.from] // .from), content: .value}]}',
-    ),
-    (
-        {"instruction", "output"},
-        "instruction and output",
-        f"{{prompt: {_JOINED % '.instruction, .input'}, completion: .output}}",
-    ),
-    (
-        {"instruction", "response"},
-        "instruction and response",
-        f"{{prompt: {_JOINED % '.instruction, .context'}, completion: .response}}",
-    ),
-    ({"prompt", "response"}, "prompt and response", "{prompt, completion: .response}"),
-    ({"question", "answer"}, "question and answer", "{prompt: .question, completion: .answer}"),
-    ({"query", "response"}, "query and response", "{prompt: .query, completion: .response}"),
-)
-"""Keys of other datasets, what they are, and the jq filter that makes of each such record one that is read here."""
-
-
-def _other_shape(what: str, made: str, where: str) -> DataError:
-    return DataError(f"{where}: {what}", allowed=FORMATS, cure=f"jq -c '{made}' FILE > NEW.jsonl")
 
 
 def check_identity(value: Any, where: str) -> str:
@@ -225,11 +173,3 @@ def _weight(value: Any, where: str) -> float:
             allowed="a finite number, 0 or more",
         )
     return weight
-
-
-def kind_of_value(value: Any) -> str:
-    """What JSON calls it."""
-    names = {type(None): "null", bool: "true or false", list: "a list", dict: "an object", str: "a string"}
-    if value == "":
-        return "an empty string"
-    return names.get(type(value), "a number")

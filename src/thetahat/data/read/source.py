@@ -155,12 +155,12 @@ def divide(config: DataConfig) -> tuple[Records, Records | None]:
     `hash` leaves no document and no prompt in both, `tail` no document.
     """
     files = find_files(config.train)
-    texts = Texts(files, config.separator, config.on_bad_record)
+    texts = Texts(files, config.separator, config.on_bad_record, config.columns)
     rule, _ = config.division
     if rule == "none":
         return Records(texts, config), None
     if rule == "path":
-        theirs = Texts(_other_files(config, files), config.separator, config.on_bad_record)
+        theirs = Texts(_other_files(config, files), config.separator, config.on_bad_record, config.columns)
         return Records(texts, config), Records(theirs, config, held_out=True)
     division = Division(texts, config)
     return Records(texts, config, division), Records(texts, config, division, held_out=True)

@@ -56,3 +56,12 @@ def _why_not(data: bytes) -> str:
     if constants:
         return f"{constants[0]}, where a number or null belongs"
     return f"half a surrogate pair, \\u{ord(half[0]):04x}, which is no character" if half else ""
+
+
+def kind_of_value(value: Any) -> str:
+    """What JSON calls it."""
+    names = {type(None): "null", bool: "true or false", list: "a list", dict: "an object", str: "a string"}
+    names |= {int: "a number", float: "a number", bytes: "bytes"}
+    if value == "":
+        return "an empty string"
+    return names.get(type(value), f"of the type {type(value).__name__}")

@@ -26,39 +26,46 @@ from thetahat.data.read.manifest import digests_of, stamp_of
 from thetahat.data.read.objects import read_objects
 from thetahat.data.read.opening import opening
 from thetahat.data.read.record import Record, parse_record
+from thetahat.data.read.shape import known_columns
+from thetahat.data.read.table.rows import TABLES
 
 _BLOCK_BYTES = 1 << 20  # of records that are compressed, and read again, together
 _CHUNK = 1 << 20
 _FACTS = "facts.json"
+Columns = Mapping[str, str] | None  # data.columns
 _DECODER = msgspec.json.Decoder(list[Record])
 
 
 def read_records(
-    specs: str | Sequence[str], split_on: str | None = None, on_bad: OnBadRecord = "error"
+    specs: str | Sequence[str],
+    split_on: str | None = None,
+    on_bad: OnBadRecord = "error",
+    columns: Columns = None,
 ) -> Iterator[Record]:
     """Every record of files, folders or globs, in order, each with an id of its own; no file counts twice."""
-    return _streamed(find_files(specs), split_on, on_bad)
+    return _streamed(find_files(specs), split_on, on_bad, columns)
 
 
-def _streamed(files: Sequence[Path], split_on: str | None, on_bad: OnBadRecord) -> Iterator[Record]:
+def _streamed(files: Sequence[Path], split_on: str | None, on_bad: OnBadRecord, columns: Columns) -> Iterator[Record]:
     bad = BadRecords(on_bad)
-    yield from _parse(files, split_on, bad)
+    yield from _parse(files, split_on, bad, columns)
     tell_skipped(*bad.lines)
 
 
-def _parse(files: Sequence[Path], split_on: str | None, bad: BadRecords) -> Iterator[Record]:
+def _parse(files: Sequence[Path], split_on: str | None, bad: BadRecords, columns: Columns = None) -> Iterator[Record]:
     taken: dict[str, int] = {}
+    known = known_columns(columns)
     for path, label in zip(files, label_files(files), strict=True):
         is_empty, num_bad = True, len(bad)
-        for number, fields in read_objects(path, split_on, on_error=bad):
+        for number, fields in read_objects(path, split_on, columns=known, on_error=bad):
             is_empty = False
             try:
-                record = parse_record(fields, f"{path}:{number}", id=f"{label}:{number}", source=label)
+                record = parse_record(fields, f"{path}:{number}", id=f"{label}:{number}", source=label, columns=columns)
             except DataError as error:
                 bad(error)
             else:
                 yield with_own_id(record, taken)
-        if is_empty and len(bad) == num_bad:
+        if is_empty and len(bad) == num_bad and (kind_of_file(path) not in TABLES or len(files) == 1):
             raise DataError(f"{path} is empty", cure="remove it, or write some text into it")
     bad.settle()
 
@@ -89,11 +96,17 @@ class Texts:
     """The records of some files, read anew each time they are iterated; the files themselves are parsed once at most.
 
     The copy in the cache is named by a digest of all that it is made from: the bytes of the files, their paths, what
-    splits them, and the code that reads them.
+    splits them, which columns are read, and the code that reads them.
     """
 
-    def __init__(self, files: Sequence[Path], split_on: str | None = None, on_bad: OnBadRecord = "error") -> None:
-        self.files, self.split_on = tuple(files), split_on
+    def __init__(
+        self,
+        files: Sequence[Path],
+        split_on: str | None = None,
+        on_bad: OnBadRecord = "error",
+        columns: Columns = None,
+    ) -> None:
+        self.files, self.split_on, self.columns = tuple(files), split_on, columns or None
         self.on_bad: OnBadRecord = on_bad
 
     @cached_property
@@ -101,7 +114,7 @@ class Texts:
         """Of the bytes of the files, the names by which records know them and what splits them; nothing is parsed."""
         labels = label_files(self.files)
         told = [[label, kind_of_file(path)] for label, path in zip(labels, self.files, strict=True)]
-        return _digest([self.split_on, told, self._digests])
+        return _digest([self.split_on, told, self._digests, self.columns])
 
     @cached_property
     def index(self) -> Index:
@@ -136,7 +149,7 @@ class Texts:
         """The folder of the copy, which is made where it is not there or not whole."""
         cache = cache_folder("records")
         paths = [str(path) for path in self.files]
-        name = _digest([code_digest(), self.split_on, self.on_bad, paths, self._digests])
+        name = _digest([code_digest(), self.split_on, self.on_bad, paths, self._digests, self.columns])
         folder = cache / name
         with waiting_for(cache / f".{name}.lock"):
             if not is_whole(folder):
@@ -145,7 +158,7 @@ class Texts:
                     raise _changed()
                 with store.publishing(folder) as partial:
                     bad = BadRecords(self.on_bad)
-                    counts = _write(partial, _parse(self.files, self.split_on, bad))
+                    counts = _write(partial, _parse(self.files, self.split_on, bad, self.columns))
                     facts = {"is_split": self._finds_separator(counts), "bad": bad.lines}
                     store.write_json(partial / _FACTS, facts)
                     if [stamp_of(path) for path in self.files] != stamps:
