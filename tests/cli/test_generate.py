@@ -12,7 +12,7 @@ import typer
 from msgspec.structs import replace
 
 from tests.cli.test_explain import DIALOGUES, PAIRS, SMALL
-from thetahat.cli.decoding import how_to_write
+from thetahat.cli.decoding import Decoding, how_to_write
 from thetahat.cli.main import app, main
 from thetahat.data.chat.encode import ChatOptions, encode_dialogue
 from thetahat.data.chat.template import load_template
@@ -78,6 +78,11 @@ def thetahat(*words, stdin="", code=0):
 def answered(run, file, *words):
     lines = thetahat("generate", f"runs/{run}", "--prompts", str(file), "--max-tokens", "9", "-q", *words)
     return [json.loads(line) for line in lines.splitlines()]
+
+
+def typed(**changes):
+    """What is typed where nothing is, but for these options."""
+    return Decoding(**{field.name: field.default.default for field in dataclasses.fields(Decoding)} | changes)
 
 
 def test_both_commands_have_the_same_options_of_writing():
@@ -312,7 +317,7 @@ def test_stop_texts_end_an_answer_of_a_chat_and_their_escapes_are_read(place):
     words = ["chat", "runs/talk", "--max-tokens", "9", "--temperature", "0"]
     free = thetahat(*words, "-q", stdin="say 3\n")[:-1]
     assert thetahat(*words, "-q", "--stop", free[3:5], stdin="say 3\n") == free[: free.index(free[3:5])] + "\n"
-    how, _ = how_to_write({}, [r"\n", r"a\tb", r"\\n"], 0, 1.0, [], 1.0)
+    how, _ = how_to_write(typed(stop=[r"\n", r"a\tb", r"\\n"]), [], 1.0)
     assert how.stop == ("\n", "a\tb", r"\n")
     assert "--stop is empty" in thetahat(*words, "--stop", "", code=2)
 

@@ -5,35 +5,18 @@ import sys
 
 import typer
 
-from thetahat.cli.decoding import (
-    Beams,
-    LengthExponent,
-    MaxTokens,
-    Seed,
-    Stop,
-    TopK,
-    TopP,
-    as_unicode,
-    how_to_write,
-    say_ended,
-    temperature,
-)
+from thetahat.cli.decoding import Decoding, as_unicode, how_to_write, say_ended
+from thetahat.cli.options import grouped
 from thetahat.cli.words import Quiet, emit, escape, listen_to_library, say, split_words
 
 TEMPERATURE = 0.7
 
 
+@grouped
 def chat(
+    decoding: Decoding,
     words: list[str] = typer.Argument(metavar="MODEL [KEY=VALUE]..."),
     system: str = typer.Option("", help="What the system says first."),
-    max_tokens: int = MaxTokens,
-    stop: list[str] = Stop,
-    temperature: float = temperature(TEMPERATURE),
-    top_k: int = TopK,
-    top_p: float = TopP,
-    seed: int = Seed,
-    beams: int = Beams,
-    length_exponent: float = LengthExponent,
     quiet: bool = Quiet,
 ) -> None:
     """Talk to a model, with the template that it was trained with; an empty line or the end of input ends it."""
@@ -45,8 +28,7 @@ def chat(
     names, pairs = split_words(words)
     if len(names) != 1:
         raise ConfigError(f"{len(names)} models came", allowed="one", cure="thetahat chat runs/NAME")
-    chosen = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    how, pairs = how_to_write(chosen, stop, beams, length_exponent, pairs, TEMPERATURE)
+    how, pairs = how_to_write(decoding, pairs, TEMPERATURE)
     loaded = load(names[0], tuple(pairs))
     messages = [{"role": "system", "content": as_unicode(system, "--system")}] if system else []
     for number in itertools.count(1):

@@ -1,7 +1,8 @@
 """How a text is written: the options that `generate` and `chat` share."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -12,49 +13,57 @@ if TYPE_CHECKING:
     from thetahat.generation.sample import Sampling
     from thetahat.verbs.generate import Answer
 
-MaxTokens = typer.Option(256, help="Stop a text after so many tokens.")
-Stop = typer.Option(
-    [],
-    help=r"End a text before TEXT comes, \n, \t, \r and \\ read as in data.split_on; may come several times.",
-    metavar="TEXT",
-)
-TopK = typer.Option(0, help="Choose among so many of the most likely; 0: all.")
-TopP = typer.Option(1.0, help="Choose among the fewest that hold so much probability.")
-Seed = typer.Option(0, help="Another seed, another text; the same seed, the same.")
-Beams = typer.Option(0, help="Search for the likeliest text with so many beams instead of drawing one.")
-LengthExponent = typer.Option(1.0, help="Of the length that beams are divided by; 0: the likeliest wins.")
+DRAWING = ("temperature", "top_k", "top_p", "seed")  # what sets how tokens are drawn
 
 
-def temperature(default: float) -> Any:
-    """The option, with a default of the command's own."""
-    return typer.Option(default, help="0: always the most likely token.")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How a text is written, as it was typed."""
+
+    max_tokens: int = typer.Option(256, help="Stop a text after so many tokens.")
+    stop: list[str] = typer.Option(
+        [],
+        help=r"End a text before TEXT comes, \n, \t, \r and \\ read as in data.split_on; may come several times.",
+        metavar="TEXT",
+    )
+    temperature: float | None = typer.Option(
+        None, help="0: always the most likely token. Without it 1, in a chat 0.7.", show_default=False
+    )
+    top_k: int = typer.Option(0, help="Choose among so many of the most likely; 0: all.")
+    top_p: float = typer.Option(1.0, help="Choose among the fewest that hold so much probability.")
+    seed: int = typer.Option(0, help="Another seed, another text; the same seed, the same.")
+    beams: int = typer.Option(0, help="Search for the likeliest text with so many beams instead of drawing one.")
+    length_exponent: float = typer.Option(1.0, help="Of the length that beams are divided by; 0: the likeliest wins.")
 
 
-def how_to_write(
-    sampling: dict[str, Any], stop: list[str], beams: int, length_exponent: float, pairs: list[str], usual: float
-) -> tuple["Sampling | Beam", list[str]]:
+def how_to_write(typed: Decoding, pairs: list[str], temperature: float) -> tuple["Sampling | Beam", list[str]]:
     """What the options mean, and the KEY=VALUE pairs that are not about it: `top_k=5` is `--top-k 5`.
 
-    `usual` is the temperature where none is asked for: beams have no use for another, nor for what else draws.
+    `temperature` is that of a command where none is typed. Beams draw nothing: with them whatever sets how is drawn
+    is refused.
     """
     from thetahat.core.config import from_plain, override
     from thetahat.core.errors import ConfigError
     from thetahat.generation.beam import Beam
     from thetahat.generation.sample import Sampling
 
-    named = [pair for pair in pairs if pair.partition("=")[0] in {*sampling, "stop"}]
+    sampling = {name: getattr(typed, name) for name in ("max_tokens", *DRAWING)}
+    sampling |= {"stop": _stop_texts(typed.stop)}
+    usual = Sampling(temperature=temperature)
+    if typed.temperature is None:
+        sampling |= {"temperature": temperature}
+    named = [pair for pair in pairs if pair.partition("=")[0] in sampling]
     others = [pair for pair in pairs if pair not in named]
-    drawn = override(from_plain({**sampling, "stop": _stop_texts(stop)}, Sampling), named)
-    if not beams:
+    drawn = override(from_plain(sampling, Sampling), named)
+    if not typed.beams:
         return drawn, others
-    unused = {"temperature": usual, "top_k": TopK.default, "top_p": TopP.default, "seed": Seed.default}
-    if ignored := [f"--{name.replace('_', '-')}" for name in unused if getattr(drawn, name) != unused[name]]:
+    if ignored := [name for name in DRAWING if getattr(drawn, name) != getattr(usual, name)]:
         raise ConfigError(
-            f"{' and '.join(ignored)} came with --beams, which draws nothing",
+            f"{' and '.join(f'--{name}'.replace('_', '-') for name in ignored)} came with --beams, which draws nothing",
             allowed="--max-tokens, --stop and --length-exponent",
             cure=f"without {'it' if len(ignored) == 1 else 'them'}, or without --beams",
         )
-    widths = {"num_beams": beams, "length_exponent": length_exponent}
+    widths = {"num_beams": typed.beams, "length_exponent": typed.length_exponent}
     return from_plain({**widths, "max_tokens": drawn.max_tokens, "stop": drawn.stop}, Beam), others
 
 

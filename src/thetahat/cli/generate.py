@@ -2,24 +2,14 @@
 
 import json as to_json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from thetahat.cli.decoding import (
-    Beams,
-    LengthExponent,
-    MaxTokens,
-    Seed,
-    Stop,
-    TopK,
-    TopP,
-    as_unicode,
-    how_to_write,
-    say_ended,
-    temperature,
-)
+from thetahat.cli.decoding import Decoding, as_unicode, how_to_write, say_ended
+from thetahat.cli.options import grouped
 from thetahat.cli.words import Json, Quiet, emit, emit_json, escape, listen_to_library, say, split_words
 
 if TYPE_CHECKING:
@@ -30,21 +20,22 @@ if TYPE_CHECKING:
 TEMPERATURE = 1.0
 
 
-def generate(
-    words: list[str] = typer.Argument(metavar="MODEL [KEY=VALUE]..."),
-    prompt: str = typer.Option("", help="The text to continue; - reads standard input."),
-    prompts: str = typer.Option("", help="A .jsonl of prompts or dialogues to answer, all of them."),
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a model is given to go on from, and where that goes."""
+
+    prompt: str = typer.Option("", help="The text to continue; - reads standard input.")
+    prompts: str = typer.Option("", help="A .jsonl of prompts or dialogues to answer, all of them.")
     out: Path | None = typer.Option(
         None, help="Where the answers to --prompts are written; without it standard output.", show_default=False
-    ),
-    max_tokens: int = MaxTokens,
-    stop: list[str] = Stop,
-    temperature: float = temperature(TEMPERATURE),
-    top_k: int = TopK,
-    top_p: float = TopP,
-    seed: int = Seed,
-    beams: int = Beams,
-    length_exponent: float = LengthExponent,
+    )
+
+
+@grouped
+def generate(
+    given: Given,
+    decoding: Decoding,
+    words: list[str] = typer.Argument(metavar="MODEL [KEY=VALUE]..."),
     quiet: bool = Quiet,
     json: bool = Json,
 ) -> None:
@@ -61,15 +52,15 @@ def generate(
     names, pairs = split_words(words)
     if len(names) != 1:
         raise ConfigError(f"{len(names)} models came", allowed="one", cure="thetahat generate runs/NAME --prompt TEXT")
-    if prompt and prompts:
+    prompts, out = given.prompts, given.out
+    if given.prompt and prompts:
         raise ConfigError("--prompt and --prompts came", allowed="one of them")
     if out and not prompts:
         raise ConfigError(f"--out {out} without --prompts", cure="--prompts FILE.jsonl --out FILE, or > FILE")
-    chosen = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    how, pairs = how_to_write(chosen, stop, beams, length_exponent, pairs, TEMPERATURE)
+    how, pairs = how_to_write(decoding, pairs, TEMPERATURE)
     if out:
         store.check_target(out)
-    text = as_unicode(sys.stdin.buffer.read() if prompt == "-" else prompt, "the prompt")
+    text = as_unicode(sys.stdin.buffer.read() if given.prompt == "-" else given.prompt, "the prompt")
     loaded = load(names[0], tuple(pairs))
     if prompts:
         _answer(loaded, prompts, how, out, json=json)

@@ -1,23 +1,38 @@
 """`thetahat train`."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
+from thetahat.cli.options import grouped
 from thetahat.cli.words import Json, Quiet, Words, emit_json, find_config, is_first_rank, listen_to_library
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a run ends or pauses, as it was typed."""
+
+    max_steps: int | None = typer.Option(
+        None, help="End the schedule and the run after so many updates.", show_default=False
+    )
+    max_tokens: int | None = typer.Option(
+        None, help="End when so many targets have been learned from.", show_default=False
+    )
+    max_minutes: float | None = typer.Option(None, help="Save and pause after so many minutes.", show_default=False)
+
+    def pairs(self) -> list[str]:
+        """Those that are keys of the config, as they could be typed instead."""
+        given = {"max_steps": self.max_steps, "max_tokens": self.max_tokens}
+        return [f"{key}={value}" for key, value in given.items() if value is not None]
+
+
+@grouped
 def train(
+    limits: Limits,
     words: list[str] | None = Words,
     out: Path | None = typer.Option(None, help="The run folder; default runs/RECIPE-DIGEST.", show_default=False),
     fresh: bool = typer.Option(False, "--fresh", help="Start anew in NAME-2, NAME-3, ..."),
-    max_steps: int | None = typer.Option(
-        None, help="End the schedule and the run after so many updates.", show_default=False
-    ),
-    max_tokens: int | None = typer.Option(
-        None, help="End when so many targets have been learned from.", show_default=False
-    ),
-    max_minutes: float | None = typer.Option(None, help="Save and pause after so many minutes.", show_default=False),
     quiet: bool = Quiet,
     json: bool = Json,
 ) -> None:
@@ -25,8 +40,8 @@ def train(
 
     Without arguments: the quickstart, on bundled text, on the CPU.
     """
-    _check_limits(out, max_minutes)
-    config = find_config([*(words or []), *_limits(max_steps, max_tokens)])
+    _check(out, limits)
+    config = find_config([*(words or []), *limits.pairs()])
     listen_to_library(quiet=quiet)
     from thetahat.cli.show import announce, conclude, progress
     from thetahat.run.folder.folder import choose_folder
@@ -39,7 +54,7 @@ def train(
         announce(config, folder)
     num_reports = 0
     with progress(config, shown=speaks) as show:
-        for report in run_train(config, folder, max_minutes=max_minutes):
+        for report in run_train(config, folder, max_minutes=limits.max_minutes):
             show(report)
             num_reports += 1
     if not is_first_rank():
@@ -51,15 +66,10 @@ def train(
         emit_json(outcome)
 
 
-def _check_limits(out: Path | None, max_minutes: float | None) -> None:
+def _check(out: Path | None, limits: Limits) -> None:
     from thetahat.core.errors import ConfigError
 
-    if max_minutes is not None and not 0 <= max_minutes < float("inf"):
-        raise ConfigError(f"--max-minutes {max_minutes}", allowed="a number of minutes, 0 or more")
+    if limits.max_minutes is not None and not 0 <= limits.max_minutes < float("inf"):
+        raise ConfigError(f"--max-minutes {limits.max_minutes}", allowed="a number of minutes, 0 or more")
     if out is not None and not out.name:
         raise ConfigError("--out names no folder of its own", cure="--out runs/NAME")
-
-
-def _limits(max_steps: int | None, max_tokens: int | None) -> list[str]:
-    given = {"max_steps": max_steps, "max_tokens": max_tokens}
-    return [f"{key}={value}" for key, value in given.items() if value is not None]
