@@ -51,7 +51,7 @@ class World:
             for gradient, part in zip(bucket, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
 
-    def gather(self, rows: Shaped[Tensor, "N *axes"]) -> list[Shaped[Tensor, "n *axes"]]:
+    def gather(self, rows: Shaped[Tensor, "N *axes"]) -> list[Shaped[Tensor, "n *axes"]]:  # noqa: F821 - shapes
         """Everyone's rows, however many each has, on the first rank in the order of ranks; nothing on the others."""
         if self.size == 1:
             return [rows]
