@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from thetahat.cli.options import grouped
+from thetahat.cli.options import options_of, typed_as
 
 told = []
 
@@ -25,16 +25,14 @@ class Place:
     names: list[str] = typer.Option([])
 
 
-@grouped
-def draw(
-    size: Size, words: list[str] = typer.Argument(), place: Place = None, bold: bool = typer.Option(False)
-) -> None:
+@options_of(Size, Place)
+def draw(words: list[str] = typer.Argument(), quiet: bool = typer.Option(False), **typed) -> None:
     """Draw it."""
-    told.append((size, words, place, bold))
+    told.append((typed_as(Size, typed), words, typed_as(Place, typed), quiet))
 
 
-def test_typer_sees_each_field_where_its_group_stands():
-    assert list(signature(draw).parameters) == ["width", "tall", "words", "folder", "names", "bold"]
+def test_typer_sees_each_field_and_what_every_command_has_last():
+    assert list(signature(draw).parameters) == ["words", "width", "tall", "folder", "names", "quiet"]
     assert (draw.__name__, draw.__doc__) == ("draw", "Draw it.")
 
 
@@ -43,7 +41,7 @@ def test_typer_sees_each_field_where_its_group_stands():
     [
         ([], (Size(3, None), ["x"], Place(Path("here"), []), False)),
         (
-            ["--tall", "2", "--names", "a", "--names", "b", "--bold", "--folder", "there"],
+            ["--tall", "2", "--names", "a", "--names", "b", "--quiet", "--folder", "there"],
             (Size(3, 2.0), ["x"], Place(Path("there"), ["a", "b"]), True),
         ),
     ],

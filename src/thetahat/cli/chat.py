@@ -2,22 +2,23 @@
 
 import itertools
 import sys
+from typing import Any
 
 import typer
 
 from thetahat.cli.decoding import Decoding, as_unicode, how_to_write, say_ended
-from thetahat.cli.options import grouped
+from thetahat.cli.options import options_of, typed_as
 from thetahat.cli.words import Quiet, emit, escape, listen_to_library, say, split_words
 
 TEMPERATURE = 0.7
 
 
-@grouped
+@options_of(Decoding)
 def chat(
-    decoding: Decoding,
     words: list[str] = typer.Argument(metavar="MODEL [KEY=VALUE]..."),
     system: str = typer.Option("", help="What the system says first."),
     quiet: bool = Quiet,
+    **typed: Any,
 ) -> None:
     """Talk to a model, with the template that it was trained with; an empty line or the end of input ends it."""
     listen_to_library(quiet=quiet)
@@ -28,7 +29,7 @@ def chat(
     names, pairs = split_words(words)
     if len(names) != 1:
         raise ConfigError(f"{len(names)} models came", allowed="one", cure="thetahat chat runs/NAME")
-    how, pairs = how_to_write(decoding, pairs, TEMPERATURE)
+    how, pairs = how_to_write(typed_as(Decoding, typed), pairs, TEMPERATURE)
     loaded = load(names[0], tuple(pairs))
     messages = [{"role": "system", "content": as_unicode(system, "--system")}] if system else []
     for number in itertools.count(1):

@@ -4,12 +4,12 @@ import json as to_json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from thetahat.cli.decoding import Decoding, as_unicode, how_to_write, say_ended
-from thetahat.cli.options import grouped
+from thetahat.cli.options import options_of, typed_as
 from thetahat.cli.words import Json, Quiet, emit, emit_json, escape, listen_to_library, say, split_words
 
 if TYPE_CHECKING:
@@ -31,13 +31,12 @@ class Given:
     )
 
 
-@grouped
+@options_of(Given, Decoding)
 def generate(
-    given: Given,
-    decoding: Decoding,
     words: list[str] = typer.Argument(metavar="MODEL [KEY=VALUE]..."),
     quiet: bool = Quiet,
     json: bool = Json,
+    **typed: Any,
 ) -> None:
     """Continue a text, answer a prompt (encoder-decoders), or fill each <|mask|> in it (encoders).
 
@@ -52,12 +51,13 @@ def generate(
     names, pairs = split_words(words)
     if len(names) != 1:
         raise ConfigError(f"{len(names)} models came", allowed="one", cure="thetahat generate runs/NAME --prompt TEXT")
+    given = typed_as(Given, typed)
     prompts, out = given.prompts, given.out
     if given.prompt and prompts:
         raise ConfigError("--prompt and --prompts came", allowed="one of them")
     if out and not prompts:
         raise ConfigError(f"--out {out} without --prompts", cure="--prompts FILE.jsonl --out FILE, or > FILE")
-    how, pairs = how_to_write(decoding, pairs, TEMPERATURE)
+    how, pairs = how_to_write(typed_as(Decoding, typed), pairs, TEMPERATURE)
     if out:
         store.check_target(out)
     text = as_unicode(sys.stdin.buffer.read() if given.prompt == "-" else given.prompt, "the prompt")

@@ -1,36 +1,38 @@
-"""Options that belong together are one frozen value: the command takes it as one parameter, a user types its fields."""
+"""Options that belong together are the fields of one frozen value, which a command makes of what was typed."""
 
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
-from functools import wraps
-from inspect import Parameter, Signature, signature
-from typing import Any, get_type_hints
+from dataclasses import fields
+from inspect import Parameter, signature
+from typing import Any, TypeVar, get_type_hints
+
+LAST = ("quiet", "json")  # of the options in the help of a command
+Value = TypeVar("Value")
+Command = TypeVar("Command", bound=Callable[..., None])
 
 
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as typer should see it: in place of each parameter that is a dataclass stand the fields of that."""
-    hints = get_type_hints(command)
-    groups = {name: kind for name, kind in hints.items() if is_dataclass(kind) and isinstance(kind, type)}
-    parameters: list[Parameter] = []
-    for parameter in signature(command).parameters.values():
-        parameters += _options(groups[parameter.name]) if parameter.name in groups else [parameter]
+def options_of(*kinds: type) -> Callable[[Command], Command]:
+    """Shows typer, in place of the `**typed` of a command, the fields of these dataclasses, each with its Option.
 
-    @wraps(command)
-    def run(**typed: Any) -> None:
-        for name, kind in groups.items():
-            typed[name] = kind(**{field.name: typed.pop(field.name) for field in fields(kind)})
-        command(**typed)
-
-    of_groups = {name: hint for kind in groups.values() for name, hint in get_type_hints(kind).items()}
-    run.__annotations__ = {parameter.name: (of_groups | hints)[parameter.name] for parameter in parameters}
-    run.__signature__ = Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
-    return run
-
-
-def _options(kind: type) -> list[Parameter]:
-    """A parameter for each field, with the typer.Option that is its default."""
-    hints = get_type_hints(kind)
-    return [
-        Parameter(field.name, Parameter.POSITIONAL_OR_KEYWORD, default=field.default, annotation=hints[field.name])
+    Nothing is wrapped around the command: it makes the values itself, by `typed_as`.
+    """
+    hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
+    expanded = [
+        Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=hints[field.name])
+        for kind in kinds
         for field in fields(kind)
     ]
+
+    def shown(command: Command) -> Command:
+        own = [one for one in signature(command).parameters.values() if one.kind is not Parameter.VAR_KEYWORD]
+        named = [one.replace(kind=Parameter.KEYWORD_ONLY) for one in (*own, *expanded)]
+        named.sort(key=lambda one: one.name in LAST)
+        command.__annotations__ = command.__annotations__ | hints
+        command.__signature__ = signature(command).replace(parameters=named)  # pyright: ignore
+        return command
+
+    return shown
+
+
+def typed_as(kind: type[Value], typed: dict[str, Any]) -> Value:
+    """The value with what was typed for each of its fields."""
+    return kind(**{field.name: typed[field.name] for field in fields(kind)})  # pyright: ignore[reportArgumentType]

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 
-from thetahat.cli.options import grouped
+from thetahat.cli.options import options_of, typed_as
 from thetahat.cli.words import Json, Quiet, Words, emit_json, find_config, is_first_rank, listen_to_library
 
 
@@ -27,19 +28,20 @@ class Limits:
         return [f"{key}={value}" for key, value in given.items() if value is not None]
 
 
-@grouped
+@options_of(Limits)
 def train(
-    limits: Limits,
     words: list[str] | None = Words,
     out: Path | None = typer.Option(None, help="The run folder; default runs/RECIPE-DIGEST.", show_default=False),
     fresh: bool = typer.Option(False, "--fresh", help="Start anew in NAME-2, NAME-3, ..."),
     quiet: bool = Quiet,
     json: bool = Json,
+    **typed: Any,
 ) -> None:
     """Train a model; started again, go on where it stopped.
 
     Without arguments: the quickstart, on bundled text, on the CPU.
     """
+    limits = typed_as(Limits, typed)
     _check(out, limits)
     config = find_config([*(words or []), *limits.pairs()])
     listen_to_library(quiet=quiet)
