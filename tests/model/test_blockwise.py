@@ -8,7 +8,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from thetahat.core.visibility import Visibility
 from thetahat.model.attention import kernels
 from thetahat.model.attention.blockwise import BLOCK, attend_blockwise, block_size, suits_blocks
-from thetahat.model.attention.kernels import compile_visibility, knows_groups
+from thetahat.model.attention.choice import compile_visibility
+from thetahat.model.attention.kernels import knows_groups
 
 SIZES = st.sampled_from([1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 2 * BLOCK + 5, 3 * BLOCK + 60])
 

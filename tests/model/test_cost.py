@@ -76,7 +76,7 @@ def test_what_writes_into_one_residual_stream_shares_its_variance():
     """Two matrices a layer in an encoder, three in a decoder that reads a source."""
     model = build_model(EncoderDecoderConfig(**WIDE | {"width": 256}, num_encoder_layers=2), 50)
     initialize(model, 0)
-    encoder, decoder = model.encoder_blocks[0], model.blocks[0]
+    encoder, decoder = model.encoder.blocks[0], model.blocks[0]
     fan_in = SMALL.num_heads * SMALL.head_width
     assert encoder.attention.output.weight.std().item() == pytest.approx((fan_in * 2 * 2) ** -0.5, rel=0.05)
     for attention in (decoder.attention, decoder.cross_attention):

@@ -17,7 +17,8 @@ from thetahat.core.config import Config, from_toml, override, to_toml
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.core.schema import fields
 from thetahat.core.visibility import visibility_of
-from thetahat.model.attention.kernels import attend_apart, attend_under, compile_visibility, runs_of
+from thetahat.model.attention.choice import compile_visibility, runs_of
+from thetahat.model.attention.kernels import attend_apart, attend_under
 from thetahat.model.build import build_model
 from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig, ModelConfig
 
@@ -171,7 +172,7 @@ def test_attention_apart_is_attention_under_the_mask(lengths, is_causal, seed):
     k, v = (torch.randn(len(rows), 2, total, 8, dtype=torch.float64, generator=draw, requires_grad=True) for _ in "kv")
     found, expected = (
         attend(q.transpose(1, 2).contiguous().transpose(1, 2), k, v)
-        for attend in (attend_apart(runs_of(packed, packed.lengths), is_causal=is_causal), attend_under(packed.mask()))
+        for attend in (attend_apart(runs_of(packed, packed.lengths)), attend_under(packed.mask()))
     )
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-13)
     pull = torch.randn(found.shape, dtype=torch.float64, generator=draw)

@@ -14,8 +14,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from thetahat.core.visibility import Visibility, ancestors_of, visibility_of
 from thetahat.model.attention import flex
+from thetahat.model.attention.choice import runs_of
 from thetahat.model.attention.flex import attend_in_blocks, blocks_of, obstacle, relation
-from thetahat.model.attention.kernels import attend_apart, runs_of
+from thetahat.model.attention.kernels import attend_apart
 from thetahat.model.precision import product_dtype
 
 CUDA = torch.device("cuda")
@@ -23,7 +24,7 @@ CUDA = torch.device("cuda")
 
 @st.composite
 def visibilities(draw, max_positions=23):
-    """Trees and separate pieces, in order of their rows or in any, with padding, prefixes, both ways of reading."""
+    """Trees and separate pieces, in order of their rows or in any, with padding, prefixes, windows, both ways."""
     parent = [draw(st.integers(-1, child - 1)) for child in range(draw(st.integers(1, 6)))]
     if draw(st.booleans()):
         parent = [-1] * len(parent)
@@ -34,12 +35,25 @@ def visibilities(draw, max_positions=23):
         piece.sort(axis=1)
         piece = np.roll(piece, -(piece < 0).sum(axis=1).max(), axis=1)  # padding mostly at the end
     is_open = torch.from_numpy(source.random((rows, positions)) < 0.4) if draw(st.booleans()) else None
-    return partial(laid_out, torch.from_numpy(piece), torch.tensor(parent), is_open, draw(st.booleans()))
+    window = draw(st.sampled_from([None, 1, 4])), torch.from_numpy(positions_of(piece, parent))
+    return partial(laid_out, torch.from_numpy(piece), torch.tensor(parent), is_open, draw(st.booleans()), window)
 
 
-def laid_out(piece, parent, is_open, is_causal):
+def positions_of(piece, parent):
+    """Of each place of a row, how much of its path stands before it: of its piece, and of those that it continues."""
+    found = np.zeros_like(piece)
+    for row, place in np.ndindex(*piece.shape):
+        above, name = (piece[row, :place] == piece[row, place]).sum(), parent[piece[row, place]]
+        while piece[row, place] >= 0 and name >= 0:
+            above, name = above + (piece[row] == name).sum(), parent[name]
+        found[row, place] = above
+    return found
+
+
+def laid_out(piece, parent, is_open, is_causal, window=(None, None)):
     """Made in the test: what checks types draws at random which items it looks at, which a strategy must not."""
-    return replace(visibility_of(piece, parent, is_causal=is_causal), is_open=is_open)
+    visibility = replace(visibility_of(piece, parent, is_causal=is_causal), is_open=is_open)
+    return visibility if window[0] is None else visibility.within(*window)
 
 
 @given(visibilities())
@@ -58,7 +72,7 @@ def test_what_stands_apart_is_read_apart_as_under_the_mask(made, seed):
     runs = runs_of(visibility, visibility.lengths)
     assert sum(run.number * run.length for run in runs) == visibility.piece.numel()
     q, k, v = drawn(visibility, 4, 2, 8, torch.float64, seed)
-    found = attend_apart(runs, is_causal=visibility.is_causal)(q, k, v)
+    found = attend_apart(runs)(q, k, v)
     expected = scaled_dot_product_attention(q, k, v, attn_mask=visibility.mask()[:, None], enable_gqa=True)
     is_text = (visibility.piece >= 0)[:, None, :, None].expand_as(found)
     torch.testing.assert_close(found[is_text], expected[is_text], rtol=1e-12, atol=1e-13)
@@ -90,7 +104,7 @@ def test_trees_are_runs_of_their_own_with_gradients_as_under_the_mask(drawn_rows
     runs = runs_of(visibility, visibility.lengths)
     assert sum(run.number for run in runs) == num_runs
     q, k, v = (x.requires_grad_() for x in drawn(visibility, 4, 2, 8, torch.float64, seed))
-    ours = attend_apart(runs, is_causal=True)(q, k, v)
+    ours = attend_apart(runs)(q, k, v)
     theirs = scaled_dot_product_attention(q, k, v, attn_mask=visibility.mask()[:, None], enable_gqa=True)
     pull = torch.randn_like(ours) * (visibility.piece >= 0)[:, None, :, None]
     for a, b in zip(*(torch.autograd.grad(x, (q, k, v), pull) for x in (ours, theirs)), strict=True):

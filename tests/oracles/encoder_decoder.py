@@ -27,7 +27,7 @@ def log_probs(
     parameters: Parameters, settings: Settings, num_encoder_layers: int, source: Sequence[int], target: Sequence[int]
 ) -> Array:
     """[C, T-1]: log Pr(target[j+1] | source, target[0..j]) in nats; both sides start at position 0."""
-    states = encoder.hidden(parameters, settings, source, num_encoder_layers, "encoder_")
+    states = encoder.hidden(parameters, settings, source, num_encoder_layers, "encoder.")
     hidden = [parameters["embedding.weight"][:, token] for token in target]
     for layer in range(settings.num_layers):
         of_layer = below(parameters, f"blocks.{layer}.")

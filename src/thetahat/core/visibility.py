@@ -13,7 +13,8 @@ class Visibility:
     r"""Position i may see position j of its row when j's piece is i's piece or an ancestor of it, and j <= i if causal.
 
     Positions marked `is_open` are seen by all of their piece, also by those before them: the prefix of a prefix
-    language model.
+    language model. With a `distance`, i sees j only where their positions are at most so far apart (Mistral 7B, 2023,
+    arXiv 2310.06825: a sliding window of distance + 1).
 
     A piece is a contiguous span of one sequence. Without ancestors each piece sees itself alone, which is how packed
     documents stay apart; with them, branches share a prefix that is computed once. Padding is piece -1: it sees
@@ -30,6 +31,8 @@ class Visibility:
     is_plain: bool = False  # each row is one piece, padded at its end at most: a causal kernel needs no mask
     is_open: Bool[Tensor, "B T"] | None = None  # None: nowhere
     lengths: tuple[int, ...] | None = None  # None: unknown, or something is scattered over its row
+    distance: int | None = None  # the farthest position seen; None: any
+    position: Int[Tensor, "B T"] | None = None  # places in the context, where they are asked for
 
     def mask(self) -> Bool[Tensor, "B T T"]:
         """The relation, written out."""
@@ -41,7 +44,22 @@ class Visibility:
             num_positions = self.piece.shape[1]
             earlier = torch.ones(num_positions, num_positions, dtype=torch.bool, device=self.piece.device).tril()
             visible &= earlier if self.is_open is None else earlier | self.is_open[:, None, :]
+        if self.distance is not None and self.position is not None:
+            visible &= (self.position[:, None, :] - self.position[:, :, None]).abs() <= self.distance
         return visible
+
+    def at(self, position: Int[Tensor, "B T"]) -> "Visibility":
+        """The same relation, which also knows where in the context everything stands."""
+        return replace(self, position=position)
+
+    def within(self, distance: int | None, position: Int[Tensor, "B T"], num_before: int = 0) -> "Visibility":
+        """The part of the relation that is within a distance; itself where no positions are farther apart.
+
+        `num_before` positions of the same rows were read before.
+        """
+        if distance is None or num_before + position.shape[1] <= distance + 1:
+            return self
+        return replace(self, distance=distance, position=position, is_plain=False)
 
     def to(self, device: torch.device | str) -> "Visibility":
         """The same relation on another device."""
@@ -49,7 +67,7 @@ class Visibility:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Visibility":
         """The same with every tensor changed: moved, pinned."""
-        others = {name: getattr(self, name) for name in ("ancestors", "is_open")}
+        others = {name: getattr(self, name) for name in ("ancestors", "is_open", "position")}
         changed = {name: None if value is None else change(value) for name, value in others.items()}
         return replace(self, piece=change(self.piece), **changed)
 

@@ -1,72 +1,79 @@
-"""One layer, without and with a source: what every family of ours is composed of."""
+"""One layer: what every family is composed of."""
 
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from thetahat.model.attention.attention import Attention
+from thetahat.model.attention.attention import Attention, Memory, Way
 from thetahat.model.attention.cache import LayerCache
-from thetahat.model.attention.cross_attention import CrossAttention, Memory
-from thetahat.model.attention.kernels import Attend
-from thetahat.model.config import TransformerConfig
-from thetahat.model.mlp import SwiGLU
-from thetahat.model.norm import RMSNorm
-from thetahat.model.rope import Rotation
+from thetahat.model.config import Placement, TransformerConfig
+from thetahat.model.mlp import MLP
+from thetahat.model.norm import norm_of
+
+PLACES: dict[Placement, tuple[str, ...]] = {
+    "pre": ("before",),
+    "post": ("sum",),
+    "sandwich": ("before", "out"),
+    "branch": ("out",),
+    "parallel": ("before",),
+}
+"""Where the norms of a block stand: before f, behind it, or behind the sum with the residual stream."""
+
+
+class OfSource(NamedTuple):
+    """A source as one layer reads it, and how."""
+
+    memory: Memory
+    way: Way
 
 
 @final
 class Block(nn.Module):
-    r"""Adds to the residual stream: $x \leftarrow x + \mathrm{attention}(\mathrm{norm}(x))$, then so with the mlp."""
+    r"""$x \leftarrow \mathrm{sum}(x + \mathrm{out}(f(\mathrm{before}(x))))$ for f the attention, then for the network.
 
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.attention_norm = RMSNorm(config.width, config.norm_epsilon)
-        self.attention = Attention(config)
-        self.mlp_norm = RMSNorm(config.width, config.norm_epsilon)
-        self.mlp = SwiGLU(config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self, x: Float[Tensor, "B T D"], rotation: Rotation, attend: Attend, cache: LayerCache | None = None
-    ) -> Float[Tensor, "B T D"]:
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotation, attend, cache))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
-
-    if TYPE_CHECKING:
-        __call__ = forward
-
-
-@final
-class CrossBlock(nn.Module):
-    r"""A Block that reads a source between its two steps.
-
-    $x \leftarrow x + \mathrm{cross\_attention}(\mathrm{norm}(x), \text{memory})$ comes second of three.
-    Vaswani et al., Attention Is All You Need, 2017 (arXiv 1706.03762), with the norms before, not after.
+    `before`, `out` and `sum` are norms, or nothing: the placement says which. A block that `reads_source` has the
+    attention to it in between (Vaswani et al., 2017, arXiv 1706.03762, whose norms are those of `post`). In `parallel`,
+    attention and network read the same x (GPT-NeoX, Black et al., 2022, arXiv 2204.06745).
     """
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, *, reads_source: bool = False, is_first: bool = False) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(config.width, config.norm_epsilon)
+
+        def norm(place: str) -> nn.Module:
+            return norm_of(config, config.width) if place in PLACES[config.placement] else nn.Identity()
+
+        self.is_parallel = config.placement == "parallel"
+        self.attention_norm = nn.Identity() if is_first and config.skips_first_norm else norm("before")
         self.attention = Attention(config)
-        self.cross_norm = RMSNorm(config.width, config.norm_epsilon)
-        self.cross_attention = CrossAttention(config)
-        self.mlp_norm = RMSNorm(config.width, config.norm_epsilon)
-        self.mlp = SwiGLU(config)
+        self.attention_out_norm, self.attention_sum_norm = norm("out"), norm("sum")
+        if reads_source:
+            self.cross_norm = norm("before")
+            self.cross_attention = Attention(config)
+            self.cross_out_norm, self.cross_sum_norm = norm("out"), norm("sum")
+        self.mlp_norm = norm("before")
+        self.mlp = MLP(config)
+        self.mlp_out_norm, self.mlp_sum_norm = norm("out"), norm("sum")
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        rotation: Rotation,
-        attend: Attend,
-        memory: Memory,
-        attend_source: Attend,
+        way: Way,
         cache: LayerCache | None = None,
+        source: OfSource | None = None,
     ) -> Float[Tensor, "B T D"]:
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotation, attend, cache))
-        x = x + self.dropout(self.cross_attention(self.cross_norm(x), memory, attend_source))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        read = self.dropout(self.attention_out_norm(self.attention(self.attention_norm(x), way, cache)))
+        if self.is_parallel:
+            return x + read + self._network(x)
+        x = self.attention_sum_norm(x + read)
+        if source is not None:
+            read = self.cross_attention(self.cross_norm(x), source.way, memory=source.memory)
+            x = self.cross_sum_norm(x + self.dropout(self.cross_out_norm(read)))
+        return self.mlp_sum_norm(x + self._network(x))
+
+    def _network(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return self.dropout(self.mlp_out_norm(self.mlp(self.mlp_norm(x))))
 
     if TYPE_CHECKING:
         __call__ = forward

@@ -1,37 +1,46 @@
 """Counts that need no weights: parameters and floating-point operations."""
 
-from thetahat.model.config import EncoderDecoderConfig, ModelConfig, TransformerConfig
+from torch import nn
+
+from thetahat.model.build import LanguageModel, build_model
+from thetahat.model.config import EncoderDecoderConfig, ModelConfig
+from thetahat.model.encoder_decoder import EncoderDecoder
+from thetahat.model.stack import Stack
 
 
 def num_parameters(config: ModelConfig, vocab_size: int, num_labels: int = 0) -> int:
     """Every trainable number, a tied embedding once; a head over labels is tied to nothing."""
-    head = num_labels or (0 if config.ties_embeddings else vocab_size)
-    gains = 2 * config.width + 2 * config.head_width
-    layers = config.num_layers * (_matrix_weights(config) + gains) + config.width
-    if isinstance(config, EncoderDecoderConfig):
-        layers += config.num_encoder_layers * (_matrix_weights(config) + gains) + config.width
-        layers += config.num_layers * (_attention_weights(config) + config.width + 2 * config.head_width)
-    return (vocab_size + head) * config.width + layers
+    return sum(parameter.numel() for parameter in build_model(config, vocab_size, num_labels).parameters())
 
 
 def flops_per_token(config: ModelConfig, vocab_size: int, context: int) -> int:
-    r"""Forward and backward, a multiply-add as two: $6\,(\text{matrix weights}, \text{head once}) + 12\,A\,H K T$.
+    r"""Forward and backward, a multiply-add as two: $6\,(\text{weights}, \text{head once}) + 12\,H K \sum_a T_a$.
 
-    T is `context`, A the number of attentions: L, or $L_\mathrm{encoder} + 2L$ in an encoder-decoder, where it is for
-    each token of the target with a source as long. The convention of PaLM's appendix B (arXiv 2204.02311): attention
-    counts as if it were not causal.
+    The sum is over the attentions: L, or $L_\mathrm{encoder} + 2L$ in an encoder-decoder, where it is for each token of
+    the target with a source as long. $T_a$ is `context`, or the positions that a layer's distance lets it see. The
+    convention of PaLM's appendix B (arXiv 2204.02311): attention counts as if it were not causal.
     """
-    weights, attentions = config.num_layers * _matrix_weights(config), config.num_layers
+    seen = [min(context, 1 + (mixer.distance or context)) for mixer in map(config.mixer, range(config.num_layers))]
     if isinstance(config, EncoderDecoderConfig):
-        weights += config.num_encoder_layers * _matrix_weights(config) + config.num_layers * _attention_weights(config)
-        attentions += config.num_encoder_layers + config.num_layers
-    weights += vocab_size * config.width
-    return 6 * weights + 12 * attentions * config.num_heads * config.head_width * context
+        encoder = map(config.mixer, range(config.num_encoder_layers))
+        seen += [min(context, 1 + 2 * (mixer.distance or context)) for mixer in encoder]
+        seen += [context] * config.num_layers
+    weights = _matrix_weights(build_model(config, vocab_size))
+    return 6 * weights + 12 * config.num_heads * config.head_width * sum(seen)
 
 
-def _matrix_weights(config: TransformerConfig) -> int:
-    return _attention_weights(config) + 3 * config.width * config.inner_width
+def _matrix_weights(model: LanguageModel) -> int:
+    """Of all matrices that a token is multiplied with: a shared layer as often as it is read."""
+    stacks: list[Stack] = [model, model.encoder] if isinstance(model, EncoderDecoder) else [model]
+    total = model.head.weight.numel()
+    for stack in stacks:
+        times_read = stack.num_layers // len(stack.blocks)
+        inside = times_read * _matrices(stack.blocks)
+        total += inside + sum(
+            _matrices(one) for one in (stack.widen, model.transform if stack is model else None) if one
+        )
+    return total
 
 
-def _attention_weights(config: TransformerConfig) -> int:
-    return config.width * config.head_width * (2 * config.num_heads + 2 * config.num_kv_heads)
+def _matrices(module: nn.Module) -> int:
+    return sum(one.weight.numel() for one in module.modules() if isinstance(one, nn.Linear))

@@ -1,4 +1,4 @@
-"""What all three families end with: one matrix that turns hidden states into logits."""
+"""What all three families end with: one matrix that turns hidden states into logits, and what may stand before it."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, final
@@ -8,7 +8,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from thetahat.model.law import BIAS, TABLE, Law
+from thetahat.model.config import TransformConfig, TransformerConfig
+from thetahat.model.law import BIAS, MATRIX, TABLE, Law
+from thetahat.model.mlp import ACTIVATIONS
+from thetahat.model.norm import norm_of
 
 
 @final
@@ -52,12 +55,21 @@ class Head(nn.Module):
         __call__ = forward
 
 
-class Headed(nn.Module):
-    """A model with a head, which may be tied to its embedding."""
+@final
+class Transform(nn.Module):
+    r"""$\mathrm{norm}(f(W h + b))$ between the last block and the head (BERT, Devlin et al., arXiv 1810.04805)."""
 
-    head: Head
+    laws: ClassVar[Mapping[str, Law]] = {"linear.weight": MATRIX, "linear.bias": BIAS}
 
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return self.head.weight.device
+    def __init__(self, config: TransformerConfig, transform: TransformConfig) -> None:
+        super().__init__()
+        width = config.embedding.width or config.width
+        self.linear = nn.Linear(config.width, width, bias=transform.has_bias)
+        self.activation = ACTIVATIONS[transform.activation]
+        self.norm = norm_of(config, width) if transform.has_norm else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T E"]:
+        return self.norm(self.activation(self.linear(x)))
+
+    if TYPE_CHECKING:
+        __call__ = forward

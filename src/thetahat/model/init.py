@@ -43,8 +43,8 @@ def initialize(model: nn.Module, seed: int) -> None:
 
 
 def _stream(name: str) -> str:
-    """The residual stream that a layer belongs to: `blocks` or `encoder_blocks`."""
-    return name.split(".")[0]
+    """The residual stream that a layer belongs to: that of the encoder, or the other."""
+    return name.partition("blocks.")[0]
 
 
 def _deviation(begins: Normal | FanIn, fan_in: int, num_writers: int) -> float:

@@ -43,6 +43,7 @@ WRITER = Law("matrices", FanIn(writes=True))
 TABLE = Law("embeddings", Normal(0.02))  # a row is a token, not a direction of a linear map; so is a row of the head
 GAIN = Law("vectors", Constant(1.0))
 BIAS = Law("vectors", Constant(0.0))
+OFFSET = Law("vectors", Constant(0.0))  # a gain that is kept as its distance from 1
 
 
 def laws_of(model: nn.Module) -> dict[str, Law]:

@@ -1,33 +1,50 @@
-"""The feed-forward network."""
+"""The feed-forward network, and the functions between its matrices."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, final
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import gelu, relu, silu
 
-from thetahat.model.config import TransformerConfig
-from thetahat.model.law import MATRIX, WRITER, Law
+from thetahat.model.config import Activation, TransformerConfig
+from thetahat.model.law import BIAS, MATRIX, WRITER, Law
+
+ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
+    "silu": silu,
+    "gelu": gelu,
+    "gelu_tanh": partial(gelu, approximate="tanh"),
+    "relu": relu,
+}
 
 
 @final
-class SwiGLU(nn.Module):
-    r"""$W_\mathrm{down}\left(\mathrm{silu}(W_\mathrm{gate}\,x) \odot W_\mathrm{up}\,x\right)$.
+class MLP(nn.Module):
+    r"""$W_\mathrm{down}\left(f(W_\mathrm{gate}\,x) \odot W_\mathrm{up}\,x\right)$; the gate may be absent.
 
-    Shazeer, GLU Variants Improve Transformer, 2020 (arXiv 2002.05202).
+    f is the activation; each matrix may have a bias. With silu and a gate it is SwiGLU: Shazeer, GLU Variants Improve
+    Transformer, 2020 (arXiv 2002.05202).
     """
 
-    laws: ClassVar[Mapping[str, Law]] = {"gate.weight": MATRIX, "up.weight": MATRIX, "down.weight": WRITER}
+    laws: ClassVar[Mapping[str, Law]] = {
+        **{f"{name}.weight": MATRIX for name in ("gate", "up")},
+        "down.weight": WRITER,
+        **{f"{name}.bias": BIAS for name in ("gate", "up", "down")},
+    }
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.gate = nn.Linear(config.width, config.inner_width, bias=False)
-        self.up = nn.Linear(config.width, config.inner_width, bias=False)
-        self.down = nn.Linear(config.inner_width, config.width, bias=False)
+        bias = config.mlp.has_bias
+        self.gate = nn.Linear(config.width, config.inner_width, bias=bias) if config.mlp.is_gated else None
+        self.up = nn.Linear(config.width, config.inner_width, bias=bias)
+        self.down = nn.Linear(config.inner_width, config.width, bias=bias)
+        self.activation = ACTIVATIONS[config.mlp.activation]
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        return self.down(silu(self.gate(x)) * self.up(x))
+        if self.gate is None:
+            return self.down(self.activation(self.up(x)))
+        return self.down(self.activation(self.gate(x)) * self.up(x))
 
     if TYPE_CHECKING:
         __call__ = forward

@@ -6,28 +6,46 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from thetahat.model.attention.kernels import Past
 from thetahat.model.config import TransformerConfig
 
 
 @final
 class LayerCache:
-    """The keys and values of one layer: room for `capacity` positions, filled from the left."""
+    """The keys and values of one layer: room for `capacity` positions, filled from the left.
 
-    def __init__(self, like: Float[Tensor, "B G T K"], capacity: int) -> None:
+    With a `distance` only the last so many are kept: no later position sees farther.
+    """
+
+    def __init__(self, like: Float[Tensor, "B G T K"], capacity: int, distance: int | None = None) -> None:
         rows, groups, _, width = like.shape
-        self.keys = like.new_zeros(rows, groups, capacity, width)
-        self.values = like.new_zeros(rows, groups, capacity, width)
-        self.length = 0
+        self.distance = None if distance is None or distance >= capacity else distance
+        room = self.distance or capacity
+        self.keys = like.new_zeros(rows, groups, room, width)
+        self.values = like.new_zeros(rows, groups, room, width)
+        self.length = 0  # positions kept
 
     def append(
         self, k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T K"]
     ) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
-        """Adds new positions and returns all of them."""
+        """Adds new positions and returns them behind those that are kept."""
+        if self.distance is not None:
+            return self._append_and_forget(k, v, self.distance)
         end = self.length + k.shape[2]
         self.keys[:, :, self.length : end] = k
         self.values[:, :, self.length : end] = v
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def _append_and_forget(
+        self, k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T K"], distance: int
+    ) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
+        keys = torch.cat([self.keys[:, :, : self.length], k], dim=2)
+        values = torch.cat([self.values[:, :, : self.length], v], dim=2)
+        self.length = min(keys.shape[2], distance)
+        self.keys[:, :, : self.length] = keys[:, :, -self.length :]
+        self.values[:, :, : self.length] = values[:, :, -self.length :]
+        return keys, values
 
     def select(self, rows: Int[Tensor, " B"]) -> None:
         """Keeps these rows, in this order."""
@@ -36,7 +54,7 @@ class LayerCache:
 
 @final
 class Cache:
-    """One LayerCache a layer.
+    """One LayerCache a layer, and the positions that were read.
 
     `piece` says of every place that will ever be read whose it is, where rows are padded; without it all is seen.
     """
@@ -53,20 +71,26 @@ class Cache:
         empty = torch.empty(shape, dtype=like.dtype, device=like.device)
         self.capacity = capacity
         self.piece = piece
-        self.layers = [LayerCache(empty, capacity) for _ in range(config.num_layers)]
+        self.position = torch.zeros(num_rows, capacity, dtype=torch.int64, device=like.device)
+        self.length = 0  # positions read
+        mixers = map(config.mixer, range(config.num_layers))
+        self.layers = [LayerCache(empty, capacity, mixer.distance) for mixer in mixers]
 
-    @property
-    def length(self) -> int:
-        """How many positions have been read."""
-        return self.layers[0].length
+    def past(self, distance: int | None) -> Past:
+        """What was read before and is still kept by the layers that see so far."""
+        first = 0 if distance is None else max(self.length - distance, 0)
+        piece = None if self.piece is None else self.piece[:, first : self.length]
+        return Past(self.position[:, first : self.length], piece)
 
-    @property
-    def seen(self) -> Int[Tensor, "B S"] | None:
-        """The pieces of the positions that have been read, where rows are padded."""
-        return None if self.piece is None else self.piece[:, : self.length]
+    def add(self, position: Int[Tensor, "B T"]) -> None:
+        """Notes positions that all layers have read."""
+        end = self.length + position.shape[1]
+        self.position[:, self.length : end] = position
+        self.length = end
 
     def select(self, rows: Int[Tensor, " B"]) -> None:
         """Keeps these rows, in this order; one may be kept several times."""
         for layer in self.layers:
             layer.select(rows)
+        self.position = self.position[rows]
         self.piece = None if self.piece is None else self.piece[rows]

@@ -154,7 +154,7 @@ def _listed(blocks: Bool[Tensor, "B b c"]) -> tuple[Int[Tensor, "B 1 b"], Int[Te
 def relation(visibility: Visibility) -> Sees:
     """`visibility.mask()`, one pair at a time: what the kernels ask where a block is seen in part."""
     piece, ancestors, is_open = visibility.piece, visibility.ancestors, visibility.is_open
-    is_causal = visibility.is_causal
+    is_causal, distance, position = visibility.is_causal, visibility.distance, visibility.position
 
     @no_type_check
     def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -166,6 +166,8 @@ def relation(visibility: Visibility) -> Sees:
         if is_causal:
             in_time = key <= query
             visible = visible & (in_time if is_open is None else in_time | is_open[row, key])
+        if distance is not None:
+            visible = visible & ((position[row, key] - position[row, query]).abs() <= distance)
         return visible
 
     return sees

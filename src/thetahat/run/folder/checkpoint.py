@@ -262,12 +262,21 @@ def _saved(model: LanguageModel) -> dict[str, Tensor]:
     return {name: value for name, value in named.items() if value.requires_grad}
 
 
+_RENAMED = {"encoder_blocks.": "encoder.blocks.", "encoder_norm.": "encoder.norm."}  # in checkpoints of 0.1
+
+
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """What a safetensors file holds; a file that cannot be read is a ModelError."""
+    """What a safetensors file holds, by the names of today; a file that cannot be read is a ModelError."""
     try:
-        return load_file(path)
+        return {_today(name): tensor for name, tensor in load_file(path).items()}
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
+
+
+def _today(name: str) -> str:
+    for old, new in _RENAMED.items():
+        name = name.replace(old, new)
+    return name
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

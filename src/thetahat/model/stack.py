@@ -1,0 +1,155 @@
+"""Embeddings to hidden states: what a decoder, an encoder and both sides of an encoder-decoder have in common."""
+
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from thetahat.core.batch import Inputs
+from thetahat.model.attention.attention import Memory, Way
+from thetahat.model.attention.cache import Cache
+from thetahat.model.attention.choice import compile_visibility
+from thetahat.model.attention.kernels import Attend, Scores, attend_scored, attend_under
+from thetahat.model.block import Block, OfSource
+from thetahat.model.config import LearnedPositions, Mixer, Rotary, SinusoidalPositions, TransformerConfig, Unrotated
+from thetahat.model.law import BIAS, MATRIX, TABLE, Law
+from thetahat.model.norm import norm_of
+from thetahat.model.positions import distance_bucket, sinusoids
+from thetahat.model.precision import product_dtype
+from thetahat.model.rope import Rotation, rotation_of
+
+
+class Reading(NamedTuple):
+    """A source as the decoder's layers read it."""
+
+    memories: list[Memory]  # one a layer
+    is_seen: Bool[Tensor, "B T S"]  # which of it each position of the target sees; T may be 1: all see the same
+
+    def select(self, rows: Int[Tensor, " B"]) -> "Reading":
+        """These rows, in this order."""
+        return Reading([memory.select(rows) for memory in self.memories], self.is_seen[rows])
+
+
+class Stack(nn.Module):
+    """Positions, blocks and a last norm, with a table of tokens unless another stack's is read.
+
+    Layers that read alike share what is found once a batch: the rotation and the kernel of attention.
+    """
+
+    laws: ClassVar[Mapping[str, Law]] = {
+        **{f"{name}.weight": TABLE for name in ("embedding", "position_embedding", "type_embedding")},
+        "relative_embedding.weight": TABLE,
+        "widen.weight": MATRIX,
+        "widen.bias": BIAS,
+    }
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        num_layers: int,
+        vocab_size: int | None = None,
+        *,
+        is_causal: bool,
+        reads_source: bool = False,
+    ) -> None:
+        super().__init__()
+        choices, relative = config.embedding, config.attention.relative
+        width = choices.width or config.width
+        self.config, self.num_layers, self.is_causal = config, num_layers, is_causal
+        if vocab_size is not None:
+            self.embedding = table(vocab_size, width)
+        learned = choices.positions if isinstance(choices.positions, LearnedPositions) else None
+        self.position_embedding = table(learned.number + learned.offset, width) if learned else None
+        self.type_embedding = table(choices.num_types, width) if choices.num_types else None
+        self.relative_embedding = table(relative.num_buckets, config.num_heads) if relative else None
+        self.embedding_norm = norm_of(config, width) if choices.has_norm else None
+        self.widen = nn.Linear(width, config.width) if choices.width else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            Block(config, reads_source=reads_source, is_first=layer == 0)
+            for layer in range(1 if config.shares_layers else num_layers)
+        )
+        self.norm = nn.Identity() if config.placement == "post" else norm_of(config, config.width)
+
+    def states(
+        self,
+        embedded: Float[Tensor, "B T E"],
+        inputs: Inputs,
+        reading: Reading | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """The normalised residual stream after the last block, one state a position."""
+        x = self._begin(embedded, inputs.position)
+        ways = self._ways(inputs, x, cache)
+        beside = None if reading is None else self._way_to_source(reading)
+        for layer in range(self.num_layers):
+            source = None if reading is None or beside is None else OfSource(reading.memories[layer], beside)
+            layer_cache = None if cache is None else cache.layers[layer]
+            x = self.block(layer)(x, ways[self.config.mixer(layer)], layer_cache, source)
+        if cache is not None:
+            cache.add(inputs.position)
+        return self.norm(x)
+
+    def block(self, layer: int) -> Block:
+        """The block of a layer, counted from 0; where layers are shared it is always the same."""
+        return cast(Block, self.blocks[layer % len(self.blocks)])
+
+    def _begin(self, x: Float[Tensor, "B T E"], position: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """The residual stream before the first block."""
+        choices = self.config.embedding
+        x = x if choices.scale == 1 else x * choices.scale
+        if self.type_embedding is not None:
+            x = x + self.type_embedding.weight[0]
+        if self.position_embedding is not None and isinstance(choices.positions, LearnedPositions):
+            x = x + self.position_embedding(position + choices.positions.offset)
+        if isinstance(choices.positions, SinusoidalPositions):
+            x = x + sinusoids(position, x.shape[-1]).to(x.dtype)
+        x = x if self.embedding_norm is None else self.embedding_norm(x)
+        return self.dropout(x if self.widen is None else self.widen(x))
+
+    def _ways(self, inputs: Inputs, x: Float[Tensor, "B T D"], cache: Cache | None) -> dict[Mixer, Way]:
+        """How each kind of layer reads these inputs."""
+        config, kinds = self.config, dict.fromkeys(self.config.layers)
+        rotations: dict[Rotary | Unrotated, Rotation] = {
+            rotary: rotation_of(inputs.position, config.head_width, rotary, config.rope_base, x.dtype)
+            for rotary in dict.fromkeys(mixer.positions for mixer in kinds)
+            if isinstance(rotary, Rotary)
+        }
+        attends = self._attends(inputs, product_dtype(x), cache)
+        return {mixer: Way(rotations.get(mixer.positions), attends[mixer.distance]) for mixer in kinds}
+
+    def _attends(self, inputs: Inputs, dtype: torch.dtype, cache: Cache | None) -> dict[int | None, Attend]:
+        """The kernel for each distance that a layer sees; where all positions are near it is that for any."""
+        visibility, cap = inputs.visibility, self.config.attention.cap
+        if self.relative_embedding is not None:
+            visibility = visibility.at(inputs.position)
+        scores = Scores(None if self.relative_embedding is None else self._relative_bias, cap)
+        found: dict[int | None, Attend] = {}
+        made: dict[int | None, Attend] = {}
+        for distance in dict.fromkeys(mixer.distance for mixer in self.config.layers):
+            past = None if cache is None else cache.past(distance)
+            seen = visibility.within(distance, inputs.position, 0 if past is None else past.position.shape[1])
+            kind = seen.distance if cache is None else distance  # what a cache has kept depends on the layer
+            if kind not in made:
+                made[kind] = compile_visibility(seen, self.config.head_width, dtype, past, scores)
+            found[distance] = made[kind]
+        return found
+
+    def _relative_bias(self, delta: Int[Tensor, "B T S"]) -> Float[Tensor, "B H T S"]:
+        """A number a head for each distance from query to key."""
+        relative, numbers = self.config.attention.relative, self.relative_embedding
+        assert relative is not None
+        assert numbers is not None
+        return numbers(distance_bucket(delta, relative, both_ways=not self.is_causal)).permute(0, 3, 1, 2)
+
+    def _way_to_source(self, reading: Reading) -> Way:
+        """Where positions are counted apart nothing is rotated, and no distance is known."""
+        cap = self.config.attention.cap
+        return Way(None, attend_under(reading.is_seen) if cap is None else attend_scored(reading.is_seen, cap=cap))
+
+
+def table(num_rows: int, width: int) -> nn.Embedding:
+    """A table without values; `nn.Embedding` would draw some, on `meta` by importing torch's compiler."""
+    return nn.Embedding(num_rows, width, _weight=torch.empty(num_rows, width))
