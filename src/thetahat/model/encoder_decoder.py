@@ -24,8 +24,8 @@ class EncoderDecoder(Headed):
     config: EncoderDecoderConfig
 
     def __init__(self, config: EncoderDecoderConfig, vocab_size: int) -> None:
-        super().__init__(config, vocab_size, is_causal=True, reads_source=True)
-        self.encoder = Stack(config, config.num_encoder_layers, is_causal=False)
+        encoder = Stack(config, config.num_encoder_layers, is_causal=False)
+        super().__init__(config, vocab_size, is_causal=True, encoder=encoder)
 
     def hidden(self, inputs: Inputs) -> Float[Tensor, "B T D"]:
         """What the head reads, one state a position of the target."""

@@ -23,9 +23,9 @@ class Headed(Stack):
         num_labels: int = 0,
         *,
         is_causal: bool,
-        reads_source: bool = False,
+        encoder: Stack | None = None,
     ) -> None:
-        super().__init__(config, config.num_layers, vocab_size, is_causal=is_causal, reads_source=reads_source)
+        super().__init__(config, config.num_layers, vocab_size, is_causal=is_causal, encoder=encoder)
         self.vocab_size = vocab_size
         choices = config.head
         self.transform = Transform(config, choices.transform) if choices.transform else None

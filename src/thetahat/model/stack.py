@@ -35,6 +35,7 @@ class Reading(NamedTuple):
 class Stack(nn.Module):
     """Positions, blocks and a last norm, with a table of tokens unless another stack's is read.
 
+    With an `encoder` each block also reads that stack's states, which are handed in as a Reading.
     Layers that read alike share what is found once a batch: the rotation and the kernel of attention.
     """
 
@@ -52,7 +53,7 @@ class Stack(nn.Module):
         vocab_size: int | None = None,
         *,
         is_causal: bool,
-        reads_source: bool = False,
+        encoder: "Stack | None" = None,
     ) -> None:
         super().__init__()
         choices, relative = config.embedding, config.attention.relative
@@ -60,6 +61,8 @@ class Stack(nn.Module):
         self.config, self.num_layers, self.is_causal = config, num_layers, is_causal
         if vocab_size is not None:
             self.embedding = table(vocab_size, width)
+        if encoder is not None:
+            self.encoder = encoder
         learned = choices.positions if isinstance(choices.positions, LearnedPositions) else None
         self.position_embedding = table(learned.number + learned.offset, width) if learned else None
         self.type_embedding = table(choices.num_types, width) if choices.num_types else None
@@ -68,7 +71,7 @@ class Stack(nn.Module):
         self.widen = nn.Linear(width, config.width) if choices.width else None
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
-            Block(config, reads_source=reads_source, is_first=layer == 0)
+            Block(config, reads_source=encoder is not None, is_first=layer == 0)
             for layer in range(1 if config.shares_layers else num_layers)
         )
         self.norm = nn.Identity() if config.placement == "post" else norm_of(config, config.width)
