@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from thetahat.core.errors import ConfigError
-from thetahat.model.head import Head
+from thetahat.model.layers.head import Head
 from thetahat.objective import log_prob
 from thetahat.objective.config import ObjectiveConfig
 from thetahat.objective.log_prob import build_kernel, chunked, judged, reference

@@ -10,7 +10,7 @@ from thetahat.model.config import DecoderConfig
 from thetahat.model.decoder import Decoder
 from thetahat.model.init import initialize
 from thetahat.model.law import BIAS, GAIN, MATRIX, TABLE, WRITER, Law
-from thetahat.model.norm import RMSNorm
+from thetahat.model.layers.norm import RMSNorm
 from thetahat.optimization.groups import ParameterGroup, check_groups, group_parameters
 
 SMALL = {"num_layers": 2, "width": 8, "num_heads": 2, "num_kv_heads": 1, "head_width": 4, "inner_width": 12}

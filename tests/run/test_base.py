@@ -13,7 +13,7 @@ from thetahat.data.config import ChatConfig, DataConfig
 from thetahat.model.adapters.lora import LoRAConfig, merge
 from thetahat.model.adapters.rows import HeadWithRows, train_new_rows
 from thetahat.model.config import DecoderConfig, EncoderConfig
-from thetahat.model.head import Head
+from thetahat.model.layers.head import Head
 from thetahat.objective.config import Labels, Masked, ObjectiveConfig
 from thetahat.run.base import parameters_of
 from thetahat.run.folder.checkpoint import MODEL

@@ -21,7 +21,7 @@ from thetahat.distribution.world import World
 from thetahat.ledger.ledger import LedgerRow
 from thetahat.ledger.policy import Policy
 from thetahat.ledger.summary import summarize
-from thetahat.model.head import Head
+from thetahat.model.layers.head import Head
 from thetahat.objective.factorization import causal
 from thetahat.objective.log_prob import reference
 from thetahat.objective.objective import log_likelihood

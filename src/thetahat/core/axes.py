@@ -17,12 +17,13 @@ AXES = MappingProxyType(
         "K": "width of a head",
         "F": "inner width of the feed-forward network",
         "V": "vocabulary",
-        "E": "experts",
+        "E": "width of the embeddings, where it is not that of the residual stream",
         "N": "flat tokens, rows and positions joined",
         "P": "pieces: contiguous spans of sequences, laid into rows",
         "L": "layers",
         "M": "matrices of one shape, stacked",
         "R": "rows of a matrix",
         "C": "columns of a matrix",
+        "J": "pairs of a head's dimensions that are rotated together",
     }
 )

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from thetahat.model.attention.attention import Attention, Memory, Way
 from thetahat.model.attention.cache import LayerCache
 from thetahat.model.config import Placement, TransformerConfig
-from thetahat.model.mlp import MLP
-from thetahat.model.norm import norm_of
+from thetahat.model.layers.mlp import MLP
+from thetahat.model.layers.norm import norm_of
 
 PLACES: dict[Placement, tuple[str, ...]] = {
     "pre": ("before",),

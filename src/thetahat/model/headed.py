@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thetahat.model.config import TransformerConfig
-from thetahat.model.head import Head, Transform
+from thetahat.model.layers.head import Head, Transform
 from thetahat.model.stack import Stack
 
 

@@ -15,10 +15,10 @@ from thetahat.model.attention.kernels import Attend, Scores, attend_scored, atte
 from thetahat.model.block import Block, OfSource
 from thetahat.model.config import LearnedPositions, Mixer, Rotary, SinusoidalPositions, TransformerConfig, Unrotated
 from thetahat.model.law import BIAS, MATRIX, TABLE, Law
-from thetahat.model.norm import norm_of
-from thetahat.model.positions import distance_bucket, sinusoids
+from thetahat.model.layers.norm import norm_of
+from thetahat.model.layers.positions import distance_bucket, sinusoids
+from thetahat.model.layers.rope import Rotation, rotation_of
 from thetahat.model.precision import product_dtype
-from thetahat.model.rope import Rotation, rotation_of
 
 
 class Reading(NamedTuple):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, linear
 
 from thetahat.model.build import LanguageModel
-from thetahat.model.head import Head
 from thetahat.model.law import TABLE, Constant, Law
+from thetahat.model.layers.head import Head
 
 NEW_ROWS = Law("embeddings", Constant(0.0))
 

@@ -11,8 +11,8 @@ from thetahat.model.attention.cache import LayerCache
 from thetahat.model.attention.kernels import Attend
 from thetahat.model.config import TransformerConfig
 from thetahat.model.law import BIAS, MATRIX, WRITER, Law
-from thetahat.model.norm import norm_of
-from thetahat.model.rope import Rotation, rotate
+from thetahat.model.layers.norm import norm_of
+from thetahat.model.layers.rope import Rotation, rotate
 
 
 class Way(NamedTuple):
@@ -84,7 +84,7 @@ class Attention(nn.Module):
         v_BSGK = self.value(states).unflatten(-1, (-1, self.head_width))
         return Memory(k_BSGK.transpose(1, 2), v_BSGK.transpose(1, 2))
 
-    def _heads(self, projected: Float[Tensor, "B T HK"], norm: nn.Module | None) -> Float[Tensor, "B T H K"]:
+    def _heads(self, projected: Float[Tensor, "B T *axes"], norm: nn.Module | None) -> Float[Tensor, "B T H K"]:
         heads = (-1, self.head_width)
         if norm is None:
             return projected.unflatten(-1, heads)

@@ -13,11 +13,11 @@ from thetahat.model.config import LinearScaling, Llama3Scaling, Rotary, RotarySc
 class Rotation(NamedTuple):
     """Cosines and sines of every position's angles, made once a forward pass and used by every layer that reads them.
 
-    R is the number of a head's dimensions that are rotated, from its first on: all K of most models.
+    R, twice J, is the number of a head's dimensions that are rotated, from its first on: all K of most models.
     """
 
-    cos: Float[Tensor, "B T 1 R/2"]
-    sin: Float[Tensor, "B T 1 R/2"]
+    cos: Float[Tensor, "B T 1 J"]
+    sin: Float[Tensor, "B T 1 J"]
 
 
 def rotation_of(

@@ -10,8 +10,8 @@ from torch.nn.functional import linear
 
 from thetahat.model.config import TransformConfig, TransformerConfig
 from thetahat.model.law import BIAS, MATRIX, TABLE, Law
-from thetahat.model.mlp import ACTIVATIONS
-from thetahat.model.norm import norm_of
+from thetahat.model.layers.mlp import ACTIVATIONS
+from thetahat.model.layers.norm import norm_of
 
 
 @final

@@ -1,0 +1,1 @@
+"""What blocks and heads are made of, attention apart."""
