@@ -13,7 +13,7 @@ from thetahat.model.config import LinearScaling, Llama3Scaling, Rotary, RotarySc
 class Rotation(NamedTuple):
     """Cosines and sines of every position's angles, made once a forward pass and used by every layer that reads them.
 
-    R, twice J, is the number of a head's dimensions that are rotated, from its first on: all K of most models.
+    2 J of a head's K dimensions are rotated, from its first on: all of most models.
     """
 
     cos: Float[Tensor, "B T 1 J"]
