@@ -25,8 +25,8 @@ def _written_scale(config: ModelConfig) -> Plain:
 
 
 _SHAPE = (
-    Value("encoder_layers", "num_encoder_layers"),
-    Value("decoder_layers", "num_layers", also="num_hidden_layers"),
+    Value("encoder_layers", "num_encoder_layers", also="num_hidden_layers"),
+    Value("decoder_layers", "num_layers"),
     Value("d_model", "width"),
     Value(("decoder_attention_heads", "encoder_attention_heads"), "num_heads"),
     Value(("decoder_ffn_dim", "encoder_ffn_dim"), "inner_width"),
