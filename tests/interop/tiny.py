@@ -14,7 +14,7 @@ from thetahat.interop.folder import load_folder, open_folder
 from thetahat.model.build import build_model
 from thetahat.model.config import EncoderConfig, EncoderDecoderConfig, Rotary
 from thetahat.model.init import allocate
-from thetahat.model.rope import rotation_of
+from thetahat.model.layers.rope import rotation_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -275,8 +275,8 @@ def lift(model, folder, monkeypatch):
             module.forward = types.MethodType(_norm, module)
         if "SinusoidalPositionalEmbedding" in kind:
             module.weight.data = _sines(*module.weight.shape)
-        if "RotaryEmbedding" in kind:
-            module.forward = partial(_angles, config)
+
+    with_exact_angles(model, folder)
 
     def rotated(q, k, cos, sin, unsqueeze_dim=1):
         half = modeling_modernbert.rotate_half
@@ -285,6 +285,14 @@ def lift(model, folder, monkeypatch):
 
     monkeypatch.setattr(modeling_modernbert, "apply_rotary_pos_emb", rotated)
     monkeypatch.setattr(torch.nn.functional, "softmax", lambda x, dim, dtype=None: x.softmax(dim))
+    return model
+
+
+def with_exact_angles(model, folder):
+    """A model of theirs whose rotary angles are made in float64, as ours are."""
+    for module in model.modules():
+        if "RotaryEmbedding" in type(module).__name__:
+            module.forward = partial(_angles, folder.config)
     return model
 
 
@@ -303,7 +311,7 @@ def _angles(config, x, position_ids, layer_type=None):
     mixers = [mixer for mixer in config.layers if isinstance(mixer.positions, Rotary)]
     kinds = {"full_attention" if mixer.distance is None else "sliding_attention": mixer.positions for mixer in mixers}
     rotary = kinds.get(layer_type) or mixers[0].positions
-    cos, sin = rotation_of(position_ids, config.head_width, rotary, config.rope_base, torch.float64)
+    cos, sin = rotation_of(position_ids, config.head_width, rotary, config.rope_base, x.dtype)
     return torch.cat([cos, cos], -1)[:, :, 0], torch.cat([sin, sin], -1)[:, :, 0]
 
 
