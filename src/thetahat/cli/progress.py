@@ -1,46 +1,115 @@
-"""How far scoring is: a bar on a terminal, a plain line every ten seconds elsewhere."""
+"""How far a command is: a bar on a terminal, a plain line every ten seconds elsewhere."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from thetahat.cli.words import say
 
-Shows = Callable[[int, int], None]
+SILENCE = 10.0  # seconds between two lines
+RECENT = 20.0  # seconds, about, of which a rate is the mean
+ROOM_FOR_A_BAR = 100  # columns of a terminal
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a command is, and what is known by then."""
+
+    done: int
+    total: int
+    num_new: int  # of what is done, since the last time
+    num_tokens: int  # likewise
+    known: str = ""
+    brief: str = ""  # the same for a narrow terminal
+    is_news: bool = False  # worth a line of its own
+
+
+Shows = Callable[[Standing], None]
 
 
 @contextmanager
-def tokens_progress(*, shown: bool) -> Generator[Shows]:
-    """Something to call with the tokens that are done and the tokens that there are."""
+def progress(unit: str, *, shown: bool, stays: bool) -> Generator[Shows]:
+    """Something to call with every standing; `unit` is what is counted, and the bar `stays` at the end or goes."""
     if not shown:
-        yield lambda done, total: None
+        yield lambda standing: None
     elif sys.stderr.isatty():
-        counts = TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens  {task.fields[rate]:,.0f} tokens/s")
-        console, started = Console(stderr=True), time.monotonic()
-        with Progress(BarColumn(bar_width=20), counts, TimeRemainingColumn(), console=console, transient=True) as bar:
-            task = bar.add_task("", total=1, visible=False, rate=0.0)
-
-            def show(done: int, total: int) -> None:
-                rate = done / max(time.monotonic() - started, 1e-9)
-                bar.update(task, completed=done, total=total, visible=True, rate=rate)
-
-            yield show
+        console = Console(stderr=True)
+        with Progress(*_columns(console.width), console=console, transient=not stays) as bar:
+            yield _Bar(bar, is_wide=console.width >= ROOM_FOR_A_BAR)
     else:
-        yield _lines()
+        yield _Lines(unit)
 
 
-def _lines() -> Shows:
-    started = last = time.monotonic()
+class _Bar:
+    def __init__(self, bar: Progress, *, is_wide: bool) -> None:
+        self.bar, self.is_wide, self.task, self.rate = bar, is_wide, None, Rate()
 
-    def show(done: int, total: int) -> None:
-        nonlocal last
+    def __call__(self, standing: Standing) -> None:
+        known = standing.known if self.is_wide else standing.brief
+        said = f"{known} {self.rate(standing.num_tokens):,.0f} tok/s".lstrip()
+        if self.task is None:
+            self.task = self.bar.add_task("", total=standing.total, completed=standing.done, said=said)
+        self.bar.update(self.task, completed=standing.done, total=standing.total, said=said)
+
+
+class _Lines:
+    """At most a line in `SILENCE` seconds, and one for all news."""
+
+    def __init__(self, unit: str) -> None:
+        self.unit, self.last = unit, time.monotonic()
+        self.tokens, self.units = Rate(), Rate()
+
+    def __call__(self, standing: Standing) -> None:
+        tokens, units, now = self.tokens(standing.num_tokens), self.units(standing.num_new), time.monotonic()
+        if not standing.is_news and now - self.last < SILENCE:
+            return
+        self.last = now
+        known = f"  {standing.known}" if standing.known else ""
+        left = duration((standing.total - standing.done) / units) if units else "unknown time"
+        say(f"{self.unit} {standing.done:,}/{standing.total:,}{known}  {tokens:,.0f} tokens/s  {left} left")
+
+
+class Rate:
+    r"""Something a second: $\sum_i e^{-a_i / \tau} n_i / \sum_i e^{-a_i / \tau} t_i$.
+
+    $n_i$ is what came in the $t_i$ seconds before the i-th call, $a_i$ the age of that, and $\tau$ is `RECENT`.
+    """
+
+    def __init__(self) -> None:
+        self.last, self.number, self.seconds = time.monotonic(), 0.0, 0.0
+
+    def __call__(self, number: int) -> float:
+        """The rate after `number` more."""
         now = time.monotonic()
-        if now - last >= 10 and done:
-            last, rate = now, done / (now - started)
-            say(f"{done:,} of {total:,} tokens  {rate:,.0f} tokens/s  {(total - done) / rate:.0f} s left")
+        spent, self.last = now - self.last, now
+        keep = math.exp(-spent / RECENT)
+        self.number, self.seconds = keep * self.number + number, keep * self.seconds + spent
+        return self.number / max(self.seconds, 1e-9)
 
-    return show
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units: "45 s", "3 min 20 s", "5 h 7 min", "2 d 3 h"."""
+    left, units = round(seconds), (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+    first = next((place for place, (_, size) in enumerate(units) if left >= size), len(units) - 1)
+    parts: list[str] = []
+    for name, size in units[first : first + 2]:
+        number, left = divmod(left, size)
+        parts += [f"{number} {name}"] if number or not parts else []
+    return " ".join(parts)
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.completed:,}/{task.total:,}"),
+        BarColumn(bar_width=10),
+        TextColumn("{task.fields[said]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+    ]
+    return columns if width >= ROOM_FOR_A_BAR else [columns[0], *columns[2:]]

@@ -45,7 +45,7 @@ def train(
     _check(out, limits)
     config = find_config([*(words or []), *limits.pairs()])
     listen_to_library(quiet=quiet)
-    from thetahat.cli.show import announce, conclude, progress
+    from thetahat.cli.show import announce, conclude, training_progress
     from thetahat.run.folder.folder import choose_folder
     from thetahat.run.start import result
     from thetahat.run.train import train as run_train
@@ -55,7 +55,7 @@ def train(
     if speaks:
         announce(config, folder)
     num_reports = 0
-    with progress(config, shown=speaks) as show:
+    with training_progress(shown=speaks) as show:
         for report in run_train(config, folder, max_minutes=limits.max_minutes):
             show(report)
             num_reports += 1

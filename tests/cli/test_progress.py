@@ -1,0 +1,103 @@
+"""How far a command is: lines in their time, a bar that fits, rates of the last seconds."""
+
+import io
+import sys
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given, strategies as st
+from rich.text import Text
+
+from thetahat.cli import progress as module
+from thetahat.cli.progress import Rate, Standing, duration, progress
+
+
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock():
+    with ticking() as now:
+        yield now
+
+
+@contextmanager
+def ticking():
+    """A clock that goes when it is told to."""
+    now = [100.0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.time, "monotonic", lambda: now[0])
+        yield now
+
+
+def test_elsewhere_than_on_a_terminal_a_line_comes_every_ten_seconds_and_for_news(clock, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with progress("step", shown=True, stays=True) as shows:
+        for step in range(1, 31):
+            clock[0] += 1.0
+            shows(Standing(step, 1030, 1, 2000, known="log-likelihood -2.000/token", is_news=step == 3))
+    assert sys.stderr.getvalue().splitlines() == [
+        f"step {step}/1,030  log-likelihood -2.000/token  2,000 tokens/s  {left} left"
+        for step, left in ((3, "17 min 7 s"), (13, "16 min 57 s"), (23, "16 min 47 s"))
+    ]
+
+
+@pytest.mark.parametrize(("columns", "expected"), [(80, "-2.000/token"), (120, "log-likelihood -2.000/token")])
+def test_a_bar_fits_into_its_terminal(monkeypatch, columns, expected):
+    monkeypatch.setattr(sys, "stderr", Screen())
+    for name, value in {"COLUMNS": str(columns), "TERM": "xterm-256color"}.items():
+        monkeypatch.setenv(name, value)
+    bits = "/token held-out 2.057 bits/byte"
+    with progress("step", shown=True, stays=True) as shows:
+        for step in (12_000, 12_001):
+            standing = Standing(step, 50_000, 1, 4000, known=f"log-likelihood -2.000{bits}", brief=f"-2.000{bits}")
+            shows(standing)
+    lines = [Text.from_ansi(line).plain.rstrip() for line in sys.stderr.getvalue().replace("\r", "\n").splitlines()]
+    (last,) = {line for line in lines if "12,001/50,000" in line}
+    assert expected in last
+    assert "2.057 bits/byte" in last
+    assert last.endswith("left")
+    assert len(last) <= columns
+
+
+def test_where_nothing_is_to_be_shown_nothing_is(capsys):
+    with progress("step", shown=False, stays=True) as shows:
+        shows(Standing(1, 1, 1, 1, is_news=True))
+    assert capsys.readouterr() == ("", "")
+
+
+@given(st.lists(st.floats(0.001, 30), min_size=1), st.integers(1, 10**6))
+def test_an_even_rate_is_found_whatever_the_times_between_calls(times, number):
+    with ticking() as now:
+        rate = Rate()
+        for seconds in times:
+            now[0] += seconds
+            found = rate(round(number * seconds))
+    assert found == pytest.approx(number, rel=0.01, abs=len(times) / sum(times))  # counts are whole
+
+
+def test_a_rate_follows_a_change_within_a_minute(clock):
+    rate = Rate()
+    for number in [1000] * 600 + [10] * 90:
+        clock[0] += 1.0
+        found = rate(number)
+    assert 10 <= found < 30
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (60.0, "1 min"),
+        (200.4, "3 min 20 s"),
+        (18_420.0, "5 h 7 min"),
+        (86_399.0, "23 h 59 min"),
+        (183_600.0, "2 d 3 h"),
+        (86_400 * 3 + 59.0, "3 d"),
+    ],
+)
+def test_a_time_is_told_in_two_units(seconds, said):
+    assert duration(seconds) == said
