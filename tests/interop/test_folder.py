@@ -3,9 +3,12 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
+from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
 from tests.interop.conftest import AROUND, SMALL, lively
@@ -133,6 +136,38 @@ def test_nothing_is_written_over_or_half_written(folder, tmp_path, small, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+LOAD = """
+import sys, torch
+from pathlib import Path
+from thetahat.interop.folder import load_folder, open_folder
+from thetahat.model.build import build_model
+from thetahat.model.init import allocate
+def peak():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) * 1024
+folder, before = open_folder(Path(sys.argv[1])), peak()
+model = build_model(folder.config, folder.vocab_size)
+allocate(model, dtype=getattr(torch, sys.argv[2]))
+load_folder(model, folder)
+print((peak() - before) / sum(parameter.nbytes for parameter in model.parameters()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("shard_bytes", [10**9, 10**8])
+def test_loading_holds_little_beside_the_model(tmp_path, dtype, shard_bytes):
+    """A model of 400 MiB in bfloat16, of which the table of tokens is a third."""
+    config = replace(SMALL, num_layers=4, width=1024, num_heads=16, num_kv_heads=16, head_width=64, inner_width=4096)
+    config = replace(config, ties_embeddings=True)
+    model = build_model(config, 128 * 1024)
+    allocate(model, dtype=torch.bfloat16)
+    for parameter in model.parameters():
+        parameter.data.fill_(0.5)
+    write_folder(tmp_path / "model", model, config, AROUND, how=Writing(shard_bytes=shard_bytes))
+    command = [sys.executable, "-c", LOAD, str(tmp_path / "model"), dtype]
+    assert float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) < 1.2
+
+
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
@@ -250,9 +285,7 @@ def test_a_gguf_file_is_refused_by_its_name(tmp_path):
 
 
 def test_a_tied_head_with_values_of_its_own_is_refused_and_a_copy_is_not(tmp_path):
-    tied = SMALL.__class__(
-        **{name: getattr(SMALL, name) for name in SMALL.__struct_fields__} | {"ties_embeddings": True}
-    )
+    tied = replace(SMALL, ties_embeddings=True)
     write_folder(tmp_path / "model", lively(tied, 11), tied, AROUND)
     weights = tmp_path / "model" / "model.safetensors"
     tensors = load_file(weights)

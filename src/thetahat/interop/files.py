@@ -1,7 +1,8 @@
 """The files of weights in a folder: one, or shards that an index lists. Only headers are read until tensors are."""
 
 import json
-from collections.abc import Generator, Iterator, Mapping
+import math
+from collections.abc import Container, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from thetahat.core.store import reading
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_BLOCK_BYTES = 64 * 2**20
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _OTHERS = (".h5", ".msgpack", ".onnx")
 
@@ -55,14 +57,39 @@ def opened(path: Path) -> Generator[Any]:
 
 
 def tensors(stored: Mapping[str, Stored]) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor with its key, file by file; one file at a time is open."""
-    by_file: dict[Path, list[str]] = {}
+    """Each tensor with its key."""
+    for key, _, tensor in blocks(stored, ()):
+        yield key, tensor
+
+
+def blocks(stored: Mapping[str, Stored], cut: Container[str]) -> Iterator[tuple[str, slice, Tensor]]:
+    """Each tensor with its key, file by file; those in `cut` a block of rows at a time, and which rows these are.
+
+    What was read of a file that is mapped counts as memory until the file is closed, so it is opened anew in between.
+    """
+    by_file: dict[Path, list[tuple[str, slice]]] = {}
     for key, one in stored.items():
-        by_file.setdefault(one.file, []).append(key)
-    for path, keys in by_file.items():
-        with opened(path) as file:
-            for key in keys:
-                yield key, file.get_tensor(stored[key].name)
+        rows = _rows(one) if key in cut else [slice(None)]
+        by_file.setdefault(one.file, []).extend((key, some) for some in rows)
+    for path, wanted in by_file.items():
+        while wanted:
+            with opened(path) as file:
+                size = 0
+                while wanted and size < _BLOCK_BYTES:
+                    key, rows = wanted.pop(0)
+                    name = stored[key].name
+                    tensor = file.get_tensor(name) if rows == slice(None) else file.get_slice(name)[rows]
+                    size += tensor.nbytes
+                    yield key, rows, tensor
+                    del tensor
+
+
+def _rows(stored: Stored) -> list[slice]:
+    """Blocks of rows of at most `_BLOCK_BYTES`, or of one row."""
+    number = stored.shape[0]
+    row_bytes = 8 * math.prod(stored.shape[1:])
+    size = max(_BLOCK_BYTES // row_bytes, 1)
+    return [slice(start, min(start + size, number)) for start in range(0, number, size)]
 
 
 def _files(folder: Path) -> list[Path]:

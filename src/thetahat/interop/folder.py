@@ -15,7 +15,7 @@ from thetahat.core.errors import ModelError
 from thetahat.interop.around import TOKENIZER, Around, Roles, around_in, vocabulary_of
 from thetahat.interop.config import family_of, is_inert, read_config
 from thetahat.interop.family import GAIN_NAMES, Family
-from thetahat.interop.files import FLOATS, Stored, gguf_refused, read_object, stored_in, tensors
+from thetahat.interop.files import FLOATS, Stored, blocks, gguf_refused, read_object, stored_in, tensors
 from thetahat.interop.names import Entry, Link, entries
 from thetahat.model.build import build_model
 from thetahat.model.config import ModelConfig
@@ -104,12 +104,16 @@ def open_folder(path: Path) -> HubFolder:
 def load_folder(model: nn.Module, folder: HubFolder) -> None:
     """Copies every parameter into a model that `build_model(folder.config, folder.vocab_size)` made and has memory.
 
-    One tensor after another is read, so at no time is there more than the model and one tensor.
+    One tensor after another is read, a table a block of rows at a time: beside the model there is little in memory.
     """
     parameters = dict(model.named_parameters())
     by_name = {entry.theirs: entry for entry in folder.entries}
-    for name, tensor in tensors({name: folder.stored[name] for name in by_name}):
+    plain = {entry.theirs for entry in folder.entries if entry.is_plain}
+    for name, rows, tensor in blocks({name: folder.stored[name] for name in by_name}, plain):
         entry = by_name[name]
+        if entry.is_plain:
+            parameters[entry.ours[0]][rows].copy_(tensor)
+            continue
         for ours, part in zip(entry.ours, entry.split(tensor), strict=True):
             parameters[ours].copy_(part)
 

@@ -42,6 +42,11 @@ class Entry:
     layout: Layout
     num_heads: int
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is one of ours as it is."""
+        return self.layout == "rows" and len(self.ours) == 1
+
     def split(self, tensor: Tensor) -> list[Tensor]:
         """Ours, as views of theirs where that is possible."""
         if self.layout == "transposed":

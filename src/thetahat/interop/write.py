@@ -1,6 +1,7 @@
 """A model as a folder that Hugging Face's transformers reads, old versions and new, and so do vLLM and others."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -57,10 +58,10 @@ def write_folder(
     makes |= {name: tensor.contiguous for name, tensor in (passengers or {}).items()}
     prefix = "" if how.has_head else family.prefix
     with publishing(target) as folder:
-        _write_weights(folder, makes, prefix, how.shard_bytes)
         described = write_config(family, config, has_head=how.has_head)
         write_json(folder / "config.json", _config(family, described, around, dtype, vocab_size))
-        _write_around(folder, around, is_pair=isinstance(config, EncoderDecoderConfig))
+        _write_weights(folder, makes, prefix, how.shard_bytes)
+        write_around(folder, around, is_pair=isinstance(config, EncoderDecoderConfig))
     return family
 
 
@@ -76,6 +77,7 @@ def _write_weights(folder: Path, makes: Mapping[str, Callable[[], Tensor]], pref
 
     def save() -> None:
         save_file(held, folder / f"{len(files)}", metadata={"format": "pt"})
+        shutil.copymode(folder / "config.json", folder / f"{len(files)}")  # as every file, not for its owner alone
         files.append(list(held))
         held.clear()
 
@@ -118,7 +120,8 @@ def _ids(roles: Roles, *, is_pair: bool) -> dict[str, Any]:
     return ids | ({"decoder_start_token_id": roles.decoder_start} if is_pair else {})
 
 
-def _write_around(folder: Path, around: Around, *, is_pair: bool) -> None:
+def write_around(folder: Path, around: Around, *, is_pair: bool) -> None:
+    """Writes the files beside the weights and config.json; `is_pair`: an encoder and a decoder, which starts anew."""
     ids = {name: value for name, value in _ids(around.roles, is_pair=is_pair).items() if value is not None}
     if ids or around.generation:
         generation = {name: value for name, value in around.generation.items() if name != "transformers_version"}
