@@ -192,7 +192,7 @@ def trees(seed: int, num_rows: int, positions: int, vocab_size: int) -> Packed:
 
 def sampled_ids(model, prompts, sampling, *, context, end=None, start=None, opens=False) -> list[list[int]]:
     """What is drawn behind each prompt, read together, without `end`, from which an encoder-decoder starts."""
-    rows = begin_decoding(model, prompts, context, sampling.max_tokens, end if start is None else start, opens=opens)
+    rows = begin_decoding(model, prompts, context, sampling.max_tokens, _start(end, start), opens=opens)
     texts = [Writing(_ends(sampling, end), [b""] * model.head.weight.shape[0]) for _ in prompts]
     for _ in draw(rows, sampling, [generator(sampling.seed, "generate", row) for row in range(len(prompts))], texts):
         pass
@@ -201,9 +201,13 @@ def sampled_ids(model, prompts, sampling, *, context, end=None, start=None, open
 
 def beam_ids(model, prompts, beam, *, context, end, start=None, opens=False) -> list[list[int]]:
     """What beams find behind each prompt, read together, without `end`, from which an encoder-decoder starts."""
-    rows = begin_decoding(model, prompts, context, beam.max_tokens, end if start is None else start, opens=opens)
+    rows = begin_decoding(model, prompts, context, beam.max_tokens, _start(end, start), opens=opens)
     found = search(rows, beam, [_ends(beam, end)] * len(prompts), [b""] * model.head.weight.shape[0])
     return [text.tokens for text in found]
+
+
+def _start(end, start) -> list[int]:
+    return [token for token in (end if start is None else start,) if token is not None]
 
 
 def _ends(how, end) -> Ends:

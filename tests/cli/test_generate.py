@@ -358,7 +358,10 @@ def test_choices_behind_a_dialogue_are_asked_where_an_answer_is_written(place, t
     (found,) = choose(loaded, [str(tmp_path / "asked.jsonl")]).answers
     (prompt,) = dialogue_prompts(loaded, [(unanswered({"messages": messages}, "d"), "d")])
     for choice, score in zip(choices, found.scores["sum"], strict=True):
-        rows, expected = begin_decoding(loaded.model, [prompt.tokens], 1024, 99, loaded.tokenizer.end_of_text), 0.0
+        rows, expected = (
+            begin_decoding(loaded.model, [prompt.tokens], 1024, 99, loaded.tokenizer.frames.text.before),
+            0.0,
+        )
         for token in loaded.tokenizer.encode([choice])[0]:
             expected += rows.read()[0].log_softmax(-1)[token].item()
             rows.append([token])

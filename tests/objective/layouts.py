@@ -10,6 +10,7 @@ from tests.examples import packed_of, parts_of
 from tests.oracles.factorization import Entry, Piece, Place, Question, Vocabulary, counted_weight
 from thetahat.core import special
 from thetahat.core.batch import Batch, Inputs, Packed, Symbols
+from thetahat.core.frame import Frame, Frames
 from thetahat.objective.config import ObjectiveConfig
 
 SIZE = 24
@@ -19,7 +20,7 @@ BEGINS_WORD = SPECIAL | frozenset(range(6, 15))
 VOCABULARY = Vocabulary(SPECIAL, BEGINS_WORD, SIZE, END, MASK, SENTINELS)
 SYMBOLS = Symbols(
     vocab_size=SIZE,
-    end_of_text=END,
+    frames=Frames(Frame((END,), (END,)), Frame((END,)), Frame((END,), (END,))),
     is_special=torch.tensor([token in SPECIAL for token in range(SIZE)]),
     begins_word=torch.tensor([token in BEGINS_WORD for token in range(SIZE)]),
     special={special.MASK: MASK, **{special.SENTINEL.format(i): id for i, id in enumerate(SENTINELS)}},

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from thetahat.core.frame import Frames
 from thetahat.core.parts import Parts
 from thetahat.core.special import MASK, SENTINEL
 from thetahat.core.visibility import Visibility
@@ -18,10 +19,11 @@ class Symbols:
     """What a factorization must know of a vocabulary."""
 
     vocab_size: int
-    end_of_text: int
+    frames: Frames
     is_special: Bool[Tensor, " V"]  # stands for no text
     begins_word: Bool[Tensor, " V"]  # a word of a text begins here: with a blank, or with no letter
     special: Mapping[str, int] = field(default_factory=dict[str, int])  # special tokens by name
+    unknown: int | None = None  # stands for text that the vocabulary lacks
 
     @property
     def mask(self) -> int | None:

@@ -42,7 +42,7 @@ def beam_search(
     start: int | None = None,
 ) -> list[list[int]]:
     """The tokens that `search` finds for each prompt before `end`; an encoder-decoder starts from `start`, or `end`."""
-    rows = begin_decoding(model, prompts, context, beam.max_tokens, end if start is None else start)
+    rows = begin_decoding(model, prompts, context, beam.max_tokens, [end if start is None else start])
     ends = [Ends(frozenset({end}), max_tokens=beam.max_tokens)] * len(prompts)
     return [text.tokens for text in search(rows, beam, ends, [b""] * model.head.weight.shape[0])]
 

@@ -108,7 +108,7 @@ def begin_decoding(
     prompts: Sequence[Sequence[int]],
     context: int,
     max_tokens: int,
-    start: int | None = None,
+    start: Sequence[int] = (),
     *,
     opens: bool = False,
 ) -> DecodingBatch:
@@ -120,14 +120,14 @@ def begin_decoding(
         raise ConfigError("the prompt has no token", cure="begin with the tokenizer's <|endoftext|>")
     if isinstance(model, Decoder):
         return DecodingBatch(model, prompts, context, max_tokens, opens=opens)
-    if start is None:
+    if not start:
         raise ConfigError(
             "an encoder-decoder needs a token to start from", cure="start with <|endoftext|>, as training does"
         )
     source = Source(
         padded_inputs(prompts, model.device), torch.zeros(len(prompts), 1, dtype=torch.int64, device=model.device)
     )
-    return DecodingBatch(model, [[start]] * len(prompts), context, max_tokens, model.read(source))
+    return DecodingBatch(model, [start] * len(prompts), context, max_tokens, model.read(source))
 
 
 def padded_inputs(texts: Sequence[Sequence[int]], device: torch.device) -> Inputs:

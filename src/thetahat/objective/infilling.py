@@ -15,7 +15,7 @@ from thetahat.objective.config import INFILLING, FillInTheMiddle
 def with_middle_moved(packed: Packed, choice: FillInTheMiddle, symbols: Symbols) -> Packed:
     r"""The same pieces, of which about the share `rate` reads prefix, suffix, middle (PSM), each behind its sentinel.
 
-    Of a piece of $m$ tokens $x_1 \ldots x_m$ behind its first and before the `<|endoftext|>` that may close it, two
+    Of a piece of $m$ tokens $x_1 \ldots x_m$ behind its first and before what closes it, two
     cuts $0 \le a \le b \le m$ are drawn: the smaller and the larger of two numbers, each uniform over 0 to m. It reads
     first $\langle pre \rangle\, x_1 \ldots x_a\, \langle suf \rangle\, x_{b+1} \ldots x_m\, \langle mid \rangle\,
     x_{a+1} \ldots x_b$ end. Sentinels are read and weigh nothing, so that every token is asked once, as in a causal
@@ -31,7 +31,8 @@ def with_middle_moved(packed: Packed, choice: FillInTheMiddle, symbols: Symbols)
     start = size.cumsum(0) - size
     is_moved = _may_move(packed) & (uniform(packed.seed, 0) < choice.rate)
     place = torch.arange(len(packed.piece)) - start[packed.piece]
-    is_end = (place == size[packed.piece] - 1) & (packed.tokens == symbols.end_of_text) & (place > 0)
+    behind = place >= size[packed.piece] - len(symbols.frames.text.after)
+    is_end = behind & symbols.is_special[packed.tokens] & (place > 0)
     room = size - 1 - torch.zeros_like(size).index_add_(0, packed.piece, is_end.long())
     drawn = torch.stack([uniform(packed.seed, 1), uniform(packed.seed, 2)])
     low, high = (drawn * (room + 1)).long().sort(0).values[:, packed.piece]

@@ -20,7 +20,8 @@ def with_spans_left_out(packed: Packed, choice: Spans, symbols: Symbols) -> Pack
 
     Source: $x_1 \langle s_0 \rangle x_4 x_5 \langle s_1 \rangle \ldots$; target: $\langle end \rangle
     \langle s_0 \rangle x_2 x_3 \langle s_1 \rangle \ldots \langle end \rangle$, asked token by token, sentinels too.
-    A sentinel weighs and counts for its span's first token, the end for the last one left out; their bytes are 0.
+    A sentinel weighs and counts for its span's first token, the end for the last one left out; their bytes are 0. What
+    stands before a text is left out of the source where the encoder of a pair reads no such token.
     Raffel et al., Exploring the Limits of Transfer Learning, 2020 (arXiv 1910.10683).
     """
     drawn = leave_out(packed, choice, symbols)
@@ -40,11 +41,12 @@ def with_spans_left_out(packed: Packed, choice: Spans, symbols: Symbols) -> Pack
     begins[1:] = torch.tensor(piece)[1:] != torch.tensor(piece)[:-1]
     number = torch.arange(len(place))
     number = number - torch.where(begins, number, 0).cummax(0).values
+    is_given = is_prompt | (number < len(symbols.frames.target.before))
     parent = torch.arange(2 * len(packed.row))
     said = torch.tensor(tokens)
     return Packed(
         tokens=said,
-        weight=torch.where(is_prompt | begins, 0.0, packed.weight[place]),
+        weight=torch.where(is_given, 0.0, packed.weight[place]),
         num_bytes=torch.where(said == packed.tokens[place], packed.num_bytes[place], 0),  # a sentinel is no text
         position=number,
         part=packed.part[place],
@@ -117,9 +119,11 @@ def _pair(
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Source and target of one piece, as (token, the place that it comes from)."""
     source: list[tuple[int, int]] = []
-    target, sentinels = [(symbols.end_of_text, places[0])], symbols.sentinels
+    frames, sentinels = symbols.frames, symbols.sentinels
+    target = [(token, places[0]) for token in frames.target.before]
+    is_unread = not frames.source.before and tokens[places[0]] == frames.text.before[0]
     num_spans, is_inside, last = 0, False, places[0]
-    for place in places:
+    for place in places[is_unread:]:
         token = tokens[place]
         if drawn[place]:
             if not is_inside:
@@ -132,4 +136,4 @@ def _pair(
         else:
             source.append((token, place))
         is_inside = drawn[place]
-    return source, [*target, (symbols.end_of_text, last)]
+    return source, [*target, *((token, last) for token in frames.target.after)]

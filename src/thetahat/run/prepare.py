@@ -160,7 +160,8 @@ def _tokenizer(config: RunConfig, folder: Path | None, records: Iterable[Record]
         texts = (text for record in records for text in record.texts)
         tokenizer = train_tokenizer(texts, config.data.vocab_size, special_tokens(config))
     if kept:
-        store.write_text(kept, tokenizer.to_json())
+        for name, text in tokenizer.files().items():
+            store.write_text(kept.with_name(name), text)
     return tokenizer
 
 

@@ -160,7 +160,7 @@ def account(prepared: Prepared) -> Account:
         prompt_tokens_cut=report.prompt_cut,
         records_without_weight=report.documents_without_weight,
         ends_asked=0 if corpus.layout.is_whole else int(corpus.symbols.is_special.numpy()[targets].sum()),
-        begins_with_end_of_text=int((first == corpus.symbols.end_of_text).sum()),
+        begins_with_end_of_text=int((first == corpus.symbols.frames.text.before[0]).sum()),
         turn_ends=_turn_ends(prepared, plan) if prepared.config.data.chat else {},
         groups=_groups(corpus, plan),
         concentration={name: _concentration(prepared, plan, name) for name in NORMALIZATIONS},

@@ -1,12 +1,12 @@
 """Text from a model."""
 
-import re
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from logging import getLogger
 from typing import Any, final
 
 from thetahat.core.errors import ConfigError
+from thetahat.core.frame import Frame
 from thetahat.core.random import generator
 from thetahat.core.special import MASK
 from thetahat.data.read.prompt import ENDED, PROMPT_CUT, STOP_TEXT
@@ -26,7 +26,8 @@ logger = getLogger("thetahat")
 def generate(loaded: Loaded, prompt: str, how: Sampling | Beam) -> "Stream":
     """The continuation of `prompt` as text, piece by piece as it becomes certain, and at last why it ended.
 
-    A decoder continues, an encoder-decoder answers, and an encoder fills what stands as <|mask|> in the prompt.
+    A decoder continues, an encoder-decoder answers, and an encoder fills what stands as its mask, <|mask|> or as its
+    tokenizer calls it, in the prompt.
     """
     if isinstance(loaded.model, Encoder):
         return Stream(_whole(Answer(fill(loaded, prompt), "end")))
@@ -83,16 +84,17 @@ def answer(loaded: Loaded, prompts: Sequence[str], how: Sampling | Beam, batch_s
 
 def text_prompts(loaded: Loaded, texts: Sequence[str]) -> list[Prompt]:
     """Texts as the prompts that they are in training."""
-    end, factorization = loaded.tokenizer.end_of_text, loaded.card.factorization
-    return [Prompt(_spelled(loaded.tokenizer, factorization.prompt(text)), frozenset({end})) for text in texts]
+    tokenizer, factorization = loaded.tokenizer, loaded.card.factorization
+    frame = tokenizer.frames.source if factorization.reads_source else Frame(tokenizer.frames.text.before)
+    return [Prompt(_spelled(tokenizer, factorization.prompt(text), frame), tokenizer.ends) for text in texts]
 
 
-def _spelled(tokenizer: Tokenizer, pieces: Sequence[str]) -> list[int]:
-    """The ids of texts and, between them, of names of special tokens, behind <|endoftext|>."""
-    ids = [tokenizer.end_of_text]
-    for index, tokens in enumerate(tokenizer.encode(pieces[::2])):
-        ids += [*([tokenizer.special[pieces[2 * index - 1]]] if index else []), *tokens]
-    return ids
+def _spelled(tokenizer: Tokenizer, pieces: Sequence[str], frame: Frame) -> list[int]:
+    """The ids of texts and, between them, of names of special tokens, in their frame."""
+    ids = tokenizer.tokens(pieces[:1])[0].ids
+    for name, text in zip(pieces[1::2], tokenizer.tokens(pieces[2::2], goes_on=True), strict=True):
+        ids += [tokenizer.symbols.special[name], *text.ids]
+    return frame.around(ids)
 
 
 def write(
@@ -156,7 +158,7 @@ def _whole(found: Answer) -> "Generator[str, None, Answer]":
 def _rows(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam) -> DecodingBatch:
     assert not isinstance(loaded.model, Encoder)
     tokens, context = [prompt.tokens for prompt in prompts], loaded.card.context
-    start = loaded.tokenizer.end_of_text
+    start = loaded.tokenizer.frames.target.before
     return begin_decoding(loaded.model, tokens, context, how.max_tokens, start, opens=opens_prompts(loaded))
 
 
@@ -171,7 +173,8 @@ def _ends(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam) -> li
 
 def _num_read(loaded: Loaded, prompt: Prompt) -> int:
     """How many positions the decoder reads before it writes: an encoder reads the prompt, and it begins anew."""
-    return min(len(prompt.tokens), loaded.card.context) if isinstance(loaded.model, Decoder) else 1
+    is_alone = isinstance(loaded.model, Decoder)
+    return min(len(prompt.tokens), loaded.card.context) if is_alone else len(loaded.tokenizer.frames.target.before)
 
 
 def _num_cut(loaded: Loaded, prompt: Prompt) -> int:
@@ -211,11 +214,17 @@ def opens_prompts(loaded: Loaded) -> bool:
 
 
 def fill(loaded: Loaded, text: str) -> str:
-    """The text with each <|mask|> in it replaced by the model's surest guess, one at a time."""
+    """The text with each mask in it replaced by the model's surest guess, one at a time."""
     model, tokenizer = loaded.model, loaded.tokenizer
     mask = tokenizer.symbols.mask
-    pieces = re.split(f"({re.escape(MASK)})", text)
-    if not isinstance(model, Encoder) or mask is None or len(pieces) == 1:
-        raise ConfigError(f"{text[:40]!r} has nothing to fill", cure=f"a prompt with {MASK} in it, and a masked model")
-    (filled,) = infill(model, [[*_spelled(tokenizer, pieces), tokenizer.end_of_text]], mask)
+    name = MASK if mask is None else tokenizer.piece(mask)
+    if not isinstance(model, Encoder) or mask is None or name not in text:
+        raise ConfigError(f"{text[:40]!r} has nothing to fill", cure=f"a prompt with {name} in it, and a masked model")
+    ((_, tokens),) = tokenizer.rendered([(("", ()), (text, _others(tokenizer, text, name)))])
+    (filled,) = infill(model, [tokenizer.frames.text.around(tokens.ids)], mask)
     return tokenizer.decode(filled)
+
+
+def _others(tokenizer: Tokenizer, text: str, name: str) -> list[tuple[int, int]]:
+    """Where in a text the names of other special tokens than this stand, which are text there."""
+    return [match.span() for match in tokenizer.special_names.finditer(text) if match[0] != name]

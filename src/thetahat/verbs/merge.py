@@ -14,7 +14,7 @@ from thetahat.core.errors import ConfigError
 from thetahat.core.plain import fields_as_json
 from thetahat.model.adapters import lora
 from thetahat.run.config import digest
-from thetahat.run.folder.checkpoint import CARD, CONFIG, STATE, TOKENIZER, read_config, read_progress, save_parameters
+from thetahat.run.folder.checkpoint import CARD, CONFIG, STATE, read_config, read_progress, save_parameters
 from thetahat.verbs.load import load
 
 
@@ -66,7 +66,8 @@ def merge(name: str, out: Path | None = None) -> tuple[Path, Merged]:
         store.write_json(folder / STATE, progress | {"config": digest(config), "merged": fields_as_json(merged)})
         store.write_text(folder / CONFIG, to_toml(config))
         store.write_text(folder / CARD, to_toml(loaded.card))
-        (folder / TOKENIZER).write_bytes((loaded.folder / TOKENIZER).read_bytes())
+        for name in loaded.tokenizer.files():
+            (folder / name).write_bytes((loaded.folder / name).read_bytes())
     return target, merged
 
 

@@ -15,6 +15,7 @@ import torch
 from thetahat.core import store
 from thetahat.core.config import digest
 from thetahat.core.errors import DataError, FolderError
+from thetahat.core.frame import Frames
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.corpus import Corpus
 from thetahat.data.order.plan import plan_scoring
@@ -23,7 +24,7 @@ from thetahat.data.read.files import find_files
 from thetahat.data.read.record import Record
 from thetahat.data.read.source import divide
 from thetahat.data.read.texts import Texts
-from thetahat.data.tokens.tokenizer import END_OF_TEXT
+from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.distribution.world import World, join_world
 from thetahat.ledger.breakdown import GroupLikelihood, by_position, position_cells
 from thetahat.ledger.ledger import LedgerRow, write_ledger
@@ -220,7 +221,12 @@ def metadata_of(loaded: Loaded, corpus: Corpus, data: Sequence[str]) -> dict[str
         "policy": policy.to_json(),
         "read": WHOLE if _is_whole(corpus, policy) else "in part through windows or limits",
         "batch_size": "1 at a time" if policy.deterministic else str(policy.batch_size),
-        "first_token": f"{END_OF_TEXT}, id {tokenizer.symbols.end_of_text}: read once before each text, never asked",
+        "first_token": f"{_named(tokenizer, tokenizer.frames)}: read once before each text, never asked",
         "computed_on": computed_on(loaded),
         "unit": "nats",
     }
+
+
+def _named(tokenizer: Tokenizer, frames: Frames) -> str:
+    """What a text begins with, by name and id."""
+    return " ".join(f"{tokenizer.piece(id)}, id {id}" for id in frames.text.before)

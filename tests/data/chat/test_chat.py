@@ -219,7 +219,7 @@ def test_weights_of_messages_are_those_of_their_parts(tokenizer):
     assert [part.role for part in one.parts if part.is_prompt] == ["", "user+assistant"]
     walked = found(one)
     assert walked["turn-0"] == (
-        [tokenizer.end_of_text],
+        [tokenizer.frames.text.before[0]],
         tokenizer.encode_with_special("<|im_start|>user\nHello<|im_end|>"),
     )
     expected = oracle.texts(TEMPLATES["chatml"], HELLO, 3)
@@ -289,7 +289,7 @@ def test_an_encoder_reads_the_history_and_a_decoder_is_asked_the_turn(tokenizer)
     for (source, target), (context, asked) in zip(one.sequences, whole.values(), strict=True):
         assert list(source.tokens) == context
         assert (source.parent, source.position, target.parent, target.position) == (-1, 0, 0, 0)
-        assert list(target.tokens) == [tokenizer.end_of_text, *asked]
+        assert list(target.tokens) == [tokenizer.frames.text.before[0], *asked]
         assert {one.parts[part].is_prompt for part in source.part} == {True}
         assert {one.parts[part].is_prompt for part in target.part} == {False}
 

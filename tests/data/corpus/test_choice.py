@@ -16,7 +16,7 @@ from thetahat.data.tokens.tokenizer import train_tokenizer
 
 TEXT = "answer the answer when thé sea answers; a whale, the whale and the wheel 123 été " * 40
 TOKENIZER = train_tokenizer([TEXT], 330)
-END = TOKENIZER.end_of_text
+END = TOKENIZER.frames.text.before[0]
 WRITING = st.text(st.sampled_from("answer théwl,; 1é"), min_size=1, max_size=14)
 
 

@@ -34,7 +34,7 @@ def tokenizer():
 @pytest.mark.parametrize("is_cached", [True, False])
 def test_a_document_comes_back_from_the_corpus(tokenizer, tmp_path, is_cached):
     corpus = build_corpus(RECORDS, tokenizer, {}, tmp_path if is_cached else None)
-    end = tokenizer.end_of_text
+    end = tokenizer.frames.text.before[0]
     for index, record in enumerate(RECORDS):
         first, *ids, last = corpus.span(index).tolist()
         assert (first, last, tokenizer.decode(ids)) == (end, end, record.text)

@@ -64,9 +64,9 @@ def test_the_name_of_the_end_in_a_text_is_text(tokenizer, tmp_path, text):
     path.write_text(tokenizer.to_json())
     for one in (tokenizer, load_tokenizer(path)):
         (ids,) = one.encode([text])
-        assert one.end_of_text not in ids
-        assert one.decode([one.end_of_text, *ids, one.end_of_text]) == text
-        assert int(one.num_bytes[one.end_of_text]) == 0
+        assert one.roles.eos[0] not in ids
+        assert one.decode([one.roles.eos[0], *ids, one.roles.eos[0]]) == text
+        assert int(one.num_bytes[one.roles.eos[0]]) == 0
 
 
 def test_every_byte_has_a_token(tokenizer, byte_tokenizer):
@@ -185,7 +185,7 @@ def test_a_tokenizer_is_the_same_after_it_was_written_and_read(tokenizer, tmp_pa
     path = tmp_path / "tokenizer.json"
     path.write_text(tokenizer.to_json())
     again = load_tokenizer(path)
-    assert (again.digest, again.vocab_size, again.end_of_text) == (tokenizer.digest, 600, tokenizer.end_of_text)
+    assert (again.digest, again.vocab_size, again.roles.eos) == (tokenizer.digest, 600, tokenizer.roles.eos)
     assert again.to_json() == tokenizer.to_json()
     assert again.digest == hashlib.sha256(again.to_json().encode()).hexdigest()
     assert again.encode([TEXT[:999]]) == tokenizer.encode([TEXT[:999]])

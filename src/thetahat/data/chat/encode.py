@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from thetahat.core.errors import DataError, ModelError
+from thetahat.core.frame import Frame
 from thetahat.data.chat.ends import TurnEnds, trials
 from thetahat.data.chat.forms import forms_of
 from thetahat.data.chat.rendering import Refusal, Rendered, Renderer, shared
@@ -14,7 +15,8 @@ from thetahat.data.chat.template import ChatTemplate
 from thetahat.data.chat.turns import Script, Turn
 from thetahat.data.config import OverLong
 from thetahat.data.read.dialogue import Dialogue
-from thetahat.data.tokens.encoded import Encoded, EncodedPart, Span
+from thetahat.data.tokens.encoded import Encoded, EncodedPart, Span, target_span
+from thetahat.data.tokens.sizes import Tokens
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.data.tokens.tree import Tree
 
@@ -41,8 +43,13 @@ class _Path:
 
     turn: Turn
     prompt: Ids
-    completion: Ids
+    said: Tokens
     prompt_cut: int = 0  # of P_k, left out
+
+    @property
+    def completion(self) -> Ids:
+        """C_k."""
+        return self.said.ids
 
     def positions(self, streams: int) -> int:
         """What is read of it at once; an encoder reads the prompt alone."""
@@ -87,7 +94,7 @@ class DialogueEncoder:
                 said = script.account([path.turn for path in paths], written)
                 if self._options.over_long == "keep-last-turns":
                     paths = [self._shortened(script, path) for path in paths]
-                laid = _Laid(self._options, self._tokenizer.end_of_text, script, said)
+                laid = _Laid(self._options, self._tokenizer.frames.target, script, said)
                 for path in paths:
                     laid.add(path)
                 yield laid.encoded()
@@ -121,9 +128,10 @@ class DialogueEncoder:
     ) -> list[list[_Path]]:
         """The turns of each script, tokenised."""
         turns = [script.divided(some, written) for script, some, written in zip(scripts, asked, texts, strict=True)]
-        ids = iter(self._tokenizer.encode_rendered([text for some in turns for turn in some for text in turn.texts]))
-        beginning = [self._tokenizer.end_of_text]  # what is read before anything is written
-        return [[_Path(turn, next(ids) or beginning, next(ids)) for turn in some] for some in turns]
+        found = iter(self._tokenizer.rendered([turn.texts for some in turns for turn in some]))
+        beginning = [*self._tokenizer.frames.text.before]  # what is read before anything is written
+        paths = [[(turn, *next(found)) for turn in some] for some in turns]
+        return [[_Path(turn, prompt.ids or beginning, said) for turn, prompt, said in some] for some in paths]
 
     def _shortened(self, script: Script, path: _Path) -> _Path:
         """The path without its oldest messages: as few as must go, cut before a message of the user where there is one.
@@ -160,8 +168,8 @@ def encode_dialogue(dialogue: Dialogue, where: str, tokenizer: Tokenizer, option
 class _Laid:
     """The parts and sequences of one record, as they grow."""
 
-    def __init__(self, options: ChatOptions, end_of_text: int, script: Script, said: Sequence[str]) -> None:
-        self._options, self._end_of_text, self._script = options, end_of_text, script
+    def __init__(self, options: ChatOptions, frame: Frame, script: Script, said: Sequence[str]) -> None:
+        self._options, self._frame, self._script = options, frame, script
         self._parts: list[EncodedPart] = []
         self._sequences: list[tuple[Span, ...]] = []
         self._tree, self._in_tree = Tree(), list[_Path]()  # the tree that grows, and its paths
@@ -210,8 +218,7 @@ class _Laid:
             self._tokens_cut += len(path.completion)
             return
         source = Span(tuple(read), parts[:1] * len(read))
-        target = (self._end_of_text, *path.completion)
-        self._sequences.append((source, Span(target, parts[1:] * len(target), parent=0, position=0)))
+        self._sequences.append((source, target_span(self._frame, path.completion, parts)))
 
     def _fitted(self, path: _Path) -> Ids:
         """What an encoder reads of a history; nothing: the turn is dropped."""
@@ -239,7 +246,9 @@ class _Laid:
             indexes = [index for start, stop in turn.before for index in range(max(start, since), stop)]
             roles = dict.fromkeys(self._script.messages[index].role for index in indexes)
             self._parts.append(EncodedPart(f"before-{turn.name}", "+".join(roles), is_prompt=True))
-        self._parts.append(EncodedPart(turn.name, turn.message.role, turn.message.weight))
+        said, weight = path.said, turn.message.weight
+        sizes = None if said.sizes is None else tuple(said.sizes)
+        self._parts.append(EncodedPart(turn.name, turn.message.role, weight, sizes=sizes, is_lossless=said.is_lossless))
         return max(len(self._parts) - 2, 0), len(self._parts) - 1
 
     def _held(self, path: _Path) -> int:

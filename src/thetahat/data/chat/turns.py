@@ -11,7 +11,7 @@ from thetahat.data.chat.forms import Forms
 from thetahat.data.chat.rendering import Job, Refusal, Rendered, Renderer, Run, Scene
 from thetahat.data.chat.template import ChatTemplate
 from thetahat.data.read.dialogue import Dialogue, Message
-from thetahat.data.tokens.tokenizer import special_in
+from thetahat.data.tokens.rendered import special_in
 from thetahat.data.tokens.tree import agreement
 
 

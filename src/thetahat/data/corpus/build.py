@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, final
+from typing import Any, BinaryIO, final
 
 import msgspec
 import numpy as np
@@ -30,6 +30,9 @@ from thetahat.data.tokens.tokenizer import Tokenizer
 VERSION = 4  # of what a fingerprint is of
 _BATCH_CHARACTERS = 1 << 22  # tokenised at a time
 Tables = dict[str, Any]  # of SCHEMAS, pyarrow's
+Sizes = NDArray[np.uint32] | None  # bytes behind each token; None: those of the tokenizer's table
+Batch = tuple[NDArray[Any], Sizes, Tables]
+_TOKENS, _SIZES = "tokens.bin", "sizes.bin"
 _TEXT = Encoding()
 _FACTS = "facts.json"
 
@@ -52,10 +55,16 @@ def build_corpus(
     seen = _Fingerprint(tokenizer, told)
     encoded = _encode(seen.watching(records), tokenizer, encoding)
     if cache is None:
-        tokens, batches = zip(*encoded, strict=True)
+        tokens, sizes, batches = zip(*encoded, strict=True)
         tables = {name: pa.concat_tables([batch[name] for batch in batches]) for name in SCHEMAS}
         one = {name: table.unify_dictionaries().combine_chunks() for name, table in tables.items()}
-        return _corpus(np.concatenate(tokens), one, tokenizer, seen.digest(), encoding.layout)
+        texts = (
+            np.concatenate(tokens),
+            None
+            if all(some is None for some in sizes)
+            else np.concatenate([_sizes(ids, some, tokenizer) for ids, some in zip(tokens, sizes, strict=True)]),
+        )
+        return _corpus(texts, one, tokenizer, seen.digest(), encoding.layout)
     is_of_files = isinstance(records, Texts | Records)
     source = {**told, "files": records.digest} if is_of_files else told
     content = _Fingerprint(tokenizer, source).digest() if is_of_files else fingerprint_of(records, tokenizer, told)
@@ -64,7 +73,7 @@ def build_corpus(
     with waiting_for(cache / f".{name}.lock"):
         if not is_whole(folder):
             with store.publishing(folder) as partial:
-                _write(partial, encoded)
+                _write(partial, encoded, tokenizer)
                 store.write_json(partial / _FACTS, {"fingerprint": seen.digest()})
                 if not is_of_files and seen.digest() != content:
                     raise DataError("the data changed while it was read", cure="start again when nothing writes to it")
@@ -77,7 +86,8 @@ def corpus_of_encoded(records: Iterable[tuple[Record, Encoded]], tokenizer: Toke
     for record, encoded in records:
         tables.add(record, encoded)
         fingerprint.update(msgspec.json.encode([record.canonical, encoded.sequences]))
-    return _corpus(*tables.take(), tokenizer, fingerprint.hexdigest(), layout)
+    tokens, sizes, rows = tables.take()
+    return _corpus((tokens, sizes), rows, tokenizer, fingerprint.hexdigest(), layout)
 
 
 def fingerprint_of(records: Iterable[Record], tokenizer: Tokenizer, settings: Mapping[str, str]) -> str:
@@ -120,41 +130,62 @@ def _open(folder: Path, tokenizer: Tokenizer, layout: Layout) -> Corpus:
     tables = {
         name: parquet.read_table(folder / f"{name}.parquet", memory_map=True).combine_chunks() for name in SCHEMAS
     }
-    tokens = np.memmap(folder / "tokens.bin", dtype=_dtype(tokenizer), mode="r")
+    tokens = np.memmap(folder / _TOKENS, dtype=_dtype(tokenizer), mode="r")
+    sizes = np.memmap(folder / _SIZES, dtype=np.uint32, mode="r") if (folder / _SIZES).is_file() else None
     fingerprint = json.loads((folder / _FACTS).read_bytes())["fingerprint"]
-    return _corpus(tokens, tables, tokenizer, fingerprint, layout)
+    return _corpus((tokens, sizes), tables, tokenizer, fingerprint, layout)
 
 
 def _corpus(
-    tokens: NDArray[Any], tables: dict[str, Any], tokenizer: Tokenizer, fingerprint: str, layout: Layout
+    texts: tuple[NDArray[Any], Sizes], tables: dict[str, Any], tokenizer: Tokenizer, fingerprint: str, layout: Layout
 ) -> Corpus:
-    return Corpus(tokens, tables, tokenizer.symbols, tokenizer.num_bytes.numpy(), fingerprint, layout)
+    tokens, sizes = texts
+    return Corpus(tokens, tables, tokenizer.symbols, tokenizer.num_bytes.numpy(), fingerprint, layout, sizes)
 
 
-def _write(folder: Path, batches: Iterable[tuple[NDArray[Any], Tables]]) -> None:
+def _sizes(tokens: NDArray[Any], sizes: Sizes, tokenizer: Tokenizer) -> NDArray[np.uint32]:
+    """Bytes of the text behind each token: those of its document, or of the table."""
+    return tokenizer.num_bytes.numpy()[tokens.astype(np.int64)].astype(np.uint32) if sizes is None else sizes
+
+
+def _write(folder: Path, batches: Iterable[Batch], tokenizer: Tokenizer) -> None:
+    """The tokens, the tables, and, as soon as a token has other bytes than the table says, the bytes of all of them."""
     with ExitStack() as stack:
-        file = stack.enter_context((folder / "tokens.bin").open("wb"))
+        file = stack.enter_context((folder / _TOKENS).open("wb"))
         writers = {
             name: stack.enter_context(parquet.ParquetWriter(folder / f"{name}.parquet", schema))
             for name, schema in SCHEMAS.items()
         }
-        for tokens, tables in batches:
+        of_bytes: BinaryIO | None = None
+        for tokens, sizes, tables in batches:
+            if of_bytes is None and sizes is not None:
+                of_bytes = stack.enter_context((folder / _SIZES).open("wb"))
+                file.flush()
+                _write_sizes(of_bytes, folder / _TOKENS, tokenizer)
             file.write(tokens.tobytes())
+            if of_bytes is not None:
+                of_bytes.write(_sizes(tokens, sizes, tokenizer).tobytes())
             for name, writer in writers.items():
                 writer.write_table(tables[name])
 
 
-def _encode(
-    records: Iterable[Record], tokenizer: Tokenizer, encoding: Encoding
-) -> Iterator[tuple[NDArray[Any], Tables]]:
+def _write_sizes(file: BinaryIO, tokens: Path, tokenizer: Tokenizer) -> None:
+    """The bytes of the tokens that are written already, which the table knows."""
+    if tokens.stat().st_size:
+        written = np.memmap(tokens, dtype=_dtype(tokenizer), mode="r")
+        for start in range(0, len(written), _BATCH_CHARACTERS):
+            file.write(_sizes(written[start : start + _BATCH_CHARACTERS], None, tokenizer).tobytes())
+
+
+def _encode(records: Iterable[Record], tokenizer: Tokenizer, encoding: Encoding) -> Iterator[Batch]:
     """The tokens and the tables, a batch of records at a time."""
     tables, num_tokens = _Tables(tokenizer), 0
     for batch in _batches(records):
         for record, encoded in zip(batch, encode_records(batch, tokenizer, encoding), strict=True):
             tables.add(record, encoded)
-        tokens, taken = tables.take()
+        tokens, sizes, taken = tables.take()
         num_tokens += len(tokens)
-        yield tokens, taken
+        yield tokens, sizes, taken
     if not num_tokens:
         raise DataError("every record is left out", cure="other data, or another data.over_long or data.unsupervised")
 
@@ -173,6 +204,7 @@ class _Tables:
         self._ids = array("I")
         self._part = array("I")  # of each token, within its record
         self._first_part = array("q")  # of the record of each span
+        self._sizes = list[tuple[int, tuple[int, ...]]]()  # of parts whose tokens have other bytes than the table says
 
     def add(self, record: Record, encoded: Encoded) -> None:
         for spans in encoded.sequences:
@@ -185,14 +217,16 @@ class _Tables:
                 self._first_part.append(self._parts)
             self._sequences += 1
         self._rows["parts"] += [
-            (self._documents, part.name, part.role, part.weight, part.is_prompt, part.num_bytes)
+            (self._documents, part.name, part.role, part.weight, part.is_prompt, part.num_bytes, part.is_lossless)
             for part in encoded.parts
         ]
+        own = [(self._parts + index, part.sizes) for index, part in enumerate(encoded.parts) if part.sizes is not None]
+        self._sizes += own
         self._rows["documents"].append(_document(record, encoded))
         self._parts += len(encoded.parts)
         self._documents += 1
 
-    def take(self) -> tuple[NDArray[Any], Tables]:
+    def take(self) -> Batch:
         """What was added since the last time."""
         tokens, length = np.array(self._ids, self._dtype), np.array([row[-1] for row in self._rows["spans"]], np.int64)
         part = np.array(self._part, np.int64) + np.repeat(np.array(self._first_part, np.int64), length)
@@ -200,14 +234,29 @@ class _Tables:
         is_first[np.cumsum(length) - length] = True
         start = np.flatnonzero(is_first | (np.diff(part, prepend=-1) != 0))
         before, asked = self._parts - len(self._rows["parts"]), ~is_first
-        size = np.bincount(part[asked] - before, self._token_bytes[tokens[asked]], len(self._rows["parts"]))
+        sizes = self._sizes_of(tokens, part, asked)
+        of_token = self._token_bytes[tokens[asked]] if sizes is None else sizes[asked]
+        size = np.bincount(part[asked] - before, of_token, len(self._rows["parts"]))
         tables = {name: _table(name, self._rows[name]) for name in SCHEMAS}
         tables["segments"] = pa.table([self._tokens + start, part[start]], SCHEMAS["segments"])
         num_bytes = compute.coalesce(tables["parts"]["num_bytes"], pa.array(size.astype(np.int64)))  # pyright: ignore[reportAttributeAccessIssue]
         tables["parts"] = tables["parts"].set_column(5, SCHEMAS["parts"].field("num_bytes"), num_bytes)
         self._tokens += len(tokens)
         self._forget()
-        return tokens, tables
+        return tokens, sizes, tables
+
+    def _sizes_of(self, tokens: NDArray[Any], part: NDArray[np.int64], asked: NDArray[np.bool_]) -> Sizes:
+        """Bytes of the text behind each token: of some parts their own, one token after the other."""
+        if not self._sizes:
+            return None
+        found = self._token_bytes[tokens].astype(np.uint32)
+        known = np.array([number for number, _ in self._sizes])
+        place = np.flatnonzero(asked & np.isin(part, known))
+        place = place[np.argsort(part[place], kind="stable")]
+        is_read = np.isin(known, part[place])  # a turn may have been left out with all of its tokens
+        own = [np.array(sizes, np.uint32) for (_, sizes), some in zip(self._sizes, is_read, strict=True) if some]
+        found[place] = np.concatenate([found[:0], *own])
+        return found
 
 
 def _table(name: str, rows: list[tuple[Any, ...]]) -> Any:

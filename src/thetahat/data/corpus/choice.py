@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from thetahat.core.errors import DataError
+from thetahat.core.frame import Frame, Frames
 from thetahat.core.layout import STREAM, Layout
 from thetahat.data.corpus.build import corpus_of_encoded
 from thetahat.data.corpus.corpus import Corpus
-from thetahat.data.corpus.encode import check_bytes
 from thetahat.data.read.bad import BadRecords
 from thetahat.data.read.question import Question
 from thetahat.data.read.record import Record
-from thetahat.data.tokens.encoded import Encoded, EncodedPart, Span
+from thetahat.data.tokens.encoded import Encoded, EncodedPart, Span, target_span
+from thetahat.data.tokens.sizes import Tokens
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.data.tokens.tree import Tree
 
@@ -54,10 +55,22 @@ class EncodedQuestions:
 class _Text:
     """One choice behind its context, tokenised once."""
 
-    first: int  # read before everything else: <|endoftext|>, or what a template begins with
+    first: tuple[int, ...]  # read before everything else: what a text begins with, or what a template does
     tokens: list[int]
+    sizes: list[int] | None  # bytes of each; None: those of the tokenizer's table
     within: int  # how many of them lie in the context as a whole
     straddles: bool  # whether the next one lies in both
+    is_lossless: bool = True
+    last: tuple[int, ...] = ()  # behind what is given, of a source
+
+    def given(self, start: int, stop: int) -> list[int]:
+        """What is read before the token at `stop`, without those before `start`."""
+        return [*self.first, *self.tokens[start:stop], *self.last]
+
+    def part(self, name: str, start: int) -> EncodedPart:
+        """The part whose targets are its tokens from `start` on."""
+        sizes = None if self.sizes is None else tuple(self.sizes[start:])
+        return EncodedPart(name, sizes=sizes, is_lossless=self.is_lossless)
 
 
 def encode_questions(
@@ -67,8 +80,8 @@ def encode_questions(
 
     The joined text is tokenised once and a span of it is scored, so no token depends on where a context was cut off. A
     token with bytes of both counts with the choice. Choices with one context are scored from the same place, the first
-    at which any of them straddles it: all are then continuations of the same tokens. The texts begin with
-    `<|endoftext|>`, which is read and no target, and their end is no target: choices are no whole documents.
+    at which any of them straddles it: all are then continuations of the same tokens. What stands before a text is read
+    and no target, and its end is no target: choices are no whole documents.
 
     Behind a dialogue in its template a choice is tokenised alone, as a reply is in training.
     """
@@ -89,7 +102,7 @@ def encode_questions(
             straddling.append(sum(text.straddles for text in several))
             counted.append(sum(text.within - start for text, start in zip(several, starts, strict=True)))
             try:
-                yield question.record, _encode(question, several, starts, tokenizer.end_of_text, encoding)
+                yield question.record, _encode(question, several, starts, tokenizer.frames, encoding)
             except DataError as error:
                 too_long(error)
 
@@ -102,32 +115,28 @@ def _joined(questions: Sequence[Question], tokenizer: Tokenizer, delimiter: str)
     pairs = [pair for question in questions for pair in zip(question.contexts, question.choices, strict=True)]
     joints = [context + (delimiter if _needs_blank(context, choice) else "") for context, choice in pairs]
     texts = [joint + choice for joint, (_, choice) in zip(joints, pairs, strict=True)]
-    found = zip(pairs, texts, tokenizer.encode(texts), strict=True)
+    found = zip(pairs, tokenizer.tokens(texts), strict=True)
     for question in questions:
-        several = list(itertools.islice(found, len(question.choices)))
-        for _, text, tokens in several:
-            check_bytes(text, tokens, tokenizer, question.record.where or question.record.id)
-        yield [_cut(context, tokens, tokenizer) for (context, _), _, tokens in several]
+        several = itertools.islice(found, len(question.choices))
+        yield [_cut(context, tokens, tokenizer) for (context, _), tokens in several]
 
 
 def _needs_blank(context: str, choice: str) -> bool:
     return bool(context) and not context[-1].isspace() and not choice[:1].isspace()
 
 
-def _cut(context: str, tokens: list[int], tokenizer: Tokenizer) -> _Text:
-    """By bytes: byte-level tokens add up to the text."""
-    if not context:
-        return _Text(tokenizer.end_of_text, tokens, 0, straddles=False)
-    size = len(context.encode())
-    ends = list(itertools.accumulate(map(tokenizer.sizes.__getitem__, tokens), initial=0))
-    within = bisect_right(ends, size) - 1
-    return _Text(tokenizer.end_of_text, tokens, within, straddles=ends[within] < size)
+def _cut(context: str, tokens: Tokens, tokenizer: Tokenizer) -> _Text:
+    """By bytes: those of the tokens add up to the text."""
+    first, sizes = tokenizer.frames.text.before, tokens.sizes or map(tokenizer.sizes.__getitem__, tokens.ids)
+    size, ends = len(context.encode()), list(itertools.accumulate(sizes, initial=0))
+    within = bisect_right(ends, size) - 1 if context else 0
+    return _Text(first, tokens.ids, tokens.sizes, within, ends[within] < size, tokens.is_lossless)
 
 
 def _pairs(questions: Sequence[Question], tokenizer: Tokenizer) -> Iterator[list[_Text]]:
     """For an encoder and a decoder: two texts, tokenised apart as in training."""
     contexts = iter(tokenizer.encode([context for question in questions for context in question.contexts]))
-    choices = iter(tokenizer.encode([choice for question in questions for choice in question.choices]))
+    choices = iter(tokenizer.tokens([choice for question in questions for choice in question.choices]))
     for question in questions:
         if not all(question.contexts):
             raise DataError(
@@ -136,15 +145,26 @@ def _pairs(questions: Sequence[Question], tokenizer: Tokenizer) -> Iterator[list
                 cure="a decoder or an encoder for minimal pairs",
             )
         parts = [(next(contexts), next(choices)) for _ in question.choices]
-        end = tokenizer.end_of_text
-        yield [_Text(end, context + choice, len(context), straddles=False) for context, choice in parts]
+        frame = tokenizer.frames.source
+        yield [_behind(frame, context, choice, tokenizer) for context, choice in parts]
 
 
 def _rendered(questions: Sequence[Question], tokenizer: Tokenizer) -> Iterator[list[_Text]]:
     """Behind dialogues: what a template writes is tokens already."""
-    choices = iter(tokenizer.encode([choice for question in questions for choice in question.choices]))
     for question in questions:
-        yield [_Text(first, [*rest, *next(choices)], len(rest), straddles=False) for first, *rest in question.prompts]
+        texts: list[_Text] = []
+        for (first, *rest), choice in zip(question.prompts, question.choices, strict=True):
+            goes_on = tokenizer.goes_on([first, *rest][-1])
+            texts.append(_behind(Frame((first,)), rest, tokenizer.tokens([choice], goes_on=goes_on)[0], tokenizer))
+        yield texts
+
+
+def _behind(frame: Frame, context: list[int], choice: Tokens, tokenizer: Tokenizer) -> _Text:
+    """A choice that was tokenised apart from its context."""
+    given = [tokenizer.sizes[id] for id in context]
+    sizes = None if choice.sizes is None else [*given, *choice.sizes]
+    within, is_lossless = len(context), choice.is_lossless
+    return _Text(frame.before, context + choice.ids, sizes, within, False, is_lossless, frame.after)
 
 
 def _starts(question: Question, texts: Sequence[_Text]) -> list[int]:
@@ -158,26 +178,33 @@ def _starts(question: Question, texts: Sequence[_Text]) -> list[int]:
 
 
 def _encode(
-    question: Question, texts: Sequence[_Text], starts: Sequence[int], end: int, encoding: QuestionEncoding
+    question: Question, texts: Sequence[_Text], starts: Sequence[int], frames: Frames, encoding: QuestionEncoding
 ) -> Encoded:
-    texts, choice_cut = _with_choices_cut(texts, starts, encoding)
-    cut = _num_cut(question, texts, starts, encoding)
-    names = [CHOICE.format(index) for index in range(len(texts))]
-    pairs = [
-        ([text.first, *text.tokens[cut:start]], text.tokens[start:]) for text, start in zip(texts, starts, strict=True)
-    ]
-    sequences = _sequences(pairs, end, encoding)
+    around = _num_around(texts[0], frames, encoding)
+    texts, choice_cut = _with_choices_cut(texts, starts, around, encoding)
+    cut = _num_cut(question, texts, starts, around, encoding)
+    parts = [EncodedPart("context", is_prompt=True)]
+    parts += [text.part(CHOICE.format(i), start) for i, (text, start) in enumerate(zip(texts, starts, strict=True))]
+    pairs = [(text.given(cut, start), text.tokens[start:]) for text, start in zip(texts, starts, strict=True)]
+    sequences = _sequences(pairs, frames, encoding)
     if encoding.alone and len(texts) > 1 and any(starts):
+        nothing = frames.source.around(()) if encoding.layout.has_source else [*frames.text.before]
         sequences += [
-            _sequence([end], targets, 1 + len(texts) + index, end, encoding) for index, (_, targets) in enumerate(pairs)
+            _sequence(nothing, targets, 1 + len(texts) + index, frames, encoding)
+            for index, (_, targets) in enumerate(pairs)
         ]
-        names += [ALONE.format(index) for index in range(len(texts))]
-    parts = EncodedPart("context", is_prompt=True), *map(EncodedPart, names)
-    return Encoded(parts, tuple(sequences), tokens_cut=choice_cut, prompt_cut=cut)
+        parts += [text.part(ALONE.format(i), start) for i, (text, start) in enumerate(zip(texts, starts, strict=True))]
+    return Encoded(tuple(parts), tuple(sequences), tokens_cut=choice_cut, prompt_cut=cut)
+
+
+def _num_around(text: _Text, frames: Frames, encoding: QuestionEncoding) -> int:
+    """How many positions are read around context and choice; of a source, around the context."""
+    layout, given = encoding.layout, len(text.first) + len(text.last)
+    return given if layout.has_source else given + len(frames.text.after) if layout.reads_end else given - 1
 
 
 def _sequences(
-    pairs: Sequence[tuple[list[int], list[int]]], end: int, encoding: QuestionEncoding
+    pairs: Sequence[tuple[list[int], list[int]]], frames: Frames, encoding: QuestionEncoding
 ) -> list[tuple[Span, ...]]:
     """Each choice behind its context; or a tree, in which what contexts share stands once, where that is worth it."""
     tree = Tree()
@@ -187,42 +214,46 @@ def _sequences(
     saved = sum(len(given) + len(targets) - 1 for given, targets in pairs) - tree.positions
     if may_share and saved >= WORTH and tree.positions <= encoding.context:
         return list(tree.sequences())
-    return [_sequence(given, targets, 1 + index, end, encoding) for index, (given, targets) in enumerate(pairs)]
+    return [_sequence(given, targets, 1 + index, frames, encoding) for index, (given, targets) in enumerate(pairs)]
 
 
 def _sequence(
-    given: list[int], targets: list[int], part: int, end: int, encoding: QuestionEncoding
+    given: list[int], targets: list[int], part: int, frames: Frames, encoding: QuestionEncoding
 ) -> tuple[Span, ...]:
     if encoding.layout.has_source:
-        source = Span(tuple(given), (0,) * len(given))
-        return source, Span((end, *targets), (part,) * (1 + len(targets)), parent=0)
-    close = (end,) if encoding.layout.reads_end else ()
+        return Span(tuple(given), (0,) * len(given)), target_span(frames.target, targets, (0, part))
+    close = frames.text.after if encoding.layout.reads_end else ()
     return (Span((*given, *targets, *close), (0,) * len(given) + (part,) * len(targets) + (0,) * len(close)),)
 
 
 def _with_choices_cut(
-    texts: Sequence[_Text], starts: Sequence[int], encoding: QuestionEncoding
+    texts: Sequence[_Text], starts: Sequence[int], around: int, encoding: QuestionEncoding
 ) -> tuple[Sequence[_Text], int]:
     """The texts without the beginning of each choice that alone does not fit, and how many tokens these are."""
-    room = encoding.context - 2 * encoding.layout.reads_end
+    room = encoding.context - (0 if encoding.layout.has_source else around)
     over = [max(len(text.tokens) - start - room, 0) for text, start in zip(texts, starts, strict=True)]
     if encoding.over_long != "truncate-left" or not any(over):
         return texts, 0
     fitting = [
-        replace(text, tokens=text.tokens[:start] + text.tokens[start + left_out :])
+        replace(
+            text,
+            tokens=text.tokens[:start] + text.tokens[start + left_out :],
+            sizes=text.sizes and text.sizes[:start] + text.sizes[start + left_out :],
+        )
         for text, start, left_out in zip(texts, starts, over, strict=True)
     ]
     return fitting, sum(over)
 
 
-def _num_cut(question: Question, texts: Sequence[_Text], starts: Sequence[int], encoding: QuestionEncoding) -> int:
+def _num_cut(
+    question: Question, texts: Sequence[_Text], starts: Sequence[int], around: int, encoding: QuestionEncoding
+) -> int:
     """How many tokens are left out at the beginning of each context: as many for all choices."""
     if encoding.over_long == "window":
         return 0
     pairs = [(start, len(text.tokens) - start) for text, start in zip(texts, starts, strict=True)]
-    around = 2 * encoding.layout.reads_end  # <|endoftext|> on both sides
     if encoding.layout.has_source:
-        over = max(given for given, _ in pairs) + 1 - encoding.source_room
+        over, around = max(given for given, _ in pairs) + around - encoding.source_room, 0
     else:
         over = max(map(sum, pairs)) + around - encoding.context
     name = question.record.where or question.record.id

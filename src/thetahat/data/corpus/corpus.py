@@ -44,6 +44,7 @@ SCHEMAS = {
             "weight": pa.float64(),
             "is_prompt": pa.bool_(),
             "num_bytes": pa.int64(),  # of its tokens; a prompt's too
+            "is_lossless": pa.bool_(),  # whether its tokens tell its text, to the byte
         }
     ),
     "spans": pa.schema(
@@ -73,6 +74,7 @@ class Corpus:
     token_bytes: Ints  # [V], of text behind each id
     fingerprint: str
     layout: Layout = STREAM
+    sizes: NDArray[np.uint32] | None = None  # bytes behind each token; None: everywhere those of `token_bytes`
     lengths: Ints = field(init=False)  # [spans], the first token included, which is never asked
     offsets: Ints = field(init=False)  # [spans + 1], where each begins in `tokens`
 
@@ -179,14 +181,18 @@ class Corpus:
 
     def bytes_at(self, place: Ints) -> Ints:
         """UTF-8 bytes of the text behind each token, by its place in `tokens`; behind a label those of its name."""
-        tokens = self.tokens[place].astype(np.int64)
         if not self.layout.predicts_label:
-            return self.token_bytes[tokens]
+            return self._sizes(place)
         part = self.part_of(place)
         is_prompt = self.column["parts.is_prompt"][part]
-        return np.where(
-            is_prompt, self.token_bytes[np.where(is_prompt, tokens, 0)], self.column["parts.num_bytes"][part]
-        )
+        found = self.column["parts.num_bytes"][part]
+        found[is_prompt] = self._sizes(place[is_prompt])
+        return found
+
+    def _sizes(self, place: Ints) -> Ints:
+        if self.sizes is not None:
+            return self.sizes[place].astype(np.int64)
+        return self.token_bytes[self.tokens[place].astype(np.int64)]
 
     def digests(self, index: Ints) -> list[str]:
         """Of the record to which each part belongs, as it was written: the same for every tokenizer."""
@@ -196,7 +202,7 @@ class Corpus:
 _NAMES = 8  # of fields that are not read, in a line
 _NUMBERS = {
     "documents": ("weight", "tokens_cut", "prompt_cut"),
-    "parts": ("document", "weight", "is_prompt", "num_bytes"),
+    "parts": ("document", "weight", "is_prompt", "num_bytes", "is_lossless"),
     "spans": ("document", "sequence", "parent", "position"),
     "segments": ("start", "part"),
 }

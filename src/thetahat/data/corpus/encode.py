@@ -4,13 +4,15 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from thetahat.core.errors import DataError, ModelError
+from thetahat.core.errors import DataError
+from thetahat.core.frame import Frame, Frames
 from thetahat.core.layout import STREAM, Layout
 from thetahat.data.chat.encode import ChatOptions, DialogueEncoder
 from thetahat.data.chat.template import TEMPLATES
 from thetahat.data.config import OverLong, Unsupervised
 from thetahat.data.read.record import Record
-from thetahat.data.tokens.encoded import Encoded, EncodedPart, Span
+from thetahat.data.tokens.encoded import Encoded, EncodedPart, Span, target_span
+from thetahat.data.tokens.sizes import Tokens
 from thetahat.data.tokens.tokenizer import Tokenizer
 
 LABEL_UNREAD = "its text is learned, its label is not read: objective.factorization.kind=labels learns labels"
@@ -43,26 +45,30 @@ class Encoding:
 def encode_records(records: Sequence[Record], tokenizer: Tokenizer, encoding: Encoding) -> Iterator[Encoded]:
     """Each record as token ids; prompt and completion are tokenised apart, as they are when a completion is generated.
 
-    Of a labelled text only the text is read, and a note says so, where nothing asks for labels.
-    Byte-level tokens must add up to the text, or the tokenizer loses some and is refused.
+    Of a labelled text only the text is read, and a note says so, where nothing asks for labels. The bytes of tokens add
+    up to the text, also where the tokenizer loses some of it.
     """
-    prompts = iter(tokenizer.encode([record.prompt for record in records if record.prompt is not None]))
-    texts = iter(tokenizer.encode([record.text for record in records if record.dialogue is None]))
+    is_one_text = encoding.layout.is_one_stream
+    prompts = iter(tokenizer.tokens([record.prompt for record in records if record.prompt is not None]))
+    alone = iter(tokenizer.tokens([record.text for record in records if _is_alone(record, is_one_text)]))
+    behind = [record.text for record in records if record.dialogue is None and not _is_alone(record, is_one_text)]
+    completions = iter(tokenizer.tokens(behind, goes_on=True))
     dialogues = _dialogues(records, tokenizer, encoding)
     for record in records:
         if record.dialogue is not None:
             yield next(dialogues)
             continue
-        text = next(texts)
-        check_bytes(record.text, text, tokenizer, record.id)
-        prompt = None
-        if record.prompt is not None:
-            prompt = next(prompts)
-            check_bytes(record.prompt, prompt, tokenizer, record.id)
-        if prompt is not None and record.is_label and encoding.layout.is_one_stream:
-            yield replace(_encode(record, None, prompt, tokenizer.end_of_text, encoding), notes=(LABEL_UNREAD,))
+        text = next(alone if _is_alone(record, is_one_text) else completions)
+        prompt = None if record.prompt is None else next(prompts)
+        if prompt is not None and record.is_label and is_one_text:
+            yield replace(_encode(record, None, prompt, tokenizer.frames, encoding), notes=(LABEL_UNREAD,))
         else:
-            yield _encode(record, prompt, text, tokenizer.end_of_text, encoding)
+            yield _encode(record, prompt, text, tokenizer.frames, encoding)
+
+
+def _is_alone(record: Record, is_one_text: bool) -> bool:
+    """Whether its text begins a text, and does not go on with a prompt."""
+    return record.dialogue is None and (record.prompt is None or not is_one_text)
 
 
 def _dialogues(records: Sequence[Record], tokenizer: Tokenizer, encoding: Encoding) -> Iterator[Encoded]:
@@ -89,35 +95,48 @@ def _dialogues(records: Sequence[Record], tokenizer: Tokenizer, encoding: Encodi
     return DialogueEncoder(tokenizer, encoding.chat).encode(some)
 
 
-def _encode(record: Record, prompt: list[int] | None, text: list[int], end: int, encoding: Encoding) -> Encoded:
+def part_of(name: str, tokens: Tokens, frame: Frame) -> EncodedPart:
+    """A part whose targets are a text and what ends it; bytes for which no token stands go to the end."""
+    if tokens.sizes is None:
+        return EncodedPart(name)
+    ends = [0] * len(frame.after)
+    ends[:1] = [tokens.num_left]
+    return EncodedPart(name, sizes=(*tokens.sizes, *ends), is_lossless=tokens.is_lossless)
+
+
+def _encode(record: Record, prompt: Tokens | None, text: Tokens, frames: Frames, encoding: Encoding) -> Encoded:
     if encoding.layout.predicts_label:
-        return _labelled(record, prompt, end, encoding)
+        return _labelled(record, prompt, frames, encoding)
     if encoding.layout.has_source:
-        return _pair(record, prompt, text, end, encoding)
-    if prompt is None:
-        return Encoded((EncodedPart("document"),), ((Span((end, *text, end), (0,) * (len(text) + 2)),),))
-    tokens = (end, *prompt, *text, end)
-    part = (0,) * (len(prompt) + 1) + (1,) * (len(text) + 1)
-    return Encoded((EncodedPart("prompt", is_prompt=True), EncodedPart("completion")), ((Span(tokens, part),),))
+        return _pair(record, prompt, text, frames, encoding)
+    frame = frames.text
+    first, given = frame.before[0], [*frame.before[1:], *(prompt.ids if prompt else ())]
+    tokens = (first, *given, *text.ids, *frame.after)
+    if prompt is None and not given:
+        return Encoded((part_of("document", text, frame),), ((Span(tokens, (0,) * len(tokens)),),))
+    parts = EncodedPart("prompt", is_prompt=True), part_of("completion" if prompt else "document", text, frame)
+    part = (0,) * (1 + len(given)) + (1,) * (len(tokens) - len(given) - 1)
+    return Encoded(parts, ((Span(tokens, part),),))
 
 
-def _pair(record: Record, prompt: list[int] | None, text: list[int], end: int, encoding: Encoding) -> Encoded:
+def _pair(record: Record, prompt: Tokens | None, text: Tokens, frames: Frames, encoding: Encoding) -> Encoded:
     if prompt is None:
         raise DataError(
             f"{record.id}: a text alone, where an encoder reads the prompt and a decoder writes the completion",
             allowed='{"prompt": ..., "completion": ...}, or dialogues',
             cure="objective.factorization.kind=spans for plain text",
         )
-    parts = EncodedPart("prompt", is_prompt=True), EncodedPart("completion")
-    read = _fitted(prompt, encoding.room - 1, encoding, record.id)
+    parts = EncodedPart("prompt", is_prompt=True), part_of("completion", text, frames.target)
+    read = _fitted(prompt.ids, encoding.room - len(frames.source.around(())), encoding, record.id)
     if read is None:
-        return Encoded(parts, (), tokens_cut=len(text) + 1, prompt_cut=len(prompt))
-    source = Span((end, *read), (0,) * (len(read) + 1))
-    target = Span((end, *text, end), (1,) * (len(text) + 2), parent=0)
-    return Encoded(parts, ((source, target),), prompt_cut=len(prompt) - len(read))
+        return Encoded(parts, (), tokens_cut=len(text.ids) + len(frames.target.after), prompt_cut=len(prompt.ids))
+    source = frames.source.around(read)
+    target = target_span(frames.target, (*text.ids, *frames.target.after), (0, 1))
+    cut = len(prompt.ids) - len(read)
+    return Encoded(parts, ((Span(tuple(source), (0,) * len(source)), target),), prompt_cut=cut)
 
 
-def _labelled(record: Record, prompt: list[int] | None, end: int, encoding: Encoding) -> Encoded:
+def _labelled(record: Record, prompt: Tokens | None, frames: Frames, encoding: Encoding) -> Encoded:
     labels = encoding.labels
     if prompt is None:
         raise DataError(f"{record.id}: a text without a label", allowed='{"text": ..., "label": ...}')
@@ -125,11 +144,12 @@ def _labelled(record: Record, prompt: list[int] | None, end: int, encoding: Enco
         shown = ", ".join(labels[:8]) + (f", ... ({len(labels)} in all)" if len(labels) > 8 else "")
         raise DataError(f"{record.id}: the label {record.text!r} is not one of those declared", allowed=shown)
     parts = EncodedPart("prompt", is_prompt=True), EncodedPart("label", num_bytes=len(record.text.encode()))
-    read = _fitted(prompt, encoding.room - 2, encoding, record.id)
+    read = _fitted(prompt.ids, encoding.room - len(frames.text.around(())), encoding, record.id)
     if read is None:
-        return Encoded(parts, (), tokens_cut=1, prompt_cut=len(prompt))
-    tokens = (end, *read, end, labels.index(record.text))
-    return Encoded(parts, ((Span(tokens, (0,) * (len(read) + 2) + (1,)),),), prompt_cut=len(prompt) - len(read))
+        return Encoded(parts, (), tokens_cut=1, prompt_cut=len(prompt.ids))
+    tokens = (*frames.text.around(read), labels.index(record.text))
+    part = (0,) * (len(tokens) - 1) + (1,)
+    return Encoded(parts, ((Span(tokens, part),),), prompt_cut=len(prompt.ids) - len(read))
 
 
 def _fitted(prompt: list[int], room: int, encoding: Encoding, name: str) -> list[int] | None:
@@ -149,13 +169,3 @@ def _fitted(prompt: list[int], room: int, encoding: Encoding, name: str) -> list
                 "once is not split",
                 cure="data.over_long=truncate-left (or truncate-right, drop), or a larger data.source_context",
             )
-
-
-def check_bytes(text: str, ids: Sequence[int], tokenizer: Tokenizer, name: str) -> None:
-    """Raises ModelError unless the tokens add up to the text."""
-    size, found = len(text.encode()), sum(map(tokenizer.sizes.__getitem__, ids))
-    if found != size:
-        raise ModelError(
-            f"the tokenizer loses text: the tokens of {name} stand for {found} of its {size} bytes",
-            cure="data.tokenizer=none trains one that loses nothing",
-        )

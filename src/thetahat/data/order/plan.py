@@ -170,7 +170,9 @@ def _plan(corpus: Corpus, pieces: Pieces) -> Plan:
 
 def _ends(corpus: Corpus, pieces: Pieces) -> Ints:
     """[parts], how many of the kept tokens close a text: who reads it whole is asked for what it says, not its end."""
-    last = corpus.offsets[pieces.span] + pieces.stop - 1
+    number = np.arange(len(corpus.symbols.frames.text.after))
+    last = (corpus.offsets[pieces.span] + pieces.stop - 1)[:, None] - number
+    last = last[number < np.maximum(pieces.targets, 1)[:, None]]
     is_end = corpus.symbols.is_special.numpy()[corpus.tokens[last].astype(np.int64)]
     return np.bincount(corpus.part_of(last[is_end]), minlength=len(corpus.tables["parts"]))
 

@@ -1,6 +1,9 @@
 """A record as token ids: what every format becomes before it is kept in a corpus."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from thetahat.core.frame import Frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +15,8 @@ class EncodedPart:
     weight: float = 1.0  # what the message asked for; the record's own comes on top
     is_prompt: bool = False  # a condition: read, never predicted
     num_bytes: int | None = None  # of text; None: those of its tokens
+    sizes: tuple[int, ...] | None = None  # bytes of each of its tokens; None: those of the tokenizer's table
+    is_lossless: bool = True  # whether the tokens tell its text, to the byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +46,10 @@ class Encoded:
     tokens_cut: int = 0  # asked for by the record, and left out by the policy
     prompt_cut: int = 0  # of its conditions, left out by the policy
     notes: tuple[str, ...] = field(default=())  # what a person should know about this record
+
+
+def target_span(frame: Frame, targets: Sequence[int], parts: tuple[int, int]) -> Span:
+    """What a decoder reads and writes behind a source: of what stands before the targets only the first has no part."""
+    _, *given = frame.before
+    part = (parts[1], *(parts[0],) * len(given), *(parts[1],) * len(targets))
+    return Span((*frame.before, *targets), part, parent=0)

@@ -1,9 +1,8 @@
-"""Text to token ids and back: byte-level BPE, with the number of bytes that stand behind each id."""
+"""Text to token ids and back, with the number of bytes that stand behind each token."""
 
 import hashlib
 import json
 import re
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,42 +14,92 @@ from jaxtyping import Int
 from torch import Tensor
 
 from thetahat.core.batch import Symbols
+from thetahat.core.config import to_toml
 from thetahat.core.errors import ConfigError, ModelError
+from thetahat.core.frame import Frames
 from thetahat.data.tokens.bpe import ALPHABET, train_bpe
-
-END_OF_TEXT = "<|endoftext|>"
-_ENDS = (END_OF_TEXT, "<|end_of_text|>")
-# The byte alphabet writes a byte as its Latin-1 character where that is printable, and the others from U+0100 on.
-_UNPRINTABLE = [*range(0x21), *range(0x7F, 0xA1), 0xAD]
-_FROM_ALPHABET = {0x100 + place: byte for place, byte in enumerate(_UNPRINTABLE)}
-_BLANKS = "\u0120\u010a\u0109\u010d"  # blank, new line, tabulator and return, as the byte alphabet writes them
-_PROBE = (
-    "".join(map(chr, range(1, 0x250)))
-    + "  \r\n\t é e\u0301 \u200d \u4e2d\u6587 \U0001f600\ufeff <|endoftext|> don't 1234567 "
+from thetahat.data.tokens.pieces import begins_apart, spelled, spelling_of, without_prefix
+from thetahat.data.tokens.rendered import Piece, Said, Text, divide, special_names
+from thetahat.data.tokens.roles import (
+    END_OF_TEXT,
+    NAMES,
+    NO_ROLES,
+    ROLES,
+    Roles,
+    Vocabulary,
+    added_by,
+    frames_of,
+    known_roles,
+    read_roles,
 )
+from thetahat.data.tokens.sizes import Tokens, joined, tokens_of
+
+TOKENIZER = "tokenizer.json"
+_ONE = "a"  # a text, to see what stands before the first word of one
 
 
 @final
 class Tokenizer:
-    """A lossless map between Unicode text and ids; no text maps to `end_of_text`, not even its name."""
+    """A map between Unicode text and ids, which are those of the `tokenizers` library.
 
-    def __init__(self, inner: tokenizers.Tokenizer) -> None:
-        inner.encode_special_tokens = True  # a literal <|endoftext|> in a text is text
+    The name of a special token in a text is text: only a template writes special tokens. Where the ids do not tell the
+    text, as after lower-casing, each text says so, and its bytes are still shared out among its tokens.
+    """
+
+    def __init__(self, inner: tokenizers.Tokenizer, told: Roles = NO_ROLES) -> None:
         inner.no_truncation()
         inner.no_padding()
-        vocabulary = inner.get_vocab(with_added_tokens=True)
+        inner.encode_special_tokens = True  # a literal <|endoftext|> in a text is text
         self._inner = inner
-        special = {token.content: id for id, token in inner.get_added_tokens_decoder().items() if token.special}
-        self.end_of_text: int = next(special[name] for name in _ENDS if name in special)
-        self.vocab_size: int = max(vocabulary.values()) + 1
-        self.token_bytes: list[bytes] = _token_bytes(inner, self.vocab_size)
+        self._json: str = inner.to_str(pretty=True)
+        description = json.loads(self._json)
+        vocabulary = Vocabulary(inner, description)
+        self._added = added_by(inner)
+        self.roles: Roles = known_roles(vocabulary, self._added, told)
+        self._is_told = self.roles != known_roles(vocabulary, self._added, NO_ROLES)
+        self.frames: Frames = frames_of(self._added, self.roles)
+        self.vocab_size: int = vocabulary.size
+        self.special: dict[str, int] = _special(vocabulary, self.roles)
+        self._named = {**vocabulary.aliases(self.roles), **self.special}
+        self._spelling = spelling_of(description)
+        self.token_bytes: list[bytes] = spelled(vocabulary, self._spelling, [*self._named.values()])
         self.num_bytes: Int[Tensor, " V"] = torch.tensor([len(piece) for piece in self.token_bytes])
-        self.special = special
-        self.digest: str = hashlib.sha256(self.to_json().encode()).hexdigest()
+        self._going_on = _library(without_prefix(description)) or inner
+        self._begins_apart = begins_apart(description)
+        first = inner.encode(_ONE, add_special_tokens=False).ids[:1]
+        has_prefix = self._spelling.of_words or any(self.token_bytes[id].startswith(b" ") for id in first)
+        self._prefix = b" " * has_prefix
+        self.digest: str = hashlib.sha256((self._json + self._roles_text).encode()).hexdigest()
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """What ends a text that is generated."""
+        return frozenset({*self.roles.eos, *self.frames.text.after[:1]})
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of each text, without anything in front or behind."""
         return [encoding.ids for encoding in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def tokens(self, texts: Sequence[str], *, goes_on: bool = False) -> list[Tokens]:
+        """The same with the bytes of each token; where it `goes_on`, a text is read behind another."""
+        inner, prefix = (self._going_on, b"") if goes_on else (self._inner, self._prefix)
+        encodings = inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        pairs = zip(texts, encodings, strict=True)
+        found = [tokens_of(text, encoding.ids, None, self.token_bytes, prefix) for text, encoding in pairs]
+        unlike = [place for place, one in enumerate(found) if one is None]
+        again = inner.encode_batch([texts[place] for place in unlike], add_special_tokens=False) if unlike else []
+        for place, encoding in zip(unlike, again, strict=True):
+            ends = [end for _, end in encoding.offsets]
+            found[place] = tokens_of(texts[place], encoding.ids, ends, self.token_bytes, prefix)
+        return [one for one in found if one is not None]
+
+    def goes_on(self, last: int) -> bool:
+        """Whether a text goes on with another behind this token, or begins one."""
+        return self._begins_apart or last not in self._special_ids
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        return frozenset(self.special.values())
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -58,8 +107,10 @@ class Tokenizer:
         return self.num_bytes.tolist()
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text behind ids: their bytes as UTF-8, U+FFFD where they are none; special tokens have no bytes."""
-        return b"".join(map(self.token_bytes.__getitem__, ids)).decode("utf-8", "replace")
+        """The text behind ids; special tokens have none. Bytes that are no UTF-8 are U+FFFD."""
+        if self._spelling.of_bytes and not self._prefix:
+            return b"".join(map(self.token_bytes.__getitem__, ids)).decode("utf-8", "replace")
+        return self._inner.decode(list(ids), skip_special_tokens=True)
 
     def shown(self, ids: Sequence[int]) -> str:
         """The same with the names of special tokens in their places."""
@@ -70,80 +121,109 @@ class Tokenizer:
         """The ids of a text in which the names of special tokens stand for these tokens."""
         return self.encode_rendered([(text, ())])[0]
 
-    def encode_rendered(self, texts: Sequence[tuple[str, Sequence[tuple[int, int]]]]) -> list[list[int]]:
+    def encode_rendered(self, texts: Sequence[Said]) -> list[list[int]]:
         """The same for many texts, each with the ranges in which names are text, in order."""
-        divided = [self._divided(text, said) for text, said in texts]
-        found = {piece for pieces, _ in divided for piece in pieces}
-        ids = dict(zip(found, self.encode(list(found)), strict=True))  # a history is rendered again for each turn
-        return [
-            [id for piece, name in zip(pieces, [*names, ""], strict=True) for id in (*ids[piece], *self._ids(name))]
-            for pieces, names in divided
-        ]
+        return [found.ids for found, _ in self.rendered([(text, ("", ())) for text in texts])]
 
-    def _ids(self, name: str) -> tuple[int, ...]:
-        return (self.special[name],) if name else ()
+    def rendered(self, texts: Sequence[tuple[Said, Said]]) -> list[tuple[Tokens, Tokens]]:
+        """Texts in two parts, each with the ranges in which names are text, tokenised apart as what they are: one text.
 
-    def _divided(self, text: str, said: Sequence[tuple[int, int]]) -> tuple[list[str], list[str]]:
-        """The texts between special tokens, and the names of these."""
-        matches = special_in(text, self.special_names, said)
-        edges = [0, *(edge for match in matches for edge in match.span()), len(text)]
-        pieces = [text[start:stop] for start, stop in zip(edges[::2], edges[1::2], strict=True)]
-        return pieces, [match[0] for match in matches]
+        The ids are those that the library gives for all of it, but for what it would join across the two.
+        """
+        divided = [divide(parts, self._text) for parts in texts]
+        known = self._known(piece for both in divided for part in both for piece in part)
+
+        def tokens(part: Sequence[Piece]) -> Tokens:
+            found = [one for piece in part for one in (known[piece.text, piece.goes_on], self._behind(piece))]
+            return joined(found, self.token_bytes)
+
+        return [(tokens(first), tokens(second)) for first, second in divided]
+
+    def _known(self, pieces: Iterable[Piece]) -> dict[tuple[str, bool], Tokens]:
+        """Each text among the pieces, tokenised once: a history is rendered again for each turn."""
+        wanted = {(piece.text, piece.goes_on) for piece in pieces}
+        found = {key: Tokens([]) for key in wanted if not key[0]}
+        for goes_on in (False, True):
+            some = [text for text, place in wanted if text and place == goes_on]
+            tokens = self.tokens(some, goes_on=goes_on)
+            found |= {(text, goes_on): one for text, one in zip(some, tokens, strict=True)}
+        return found
+
+    def _behind(self, piece: Piece) -> Tokens:
+        """The special token behind a piece, which may take blanks around it with it."""
+        ids = [self.special[piece.name]] if piece.name else []
+        if not piece.num_taken:
+            return Tokens(ids)
+        return Tokens(ids, [piece.num_taken] * len(ids), False, 0 if ids else piece.num_taken)
+
+    @cached_property
+    def _text(self) -> Text:
+        added = self._inner.get_added_tokens_decoder().values()
+        strips = {token.content: (token.lstrip, token.rstrip) for token in added if token.lstrip or token.rstrip}
+        return Text(self.special_names, strips, self._begins_apart)
 
     @cached_property
     def special_names(self) -> re.Pattern[str]:
         """Finds the names of special tokens in a text, the longest where several begin."""
-        return re.compile("|".join(map(re.escape, sorted(self.special, key=len, reverse=True))))
+        added = self._inner.get_added_tokens_decoder().values()
+        return special_names(self.special, {token.content for token in added if token.single_word})
 
     @cached_property
     def symbols(self) -> Symbols:
         """What a factorization must know of the vocabulary."""
         is_special = torch.zeros(self.vocab_size, dtype=torch.bool)
-        is_special[list(self.special.values())] = True
+        is_special[[id for id in self._named.values() if id != self.roles.unk]] = True  # unknown is text, too
         begins_word = is_special.clone()
         for piece, id in self._inner.get_vocab(with_added_tokens=False).items():
-            begins_word[id] |= piece[0] in _BLANKS or not any(letter.isalnum() for letter in piece)
+            begins_word[id] |= self._spelling.begins_word(piece)
         return Symbols(
             vocab_size=self.vocab_size,
-            end_of_text=self.end_of_text,
+            frames=self.frames,
             is_special=is_special,
             begins_word=begins_word,
-            special=self.special,
+            special=self._named,
+            unknown=self.roles.unk,
         )
 
     def with_special_tokens(self, names: Sequence[str]) -> "Tokenizer":
         """The same tokenizer with these special tokens, the missing ones behind all others."""
-        missing = [name for name in dict.fromkeys(names) if name not in self.special]
+        missing = [name for name in dict.fromkeys(names) if name not in self._named]
         if not missing:
             return self
-        inner = tokenizers.Tokenizer.from_str(self.to_json())
+        inner = tokenizers.Tokenizer.from_str(self._json)
         inner.add_special_tokens([tokenizers.AddedToken(name, special=True, normalized=False) for name in missing])
-        return _checked(Tokenizer(inner), missing)
+        return _checked(Tokenizer(inner, self.roles), missing)
 
     def piece(self, id: int) -> str:
         """What one id stands for, to be looked at: half a character shows as a replacement, a special token by name."""
-        return self._inner.decode([id], skip_special_tokens=False)
+        return self.shown([id])
 
     def to_json(self) -> str:
-        """What `load_tokenizer` and the `tokenizers` library read."""
-        return self._inner.to_str(pretty=True)
+        """What the `tokenizers` library reads."""
+        return self._json
+
+    @property
+    def _roles_text(self) -> str:
+        return to_toml(self.roles) if self._is_told else ""
+
+    def files(self) -> dict[str, str]:
+        """What `load_tokenizer` reads, by name: the library's file, and the roles where that does not tell them."""
+        return ({ROLES: self._roles_text} if self._is_told else {}) | {TOKENIZER: self._json}
 
 
-def special_in(text: str, names: re.Pattern[str], said: Sequence[tuple[int, int]]) -> list[re.Match[str]]:
-    """Where names of special tokens stand for these: nothing of them lies in the ranges of what somebody has said."""
-    if not said:
-        return list(names.finditer(text))
-    found: list[re.Match[str]] = []
-    stops = [stop for _, stop in said]
-    place = 0
-    while match := names.search(text, place):
-        at = bisect_right(stops, match.start())
-        if at < len(said) and said[at][0] < match.end():
-            place = match.start() + 1
-        else:
-            found.append(match)
-            place = match.end()
-    return found
+def _special(vocabulary: Vocabulary, roles: Roles) -> dict[str, int]:
+    """The special tokens by name: those that say so, and those that have a role."""
+    named = {id: name for name, id in vocabulary.ids.items()}
+    told = (roles.bos, *roles.eos, roles.unk, roles.pad, roles.sep, roles.cls, roles.mask, roles.start)
+    return {**vocabulary.special, **{named[id]: id for id in told if id in named}}
+
+
+def _library(description: Mapping[str, Any] | None) -> tokenizers.Tokenizer | None:
+    if description is None:
+        return None
+    inner = tokenizers.Tokenizer.from_str(json.dumps(description))
+    inner.encode_special_tokens = True
+    return inner
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = ()) -> Tokenizer:
@@ -164,18 +244,35 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: Seque
     return _checked(Tokenizer(inner), names)
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer that a tokenizer.json describes, if it is lossless byte-level BPE with an end-of-text token."""
+def load_tokenizer(path: Path, roles: Roles = NO_ROLES) -> Tokenizer:
+    """The tokenizer in a folder, or that a tokenizer.json describes, of every kind that the `tokenizers` library has.
+
+    Which of its special tokens does what is read from the files beside it: the roles.toml of a checkpoint, or
+    tokenizer_config.json, special_tokens_map.json and generation_config.json. `roles` come before these. What a file
+    says of cutting and padding is left out.
+    """
+    path = path / TOKENIZER if path.is_dir() else path
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
         inner = tokenizers.Tokenizer.from_file(str(path))
     except FileNotFoundError as error:
-        raise ModelError(f"no such tokenizer: {path}", allowed="the path of a tokenizer.json") from error
+        raise _missing(path) from error
     except Exception as error:  # the library raises bare Exception
-        raise ModelError(f"{path} is not a tokenizer.json: {error}") from error
-    _check_kind(description, path)
-    tokenizer = Tokenizer(inner)
-    _check_lossless(tokenizer, inner, path)
+        raise _unreadable(path, error) from error
+    if (description.get("model") or {}).get("dropout"):
+        raise ModelError(
+            f"{path} is not a tokenizer to train with: its BPE has dropout, so that a text has other ids each time",
+            cure='"dropout": null in that file',
+        )
+    told = roles.over(read_roles(path.parent, Vocabulary(inner, description)))
+    tokenizer = Tokenizer(inner, told)
+    if not tokenizer.roles.eos:
+        names = ", ".join(sorted(tokenizer.special)) or "none"
+        raise ModelError(
+            f"{path} is not a tokenizer to train with: it has no end-of-text token; its special tokens: {names}",
+            allowed=f"a special token {', '.join(NAMES['eos'])}, or one that a tokenizer_config.json beside it names "
+            "as eos_token",
+        )
     return tokenizer
 
 
@@ -193,40 +290,21 @@ def _checked(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
     return tokenizer
 
 
-def _token_bytes(inner: tokenizers.Tokenizer, vocab_size: int) -> list[bytes]:
-    """The bytes of text behind each id; none where the id is special, or no token has it."""
-    found = [b""] * vocab_size
-    for piece, id in inner.get_vocab(with_added_tokens=False).items():
-        found[id] = piece.translate(_FROM_ALPHABET).encode("latin-1", "replace")
-    for id, token in inner.get_added_tokens_decoder().items():
-        found[id] = b"" if token.special else token.content.encode()
-    return found
+_CURE = "transformers: AutoTokenizer.from_pretrained('FOLDER').save_pretrained('NEW')"
 
 
-def _check_kind(description: Mapping[str, Any], path: Path) -> None:
-    model = description.get("model") or {}
-    vocabulary = model.get("vocab") or {}
-    if model.get("type") != "BPE" or not isinstance(vocabulary, dict) or not vocabulary.keys() >= ALPHABET:
-        raise _refused(path, f"its model is {model.get('type')}, or lacks some of the 256 bytes")
-    if any(model.get(key) for key in ("dropout", "byte_fallback", "continuing_subword_prefix", "end_of_word_suffix")):
-        raise _refused(path, "its BPE has dropout, byte fallback, prefixes or suffixes")
-    if description.get("normalizer") is not None:
-        raise _refused(path, f"its normalizer, {description['normalizer'].get('type')}, changes the text")
-    special = {token["content"] for token in description.get("added_tokens", []) if token.get("special")}
-    if not special & set(_ENDS):
-        raise _refused(path, f"it has no end-of-text token; its special tokens: {', '.join(sorted(special)) or 'none'}")
+def _missing(path: Path) -> ModelError:
+    others = sorted(one.name for pattern in _OTHERS for one in path.parent.glob(pattern))
+    beside = f", and {', '.join(others)} cannot be read" if others else ""
+    cure = f"{_CURE} writes one" if others else ""
+    return ModelError(f"no such tokenizer: {path}{beside}", allowed="the path of a tokenizer.json", cure=cure)
 
 
-def _check_lossless(tokenizer: Tokenizer, inner: tokenizers.Tokenizer, path: Path) -> None:
-    (ids,) = tokenizer.encode([_PROBE])
-    is_lossless = tokenizer.decode(ids) == inner.decode(ids, skip_special_tokens=True) == _PROBE
-    if not is_lossless or int(tokenizer.num_bytes[ids].sum()) != len(_PROBE.encode()):
-        raise _refused(path, "a text that is encoded and decoded does not come back as it was")
+def _unreadable(path: Path, error: Exception) -> ModelError:
+    if any(path.match(pattern) for pattern in _OTHERS):
+        return ModelError(f"{path} is not a tokenizer.json", cure=f"{_CURE} writes one, of its folder")
+    return ModelError(f"{path} is not a tokenizer.json: {error}")
 
 
-def _refused(path: Path, why: str) -> ModelError:
-    return ModelError(
-        f"{path} is not a tokenizer to train with: {why}",
-        allowed=f"byte-level BPE without normalizer, with a special token {' or '.join(_ENDS)}",
-        cure="data.tokenizer=none trains one",
-    )
+_OTHERS = ("*.model", "*.spm", "*.tiktoken", "*tekken*.json", "vocab.json", "vocab.txt", "merges.txt")
+"""Tokenizers that other libraries read."""

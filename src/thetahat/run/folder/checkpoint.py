@@ -18,7 +18,8 @@ from torch import Tensor
 from thetahat.core import store
 from thetahat.core.config import from_toml, to_toml
 from thetahat.core.errors import ConfigError, DamagedError, ModelError
-from thetahat.data.tokens.tokenizer import Tokenizer
+from thetahat.data.tokens.roles import ROLES
+from thetahat.data.tokens.tokenizer import TOKENIZER, Tokenizer
 from thetahat.model.adapters.lora import is_adapted
 from thetahat.model.build import LanguageModel
 from thetahat.run.card import Card, card_of
@@ -27,7 +28,7 @@ from thetahat.run.log.metrics import METRICS, held_out_bits
 from thetahat.run.state import State, better
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-CONFIG, CARD, TOKENIZER = "config.toml", "card.toml", "tokenizer.json"
+CONFIG, CARD = "config.toml", "card.toml"
 logger = getLogger("thetahat")
 
 
@@ -80,7 +81,8 @@ def save(state: State, run: Path, tokenizer: Tokenizer, beside: Mapping[str, Any
         store.write_json(folder / STATE, progress)
         store.write_text(folder / CONFIG, to_toml(state.config))
         store.write_text(folder / CARD, to_toml(card_of(state.config, tuple(beside["labels"]))))
-        store.write_text(folder / TOKENIZER, tokenizer.to_json())
+        for name, text in tokenizer.files().items():
+            store.write_text(folder / name, text)
     return target
 
 
@@ -90,10 +92,11 @@ def settle(run: Path, newest: Path, keep: int, *, deep: bool = False) -> None:
     Done after each save, and again, `deep`, on resume, since a kill may have come between the two, and since disks
     fail. Only whole checkpoints are counted and deleted.
     """
-    tokenizer = (newest / TOKENIZER).read_text(encoding="utf-8")
     _, best_step = best_of(run, newest)
     best = folder_of(run, best_step) if best_step is not None else None
-    _write_if_other(run / TOKENIZER, tokenizer)
+    for name in (ROLES, TOKENIZER):
+        if name == TOKENIZER or (newest / name).is_file():
+            _write_if_other(run / name, (newest / name).read_text(encoding="utf-8"))
     _point(newest.with_name("latest"), newest)
     _point(newest.with_name("best"), best)
     older = [folder for folder in all_checkpoints(run) if step_of(folder) < step_of(newest)]

@@ -15,6 +15,7 @@ import torch
 from thetahat.core import store
 from thetahat.core.config import differences as all_differences, to_plain, to_toml
 from thetahat.core.errors import FolderError, ModelError
+from thetahat.data.tokens.roles import ROLES
 from thetahat.distribution.world import World, join_world
 from thetahat.run.config import RunConfig, differences, digest, resolve
 from thetahat.run.folder.checkpoint import CONFIG, TOKENIZER, all_checkpoints, read_config
@@ -99,7 +100,7 @@ def has_begun(folder: Path) -> bool:
 
 def leave_nothing(folder: Path, *, also_folder: bool = True) -> None:
     """Deletes what a run that has not begun has written, and its folder where nothing else is in it."""
-    for name in (CONFIG, ENVIRONMENT, TOKENIZER, METRICS, WATCH):
+    for name in (CONFIG, ENVIRONMENT, TOKENIZER, ROLES, METRICS, WATCH):
         (folder / name).unlink(missing_ok=True)
     if also_folder:
         (folder / ".lock").unlink(missing_ok=True)
