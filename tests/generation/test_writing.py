@@ -33,7 +33,7 @@ SCRIPTS = [
 TOKENIZER = train_tokenizer([text * 3 for text in SCRIPTS] + ["ab " * 9], 400, ["<|mask|>"])
 LIBRARY = tokenizers.Tokenizer.from_str(TOKENIZER.to_json())
 BYTES = TOKENIZER.token_bytes
-END = TOKENIZER.end_of_text
+END = TOKENIZER.frames.text.before[0]
 TEXTS = st.lists(st.sampled_from(SCRIPTS) | st.text(max_size=5), max_size=3).map("".join)
 BROKEN = st.lists(st.integers(0, TOKENIZER.vocab_size - 1), max_size=12)
 

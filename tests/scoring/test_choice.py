@@ -31,7 +31,7 @@ from thetahat.statistics.paired import wilson_interval
 
 CPU = torch.device("cpu")
 TOKENIZER = train_tokenizer(["the whale, the sea and the captain; a ship that sails at night " * 9], 300, [MASK])
-END = TOKENIZER.end_of_text
+END = TOKENIZER.frames.text.before[0]
 SHAPE = replace(SMALL, num_layers=1, width=8, head_width=4, inner_width=8)
 MODEL = lively(build_model(SHAPE, TOKENIZER.vocab_size))
 POLICY = Policy(context=48, stride=24, batch_size=4, dtype="float64")

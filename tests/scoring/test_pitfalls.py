@@ -43,7 +43,7 @@ def corpus(*records, **encoding):
 @given(st.sampled_from(["<|endoftext|>", "<|endoftext|>a", "a<|endoftext|><|endoftext|>"]) | TEXTS)
 def test_p1_a_text_is_read_after_exactly_one_end_of_text_whatever_it_says_itself(text):
     tokens = corpus(record(text)).span(0).tolist()
-    end = TOKENIZER.symbols.end_of_text
+    end = TOKENIZER.frames.text.before[0]
     assert tokens[0] == tokens[-1] == end
     assert end not in tokens[1:-1]
     assert TOKENIZER.decode(tokens[1:-1]) == text
@@ -54,7 +54,7 @@ def test_p2_a_completion_s_tokens_are_never_those_of_another_cut(prompt, complet
     found = corpus(record(completion, prompt))
     is_asked = ~found.column["parts.is_prompt"][found.part_of(np.arange(len(found.tokens)))]
     scored = found.tokens[is_asked].tolist()
-    assert TOKENIZER.decode([token for token in scored if token != TOKENIZER.symbols.end_of_text]) == completion
+    assert TOKENIZER.decode([token for token in scored if token != TOKENIZER.frames.text.before[0]]) == completion
     assert len(scored) >= 2  # something, and the end
 
 

@@ -114,7 +114,7 @@ def test_by_sequence_a_masked_record_weighs_the_share_of_its_text_that_is_masked
     corpus = corpus_of(sizes, byte_tokenizer, WHOLE)
     plan, _ = plan_training(corpus, DataConfig(context=16, over_long="split"))
     objective = ObjectiveConfig(factorization=Masked(rate=0.5), normalization="sequence")
-    symbols = replace_fields(corpus.symbols, special={MASK: corpus.symbols.end_of_text})
+    symbols = replace_fields(corpus.symbols, special={MASK: corpus.symbols.frames.text.before[0]})
     batch = factor(gather(corpus, plan, np.arange(len(plan.pieces))), objective, symbols)
     found = np.bincount(batch.part.flatten(), batch.weights.flatten(), len(sizes))
     shares = [1, 1 / 2, 2 / 5, 1 / 2, (8 + 8 + 5) / 40]  # 15, 15 and 10 of 40 in a piece each; times 1, 2, ...

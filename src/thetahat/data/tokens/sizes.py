@@ -1,9 +1,10 @@
 """How many bytes of a text each of its tokens stands for."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tokenizers import Encoding
 
 _WIDTHS = (0x7F, 0x7FF, 0xFFFF)  # the last characters that UTF-8 writes with 1, 2 and 3 bytes
 
@@ -22,23 +23,17 @@ class Tokens:
     num_left: int = 0  # bytes of a text that has no token
 
 
-def tokens_of(
-    text: str, ids: list[int], ends: Sequence[int] | None, table: Sequence[bytes], prefix: bytes = b""
-) -> Tokens | None:
-    """The tokens of a text; None where its `ends`, in characters, must be known and are not.
+def by_table(text: str, ids: list[int], table: Sequence[bytes], prefix: bytes = b"") -> Tokens | None:
+    """The tokens of a text whose pieces, joined, are the text behind `prefix`, which a tokenizer puts there; or None.
 
-    By the table where the pieces, joined, are the text behind `prefix`, which a tokenizer puts there: the bytes of each
-    are then exact. Elsewhere by the end rule.
+    The bytes of each are then exact, and the ids tell the text.
     """
     data = text.encode()
-    joined = b"".join(map(table.__getitem__, ids))
-    if not data or joined == prefix + data:
-        if not prefix or not ids:
-            return Tokens(ids)
-        return Tokens(ids, _without(len(prefix), [len(table[id]) for id in ids]))
-    if not ids:
-        return Tokens(ids, [], is_lossless=False, num_left=len(data))
-    return None if ends is None else Tokens(ids, by_ends(text, ends), is_lossless=False)
+    if not data:
+        return Tokens(ids)
+    if b"".join(map(table.__getitem__, ids)) != prefix + data:
+        return None
+    return Tokens(ids, _without(len(prefix), [len(table[id]) for id in ids]) if prefix else None)
 
 
 def _without(count: int, sizes: list[int]) -> list[int]:
@@ -51,18 +46,21 @@ def _without(count: int, sizes: list[int]) -> list[int]:
     return sizes
 
 
-def by_ends(text: str, ends: Iterable[int]) -> list[int]:
+def by_ends(text: str, encoding: Encoding) -> Tokens:
     """The end rule: a token gets the bytes between the furthest end so far and its own; the last one gets the rest.
 
     It adds up to the text where offsets do not: parts of one character each have all of it, and what a normalizer took
     away belongs to no token.
     """
+    ids: list[int] = encoding.ids
+    if not ids:
+        return Tokens([], [], not text, len(text.encode()))
     characters = np.frombuffer(text.encode("utf-32-le"), "<u4")
     edges = np.zeros(len(characters) + 1, np.int64)
     np.cumsum(1 + np.searchsorted(_WIDTHS, characters), out=edges[1:])
-    reached = edges[np.maximum.accumulate(np.fromiter(ends, np.int64))]
+    reached = edges[np.maximum.accumulate([end for _, end in encoding.offsets])]
     reached[-1] = edges[-1]
-    return np.diff(reached, prepend=0).tolist()
+    return Tokens(ids, np.diff(reached, prepend=0).tolist(), is_lossless=False)
 
 
 def joined(parts: Sequence[Tokens], table: Sequence[bytes]) -> Tokens:

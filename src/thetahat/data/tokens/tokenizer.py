@@ -32,7 +32,7 @@ from thetahat.data.tokens.roles import (
     known_roles,
     read_roles,
 )
-from thetahat.data.tokens.sizes import Tokens, joined, tokens_of
+from thetahat.data.tokens.sizes import Tokens, by_ends, by_table, joined
 
 TOKENIZER = "tokenizer.json"
 _ONE = "a"  # a text, to see what stands before the first word of one
@@ -67,8 +67,7 @@ class Tokenizer:
         self._going_on = _library(without_prefix(description)) or inner
         self._begins_apart = begins_apart(description)
         first = inner.encode(_ONE, add_special_tokens=False).ids[:1]
-        has_prefix = self._spelling.of_words or any(self.token_bytes[id].startswith(b" ") for id in first)
-        self._prefix = b" " * has_prefix
+        self._prefix = b" " * any(self.token_bytes[id].startswith(b" ") for id in first)
         self.digest: str = hashlib.sha256((self._json + self._roles_text).encode()).hexdigest()
 
     @property
@@ -83,15 +82,15 @@ class Tokenizer:
     def tokens(self, texts: Sequence[str], *, goes_on: bool = False) -> list[Tokens]:
         """The same with the bytes of each token; where it `goes_on`, a text is read behind another."""
         inner, prefix = (self._going_on, b"") if goes_on else (self._inner, self._prefix)
+        if self._spelling.of_words:  # which do not say what stands between them
+            encodings = inner.encode_batch(list(texts), add_special_tokens=False)
+            return [by_ends(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
         encodings = inner.encode_batch_fast(list(texts), add_special_tokens=False)
         pairs = zip(texts, encodings, strict=True)
-        found = [tokens_of(text, encoding.ids, None, self.token_bytes, prefix) for text, encoding in pairs]
-        unlike = [place for place, one in enumerate(found) if one is None]
-        again = inner.encode_batch([texts[place] for place in unlike], add_special_tokens=False) if unlike else []
-        for place, encoding in zip(unlike, again, strict=True):
-            ends = [end for _, end in encoding.offsets]
-            found[place] = tokens_of(texts[place], encoding.ids, ends, self.token_bytes, prefix)
-        return [one for one in found if one is not None]
+        found = [by_table(text, encoding.ids, self.token_bytes, prefix) for text, encoding in pairs]
+        unlike = [text for text, one in zip(texts, found, strict=True) if one is None]
+        again = iter(inner.encode_batch(unlike, add_special_tokens=False) if unlike else ())
+        return [one or by_ends(text, next(again)) for text, one in zip(texts, found, strict=True)]
 
     def goes_on(self, last: int) -> bool:
         """Whether a text goes on with another behind this token, or begins one."""
@@ -108,8 +107,9 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text behind ids; special tokens have none. Bytes that are no UTF-8 are U+FFFD."""
-        if self._spelling.of_bytes and not self._prefix:
-            return b"".join(map(self.token_bytes.__getitem__, ids)).decode("utf-8", "replace")
+        if self._spelling.of_bytes:
+            data = b"".join(map(self.token_bytes.__getitem__, ids))
+            return data.removeprefix(self._prefix).decode("utf-8", "replace")
         return self._inner.decode(list(ids), skip_special_tokens=True)
 
     def shown(self, ids: Sequence[int]) -> str:
