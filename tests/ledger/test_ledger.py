@@ -34,6 +34,9 @@ KEYS = {
     "bits_per_byte_ci95",
     "perplexity_ci95",
     "num_interval_units",
+    "lossless",
+    "unknown_tokens",
+    "unknown_bytes",
 }
 counts = st.integers(0, 2**40)
 nats = st.floats(max_value=0, allow_nan=False, allow_infinity=False)
@@ -47,6 +50,9 @@ rows = st.fixed_dictionaries(
         "weight": st.floats(0, 1),
         "step": st.none() | counts,
         "blocks": st.lists(blocks, max_size=3),
+        "is_lossless": st.booleans(),
+        "num_unknown": counts,
+        "unknown_bytes": counts,
     }
 )
 

@@ -26,6 +26,9 @@ def compare(
     words: list[str] = typer.Argument(metavar="A B [DATA]... [KEY=VALUE]..."),
     html: Path | None = typer.Option(None, help="Write a page with figures and texts.", show_default=False),
     top: int = typer.Option(10, min=0, help="How many of the largest gains and losses to show."),
+    lower_bound: bool = typer.Option(
+        False, "--lower-bound", help="Compare bits per byte also where a tokenizer loses some of the text."
+    ),
     quiet: bool = Quiet,
     json: bool = Json,
 ) -> None:
@@ -45,7 +48,7 @@ def compare(
     if html:
         store.check_target(html, "--html")
     a, b, *data = names
-    compared = compare_models(a, b, data, overrides=pairs, top=top)
+    compared = compare_models(a, b, data, overrides=pairs, top=top, lower_bound=lower_bound)
     if not is_first_rank():
         return
     if html:

@@ -83,6 +83,8 @@ def _show(scored: "Score") -> None:
     show_values(plain)
     for name, members in groups.items():
         _show_groups(name, members)
+    if not scored.summary.lossless:
+        emit("\nnote: the tokenizer loses some of the text, so that bits per byte are a lower bound")
     if scored.summary.caution:
         emit(f"\nnote: {scored.summary.caution}")
 

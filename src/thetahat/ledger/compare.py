@@ -178,16 +178,19 @@ class Comparison:
         return self.whole.to_dict() | said | {"sources": sources} | cases
 
 
-def compare_ledgers(a: Scored, b: Scored, top: int = 10) -> Comparison:
+def compare_ledgers(a: Scored, b: Scored, top: int = 10, *, lower_bound: bool = False) -> Comparison:
     r"""B against A on the same rows, with the `top` largest gains and losses.
 
     With $d_i = \log \Pr_B(x_i) - \log \Pr_A(x_i)$ summed over the rows of document i, and its tokens or bytes $t_i$:
     the ratio $\sum_i d_i / \sum_i t_i$ with the interval of `ratio_interval`, and of `bootstrap_interval` where there
     are fewer than 200 documents, the p-value of `sign_flip_p_value`, and the share of documents with $d_i > 0$.
     One document is compared by its blocks, where A and B have the same tokens, in place of documents.
-    By source the same, with Holm's adjustment of p. Raises what `pair_rows` raises.
+    By source the same, with Holm's adjustment of p. Raises what `pair_rows` raises, and, unless a `lower_bound` will
+    do, DataError where one of two tokenizers loses some of the text.
     """
     pairs, with_tokens = pair_rows(a, b), is_one_tokenizer(a, b)
+    if not with_tokens and not lower_bound:
+        _refuse_lossy(a, b)
     compared = [pair for pair in pairs if pair.a.num_bytes or (with_tokens and pair.a.num_tokens)]
     by_source: dict[str, list[Pair]] = {}
     for pair in compared:
@@ -219,6 +222,17 @@ def compare_ledgers(a: Scored, b: Scored, top: int = 10) -> Comparison:
         losses=[_case(pair) for pair in losses if pair.difference < 0],
         notes=_sample_notes(whole) + _notes(a, b, pairs),
     )
+
+
+def _refuse_lossy(a: Scored, b: Scored) -> None:
+    for scored in (a, b):
+        if lossy := [row.id for row in scored.rows if not row.is_lossless]:
+            raise DataError(
+                f"the tokenizer of {scored.name} loses some of the text in {len(lossy):,} of {len(scored.rows):,} rows "
+                f"({', '.join(lossy[:3])}): many texts have these tokens, so that its bits per byte are a lower bound",
+                allowed="two models with one tokenizer, or with tokenizers that lose nothing",
+                cure="--lower-bound compares them all the same, which favours the model whose tokenizer loses more",
+            )
 
 
 def _difference(pairs: Sequence[Pair], with_tokens: bool) -> Difference:
@@ -315,9 +329,13 @@ def _notes(a: Scored, b: Scored, pairs: Sequence[Pair]) -> list[str]:
     cut = [sum(row.tokens_cut for row in scored.rows) for scored in (a, b)]
     read = [scored.metadata.get("read", NOT_SAID) for scored in (a, b)]
     policies = [said_policy(scored) for scored in (a, b)]
+    lossy = [sum(not row.is_lossless for row in scored.rows) for scored in (a, b)]
     said = {
         "A and B have different tokenizers (or do not say which), so only bytes can be compared, not tokens": (
             not is_one_tokenizer(a, b)
+        ),
+        f"bits per byte are a lower bound where a tokenizer loses text: {lossy[0]:,} rows of A, {lossy[1]:,} of B": (
+            any(lossy) and not is_one_tokenizer(a, b)
         ),
         f"not all that stands before a token was in sight of it: A was read {read[0]}, B {read[1]}": (
             {*read} - {WHOLE, NOT_SAID} != set()

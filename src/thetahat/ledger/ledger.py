@@ -49,6 +49,9 @@ class LedgerRow:
     step: int | None = None  # of training, in a run's own ledger
     digest: str = ""  # of the whole record as it was written, whatever the tokenizer
     blocks: tuple[Block, ...] = ()
+    is_lossless: bool = True  # whether the tokens tell the text; else its bits are a lower bound: others have them, too
+    num_unknown: int = 0  # scored tokens that stand for what the vocabulary lacks, and the bytes of text behind them
+    unknown_bytes: int = 0
 
 
 SCHEMA = pa.schema(
@@ -75,6 +78,14 @@ SCHEMA = pa.schema(
 )
 
 
+LOSSES = (
+    pa.field("is_lossless", pa.bool_(), nullable=False),
+    pa.field("num_unknown", pa.int64(), nullable=False),
+    pa.field("unknown_bytes", pa.int64(), nullable=False),
+)
+"""Further columns, where the tokenizer lost some of the text of a row."""
+
+
 def blocks_of(log_prob: ArrayLike, num_bytes: ArrayLike) -> tuple[Block, ...]:
     """The blocks of one row, from the log-probability and the bytes of each of its scored tokens, in order."""
     nats, size = np.asarray(log_prob, dtype=np.float64), np.asarray(num_bytes, dtype=np.int64)
@@ -97,7 +108,10 @@ Table = Any  # pyarrow's
 
 def write_ledger(path: Path, rows: Iterable[LedgerRow], metadata: Mapping[str, str]) -> None:
     """Writes a Parquet file that appears whole or not at all; `metadata` says what was scored with what, and how."""
-    write_columns(path, pa.Table.from_pylist([_plain(row) for row in rows], schema=SCHEMA), metadata)
+    rows = list(rows)
+    is_whole = all(row.is_lossless and not row.num_unknown for row in rows)
+    schema = SCHEMA if is_whole else pa.schema([*SCHEMA, *LOSSES])
+    write_columns(path, pa.Table.from_pylist([_plain(row, schema.names) for row in rows], schema=schema), metadata)
 
 
 def write_columns(path: Path, table: Table, metadata: Mapping[str, str]) -> None:
@@ -123,7 +137,8 @@ def _is_number(kind: Any) -> bool:
 def read_ledger(path: Path) -> tuple[list[LedgerRow], dict[str, str]]:
     """The rows and the metadata of a ledger; raises DataError when they are not, to the last bit, what was written."""
     table, metadata = read_columns(path)
-    columns = table.select(SCHEMA.names).to_pydict()
+    losses = [field.name for field in LOSSES if field.name in table.schema.names]
+    columns = table.select([*SCHEMA.names, *losses]).to_pydict()
     return [_row(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)], metadata
 
 
@@ -174,7 +189,8 @@ def _values(column: Any) -> Iterator[NDArray[Any]]:
         yield pc.binary_length(column).fill_null(0).to_numpy(zero_copy_only=False)
         yield _letters(column.fill_null("").cast(pa.large_string()))
     else:
-        yield column.fill_null(0).to_numpy(zero_copy_only=False)
+        nothing = False if pa.types.is_boolean(kind) else 0
+        yield column.fill_null(nothing).to_numpy(zero_copy_only=False)
 
 
 def _letters(column: Any) -> NDArray[Any]:
@@ -186,8 +202,8 @@ def _letters(column: Any) -> NDArray[Any]:
     return np.frombuffer(letters, dtype=np.uint8)[first:last]
 
 
-def _plain(row: LedgerRow) -> dict[str, Any]:
-    plain = {name: getattr(row, name) for name in SCHEMA.names}
+def _plain(row: LedgerRow, names: list[str]) -> dict[str, Any]:
+    plain = {name: getattr(row, name) for name in names}
     return plain | {"blocks": [block._asdict() for block in row.blocks]}
 
 

@@ -37,6 +37,9 @@ class Summary:
     perplexity_ci95: tuple[float, float] | None
     interval_unit: str  # "documents" or "blocks of 1,024 tokens"
     num_interval_units: int  # that the intervals rest on
+    lossless: bool  # whether the tokens tell all of the text; else bits per byte are a lower bound
+    unknown_tokens: int  # which stand for what the vocabulary lacks
+    unknown_bytes: int  # of text, behind these
 
     @property
     def caution(self) -> str | None:
@@ -79,6 +82,9 @@ def summarize(rows: Sequence[LedgerRow]) -> Summary:
         perplexity_ci95=per_token and (_exp(per_token[0]), _exp(per_token[1])),
         interval_unit=unit,
         num_interval_units=len(units),
+        lossless=all(row.is_lossless for row in rows),
+        unknown_tokens=sum(row.num_unknown for row in rows),
+        unknown_bytes=sum(row.unknown_bytes for row in rows),
     )
 
 

@@ -324,7 +324,10 @@ def ledger_rows(likelihoods: Likelihoods, corpus: Corpus) -> list[LedgerRow]:
     of_asked = np.add.reduceat(num_bytes, start[:-1])
     size = np.where(is_whole, corpus.column["parts.num_bytes"][asked], of_asked)
     seen = np.maximum.reduceat(likelihoods.context_length, start[:-1])
-    counts = zip(num_tokens.tolist(), size.tolist(), seen.tolist(), strict=True)
+    is_unknown = corpus.is_unknown(likelihoods.tokens)
+    unknown = (np.add.reduceat(values, start[:-1]) for values in (is_unknown.astype(np.int64), num_bytes * is_unknown))
+    told = corpus.column["parts.is_lossless"][asked]
+    counts = zip(*(values.tolist() for values in (num_tokens, size, seen, told, *unknown)), strict=True)
     found = zip(itertools.pairwise(start.tolist()), counts, likelihoods.log_prob.tolist(), strict=True)
     named = zip(corpus.describe(asked), corpus.digests(asked), strict=True)
     return [
@@ -343,6 +346,9 @@ def ledger_rows(likelihoods: Likelihoods, corpus: Corpus) -> list[LedgerRow]:
             blocks=blocks_of(likelihoods.token_log_prob[slice(*edge)], num_bytes[slice(*edge)])
             if count[0] > BLOCK_TOKENS
             else (),
+            is_lossless=count[3],
+            num_unknown=count[4],
+            unknown_bytes=count[5],
         )
         for (edge, count, log_prob), (part, digest) in zip(found, named, strict=True)
     ]

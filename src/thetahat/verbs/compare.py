@@ -30,17 +30,19 @@ def compare(
     *,
     overrides: Sequence[str] = (),
     top: int = 10,
+    lower_bound: bool = False,
 ) -> Comparison:
     """B against A on the same rows, with the `top` largest gains and losses, and their text where `data` is given.
 
     Each is a ledger that `score` wrote, or a MODEL, which is first asked to score `data`; without data, what its run
-    held out. `overrides` change how models are asked, as in `load`.
+    held out. `overrides` change how models are asked, as in `load`. With a `lower_bound`, models of two tokenizers are
+    compared also where one of them loses some of the text.
     """
     ledgers = [model for model in (a, b) if _is_ledger(model)]
     if len(ledgers) == 2 and (strange := [pair for pair in overrides if not pair.startswith(_SPLIT)]):
         raise ConfigError(f"{strange[0]} changes nothing: both ledgers are written", allowed=f"{_SPLIT}TEXT")
     (ours, split_a), (theirs, split_b) = (_scored(model, data, overrides) for model in (a, b))
-    compared = compare_ledgers(ours, theirs, top)
+    compared = compare_ledgers(ours, theirs, top, lower_bound=lower_bound)
     if not data:
         return compared
     given = override(DataConfig(), [pair.removeprefix("data.") for pair in overrides if pair.startswith(_SPLIT)])

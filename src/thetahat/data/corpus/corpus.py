@@ -194,6 +194,14 @@ class Corpus:
             return self.sizes[place].astype(np.int64)
         return self.token_bytes[self.tokens[place].astype(np.int64)]
 
+    def is_unknown(self, place: Ints) -> NDArray[np.bool_]:
+        """Whether each token stands for text that the vocabulary lacks."""
+        unknown = -1 if self.symbols.unknown is None else self.symbols.unknown
+        found = self.tokens[place] == unknown
+        if self.layout.predicts_label:  # a label's index is no token
+            found &= self.column["parts.is_prompt"][self.part_of(place)]
+        return found
+
     def digests(self, index: Ints) -> list[str]:
         """Of the record to which each part belongs, as it was written: the same for every tokenizer."""
         return digests_of(self.documents["digest"].take(self.column["parts.document"][index]))

@@ -95,13 +95,21 @@ def _dialogues(records: Sequence[Record], tokenizer: Tokenizer, encoding: Encodi
     return DialogueEncoder(tokenizer, encoding.chat).encode(some)
 
 
-def part_of(name: str, tokens: Tokens, frame: Frame) -> EncodedPart:
+def _part(name: str, tokens: Tokens, frame: Frame) -> EncodedPart:
     """A part whose targets are a text and what ends it; bytes for which no token stands go to the end."""
     if tokens.sizes is None:
         return EncodedPart(name)
     ends = [0] * len(frame.after)
     ends[:1] = [tokens.num_left]
     return EncodedPart(name, sizes=(*tokens.sizes, *ends), is_lossless=tokens.is_lossless)
+
+
+def _prompt(tokens: Tokens | None, before: int, after: int = 0) -> EncodedPart:
+    """A part that is read, with so many tokens around it; of a span the first is read and belongs to no part."""
+    if tokens is None or tokens.sizes is None:
+        return EncodedPart("prompt", is_prompt=True)
+    sizes = (*[0] * before, *tokens.sizes, *[0] * after)[1:]
+    return EncodedPart("prompt", is_prompt=True, sizes=sizes, is_lossless=tokens.is_lossless)
 
 
 def _encode(record: Record, prompt: Tokens | None, text: Tokens, frames: Frames, encoding: Encoding) -> Encoded:
@@ -113,8 +121,9 @@ def _encode(record: Record, prompt: Tokens | None, text: Tokens, frames: Frames,
     first, given = frame.before[0], [*frame.before[1:], *(prompt.ids if prompt else ())]
     tokens = (first, *given, *text.ids, *frame.after)
     if prompt is None and not given:
-        return Encoded((part_of("document", text, frame),), ((Span(tokens, (0,) * len(tokens)),),))
-    parts = EncodedPart("prompt", is_prompt=True), part_of("completion" if prompt else "document", text, frame)
+        return Encoded((_part("document", text, frame),), ((Span(tokens, (0,) * len(tokens)),),))
+    name = "document" if prompt is None else "completion"
+    parts = _prompt(prompt, len(frame.before)), _part(name, text, frame)
     part = (0,) * (1 + len(given)) + (1,) * (len(tokens) - len(given) - 1)
     return Encoded(parts, ((Span(tokens, part),),))
 
@@ -126,13 +135,14 @@ def _pair(record: Record, prompt: Tokens | None, text: Tokens, frames: Frames, e
             allowed='{"prompt": ..., "completion": ...}, or dialogues',
             cure="objective.factorization.kind=spans for plain text",
         )
-    parts = EncodedPart("prompt", is_prompt=True), part_of("completion", text, frames.target)
-    read = _fitted(prompt.ids, encoding.room - len(frames.source.around(())), encoding, record.id)
+    frame, (before, after) = frames.target, (len(frames.source.before), len(frames.source.after))
+    read = _fitted(prompt, encoding.room - before - after, encoding, record.id)
+    parts = _prompt(read, before, after + len(frame.before) - 1), _part("completion", text, frame)
     if read is None:
-        return Encoded(parts, (), tokens_cut=len(text.ids) + len(frames.target.after), prompt_cut=len(prompt.ids))
-    source = frames.source.around(read)
-    target = target_span(frames.target, (*text.ids, *frames.target.after), (0, 1))
-    cut = len(prompt.ids) - len(read)
+        return Encoded(parts, (), tokens_cut=len(text.ids) + len(frame.after), prompt_cut=len(prompt.ids))
+    source = frames.source.around(read.ids)
+    target = target_span(frame, (*text.ids, *frame.after), (0, 1))
+    cut = len(prompt.ids) - len(read.ids)
     return Encoded(parts, ((Span(tuple(source), (0,) * len(source)), target),), prompt_cut=cut)
 
 
@@ -143,29 +153,30 @@ def _labelled(record: Record, prompt: Tokens | None, frames: Frames, encoding: E
     if record.text not in labels:
         shown = ", ".join(labels[:8]) + (f", ... ({len(labels)} in all)" if len(labels) > 8 else "")
         raise DataError(f"{record.id}: the label {record.text!r} is not one of those declared", allowed=shown)
-    parts = EncodedPart("prompt", is_prompt=True), EncodedPart("label", num_bytes=len(record.text.encode()))
-    read = _fitted(prompt.ids, encoding.room - len(frames.text.around(())), encoding, record.id)
+    before, after = len(frames.text.before), len(frames.text.after)
+    read = _fitted(prompt, encoding.room - before - after, encoding, record.id)
+    parts = _prompt(read, before, after), EncodedPart("label", num_bytes=len(record.text.encode()))
     if read is None:
         return Encoded(parts, (), tokens_cut=1, prompt_cut=len(prompt.ids))
-    tokens = (*frames.text.around(read), labels.index(record.text))
+    tokens = (*frames.text.around(read.ids), labels.index(record.text))
     part = (0,) * (len(tokens) - 1) + (1,)
-    return Encoded(parts, ((Span(tokens, part),),), prompt_cut=len(prompt.ids) - len(read))
+    return Encoded(parts, ((Span(tokens, part),),), prompt_cut=len(prompt.ids) - len(read.ids))
 
 
-def _fitted(prompt: list[int], room: int, encoding: Encoding, name: str) -> list[int] | None:
+def _fitted(prompt: Tokens, room: int, encoding: Encoding, name: str) -> Tokens | None:
     """What an encoder reads of a prompt; None: the record is dropped."""
     match encoding.over_long:
-        case _ if len(prompt) <= room:
+        case _ if len(prompt.ids) <= room:
             return prompt
         case "truncate-right":
-            return prompt[:room]
+            return prompt.cut(slice(room))
         case "truncate-left" | "keep-last-turns":
-            return prompt[-room:]
+            return prompt.cut(slice(-room, None))
         case "drop":
             return None
         case "error" | "split":
             raise DataError(
-                f"the prompt of {name} has {len(prompt)} tokens where the encoder reads {room}, and what is read at "
-                "once is not split",
+                f"the prompt of {name} has {len(prompt.ids)} tokens where the encoder reads {room}, and what is read "
+                "at once is not split",
                 cure="data.over_long=truncate-left (or truncate-right, drop), or a larger data.source_context",
             )

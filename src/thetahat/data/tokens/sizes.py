@@ -1,7 +1,7 @@
 """How many bytes of a text each of its tokens stands for."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tokenizers import Encoding
@@ -21,6 +21,10 @@ class Tokens:
     sizes: list[int] | None = None  # bytes; None: those of the table of the tokenizer
     is_lossless: bool = True  # whether the ids tell the text, to the byte
     num_left: int = 0  # bytes of a text that has no token
+
+    def cut(self, part: slice) -> "Tokens":
+        """Some of the tokens."""
+        return replace(self, ids=self.ids[part], sizes=None if self.sizes is None else self.sizes[part])
 
 
 def by_table(text: str, ids: list[int], table: Sequence[bytes], prefix: bytes = b"") -> Tokens | None:
