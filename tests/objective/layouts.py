@@ -10,7 +10,7 @@ from tests.examples import packed_of, parts_of
 from tests.oracles.factorization import Entry, Piece, Place, Question, Vocabulary, counted_weight
 from thetahat.core import special
 from thetahat.core.batch import Batch, Inputs, Packed, Symbols
-from thetahat.core.frame import Frame, Frames
+from thetahat.core.special import Frame, Frames
 from thetahat.objective.config import ObjectiveConfig
 
 SIZE = 24

@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from thetahat.core.frame import Frames
 from thetahat.core.parts import Parts
-from thetahat.core.special import MASK, SENTINEL
+from thetahat.core.special import MASK, SENTINEL, Frames
 from thetahat.core.visibility import Visibility
 
 

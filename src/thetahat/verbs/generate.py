@@ -6,9 +6,8 @@ from logging import getLogger
 from typing import Any, final
 
 from thetahat.core.errors import ConfigError
-from thetahat.core.frame import Frame
 from thetahat.core.random import generator
-from thetahat.core.special import MASK
+from thetahat.core.special import MASK, Frame
 from thetahat.data.read.prompt import ENDED, PROMPT_CUT, STOP_TEXT
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.generation.beam import Beam, search

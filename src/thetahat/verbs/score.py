@@ -15,7 +15,7 @@ import torch
 from thetahat.core import store
 from thetahat.core.config import digest
 from thetahat.core.errors import DataError, FolderError
-from thetahat.core.frame import Frames
+from thetahat.core.special import Frames
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.corpus import Corpus
 from thetahat.data.order.plan import plan_scoring

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, final
 
 from thetahat.core.errors import DataError, ModelError
-from thetahat.core.frame import Frame
+from thetahat.core.special import Frame
 from thetahat.data.chat.ends import TurnEnds, trials
 from thetahat.data.chat.forms import forms_of
 from thetahat.data.chat.rendering import Refusal, Rendered, Renderer, shared

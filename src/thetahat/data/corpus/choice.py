@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from thetahat.core.errors import DataError
-from thetahat.core.frame import Frame, Frames
 from thetahat.core.layout import STREAM, Layout
+from thetahat.core.special import Frame, Frames
 from thetahat.data.corpus.build import corpus_of_encoded
 from thetahat.data.corpus.corpus import Corpus
 from thetahat.data.read.bad import BadRecords

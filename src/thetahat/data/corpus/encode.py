@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from thetahat.core.errors import DataError
-from thetahat.core.frame import Frame, Frames
 from thetahat.core.layout import STREAM, Layout
+from thetahat.core.special import Frame, Frames
 from thetahat.data.chat.encode import ChatOptions, DialogueEncoder
 from thetahat.data.chat.template import TEMPLATES
 from thetahat.data.config import OverLong, Unsupervised

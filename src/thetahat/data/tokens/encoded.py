@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from thetahat.core.frame import Frame
+from thetahat.core.special import Frame
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,7 @@ import tokenizers
 
 from thetahat.core.config import Config, from_toml
 from thetahat.core.errors import ModelError
-from thetahat.core.frame import Frame, Frames
-from thetahat.core.special import MASK, SENTINEL
+from thetahat.core.special import MASK, SENTINEL, Frame, Frames
 
 END_OF_TEXT = "<|endoftext|>"
 ROLES = "roles.toml"

@@ -16,7 +16,7 @@ from torch import Tensor
 from thetahat.core.batch import Symbols
 from thetahat.core.config import to_toml
 from thetahat.core.errors import ConfigError, ModelError
-from thetahat.core.frame import Frames
+from thetahat.core.special import Frames
 from thetahat.data.tokens.bpe import ALPHABET, train_bpe
 from thetahat.data.tokens.pieces import begins_apart, spelled, spelling_of, without_prefix
 from thetahat.data.tokens.rendered import Piece, Said, Text, divide, special_names
