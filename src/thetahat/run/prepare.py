@@ -1,7 +1,7 @@
 """From a config to what the loop needs: tokenizer, training order, held-out corpus, and the first state."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from logging import getLogger
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from thetahat.data.corpus.corpus import Corpus, note_counts, reading_of, shared_
 from thetahat.data.corpus.encode import Encoding
 from thetahat.data.order.stream import TrainingOrder
 from thetahat.data.read.cache import cache_folder
+from thetahat.data.read.files import holds_objects
 from thetahat.data.read.record import Record
 from thetahat.data.read.source import divide
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -104,14 +105,27 @@ def _tokenizer_and_corpora(
     config: RunConfig, folder: Path | None
 ) -> tuple[Tokenizer, Corpus, Corpus | None, tuple[str, ...]]:
     train_records, held_out_records = divide(config.data)
+    if config.data.chat and not any(map(holds_objects, train_records.texts.files)):
+        raise _no_dialogue(config, "a .txt holds texts")
     tokenizer = _tokenizer(config, folder, train_records)
     labels = _labels(config, train_records)
-    cache, encoding = cache_folder("corpora"), encoding_of(card_of(config, labels))
+    cache, card = cache_folder("corpora"), card_of(config, labels)
+    encoding = replace(encoding_of(card), on_bad_record=config.data.on_bad_record)
     train = build_corpus(train_records, tokenizer, {"part": "train"}, cache, encoding)
     held_out = None
     if held_out_records is not None:
         held_out = build_corpus(held_out_records, tokenizer, {"part": "held-out"}, cache, encoding)
+    if config.data.chat and not train.holds_dialogues:
+        raise _no_dialogue(config, f"none of its {train.num_documents:,} records is one")
     return tokenizer, train, held_out, labels
+
+
+def _no_dialogue(config: RunConfig, why: str) -> DataError:
+    return DataError(
+        f"data.train={config.data.train} holds no dialogue, which data.chat is for: {why}",
+        allowed='records like {"messages": [{"role": "user", "content": "..."}, ...]}, in .jsonl, .parquet or .arrow',
+        cure="another recipe, for what it holds: thetahat recipes",
+    )
 
 
 def encoding_of(card: Card) -> Encoding:

@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,8 +21,7 @@ from thetahat.data.corpus.corpus import Corpus
 from thetahat.data.order.plan import plan_scoring
 from thetahat.data.read.cache import cache_folder
 from thetahat.data.read.files import find_files
-from thetahat.data.read.record import Record
-from thetahat.data.read.source import divide
+from thetahat.data.read.source import Records, divide
 from thetahat.data.read.texts import Texts
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.distribution.world import World, join_world
@@ -155,6 +154,7 @@ def corpus_of(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
 
     def build() -> Corpus:
         records, encoding = _records(loaded, data), encoding_of(loaded.card)
+        encoding = replace(encoding, on_bad_record=records.on_bad)
         return build_corpus(records, loaded.tokenizer, settings, cache_folder("corpora"), encoding)
 
     corpus = world.first_does(build) or build()
@@ -166,7 +166,7 @@ def corpus_of(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
     return corpus
 
 
-def _records(loaded: Loaded, data: Sequence[str]) -> Iterable[Record]:
+def _records(loaded: Loaded, data: Sequence[str]) -> Texts | Records:
     if data:
         return Texts(find_files(data), loaded.card.separator, loaded.on_bad_record, loaded.card.columns)
     if not (loaded.folder / CONFIG).exists():

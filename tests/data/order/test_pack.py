@@ -62,18 +62,19 @@ def test_by_default_a_document_that_is_too_long_is_an_error_with_a_cure():
         cut(np.array([9, 12, 10]), 8, "error", name=lambda index: f"a.txt:{index}")
     message = str(error.value)
     assert message.startswith("document a.txt:1 has 11 tokens to predict where the context holds 8; 2 of 3 documents")
+    assert "2 of 3 documents are too long, also a.txt:2 (9)\n" in message
     assert "data.over_long=split" in message
 
 
 def test_what_is_lost_is_said():
     _, report = cut(np.array([5, 101]), 50, "truncate-left")
     assert str(report) == (
-        "2 documents with 54 tokens; over_long=truncate-left at context=50: 1 cut, 50 tokens (48.08%) left out"
+        "2 documents with 54 tokens; over_long=truncate-left at context=50: 1 cut, 50 targets (48.08%) left out"
     )
     _, report = cut(np.array([5, 101]), 50, "drop")
-    assert str(report).endswith("1 dropped, 100 tokens (96.15%) left out")
+    assert str(report).endswith("1 dropped, 100 targets (96.15%) left out")
     _, report = cut(np.array([5, 101]), 50, "split")
-    assert str(report).endswith("1 cut, nothing left out")
+    assert str(report).endswith("1 split, no target left out")
 
 
 @given(lengths_of, contexts, st.data())

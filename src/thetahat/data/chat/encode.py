@@ -10,7 +10,7 @@ from thetahat.core.errors import DataError, ModelError
 from thetahat.core.special import Frame
 from thetahat.data.chat.ends import TurnEnds, trials
 from thetahat.data.chat.forms import forms_of
-from thetahat.data.chat.rendering import Refusal, Rendered, Renderer, shared
+from thetahat.data.chat.rendering import BrokenTemplateError, Refusal, Rendered, Renderer, shared
 from thetahat.data.chat.template import ChatTemplate
 from thetahat.data.chat.turns import Script, Turn
 from thetahat.data.config import OverLong
@@ -86,18 +86,47 @@ class DialogueEncoder:
         """Each record, given with the place that errors name, as parts and sequences."""
         waiting = iter(dialogues)
         while some := list(itertools.islice(waiting, _AT_ONCE)):
-            scripts = [self._script(dialogue, where) for dialogue, where in some]
-            turns = [script.turns(dialogue) for script, (dialogue, _) in zip(scripts, some, strict=True)]
-            texts = self._texts(scripts, turns)
-            found = self._paths(scripts, turns, texts)
-            for script, written, paths in zip(scripts, texts, found, strict=True):
-                said = script.account([path.turn for path in paths], written)
-                if self._options.over_long == "keep-last-turns":
-                    paths = [self._shortened(script, path) for path in paths]
-                laid = _Laid(self._options, self._tokenizer.frames.target, script, said)
-                for path in paths:
-                    laid.add(path)
-                yield laid.encoded()
+            yield from self._encoded(some)
+
+    def encode_usable(
+        self, dialogues: Iterable[tuple[Dialogue, str]], on_error: Callable[[DataError], None]
+    ) -> Iterator[Encoded | None]:
+        """The same, with None for a record that cannot be encoded; `on_error` gets what is wrong with it."""
+        waiting = iter(dialogues)
+        while some := list(itertools.islice(waiting, _AT_ONCE)):
+            try:
+                yield from self._encoded(some)
+            except BrokenTemplateError:
+                raise
+            except DataError:
+                yield from [self._alone(one, on_error) for one in some]  # which tells which they are
+
+    def _alone(self, one: tuple[Dialogue, str], on_error: Callable[[DataError], None]) -> Encoded | None:
+        try:
+            return self._encoded([one])[0]
+        except BrokenTemplateError:
+            raise
+        except DataError as error:
+            on_error(error)
+            return None
+
+    def _encoded(self, some: Sequence[tuple[Dialogue, str]]) -> list[Encoded]:
+        scripts = [self._script(dialogue, where) for dialogue, where in some]
+        turns = [script.turns(dialogue) for script, (dialogue, _) in zip(scripts, some, strict=True)]
+        texts = self._texts(scripts, turns)
+        found = self._paths(scripts, turns, texts)
+        return [
+            self._laid(script, written, paths) for script, written, paths in zip(scripts, texts, found, strict=True)
+        ]
+
+    def _laid(self, script: Script, written: Sequence[Rendered | Refusal], paths: list[_Path]) -> Encoded:
+        said = script.account([path.turn for path in paths], written)
+        if self._options.over_long == "keep-last-turns":
+            paths = [self._shortened(script, path) for path in paths]
+        laid = _Laid(self._options, self._tokenizer.frames.target, script, said)
+        for path in paths:
+            laid.add(path)
+        return laid.encoded()
 
     def turn_ends(self) -> TurnEnds:
         """What ends a turn of the assistant in this template: what it is told to, and what ends turns of many kinds."""
@@ -148,7 +177,7 @@ class DialogueEncoder:
             ((found,),) = self._paths([script], asked, self._texts([script], asked))
             turn = found.turn
             what = f"({start - first} of {path.turn.num_before})"
-            note = f"{turn.name}: messages before it are left out, with them it is too long {what}"
+            note = f"{turn.name}: the oldest messages are not read, since with them the turn would be too long {what}"
             turn = replace(turn, note=f"{turn.note}\n{note}" if turn.note else note)
             return replace(found, turn=turn, prompt_cut=len(path.prompt) - len(found.prompt))
 

@@ -197,8 +197,14 @@ def _line(stream: IO[bytes], deadline: float) -> bytes:
     return b"".join(got)
 
 
-def _broken(where: str, why: str) -> DataError:
-    return DataError(f"{where}: the chat template cannot be used: {why}", cure="another template, or a mended one")
+class BrokenTemplateError(DataError):
+    """A template that ends its process or runs for ever: it is not tried with one record after the other."""
+
+
+def _broken(where: str, why: str) -> BrokenTemplateError:
+    return BrokenTemplateError(
+        f"{where}: the chat template cannot be used: {why}", cure="another template, or a mended one"
+    )
 
 
 def _grouped(scenes: Scenes) -> Iterator[JobGroup]:

@@ -20,6 +20,7 @@ from thetahat.core.errors import DataError
 from thetahat.core.layout import Layout
 from thetahat.data.corpus.corpus import SCHEMAS, Corpus
 from thetahat.data.corpus.encode import Encoding, encode_records
+from thetahat.data.read.bad import BadRecords, tell_skipped
 from thetahat.data.read.cache import code_digest, waiting_for
 from thetahat.data.read.record import Record
 from thetahat.data.read.source import Records
@@ -52,10 +53,11 @@ def build_corpus(
     if iter(records) is records:
         records = list(records)  # it can be read once only, and may be read twice
     told = {**settings, **encoding.settings()}
-    seen = _Fingerprint(tokenizer, told)
-    encoded = _encode(seen.watching(records), tokenizer, encoding)
+    seen, bad = _Fingerprint(tokenizer, told), BadRecords(encoding.on_bad_record)
+    encoded = _encode(seen.watching(records), tokenizer, encoding, bad)
     if cache is None:
         tokens, sizes, batches = zip(*encoded, strict=True)
+        tell_skipped(*bad.lines)
         tables = {name: pa.concat_tables([batch[name] for batch in batches]) for name in SCHEMAS}
         one = {name: table.unify_dictionaries().combine_chunks() for name, table in tables.items()}
         texts = (
@@ -68,13 +70,14 @@ def build_corpus(
     is_of_files = isinstance(records, Texts | Records)
     source = {**told, "files": records.digest} if is_of_files else told
     content = _Fingerprint(tokenizer, source).digest() if is_of_files else fingerprint_of(records, tokenizer, told)
-    name = hashlib.blake2b((code_digest() + content).encode(), digest_size=16).hexdigest()
+    skips = encoding.on_bad_record if encoding.on_bad_record == "skip" else ""
+    name = hashlib.blake2b((code_digest() + content + skips).encode(), digest_size=16).hexdigest()
     folder = cache / name
     with waiting_for(cache / f".{name}.lock"):
         if not is_whole(folder):
             with store.publishing(folder) as partial:
                 _write(partial, encoded, tokenizer)
-                store.write_json(partial / _FACTS, {"fingerprint": seen.digest()})
+                store.write_json(partial / _FACTS, {"fingerprint": seen.digest(), "bad": bad.lines})
                 if not is_of_files and seen.digest() != content:
                     raise DataError("the data changed while it was read", cure="start again when nothing writes to it")
         return _open(folder, tokenizer, encoding.layout)
@@ -132,8 +135,9 @@ def _open(folder: Path, tokenizer: Tokenizer, layout: Layout) -> Corpus:
     }
     tokens = np.memmap(folder / _TOKENS, dtype=_dtype(tokenizer), mode="r")
     sizes = np.memmap(folder / _SIZES, dtype=np.uint32, mode="r") if (folder / _SIZES).is_file() else None
-    fingerprint = json.loads((folder / _FACTS).read_bytes())["fingerprint"]
-    return _corpus((tokens, sizes), tables, tokenizer, fingerprint, layout)
+    facts = json.loads((folder / _FACTS).read_bytes())
+    tell_skipped(*facts["bad"])
+    return _corpus((tokens, sizes), tables, tokenizer, facts["fingerprint"], layout)
 
 
 def _corpus(
@@ -177,17 +181,22 @@ def _write_sizes(file: BinaryIO, tokens: Path, tokenizer: Tokenizer) -> None:
             file.write(_sizes(written[start : start + _BATCH_CHARACTERS], None, tokenizer).tobytes())
 
 
-def _encode(records: Iterable[Record], tokenizer: Tokenizer, encoding: Encoding) -> Iterator[Batch]:
+def _encode(records: Iterable[Record], tokenizer: Tokenizer, encoding: Encoding, bad: BadRecords) -> Iterator[Batch]:
     """The tokens and the tables, a batch of records at a time."""
     tables, num_tokens = _Tables(tokenizer), 0
     for batch in _batches(records):
-        for record, encoded in zip(batch, encode_records(batch, tokenizer, encoding), strict=True):
-            tables.add(record, encoded)
+        for record, encoded in zip(batch, encode_records(batch, tokenizer, encoding, bad), strict=True):
+            if encoded is not None:
+                tables.add(record, encoded)
         tokens, sizes, taken = tables.take()
         num_tokens += len(tokens)
         yield tokens, sizes, taken
+    bad.settle()
     if not num_tokens:
-        raise DataError("every record is left out", cure="other data, or another data.over_long or data.unsupervised")
+        why = f": {bad.lines[0]}" if len(bad) else ""
+        raise DataError(
+            f"every record is left out{why}", cure="other data, or another data.over_long or data.unsupervised"
+        )
 
 
 @final

@@ -131,6 +131,12 @@ class Corpus:
         return int(self.column["parts.num_bytes"][~self.column["parts.is_prompt"]].sum())
 
     @property
+    def holds_dialogues(self) -> bool:
+        """Whether any part is a turn of somebody."""
+        names, which = self._names["role"]
+        return any(name and (which == index).any() for index, name in enumerate(names))
+
+    @property
     def reads_parts_together(self) -> bool:
         """Whether a sequence has targets in several parts, as a dialogue whose turns are read in one pass."""
         num_parts = np.count_nonzero(self.part_tokens[~self.column["parts.is_prompt"]])

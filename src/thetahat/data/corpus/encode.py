@@ -1,7 +1,8 @@
 """Records to token ids, in the layout that a factorization reads."""
 
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from thetahat.core.errors import DataError
@@ -9,12 +10,13 @@ from thetahat.core.layout import STREAM, Layout
 from thetahat.core.special import Frame, Frames
 from thetahat.data.chat.encode import ChatOptions, DialogueEncoder
 from thetahat.data.chat.template import TEMPLATES
-from thetahat.data.config import OverLong, Unsupervised
+from thetahat.data.config import OnBadRecord, OverLong, Unsupervised
 from thetahat.data.read.record import Record
 from thetahat.data.tokens.encoded import Encoded, EncodedPart, Span, target_span
 from thetahat.data.tokens.sizes import Tokens
 from thetahat.data.tokens.tokenizer import Tokenizer
 
+OnError = Callable[[DataError], None]
 LABEL_UNREAD = "its text is learned, its label is not read: objective.factorization.kind=labels learns labels"
 
 
@@ -28,9 +30,10 @@ class Encoding:
     over_long: OverLong = "error"  # what becomes of a prompt that needs more
     chat: ChatOptions | None = None  # how dialogues are written; None: there may be none
     unsupervised: Unsupervised = "error"  # what becomes of a dialogue in which every message has weight 0
+    on_bad_record: OnBadRecord = "error"  # what becomes of a record that cannot be encoded; all are named and counted
 
     def settings(self) -> dict[str, str]:
-        """What a cache is told apart by; nothing for plain text, which all layouts but one keep alike."""
+        """What a corpus is told apart by; nothing for plain text, which all layouts but one keep alike."""
         told: dict[str, str] = {}
         if not self.layout.is_one_stream:
             labels = "\0".join(self.labels)
@@ -42,28 +45,36 @@ class Encoding:
         return told
 
 
-def encode_records(records: Sequence[Record], tokenizer: Tokenizer, encoding: Encoding) -> Iterator[Encoded]:
+def encode_records(
+    records: Sequence[Record], tokenizer: Tokenizer, encoding: Encoding, on_error: OnError
+) -> Iterator[Encoded | None]:
     """Each record as token ids; prompt and completion are tokenised apart, as they are when a completion is generated.
 
     Of a labelled text only the text is read, and a note says so, where nothing asks for labels. The bytes of tokens add
-    up to the text, also where the tokenizer loses some of it.
+    up to the text, also where the tokenizer loses some of it. `on_error` gets what is wrong with a record, which is
+    None then.
     """
     is_one_text = encoding.layout.is_one_stream
     prompts = iter(tokenizer.tokens([record.prompt for record in records if record.prompt is not None]))
     alone = iter(tokenizer.tokens([record.text for record in records if _is_alone(record, is_one_text)]))
     behind = [record.text for record in records if record.dialogue is None and not _is_alone(record, is_one_text)]
     completions = iter(tokenizer.tokens(behind, goes_on=True))
-    dialogues = _dialogues(records, tokenizer, encoding)
+    dialogues = _dialogues(records, tokenizer, encoding, on_error)
     for record in records:
         if record.dialogue is not None:
             yield next(dialogues)
             continue
         text = next(alone if _is_alone(record, is_one_text) else completions)
         prompt = None if record.prompt is None else next(prompts)
-        if prompt is not None and record.is_label and is_one_text:
-            yield replace(_encode(record, None, prompt, tokenizer.frames, encoding), notes=(LABEL_UNREAD,))
-        else:
-            yield _encode(record, prompt, text, tokenizer.frames, encoding)
+        try:
+            if prompt is not None and record.is_label and is_one_text:
+                found = replace(_encode(record, None, prompt, tokenizer.frames, encoding), notes=(LABEL_UNREAD,))
+            else:
+                found = _encode(record, prompt, text, tokenizer.frames, encoding)
+        except DataError as error:
+            on_error(error)
+            found = None
+        yield found
 
 
 def _is_alone(record: Record, is_one_text: bool) -> bool:
@@ -71,7 +82,9 @@ def _is_alone(record: Record, is_one_text: bool) -> bool:
     return record.dialogue is None and (record.prompt is None or not is_one_text)
 
 
-def _dialogues(records: Sequence[Record], tokenizer: Tokenizer, encoding: Encoding) -> Iterator[Encoded]:
+def _dialogues(
+    records: Sequence[Record], tokenizer: Tokenizer, encoding: Encoding, on_error: OnError
+) -> Iterator[Encoded | None]:
     some = [(record.dialogue, record.where or record.id) for record in records if record.dialogue is not None]
     if not some:
         return iter(())
@@ -86,13 +99,17 @@ def _dialogues(records: Sequence[Record], tokenizer: Tokenizer, encoding: Encodi
             allowed=f"{', '.join(TEMPLATES)}, or the path of a .jinja file",
             cure="data.chat.template=chatml",
         )
-    silent = [where for dialogue, where in some if not dialogue.is_supervised]
-    if silent and encoding.unsupervised == "error":
-        raise DataError(
-            f"{silent[0]}: every message has weight 0",
-            cure="remove it, since it has nothing to predict, or data.unsupervised=skip",
-        )
-    return DialogueEncoder(tokenizer, encoding.chat).encode(some)
+    asked = [dialogue.is_supervised or encoding.unsupervised == "skip" for dialogue, _ in some]
+    found = DialogueEncoder(tokenizer, encoding.chat).encode_usable(itertools.compress(some, asked), on_error)
+    named = zip(asked, some, strict=True)
+    return (next(found) if is_asked else on_error(_silent(where)) for is_asked, (_, where) in named)
+
+
+def _silent(where: str) -> DataError:
+    return DataError(
+        f"{where}: every message has weight 0",
+        cure="remove it, since it has nothing to predict, or data.unsupervised=skip",
+    )
 
 
 def _part(name: str, tokens: Tokens, frame: Frame) -> EncodedPart:

@@ -11,6 +11,8 @@ from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.config import OverLong, Packing
 from thetahat.data.corpus.corpus import Ints
 
+_SHOWN = 9  # names of documents in an error, beside the first
+
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
@@ -71,11 +73,14 @@ class Cut:
         kept = f"{self.num_documents:,} {noun} with {self.num_tokens:,} tokens"
         if not self.documents_cut and not self.documents_dropped and not self.prompt_cut and not self.tokens_cut:
             return f"{kept}, none longer than context={self.context}"
-        fate = f"{self.documents_cut:,} cut" if self.documents_cut else f"{self.documents_dropped:,} dropped"
         share = self.tokens_cut / (self.num_tokens + self.tokens_cut)
-        lost = f"{self.tokens_cut:,} tokens ({share:.2%}) left out" if self.tokens_cut else "nothing left out"
-        lost += f", {self.prompt_cut:,} tokens of prompts not read" if self.prompt_cut else ""
-        return f"{kept}; over_long={self.policy} at context={self.context}: {fate}, {lost}"
+        fates = [
+            f"{self.documents_cut:,} {'split' if self.policy == 'split' else 'cut'}" if self.documents_cut else "",
+            f"{self.documents_dropped:,} dropped" if self.documents_dropped else "",
+            f"{self.tokens_cut:,} targets ({share:.2%}) left out" if self.tokens_cut else "no target left out",
+            f"{self.prompt_cut:,} tokens of prompts and earlier messages not read" if self.prompt_cut else "",
+        ]
+        return f"{kept}; over_long={self.policy} at context={self.context}: {', '.join(filter(None, fates))}"
 
 
 def cut(
@@ -239,9 +244,12 @@ def enumerate_counts(counts: Ints) -> tuple[Ints, Ints]:
 
 
 def _too_long(targets: Ints, room: Ints, name: Callable[[int], str]) -> DataError:
-    longest, num_long = int((targets - room).argmax()), int((targets > room).sum())
+    order = np.argsort(room - targets, kind="stable")[: int((targets > room).sum())]
+    longest, *others = order.tolist()
+    named = ", ".join(f"{name(one)} ({targets[one]})" for one in others[:_SHOWN])
+    named += f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
     return DataError(
         f"document {name(longest)} has {targets[longest]} tokens to predict where the context holds {room[longest]}; "
-        f"{num_long} of {len(targets)} documents are too long",
+        f"{len(order)} of {len(targets)} documents are too long{f', also {named}' if named else ''}",
         cure="data.over_long=split (or truncate-left, truncate-right, drop), or a larger data.context",
     )

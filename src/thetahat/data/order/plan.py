@@ -71,11 +71,14 @@ def _account(corpus: Corpus, plan: Plan) -> dict[str, int]:
     lost = (there + cut_before - kept) * counts
     prompts = corpus.count_by_part(spans, 0 * spans, corpus.lengths[spans])[is_prompt].sum()
     read = corpus.count_by_part(pieces.span, pieces.start, pieces.stop)[is_prompt].sum()
+    is_cut = (lost > 0) & (kept > 0)
+    several = np.flatnonzero(np.bincount(pieces.span, minlength=len(corpus.lengths)) > 1)  # spans in several pieces
+    is_cut[corpus.column["spans.document"][several]] = True
     return {
         "num_documents": int((kept > 0).sum()),
         "num_tokens": int(kept.sum()),
         "tokens_cut": int(lost.sum()),
-        "documents_cut": int(((lost > 0) & (kept > 0)).sum()),
+        "documents_cut": int((is_cut & counts).sum()),
         "documents_dropped": int(((kept == 0) & counts).sum()),
         "prompt_cut": int(max(prompts - read, 0) + corpus.column["documents.prompt_cut"][counts].sum()),
         "documents_without_weight": int((~counts).sum()),

@@ -12,12 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thetahat.core.errors import DataError
-from thetahat.data.config import DataConfig
+from thetahat.data.config import DataConfig, OnBadRecord
 from thetahat.data.read.files import find_files, identity
 from thetahat.data.read.record import Record
 from thetahat.data.read.texts import Index, Texts
 
-_CURES = "data.held_out=tail:0.1 (the end of the data), data.held_out=PATH, or data.held_out=none"
+_CURES = {
+    "tail": "data.held_out=tail:0.1 (the end of the data)",
+    "hash": "data.held_out=hash:0.3 (a larger share of the documents)",
+    "path": "data.held_out=PATH (other files)",
+    "none": "data.held_out=none",
+}
 Mask = NDArray[np.bool_]
 
 
@@ -48,7 +53,7 @@ class Division:
         target = int(len(data) * (1 - fraction))
         cut = next((i for i in range(target, len(data)) if data[i] & 0xC0 != 0x80), len(data))
         if cut in {0, len(data)}:
-            raise _nothing_left(self._config, "hold out" if cut else "train on")
+            raise _nothing_left(self._config, 1, "hold out" if cut else "train on")
         return cut
 
     def of(self, index: int, record: Record, *, held_out: bool) -> Record | None:
@@ -119,6 +124,11 @@ class Records:
     held_out: bool = False
 
     @property
+    def on_bad(self) -> OnBadRecord:
+        """What becomes of a record that cannot be used."""
+        return self.config.on_bad_record
+
+    @property
     def digest(self) -> str:
         """Of all that says which records these are, and what they weigh; nothing is parsed."""
         rule = self.config.held_out if self.division else ""
@@ -136,7 +146,7 @@ class Records:
                 is_empty = False
                 yield replace(kept, weight=kept.weight * weights.get(kept.source, 1.0)) if weights else kept
         if is_empty:
-            raise _nothing_left(self.config, "hold out" if self.held_out else "train on")
+            raise _nothing_left(self.config, len(self.texts.index.sizes), "hold out" if self.held_out else "train on")
         if unseen:
             raise DataError(f"data.source_weights names {min(unseen)!r}, a source that no record has")
 
@@ -177,7 +187,14 @@ def _other_files(config: DataConfig, files: Sequence[Path]) -> tuple[Path, ...]:
     return held_out
 
 
-def _nothing_left(config: DataConfig, purpose: str) -> DataError:
-    return DataError(
-        f"data.train={config.train} with data.held_out={config.held_out} leaves no document to {purpose}", cure=_CURES
-    )
+def _nothing_left(config: DataConfig, num_records: int, purpose: str) -> DataError:
+    """Cures are others than what is set already; which of them there are depends on how much there is to divide."""
+    rule, fraction = config.division
+    cures = [cure for name, cure in _CURES.items() if name != rule and (name != "hash" or num_records > 1)]
+    if rule == "hash" and num_records > 1 and purpose == "hold out" and fraction < Fraction(3, 10):
+        cures.insert(0, _CURES["hash"])
+    if config.on_bad_record == "skip":
+        cures.append("mend the records that data.on_bad_record=skip leaves out")
+    count = f"{num_records:,} record{'s' * (num_records != 1)}"
+    what = f"data.train={config.train} with data.held_out={config.held_out} leaves no document to {purpose}: {count}"
+    return DataError(what, cure=", or ".join(cures))
