@@ -355,7 +355,7 @@ def test_choices_behind_a_dialogue_are_asked_where_an_answer_is_written(place, t
     messages, choices = SAID, ["number 3", "another", "n"]
     write(tmp_path / "asked.jsonl", [{"messages": messages, "choices": choices, "gold": 0}])
     loaded = load(f"runs/{run}", ("dtype=float64",))
-    (found,) = choose(loaded, [str(tmp_path / "asked.jsonl")]).answers
+    (found,) = choose(loaded, [str(tmp_path / "asked.jsonl")]).questions
     (prompt,) = dialogue_prompts(loaded, [(unanswered({"messages": messages}, "d"), "d")])
     for choice, score in zip(choices, found.scores["sum"], strict=True):
         rows, expected = (

@@ -157,7 +157,7 @@ def asker(model, prompt):
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_with_enough_beams_the_search_is_exhaustive(kind):
-    """Four levels of four tokens have 108 candidates at most."""
+    """Four levels of four tokens have 108 continuations at most."""
     model, prompts, end = model_of(kind, 4, 0.3), [[1, 2, 3], [2]], START
     asked = [cache(asker(model, prompt)) for prompt in prompts]
     for exponent in (0.0, 0.6, 1.0, 2.0):

@@ -51,8 +51,8 @@ def test_what_is_fetched_later_is_what_was_asked(tmp_path):
     _, corpus, policy, (model, _) = asked("causal on texts", tmp_path)
     reader = Reader(model.to(CUDA), corpus, change(policy, batch_size=1), CUDA)
     assert len(reader.groups) > 3
-    for number, answers in reader.answers(range(len(reader.groups))):
-        alone = reader.read(number)
+    for number, answers in reader.score(range(len(reader.groups))):
+        alone = reader.score_group(number)
         assert np.array_equal(answers.token, alone.token)
         np.testing.assert_allclose(answers.log_prob, alone.log_prob, rtol=1e-6)
 

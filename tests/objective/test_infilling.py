@@ -11,7 +11,7 @@ from thetahat.core.errors import ModelError
 from thetahat.objective.config import INFILLING, FillInTheMiddle, ObjectiveConfig
 from thetahat.objective.factorization import causal, factor
 from thetahat.objective.infilling import with_middle_moved
-from thetahat.objective.scoring import questions
+from thetahat.objective.scoring import scored_batches
 
 SENTINELS = (20, 21, 22)
 KNOWN = replace(SYMBOLS, special=dict(zip(INFILLING, SENTINELS, strict=True)))
@@ -70,7 +70,7 @@ def test_the_share_of_texts_and_the_lengths_of_their_middles_are_the_drawn_ones(
 @given(layouts(has_trees=True))
 def test_scoring_reads_every_text_from_the_left(layout):
     objective = objective_of(layout, 1.0)
-    (batch,) = questions(layout.packed, objective, KNOWN)
+    (batch,) = scored_batches(layout.packed, objective, KNOWN)
     assert written_out(batch) == written_out(causal(layout.packed))
 
 

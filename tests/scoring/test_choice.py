@@ -25,7 +25,7 @@ from thetahat.ledger.policy import Policy
 from thetahat.model.build import build_model
 from thetahat.model.config import EncoderConfig, EncoderDecoderConfig
 from thetahat.objective.config import Conditional, Masked
-from thetahat.scoring.choice import Accuracy, Answer, accuracies, answers, macro_interval
+from thetahat.scoring.choice import Accuracy, ScoredQuestion, accuracies, macro_interval, scored_questions
 from thetahat.scoring.likelihood import ledger_rows, score_corpus
 from thetahat.statistics.paired import wilson_interval
 
@@ -48,7 +48,7 @@ def asked_of(items, layout=STREAM, **how):
 def answered(asked, model=MODEL, policy=POLICY):
     likelihoods = score_corpus(model, asked.corpus, policy, World(), CPU)
     rows = ledger_rows(likelihoods, asked.corpus)
-    return answers(asked, likelihoods, rows), rows
+    return scored_questions(asked, likelihoods, rows), rows
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -159,7 +159,7 @@ def test_an_encoder_decoder_reads_the_context_as_its_source():
 
 
 def answer_of(sums, gold, source="s", id="q"):
-    return Answer(id, source, gold, {"sum": tuple(sums)})
+    return ScoredQuestion(id, source, gold, {"sum": tuple(sums)})
 
 
 def test_a_tie_is_named_and_is_not_right():

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, strategies as st
 
 from thetahat.data.order.pack import Pieces
-from thetahat.scoring.grouping import ALIKE, WIDTHS, end_to_end, one_by_one, side_by_side
+from thetahat.scoring.grouping import ALIKE, MULTIPLE, end_to_end, one_by_one, side_by_side
 
 UNITS = st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=3), max_size=40)  # the sizes of each unit's pieces
 
@@ -24,7 +24,7 @@ def pieces_of(units, *, sources=False):
 
 
 def rounded(size):
-    return -(-size // WIDTHS) * WIDTHS
+    return -(-size // MULTIPLE) * MULTIPLE
 
 
 def width_of(unit, *, sources):

@@ -130,11 +130,11 @@ def test_groups_read_in_a_row_say_what_each_says_alone(tmp_path):
     _, corpus, policy, (model, _) = asked("causal on pairs", tmp_path)
     reader = Reader(model, corpus, replace(policy, batch_size=1), CPU)
     numbers = list(range(len(reader.groups)))[1:]
-    found = list(reader.answers(numbers))
+    found = list(reader.score(numbers))
     assert [number for number, _ in found] == numbers
     for number, answers in found:
-        assert all(map(np.array_equal, answers, reader.read(number)))
-    assert list(reader.answers([])) == []
+        assert all(map(np.array_equal, answers, reader.score_group(number)))
+    assert list(reader.score([])) == []
 
 
 def test_rows_are_as_wide_as_a_multiple_of_a_vector(tmp_path, monkeypatch):
@@ -257,9 +257,9 @@ def test_groups_read_at_once_say_what_one_thread_says(name, readers, tmp_path):
     policy = replace(policy, batch_size=64)
     plain, reader = score_corpus(model, corpus, policy, World(), CPU), Reader(model, corpus, policy, CPU)
     torch.set_num_threads(2)
-    at_once = dict(reader.answers(range(len(reader.groups) - 2)))  # none of which all threads read
+    at_once = dict(reader.score(range(len(reader.groups) - 2)))  # none of which all threads read
     torch.set_num_threads(1)
-    assert all(np.array_equal(answers.log_prob, reader.read(i).log_prob) for i, answers in at_once.items())
+    assert all(np.array_equal(answers.log_prob, reader.score_group(i).log_prob) for i, answers in at_once.items())
     found = readers(model, 2)
     torch.set_num_threads(2)
     together = score_corpus(model, corpus, policy, World(), CPU)

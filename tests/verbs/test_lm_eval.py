@@ -115,7 +115,7 @@ def test_its_answers_are_those_of_choose(place, results):
     for name in ("pairs", "copa"):
         ours = choose(loaded, [str(place / f"{name}.jsonl")])
         assert found[name]["acc,none"] == ours.overall["sum"].interval.estimate
-        for sample, mine in zip(sorted(samples[name], key=lambda one: one["doc_id"]), ours.answers, strict=True):
+        for sample, mine in zip(sorted(samples[name], key=lambda one: one["doc_id"]), ours.questions, strict=True):
             theirs = [float(one[0][0]) for one in sample["resps"]][: len(mine.scores["sum"])]
             assert theirs == pytest.approx(mine.scores["sum"], rel=1e-12)
     cloze = choose(loaded, [str(place / "cloze.jsonl")])
@@ -251,7 +251,7 @@ def test_choices_behind_a_dialogue_are_those_of_choose_and_a_begun_answer_goes_o
     model = HarnessModel(talk)
     choices = ["number 3", "number 4"]
     (tmp_path / "asked.jsonl").write_text(lines([{"messages": ASKED, "choices": choices, "gold": 0}]))
-    (found,) = choose(talk, [str(tmp_path / "asked.jsonl")]).answers
+    (found,) = choose(talk, [str(tmp_path / "asked.jsonl")]).questions
     context = model.apply_chat_template(ASKED)
     asked = [SimpleNamespace(task_name="t", doc_id=0, args=(context, choice)) for choice in choices]
     theirs = [log_prob for log_prob, _ in model.loglikelihood(asked)]

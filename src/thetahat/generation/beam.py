@@ -24,7 +24,7 @@ class Beam(Config, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class Extension:
     """One more token after one of the beams."""
 
     log_prob: float  # of the beam and the token, nats
@@ -61,11 +61,11 @@ def search(rows: DecodingBatch, beam: Beam, ends: Sequence[Ends], token_bytes: S
     1609.08144): with it, $a = 1$ compares by nats a token.
     """
     searches = [Search(beam, some, [Writing(some, token_bytes)]) for some in ends]
-    num_candidates = beam.num_beams * (1 + max(len(some.tokens) for some in ends))
+    num_extensions = beam.num_beams * (1 + max(len(some.tokens) for some in ends))
     active = searches
     while True:
         log_probs = torch.tensor([one.log_probs for one in active], dtype=torch.float64)
-        found = candidates(rows.read(), log_probs, num_candidates)
+        found = extensions(rows.read(), log_probs, num_extensions)
         width = log_probs.shape[1]
         kept = [one.advance(found[place]) for place, one in enumerate(active)]
         going = [place for place, one in enumerate(active) if not one.is_over]
@@ -76,7 +76,7 @@ def search(rows: DecodingBatch, beam: Beam, ends: Sequence[Ends], token_bytes: S
         rows.append([(text.tokens or [0])[-1] for one in active for text in one.texts])
 
 
-def candidates(logits: Float[Tensor, "N V"], log_probs: Float[Tensor, "B n"], number: int) -> list[list[Candidate]]:
+def extensions(logits: Float[Tensor, "N V"], log_probs: Float[Tensor, "B n"], number: int) -> list[list[Extension]]:
     """For each search the most likely continuations by a token, the most likely first.
 
     With k tokens that end a text, k continuations of a beam end at most: among 1 + k times as many as beams, there are
@@ -90,7 +90,7 @@ def candidates(logits: Float[Tensor, "N V"], log_probs: Float[Tensor, "B n"], nu
     chosen = tokens.cpu().view(len(log_probs), -1).gather(1, places)
     beams = places // tokens.shape[1]
     columns = zip(best.tolist(), beams.tolist(), chosen.tolist(), strict=True)
-    return [[Candidate(*values) for values in zip(*row, strict=True)] for row in columns]
+    return [[Extension(*values) for values in zip(*row, strict=True)] for row in columns]
 
 
 @final
@@ -110,26 +110,26 @@ class Search:
     def __post_init__(self) -> None:
         self.best = self.texts[0]
 
-    def advance(self, found: Sequence[Candidate]) -> list[int]:
-        """Goes on with the best of these candidates, and returns the beam that each continues."""
-        for candidate in found[: self.beam.num_beams]:
-            if candidate.token in self.ends.tokens:
-                self._set_aside(candidate.log_prob, self._longer(candidate), num_end_tokens=1)
-        going = [candidate for candidate in found if candidate.token not in self.ends.tokens][: self.beam.num_beams]
-        going += [Candidate(-torch.inf, 0, 0)] * (self.beam.num_beams - len(going))
-        self.texts = [self._longer(candidate) for candidate in going]
-        self.log_probs = [candidate.log_prob for candidate in going]
+    def advance(self, found: Sequence[Extension]) -> list[int]:
+        """Goes on with the best of these extensions, and returns the beam that each continues."""
+        for extension in found[: self.beam.num_beams]:
+            if extension.token in self.ends.tokens:
+                self._set_aside(extension.log_prob, self._longer(extension), num_end_tokens=1)
+        going = [extension for extension in found if extension.token not in self.ends.tokens][: self.beam.num_beams]
+        going += [Extension(-torch.inf, 0, 0)] * (self.beam.num_beams - len(going))
+        self.texts = [self._longer(extension) for extension in going]
+        self.log_probs = [extension.log_prob for extension in going]
         for place, text in enumerate(self.texts):
             if text.ended is not None:
                 self._set_aside(self.log_probs[place], text)
                 self.log_probs[place] = -torch.inf
         self.is_over = self.num_ended >= self.beam.num_beams or self._bound() <= self.best_score
-        return [candidate.beam for candidate in going]
+        return [extension.beam for extension in going]
 
-    def _longer(self, candidate: Candidate) -> Writing:
-        text = self.texts[candidate.beam].copy()
+    def _longer(self, extension: Extension) -> Writing:
+        text = self.texts[extension.beam].copy()
         if text.ended is None:  # else no beam goes on from it: its log-probability is -inf
-            text.add(candidate.token)
+            text.add(extension.token)
         return text
 
     def _set_aside(self, log_prob: float, text: Writing, num_end_tokens: int = 0) -> None:

@@ -1,6 +1,6 @@
-"""What is maximised: which questions a text is turned into, and what each of them counts for.
+"""What is maximised: which tokens of a text are targets, given what, and with which loss weights.
 
-Whatever the rest of the package must know of a factorization is said here, by its class.
+Everything that the rest of the package must know about a factorization is a class variable or a method here.
 """
 
 from collections.abc import Sequence
@@ -20,35 +20,33 @@ Share = Annotated[float, Meta(gt=0, lt=1)]
 
 
 class Variant(Config):
-    """What each factorization says of itself; where it says nothing, this holds."""
+    """What the rest of the package asks of a factorization, with the usual values."""
 
     layout: ClassVar[Layout] = STREAM
     model_kind: ClassVar[Literal["decoder", "encoder", "encoder-decoder"]] = "decoder"
-    is_likelihood: ClassVar[bool] = True  # its score is log Pr of what is asked given what stands before it
-    is_pseudo: ClassVar[bool] = (
-        False  # its score is a pseudo-likelihood: each token given all others, in several passes
-    )
-    is_sample: ClassVar[bool] = False  # scoring asks some of the tokens, drawn from the seed: models are asked alike
-    is_left_to_right: ClassVar[bool] = True  # in training, too, a target is asked after all that stands before it
-    hides_targets: ClassVar[bool] = False  # something else is read in the place of a target
+    is_likelihood: ClassVar[bool] = True  # its score is log Pr of the targets, each given all tokens before it
+    is_pseudo: ClassVar[bool] = False  # its score is a pseudo-likelihood: each token given all others, in passes
+    is_sample: ClassVar[bool] = False  # only some tokens are scored, drawn from the seed: the same for every model
+    is_left_to_right: ClassVar[bool] = True  # in training, too, a target is predicted after all tokens before it
+    hides_targets: ClassVar[bool] = False  # something else is read in place of a target
     opens_prompts: ClassVar[bool] = False  # all of a prompt sees all of it
-    shares_prefixes: ClassVar[bool] = False  # what two texts begin with can be read once for both
+    shares_prefixes: ClassVar[bool] = False  # a beginning that two texts share can be read once for both
 
     @property
     def reads_source(self) -> bool:
-        """Whether an encoder reads something before a decoder is asked."""
+        """Whether an encoder reads something before a decoder predicts."""
         return self.model_kind == "encoder-decoder"
 
     def special_tokens(self, context: int) -> Sequence[str]:
-        """What the vocabulary must hold beside <|endoftext|>, where pieces have up to `context` tokens."""
+        """The special tokens that it needs beside <|endoftext|>, where pieces have up to `context` tokens."""
         return ()
 
     def prompt(self, text: str) -> Sequence[str]:
-        """A text to continue as it is read: texts and between them, at odd places, names of special tokens."""
+        """A text to continue, as it is read: texts and, at odd places between them, names of special tokens."""
         return (text,)
 
     def scored_as(self, passes: int) -> tuple[Sequence[str], Sequence[str]]:
-        """The words of a policy that say what is scored, and with which settings; the first is the kind, as a rule."""
+        """The words of a policy for what is scored (as a rule the kind comes first), and for its settings."""
         return (tag(type(self)),), ()
 
 
@@ -58,18 +56,18 @@ class Causal(Variant, kw_only=True, tag="causal", tag_field="kind"):
     shares_prefixes = True
 
     def scored_as(self, passes: int) -> tuple[Sequence[str], Sequence[str]]:
-        """Nothing: it is what is meant where nothing is said."""
+        """None: causal is meant where nothing is said."""
         return (), ()
 
 
 class Prefix(Variant, kw_only=True, tag="prefix", tag_field="kind"):
-    """As causal, but all of the prompt is seen from everywhere; of a text alone a prefix of random length is one."""
+    """As causal, but every position sees the whole prompt; of a text alone a prefix of random length serves as one."""
 
     opens_prompts = True
 
 
 class FillInTheMiddle(Variant, kw_only=True, tag="fill-in-the-middle", tag_field="kind"):
-    """As causal, but of some texts the middle is asked last, given what stands on both sides of it: decoders.
+    """As causal, but in some texts the middle comes last, after what stands on both sides of it: decoders.
 
     The order is PSM: prefix, suffix, middle. SPM would put the suffix first, and the middle right behind the prefix.
     Scoring reads every text from the left, so scores are those of a causal model, and comparable with them.
@@ -78,14 +76,14 @@ class FillInTheMiddle(Variant, kw_only=True, tag="fill-in-the-middle", tag_field
     layout = Layout("stream", num_added=len(INFILLING))
     is_left_to_right, shares_prefixes = False, True
 
-    rate: Annotated[float, Meta(ge=0, le=1)] = 0.5  # of the texts without a prompt, which are so asked
+    rate: Annotated[float, Meta(ge=0, le=1)] = 0.5  # of the texts without a prompt, which are read so
 
     def special_tokens(self, context: int) -> Sequence[str]:
         """The three sentinels."""
         return INFILLING
 
     def prompt(self, text: str) -> Sequence[str]:
-        """PREFIX<|fim_suffix|>SUFFIX asks for what stands between; any other text is continued."""
+        """For PREFIX<|fim_suffix|>SUFFIX the middle is written; any other text is continued."""
         before, suffix, after = text.partition(INFILLING[1])
         return ("", INFILLING[0], before, suffix, after, INFILLING[2], "") if suffix else (text,)
 
@@ -107,7 +105,7 @@ class Masked(Variant, kw_only=True, tag="masked", tag_field="kind"):
         return (MASK,)
 
     def scored_as(self, passes: int) -> tuple[Sequence[str], Sequence[str]]:
-        """That it is no likelihood, and how many tokens are hidden at once."""
+        """It says that this is no likelihood, and how many tokens are hidden at once."""
         masks = f"1 in {passes} masked at once" if passes else "each token masked alone"
         return ("pseudo-likelihood", masks), ()
 
@@ -141,11 +139,11 @@ class Spans(Variant, kw_only=True, tag="spans", tag_field="kind"):
         return num_left_out, max(min(round(num_left_out / self.mean_span), size - num_left_out), 1)
 
     def special_tokens(self, context: int) -> Sequence[str]:
-        """A sentinel for each span of the longest piece, which has the most; its first token is never left out."""
+        """A sentinel for each span of the longest piece, which has the most spans."""
         return [SENTINEL.format(number) for number in range(self.counts(context - 1)[1])]
 
     def scored_as(self, passes: int) -> tuple[Sequence[str], Sequence[str]]:
-        """Its settings, too: other spans are other questions."""
+        """Its settings are part of it, since they decide which tokens are scored."""
         return (tag(type(self)),), (f"rate={self.rate}", f"mean_span={self.mean_span}")
 
 
@@ -162,7 +160,7 @@ FACTORIZATIONS: dict[str, type[Variant]] = {tag(kind): kind for kind in variants
 
 
 class ObjectiveConfig(Config, kw_only=True):
-    """What is maximised, and in which portions it is computed."""
+    """What is maximised, and how it is computed."""
 
     factorization: Factorization = Causal()
     normalization: Normalization = "token"

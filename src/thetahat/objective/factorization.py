@@ -1,6 +1,6 @@
 """A factorization turns packed sequences into inputs, targets and loss weights.
 
-It is a pure function of what is packed: whatever it draws comes from the seed of each piece.
+It is a pure function of what is packed: everything random is drawn from the seed of each piece.
 """
 
 from dataclasses import replace
@@ -65,10 +65,10 @@ def causal(packed: Packed, objective: ObjectiveConfig | None = None, row_length:
 def prefix(packed: Packed, objective: ObjectiveConfig, row_length: int | None = None, *, draws: bool = True) -> Batch:
     r"""$\log \Pr(y \mid x)$ by one stream in which all of x sees all of x, and y sees x and what came before.
 
-    x is what stands before the first target; of one that branches share, each of them reads the last token. In a piece
-    of a record without a prompt the first m tokens stand for one, m uniform over 1 to n - 1 of its n, drawn from the
-    seed: those weigh nothing. Without `draws` such a piece is read causally, as in scoring. So is a piece without a
-    prompt where that of its record lies in an earlier piece, or was cut.
+    x is what stands before the first target; where branches share it, each of them reads its last token. In a piece of
+    a record without a prompt the first m of n tokens serve as one, with loss weight 0; m is uniform over 1 to n - 1 and
+    drawn from the seed. Without `draws` such a piece is read causally, as in scoring. A piece without a prompt is read
+    causally, too, where the prompt of its record lies in an earlier piece or was cut.
     Raffel et al., Exploring the Limits of Transfer Learning, 2020 (prefix LM).
     """
     is_open = _prompts(packed, draws=draws)
@@ -82,8 +82,8 @@ def prefix(packed: Packed, objective: ObjectiveConfig, row_length: int | None = 
 def conditional(packed: Packed, objective: ObjectiveConfig, row_length: int | None = None) -> Batch:
     r"""$\log \Pr(y \mid x) = \sum_j \log \Pr(y_j \mid y_{<j}, x)$: an encoder reads x at once, a decoder predicts y.
 
-    Pieces without a parent are sources, read whole. Each other piece is a target, which sees its parent's states and
-    of the targets itself alone. Vaswani et al., Attention Is All You Need, 2017.
+    The encoder reads pieces without a parent, each of them whole. The decoder reads each other piece, which sees the
+    encoder's states of its parent and its own earlier tokens. Vaswani et al., Attention Is All You Need, 2017.
     """
     is_source = packed.parent[packed.piece] < 0
     num_rows = _num_rows(packed)
@@ -154,10 +154,10 @@ def _is_plain(row: Int[Tensor, " P"]) -> bool:
 
 
 def _prompts(packed: Packed, *, draws: bool) -> Bool[Tensor, " N"]:
-    """What each piece that has no parent begins with: its prompt, or, in a record without, as many tokens as are drawn.
+    """The prompt of each piece that has no parent; in a record without one, as many first tokens as are drawn.
 
     A prompt ends at the first target. Later context, such as the next turn of a user, depends on the targets before
-    it, so those must not see it.
+    it, so these targets must not see it.
     """
     num_pieces, is_root = len(packed.row), packed.parent < 0
     given = torch.zeros(num_pieces, dtype=torch.int64).index_add_(0, packed.piece, packed.is_prompt.long())

@@ -18,8 +18,8 @@ def with_middle_moved(packed: Packed, choice: FillInTheMiddle, symbols: Symbols)
     Of a piece of $m$ tokens $x_1 \ldots x_m$ behind its first and before what closes it, two
     cuts $0 \le a \le b \le m$ are drawn: the smaller and the larger of two numbers, each uniform over 0 to m. It reads
     first $\langle pre \rangle\, x_1 \ldots x_a\, \langle suf \rangle\, x_{b+1} \ldots x_m\, \langle mid \rangle\,
-    x_{a+1} \ldots x_b$ end. Sentinels are read and weigh nothing, so that every token is asked once, as in a causal
-    piece, with its own weight: the sum is $\log \Pr(\mathrm{pre}) + \log \Pr(\mathrm{suf} \mid \mathrm{pre}) +
+    x_{a+1} \ldots x_b$ end. Sentinels are read and have loss weight 0, so that every token is a target once, as in a
+    causal piece, with its own weight: the sum is $\log \Pr(\mathrm{pre}) + \log \Pr(\mathrm{suf} \mid \mathrm{pre}) +
     \log \Pr(\mathrm{mid}, \mathrm{end} \mid \mathrm{pre}, \mathrm{suf})$, given where the cuts are. Pieces of records
     with a prompt, and those that branch, stay causal. All is drawn from the seed of the piece.
     Bavarian et al., Efficient Training of Language Models to Fill in the Middle, 2022 (arXiv 2207.14255).
@@ -37,11 +37,11 @@ def with_middle_moved(packed: Packed, choice: FillInTheMiddle, symbols: Symbols)
     drawn = torch.stack([uniform(packed.seed, 1), uniform(packed.seed, 2)])
     low, high = (drawn * (room + 1)).long().sort(0).values[:, packed.piece]
     # 0: the first token; 1, 3, 5: the sentinels, each before 2: prefix, 4: suffix, 6: middle; 7: the end
-    turn = torch.where(place <= low, 2, torch.where(place <= high, 6, 4))
-    turn = torch.where(place == 0, 0, torch.where(is_end, 7, turn)) * is_moved[packed.piece]
+    rank = torch.where(place <= low, 2, torch.where(place <= high, 6, 4))
+    rank = torch.where(place == 0, 0, torch.where(is_end, 7, rank)) * is_moved[packed.piece]
     moved = is_moved.nonzero()[:, 0]
     count, added = 3 * len(moved), start[moved].repeat(3)
-    order = torch.argsort(torch.cat([turn, torch.tensor([1, 3, 5]).repeat_interleave(len(moved))]), stable=True)
+    order = torch.argsort(torch.cat([rank, torch.tensor([1, 3, 5]).repeat_interleave(len(moved))]), stable=True)
     piece = torch.cat([packed.piece, moved.repeat(3)])
     order = order[torch.argsort(piece[order], stable=True)]
     origin = torch.cat([torch.arange(len(place)), added])[order]
@@ -62,7 +62,7 @@ def with_middle_moved(packed: Packed, choice: FillInTheMiddle, symbols: Symbols)
 
 
 def _may_move(packed: Packed) -> Bool[Tensor, " P"]:
-    """Whether a piece is a text alone: without a prompt, a parent or branches."""
+    """Whether a piece is a whole text: it has no prompt, no parent and no branches."""
     has_prompt = packed.parts.has_prompt[packed.part]
     is_alone = packed.parent < 0
     is_alone[packed.parent[packed.parent >= 0]] = False

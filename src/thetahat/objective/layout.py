@@ -1,4 +1,4 @@
-"""Flat tokens to rows: what every factorization ends with."""
+"""Lays flat tokens into rows, which is the last step of every factorization."""
 
 from dataclasses import dataclass
 from typing import final
@@ -31,7 +31,7 @@ class PaddedRows:
 
 
 def padded_rows(row: Int[Tensor, " N"], num_rows: int, row_length: int | None = None) -> PaddedRows:
-    """Values of one row are neighbours, in order; rows are as long as the longest, or `row_length` if that is more."""
+    """Where flat values lie that come row by row; rows are as long as the longest, or `row_length` if that is more."""
     index = torch.arange(len(row))
     starts = torch.ones_like(row, dtype=torch.bool)
     starts[1:] = row[1:] != row[:-1]

@@ -1,4 +1,4 @@
-"""Log-probabilities of targets: the reference, one that never holds [tokens, vocabulary], one without a gradient."""
+"""Log-probabilities of targets, by three kernels: the reference, one in chunks of tokens, one without a gradient."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from thetahat.objective.config import ObjectiveConfig
 
-COLUMNS = 512  # tokens of the vocabulary: narrower products would be slower
+COLUMNS = 512  # of a product, one for each token of the vocabulary: narrower ones would be slower
 
 
 @runtime_checkable
@@ -29,7 +29,7 @@ class Head(Protocol):
 
 
 class Told(NamedTuple):
-    """What a kernel tells of each target."""
+    """What a kernel computes for each target."""
 
     log_prob: Float[Tensor, " N"]  # nats, <= 0
     log_normalizer: Float[Tensor, " N"]  # log Z, nats
@@ -54,9 +54,9 @@ def reference(hidden: Float[Tensor, "N D"], head: Head, targets: Int[Tensor, " N
 def chunked(
     hidden: Float[Tensor, "N D"], head: Head, targets: Int[Tensor, " N"], *, size: int, kernel: Kernel = reference
 ) -> Told:
-    """The same, `size` tokens at a time by `kernel`; backward makes each chunk's logits again.
+    """The same, `size` tokens at a time by `kernel`; the backward pass computes each chunk's logits again.
 
-    So at most [size, V] logits exist at once, for one more product with the head.
+    So at most [size, V] logits exist at once, at the cost of one more product with the head.
     """
     chunks = zip(hidden.split(size), targets.split(size), strict=True)
     told = [
@@ -70,11 +70,11 @@ def chunked(
 def judged(hidden: Float[Tensor, "N D"], head: Head, targets: Int[Tensor, " N"], *, room: int) -> Told:
     r"""The same without a gradient, log-probabilities and log Z in float64.
 
-    The vocabulary passes by in blocks of at least `COLUMNS` tokens, of which at most `room` logits exist at once (but
-    always those that one state has in a block): with the largest logit m and $s = \sum_v \exp(z_v - m)$ of the blocks
-    before, a block of logits makes $m' = \max(m, \max_v z_v)$ and $s' = s \exp(m - m') + \sum_v \exp(z_v - m')$.
+    The vocabulary is read in blocks of at least `COLUMNS` tokens, of which at most `room` logits exist at once (but
+    always those of one state in one block): with the largest logit m and $s = \sum_v \exp(z_v - m)$ of the blocks
+    before, a block of logits gives $m' = \max(m, \max_v z_v)$ and $s' = s \exp(m - m') + \sum_v \exp(z_v - m')$.
     Milakov & Gimelshein, Online normalizer calculation for softmax, 2018 (arXiv 1805.02867). Logits are of at least
-    float32, s of float64. A block that stays in the cache is also quicker to make and to read.
+    float32, s of float64. A block that fits into the CPU's cache is also computed and read faster.
     """
     vocab_size = head.num_outputs
     width = min(max(room // max(len(targets), 1) // COLUMNS, 1) * COLUMNS, vocab_size)
@@ -89,7 +89,7 @@ def judged(hidden: Float[Tensor, "N D"], head: Head, targets: Int[Tensor, " N"],
         place = (targets - first).clamp(0, logits.shape[1] - 1)
         target = torch.where(targets == place + first, logits.gather(-1, place[:, None])[:, 0], target)
         before, largest = largest, torch.maximum(largest, logits.amax(-1))
-        is_precise = logits.dtype == largest.dtype  # else the difference is, of numbers that were rounded
+        is_precise = logits.dtype == largest.dtype  # else the difference is computed in the wider dtype
         below = logits.sub_(largest[:, None]) if is_precise else logits - largest[:, None]
         total = total * (before.double() - largest).exp_() + below.exp_().sum(-1)
     log_total = total.log_()

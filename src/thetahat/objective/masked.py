@@ -15,7 +15,7 @@ from thetahat.objective.config import Masked, ObjectiveConfig
 from thetahat.objective.layout import padded_rows
 from thetahat.objective.weights import counted_weights
 
-_CHOICE, _REPLACE, _OTHER, _LENGTH = range(4)  # what a number is drawn for
+_CHOICE, _REPLACE, _OTHER, _LENGTH = range(4)  # purposes of random numbers
 
 
 def masked(
@@ -23,9 +23,9 @@ def masked(
 ) -> Batch:
     r"""$\sum_{j \in M} \log \Pr(x_j \mid x_{\setminus M})$ for a drawn set M of each piece, which is read whole.
 
-    Of n tokens that may be asked $\max(1, \mathrm{round}(\mathrm{rate} \cdot n))$ are, or as many whole words or spans
-    as reach that number. Special tokens, prompts and tokens of weight 0 are never masked. With `80-10-10` a masked
-    token is read as <|mask|> with probability 0.8, as any token of text with 0.1 and as itself with 0.1.
+    Of n tokens that may be targets $\max(1, \mathrm{round}(\mathrm{rate} \cdot n))$ are, or as many whole words or
+    spans as reach that number. Special tokens, prompts and tokens of weight 0 are never masked. With `80-10-10` a
+    masked token is read as <|mask|> with probability 0.8, as any token of text with 0.1 and as itself with 0.1.
 
     Devlin et al., BERT, 2019 (arXiv 1810.04805); Joshi et al., SpanBERT, 2020 (spans); Wettig et al., 2023 (rates).
     """
@@ -55,25 +55,25 @@ def mask_of(symbols: Symbols) -> int:
     """The id of <|mask|>; raises ModelError where the vocabulary has none."""
     if symbols.mask is None:
         raise ModelError(
-            f"the vocabulary has no {MASK}, which a masked model reads in place of what it is asked for",
+            f"the vocabulary has no {MASK}, which a masked model reads in place of its targets",
             cure=f"data.tokenizer=none trains one that has it; or add {MASK} to the special tokens of yours",
         )
     return symbols.mask
 
 
 def maskable(packed: Packed, symbols: Symbols) -> Bool[Tensor, " N"]:
-    """Text that counts."""
+    """Which tokens may be masked: those of text that has a loss weight."""
     return (packed.weight != 0) & ~packed.is_prompt & ~symbols.is_special[packed.tokens]
 
 
 def draw_masked(packed: Packed, choice: Masked, symbols: Symbols) -> Bool[Tensor, " N"]:
-    """Which tokens are masked: the units of the smallest drawn numbers, until enough of each piece's tokens are."""
+    """Which tokens are masked: in each piece the units with the smallest random numbers, until they are enough."""
     free = maskable(packed, symbols)
     count = torch.zeros(len(packed.row), dtype=torch.int64).index_add_(0, packed.piece, free.long())
     wanted = torch.where(count > 0, (choice.rate * count.double()).round().long().clamp(min=1), 0)
     unit = _units(packed, free, choice, symbols)
     drawn = uniform(packed.seed[packed.piece], 4 * unit + _CHOICE)
-    # units in the order of their numbers, piece by piece; a unit is taken while those before it do not suffice
+    # units in the order of their numbers, piece by piece; a unit is taken while those before it are not enough
     key = torch.where(free, drawn, 2.0)
     order = torch.argsort(unit, stable=True)
     order = order[torch.argsort(key[order], stable=True)]
@@ -108,14 +108,14 @@ def _units(packed: Packed, free: Bool[Tensor, " N"], choice: Masked, symbols: Sy
 
 
 def _through_pieces(packed: Packed, unit: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
-    """Units numbered through all pieces."""
+    """The number of each token's unit, counted over all pieces."""
     changes = torch.ones_like(unit, dtype=torch.bool)
     changes[1:] = (unit[1:] != unit[:-1]) | (packed.piece[1:] != packed.piece[:-1])
     return changes.long().cumsum(0) - 1
 
 
 def _number_within_piece(packed: Packed, counted: Bool[Tensor, " N"], *, including: bool = False) -> Int[Tensor, " N"]:
-    """How many counted tokens of its piece stand before each; `including` itself, less one."""
+    """How many counted tokens stand before each token in its piece; with `including`, it counts itself, minus one."""
     through = counted.long().cumsum(0)
     before = through - counted.long()
     starts = torch.full((len(packed.row),), len(counted)).scatter_reduce_(0, packed.piece, before, "amin")
@@ -123,7 +123,7 @@ def _number_within_piece(packed: Packed, counted: Bool[Tensor, " N"], *, includi
 
 
 def _replaced(packed: Packed, is_masked: Bool[Tensor, " N"], choice: Masked, symbols: Symbols) -> Int[Tensor, " N"]:
-    """What is read in place of the tokens."""
+    """The tokens that are read, with masked ones replaced."""
     mask = torch.full_like(packed.tokens, mask_of(symbols))
     if choice.replace == "80-10-10":
         place = _number_within_piece(packed, torch.ones_like(is_masked))

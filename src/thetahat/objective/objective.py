@@ -11,20 +11,20 @@ from thetahat.core.batch import Batch, Inputs
 from thetahat.core.total import Total
 from thetahat.objective.log_prob import Head, Kernel, Told, reference
 
-Note = Callable[[Batch, Told], None]  # is told of each asked token of a batch what the kernel tells
+Note = Callable[[Batch, Told], None]  # is called with what the kernel computed for the targets of a batch
 
 
 @runtime_checkable
 class Model(Protocol):
-    """What the objective needs of a model: hidden states, and a head that turns them into logits."""
+    """What the objective needs from a model: hidden states, and a head that turns them into logits."""
 
     def hidden(self, inputs: Inputs) -> Float[Tensor, "B T D"]:
-        """One state a position."""
+        """One state for each position."""
         ...
 
     @property
     def head(self) -> Head:
-        """Hidden states to logits, of every token or of those in a slice of the vocabulary."""
+        """Turns hidden states into logits, of every token or of those in a slice of the vocabulary."""
         ...
 
 
@@ -39,7 +39,7 @@ def log_likelihood(model: Model, batch: Batch, kernel: Kernel = reference, note:
         batch.targets.flatten(),
         batch.weights.flatten(),
     )
-    if batch.supervised is not None:  # what counts for nothing needs no logits
+    if batch.supervised is not None:  # no logits where the loss weight is 0
         hidden_ND, targets_N, weights_N = (values[batch.supervised] for values in (hidden_ND, targets_N, weights_N))
     told = kernel(hidden_ND, model.head, targets_N)
     if note:

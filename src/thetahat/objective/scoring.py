@@ -1,4 +1,4 @@
-"""The questions that scoring asks: every token once, whatever training draws."""
+"""The batches that scoring reads: every token is a target once, whatever training draws."""
 
 from collections.abc import Iterator
 
@@ -8,14 +8,14 @@ from thetahat.objective.factorization import causal, factor, prefix
 from thetahat.objective.masked import pseudo
 
 
-def questions(
+def scored_batches(
     packed: Packed, objective: ObjectiveConfig, symbols: Symbols, num_passes: int = 0, row_length: int | None = None
 ) -> Iterator[Batch]:
-    """Batches in which every token that counts is asked exactly once.
+    """Batches in which every token with a loss weight is a target exactly once.
 
-    Of a masked model each token is asked given all others (`pseudo`); of a prefix model a text without a prompt is read
-    causally, and of one that fills in the middle any text. Spans are asked as they are drawn from the seed: which
-    tokens are scored is a sample, always the same.
+    A masked model predicts each token given all others (`pseudo`). A prefix model reads a text without a prompt
+    causally, and a model that fills in the middle every text. Spans are drawn from the seed, as in training: the
+    targets are a sample of the tokens, and always the same one.
     """
     plain = ObjectiveConfig(factorization=objective.factorization)
     match objective.factorization:

@@ -16,12 +16,12 @@ from thetahat.objective.masked import maskable
 
 
 def with_spans_left_out(packed: Packed, choice: Spans, symbols: Symbols) -> Packed:
-    r"""Each piece as a pair: a source in which a sentinel stands for every span left out, and a target that says them.
+    r"""Each piece as a pair: what the encoder reads, with a sentinel for each span left out, and what the decoder says.
 
-    Source: $x_1 \langle s_0 \rangle x_4 x_5 \langle s_1 \rangle \ldots$; target: $\langle end \rangle
-    \langle s_0 \rangle x_2 x_3 \langle s_1 \rangle \ldots \langle end \rangle$, asked token by token, sentinels too.
-    A sentinel weighs and counts for its span's first token, the end for the last one left out; their bytes are 0. What
-    stands before a text is left out of the source where the encoder of a pair reads no such token.
+    Encoder: $x_1 \langle s_0 \rangle x_4 x_5 \langle s_1 \rangle \ldots$; decoder: $\langle end \rangle
+    \langle s_0 \rangle x_2 x_3 \langle s_1 \rangle \ldots \langle end \rangle$. Each token of the decoder but the
+    first is a target. A sentinel has the weight and the part of its span's first token, the end those of the last token
+    left out; both have 0 bytes. The encoder does not read the token before a text where it reads no such token in pairs.
     Raffel et al., Exploring the Limits of Transfer Learning, 2020 (arXiv 1910.10683).
     """
     drawn = leave_out(packed, choice, symbols)
@@ -63,12 +63,12 @@ def with_spans_left_out(packed: Packed, choice: Spans, symbols: Symbols) -> Pack
 def leave_out(packed: Packed, choice: Spans, symbols: Symbols) -> Bool[Tensor, " N"]:
     r"""Which tokens are left out: spans of random lengths, between which and before which something is kept.
 
-    Of the n tokens of a piece that may be asked (`maskable`), in their order, $m$ are left out in $s$ spans (`counts`).
+    Of the n tokens of a piece that may be left out (`maskable`), in their order, $m$ are, in $s$ spans (`counts`).
     The lengths of the spans are one of the $\binom{m-1}{s-1}$ ways to write $m$ as a sum of $s$ positive numbers, each
     as likely; so are, of $n - m$, those of what is kept. Kept and left out alternate, and what is kept comes first: no
     two spans touch, the first of the n tokens is kept (where n > 1) and the last is left out.
-    A token that may not be asked stays where it is. Texts have such tokens at their ends alone; one inside a span cuts
-    it in two, each with its sentinel. All is drawn from the seed of the piece.
+    A token that may not be left out stays where it is. Texts have such tokens only at their ends; one inside a span
+    divides it into two, each with its own sentinel. All is drawn from the seed of the piece.
     Raffel et al., 2020 (`random_spans_noise_mask`).
     """
     free = maskable(packed, symbols)

@@ -1,4 +1,4 @@
-"""Who counts how much: what one token of a batch weighs under each normalisation."""
+"""The loss weight of each token of a batch, under each normalisation."""
 
 import torch
 from jaxtyping import Float
@@ -10,17 +10,17 @@ from thetahat.objective.config import ObjectiveConfig
 
 
 def counted_weights(packed: Packed, objective: ObjectiveConfig) -> Float[Tensor, " N"]:
-    r"""What each token counts for, float64: $w_i / c_i$ with $w$ = `packed.weight`.
+    r"""The loss weight of each token, float64: $w_i / c_i$ with $w$ = `packed.weight`.
 
     - token, sum: $c_i = 1$; the two differ by the divisor of a step, which is 1 for `sum`;
-    - sequence: $c_i = n$, the asked tokens of i's record, so that every record weighs alike;
-    - turn: $c_i = m$, the asked tokens of i's part, so that every turn weighs alike;
-    - dialogue: $c_i = m k$ with k the asked parts of i's record: every record weighs alike, and so do its turns;
+    - sequence: $c_i = n$, the targets of i's record, so that all records have the same weight;
+    - turn: $c_i = m$, the targets of i's part, so that all turns have the same weight;
+    - dialogue: $c_i = m k$ with k the parts of i's record that have targets: so do all records, and all turns of one;
     - length: $c_i = n^\alpha$ with $\alpha$ = `length_exponent`, from `token` (0) to `sequence` (1).
 
-    Counts are of the whole record, wherever and with whomever its pieces lie, so nothing depends on the batching. Where
-    a factorization asks only some of the tokens (masked, spans), they are counts of those that it may ask: without the
-    end that closes a text. The sentinels and the end that spans are told by are asked beside them, and not counted.
+    Counts are of the whole record, in whatever rows its pieces lie, so nothing depends on the batching. Where only some
+    tokens are targets (masked, spans), the counts are of all tokens that may be: without the end that closes a text.
+    Sentinels and the end behind the last span are targets, too, and are not counted.
     """
     weight = packed.weight.to(torch.float64)
     if objective.normalization in {"token", "sum"}:
@@ -29,7 +29,7 @@ def counted_weights(packed: Packed, objective: ObjectiveConfig) -> Float[Tensor,
 
 
 def part_weights(parts: Parts, objective: ObjectiveConfig) -> Float[Tensor, " n"]:
-    """What each token of these parts counts for where it is asked: within a part all of them alike, to the bit."""
+    """The loss weight of the targets of each part: within a part it is the same for all, to the bit."""
     return parts.weight / _divisors(parts, objective)
 
 

@@ -16,16 +16,16 @@ RULES = ("sum", "per_token", "per_byte", "against_alone", "greedy")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The choices of one question, by each rule that applies to it."""
+class ScoredQuestion:
+    """The scores of a question's choices, by each rule that applies to it."""
 
     id: str
     source: str
     gold: int
-    scores: Mapping[str, tuple[float, ...]]  # one a choice, the more the better; of `greedy`: 1.0 or 0.0, one alone
+    scores: Mapping[str, tuple[float, ...]]  # one for each choice, higher is better; of `greedy` a single 1.0 or 0.0
 
     def is_right(self, rule: str) -> bool:
-        """Whether the right choice alone is the best; of a cloze, whether it is what the model would write."""
+        """Whether the right choice is the only best one; of a cloze, whether the model would write it."""
         return self.best(rule) == (self.gold,)
 
     def best(self, rule: str) -> tuple[int, ...]:
@@ -37,11 +37,11 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How many of some questions were answered rightly; a tie is not right."""
+    """For how many of some questions the right choice was the best; a tie counts as wrong."""
 
     num_questions: int
     num_right: int
-    tied: tuple[str, ...]  # ids of the questions in which the best choices tie, the right one among them
+    tied: tuple[str, ...]  # ids of the questions in which several choices are best, the right one among them
 
     @property
     def interval(self) -> Interval:
@@ -55,7 +55,9 @@ class Accuracy:
         return {"accuracy": share, "ci95": [low, high], **counts}
 
 
-def answers(encoded: EncodedQuestions, likelihoods: Likelihoods, rows: Sequence[LedgerRow]) -> list[Answer]:
+def scored_questions(
+    encoded: EncodedQuestions, likelihoods: Likelihoods, rows: Sequence[LedgerRow]
+) -> list[ScoredQuestion]:
     r"""The scores of every choice, from the rows of its question.
 
     With $\ell_k = \log \Pr_\theta(\text{choice}_k \mid \text{context}_k)$ of $t_k$ tokens and $b_k$ bytes: `sum`
@@ -68,18 +70,18 @@ def answers(encoded: EncodedQuestions, likelihoods: Likelihoods, rows: Sequence[
         raise NonFiniteError(f"the likelihood of {len(sick)} choices is not finite: {', '.join(sick[:8])}")
     found = {(row.id, row.part): row for row in rows}
     greedy = {(row.id, row.part): bool(flag) for row, flag in zip(rows, likelihoods.is_greedy, strict=True)}
-    listed: list[Answer] = []
+    listed: list[ScoredQuestion] = []
     for question in encoded.questions:
         id = question.record.id
         texts = list(zip(question.contexts, question.choices, strict=True))
-        first = [texts.index(text) for text in texts]  # the same text has one score, so it ties whatever was read by it
+        first = [texts.index(text) for text in texts]  # the same text has the same score: it ties
         names = [(id, CHOICE.format(index)) for index in first]
         alone = [found.get((id, ALONE.format(index))) for index in first]
         if len(names) == 1:
             scores = {"greedy": (float(greedy[names[0]]),)}
         else:
             scores = _scores([found[name] for name in names], [row for row in alone if row])
-        listed.append(Answer(id, question.record.source, question.gold, scores))
+        listed.append(ScoredQuestion(id, question.record.source, question.gold, scores))
     return listed
 
 
@@ -95,22 +97,22 @@ def _scores(rows: Sequence[LedgerRow], alone: Sequence[LedgerRow]) -> dict[str, 
     return scores
 
 
-def accuracies(some: Sequence[Answer]) -> dict[str, Accuracy]:
-    """By each rule, over the questions to which it applies."""
+def accuracies(some: Sequence[ScoredQuestion]) -> dict[str, Accuracy]:
+    """The accuracy by each rule, over the questions to which it applies."""
     found: dict[str, Accuracy] = {}
     for rule in RULES:
-        judged = [answer for answer in some if rule in answer.scores]
+        judged = [one for one in some if rule in one.scores]
         if judged:
-            tied = [answer.id for answer in judged if answer.gold in (best := answer.best(rule)) and len(best) > 1]
-            found[rule] = Accuracy(len(judged), sum(answer.is_right(rule) for answer in judged), tuple(tied))
+            tied = [one.id for one in judged if one.gold in (best := one.best(rule)) and len(best) > 1]
+            found[rule] = Accuracy(len(judged), sum(one.is_right(rule) for one in judged), tuple(tied))
     return found
 
 
-def by_source(some: Sequence[Answer]) -> dict[str, dict[str, Accuracy]]:
+def by_source(some: Sequence[ScoredQuestion]) -> dict[str, dict[str, Accuracy]]:
     """The accuracies of each source, in the order in which they come."""
-    sources: dict[str, list[Answer]] = {}
-    for answer in some:
-        sources.setdefault(answer.source, []).append(answer)
+    sources: dict[str, list[ScoredQuestion]] = {}
+    for one in some:
+        sources.setdefault(one.source, []).append(one)
     return {source: accuracies(members) for source, members in sources.items()}
 
 

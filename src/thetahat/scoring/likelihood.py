@@ -1,4 +1,4 @@
-"""How likely a corpus is under a model: every token once, exact sums, the same in training and in `score`."""
+"""How likely a corpus is under a model: each target once, exact sums, the same code in training and in `score`."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,11 +28,11 @@ from thetahat.model.precision import computing_in
 from thetahat.objective.config import ObjectiveConfig
 from thetahat.objective.log_prob import judged
 from thetahat.objective.objective import Model
-from thetahat.objective.scoring import questions
-from thetahat.scoring.grouping import WIDTHS, end_to_end, one_by_one, side_by_side
+from thetahat.objective.scoring import scored_batches
+from thetahat.scoring.grouping import MULTIPLE, end_to_end, one_by_one, side_by_side
 from thetahat.statistics.interval import BLOCK_TOKENS, exact_sum
 
-LOGITS_ON_CPU, LOGITS_ON_GPU = 2**19, 2**24  # of a group that exist at once: 2 and 64 MiB in float32
+LOGITS_ON_CPU, LOGITS_ON_GPU = 2**19, 2**24  # logits of a group that exist at once: 2 and 64 MiB in float32
 ROOM_ON_CPU, ROOM_ON_GPU = 640, 2**14  # positions of a group: enough for full speed, in little memory
 
 
@@ -40,7 +40,7 @@ class ScoringConfig(Config, kw_only=True):
     """How text is scored, in the loop and by `score` alike."""
 
     stride: Annotated[int, Meta(ge=1)] | None = None  # of the windows over long documents; None: half the context
-    batch_size: Annotated[int, Meta(ge=1)] = 16  # windows read at once; shorter texts as many as fit in their room
+    batch_size: Annotated[int, Meta(ge=1)] = 16  # windows read at once; of shorter texts, as many as take their room
     passes: Annotated[int, Meta(ge=0)] = 0  # of a masked model: one token in so many is masked at once; 0: one alone
 
 
@@ -52,23 +52,23 @@ class EvaluationConfig(ScoringConfig, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Likelihoods:
-    """The log-probability of every token that a corpus asks, and their exact sums over each part."""
+    """The log-probability of every target of a corpus, and their exact sums over each part that has targets."""
 
-    token_log_prob: NDArray[np.float64]  # [asked tokens], parts one after the other, nats
-    tokens: NDArray[np.int64]  # [asked tokens], their places in the corpus
-    context_length: NDArray[np.int64]  # [asked tokens], how many tokens each could see
-    part: NDArray[np.int64]  # [asked parts], index in the corpus's parts
-    start: NDArray[np.int64]  # [asked parts + 1], where each begins in `token_log_prob`
-    log_prob: NDArray[np.float64]  # [asked parts], nats
-    is_greedy: NDArray[np.bool_]  # [asked parts], whether at each of its tokens no other was likelier
+    token_log_prob: NDArray[np.float64]  # [targets], parts one after the other, nats
+    tokens: NDArray[np.int64]  # [targets], their places in the corpus
+    context_length: NDArray[np.int64]  # [targets], how many tokens each could see
+    part: NDArray[np.int64]  # [parts with targets], index in the corpus's parts
+    start: NDArray[np.int64]  # [parts with targets + 1], where each begins in `token_log_prob`
+    log_prob: NDArray[np.float64]  # [parts with targets], nats
+    is_greedy: NDArray[np.bool_]  # [parts with targets], whether at each of its targets no other token was likelier
 
 
 class Abandoned(Exception):
-    """Somebody asked to stop while a corpus was being scored, so there is no number."""
+    """Scoring was stopped by its hook `stops` before the end, so there is no number."""
 
 
-class Answers(NamedTuple):
-    """What one group of sequences, read together, says of its tokens."""
+class ScoredTokens(NamedTuple):
+    """The targets of one group of windows that was read together."""
 
     token: NDArray[np.int64]  # [n], places in the corpus; a sentinel counts for its span's first token
     log_prob: NDArray[np.float64]  # [n], nats
@@ -78,14 +78,14 @@ class Answers(NamedTuple):
 
 @runtime_checkable
 class Journal(Protocol):
-    """Where answers are kept while a corpus is being scored, so that a later start goes on."""
+    """Where results are kept while a corpus is being scored, so that a later start goes on."""
 
-    def known(self) -> Mapping[int, Answers]:
-        """Of an earlier start, by the number of the group."""
+    def known(self) -> Mapping[int, ScoredTokens]:
+        """The results of an earlier start, by the number of the group."""
         ...
 
-    def add(self, number: int, answers: Answers) -> None:
-        """Keeps what one group says; when it is safe on disk is the journal's business."""
+    def add(self, number: int, scored: ScoredTokens) -> None:
+        """Keeps the results of one group; the journal decides when it writes them to disk."""
         ...
 
 
@@ -93,8 +93,8 @@ class Journal(Protocol):
 class ScoringHooks:
     """Called while a corpus is scored, to stop it, to show progress, to keep results; none of it changes a number."""
 
-    stops: Callable[[], bool] = lambda: False  # asked between groups; where one rank says so, all raise Abandoned
-    shows: Callable[[int, int], None] = lambda done, total: None  # tokens answered and to be answered, of this rank
+    stops: Callable[[], bool] = lambda: False  # called between groups; if it is true on one rank, all raise Abandoned
+    shows: Callable[[int, int], None] = lambda done, total: None  # targets scored and to be scored, of this rank
     journal: Journal | None = None
 
 
@@ -117,18 +117,18 @@ def score_corpus(
     is being scored.
     """
     reader = Reader(model, corpus, policy, device)
-    found = np.zeros((4, len(corpus.tokens)), dtype=np.float64)  # nats, whether asked, context, misses
-    is_known = torch.zeros(len(reader.groups), dtype=torch.int64)  # as the first rank says: all must leave out the same
-    for number, answers in hooks.journal.known().items() if hooks.journal and world.is_first else ():
-        _note(found, answers)
+    found = np.zeros((4, len(corpus.tokens)), dtype=np.float64)  # nats, whether a target, context, misses
+    is_known = torch.zeros(len(reader.groups), dtype=torch.int64)  # the first rank decides, so that all skip the same
+    for number, scored in hooks.journal.known().items() if hooks.journal and world.is_first else ():
+        _enter(found, scored)
         is_known[number] = 1
     left = (world.sum(is_known) == 0).nonzero()[:, 0].tolist()[world.rank :: world.size]
     total, done = sum(reader.num_tokens(number) for number in left), 0
-    with computing_in(policy.dtype, device):  # all along, so that parameters are cast once
-        for number, answers in reader.answers(itertools.takewhile(lambda number: not hooks.stops(), left)):
-            _note(found, answers)
+    with computing_in(policy.dtype, device):  # around all groups, so that parameters are cast once
+        for number, scored in reader.score(itertools.takewhile(lambda number: not hooks.stops(), left)):
+            _enter(found, scored)
             if hooks.journal:
-                hooks.journal.add(number, answers)
+                hooks.journal.add(number, scored)
             done += reader.num_tokens(number)
             hooks.shows(done, total)
     if world.any(hooks.stops()):
@@ -136,11 +136,12 @@ def score_corpus(
     return _likelihoods(world.sum(torch.from_numpy(found)).numpy(), corpus)
 
 
-def _note(found: NDArray[np.float64], answers: Answers) -> None:
-    np.add.at(found[0], answers.token, answers.log_prob)
-    found[1, answers.token] = 1.0
-    found[2, answers.token] = answers.context_length
-    np.add.at(found[3], answers.token, answers.is_missed)
+def _enter(found: NDArray[np.float64], scored: ScoredTokens) -> None:
+    """Adds the results of one group to the rows of `found`, at the places of its targets in the corpus."""
+    np.add.at(found[0], scored.token, scored.log_prob)
+    found[1, scored.token] = 1.0
+    found[2, scored.token] = scored.context_length
+    np.add.at(found[3], scored.token, scored.is_missed)
 
 
 @final
@@ -163,79 +164,82 @@ class Reader:
             self.groups = side_by_side(self.plan.pieces, room)
 
     def num_tokens(self, number: int) -> int:
-        """About how many tokens a group is asked."""
+        """About how many targets a group has."""
         pieces, index = self.plan.pieces, self.groups[number]
         return int((pieces.stop[index] - pieces.scored_from[index]).sum())
 
-    def answers(self, numbers: Iterable[int]) -> Iterator[tuple[int, Answers]]:
-        """Of each of these groups, in order.
+    def score(self, numbers: Iterable[int]) -> Iterator[tuple[int, ScoredTokens]]:
+        """The targets of each of these groups, in their order.
 
-        While a GPU reads one, the host prepares the next. On a CPU several are read at once, a thread each; by all
-        threads together the last, of which there are too few for that, or which are short.
-        The corpus decides, not what is left of it, so that scoring that goes on finds the same bits. In deterministic
-        mode one thread reads each, so that the number of threads does not matter either.
+        While a GPU reads one group, the host prepares the next. On a CPU several groups are read at once, each by one
+        thread; the last few, which are too few for that or short, are read one after the other by all threads.
+        Which ones these are depends on the whole corpus and not on what is left of it, so that scoring that goes on
+        gives the same bits. In deterministic mode one thread reads each group, so that the bits do not depend on the
+        number of threads either.
         """
         if self.device.type != "cpu":
-            with of_threads(1):  # whose host waits for its threads longer than they help with so little
-                yield from _in_order(self._ask, numbers)
+            with of_threads(1):  # the host's work here is so small that more threads cost more than they save
+                yield from _in_order(self._start, numbers)
             return
         if is_compiled(self.model):
-            yield from _in_order(self._ask, numbers)
+            yield from _in_order(self._start, numbers)
             return
         threads, workers = torch.get_num_threads(), self._num_workers()
         each, edge = threads // workers, (len(self.groups) - 1) // workers * workers
         if self.policy.deterministic:
             each, edge = 1, len(self.groups)
         for is_last, some in itertools.groupby(numbers, lambda number: number >= edge):
-            yield from at_once(self.read, some, *((1, threads) if is_last else (workers, each)))
+            yield from at_once(self.score_group, some, *((1, threads) if is_last else (workers, each)))
 
     def _num_workers(self) -> int:
-        """How many groups are read at once on a CPU: as many as have threads and room."""
+        """How many groups are read at once on a CPU: limited by the threads and by the positions of a batch."""
         widest = self.policy.context if self.policy.deterministic else max(self.policy.context, ROOM_ON_CPU)
         by_room = self.policy.context * self.policy.batch_size // widest
         return max(1, min(torch.get_num_threads(), by_room))
 
-    def read(self, number: int) -> Answers:
-        """Asks the model about one group, and waits."""
-        return self._ask(number)()
+    def score_group(self, number: int) -> ScoredTokens:
+        """The targets of one group."""
+        return self._start(number)()
 
     @torch.no_grad()
-    def _ask(self, number: int) -> Callable[[], Answers]:
+    def _start(self, number: int) -> Callable[[], ScoredTokens]:
         """Starts the forward passes; calling the function that it returns waits for their results."""
         index = self.groups[number]
         token = _places(self.corpus, self.plan.pieces, index)
         packed, policy = gather(self.corpus, self.plan, index), self.policy
         move, room = partial(onto, device=self.device), LOGITS_ON_CPU if self.device.type == "cpu" else LOGITS_ON_GPU
-        found: list[Callable[[], Answers]] = []
-        for batch in questions(
+        found: list[Callable[[], ScoredTokens]] = []
+        for batch in scored_batches(
             packed,
             ObjectiveConfig(factorization=policy.factorization),
             self.corpus.symbols,
             policy.passes,
-            self._width(index),
+            self._row_length(index),
         ):
-            asked = (batch.weights.flatten() > 0).nonzero()[:, 0]
+            supervised = (batch.weights.flatten() > 0).nonzero()[:, 0]
             with computing_in(policy.dtype, self.device), kernels_of_any_shape(self.device):
-                values = later(_values(self.model, batch.map(move), move(asked), room))
+                values = later(_values(self.model, batch.map(move), move(supervised), room))
             seen = context_lengths(batch, hides_targets=policy.factorization.hides_targets)
-            where, seen = (tensor.flatten()[asked].numpy() for tensor in (batch.origin, seen))
-            found.append(partial(_answers, token[where], seen, values))
+            where, seen = (tensor.flatten()[supervised].numpy() for tensor in (batch.origin, seen))
+            found.append(partial(_scored, token[where], seen, values))
         return lambda: _joined([one() for one in found])
 
-    def _width(self, index: Ints) -> int | None:
-        """Positions of a row; where a source is read, both sides are as wide as they need."""
+    def _row_length(self, index: Ints) -> int | None:
+        """Positions of a row; None where an encoder reads first: both sides then are as long as their longest row."""
         if _reads_source(self.policy):
             return None
         pieces = self.plan.pieces
         row = np.unique(pieces.row[index], return_inverse=True)[1]
-        return -(-int(np.bincount(row, pieces.size[index]).max()) // WIDTHS) * WIDTHS
+        return -(-int(np.bincount(row, pieces.size[index]).max()) // MULTIPLE) * MULTIPLE
 
 
-def _in_order(ask: Callable[[int], Callable[[], Answers]], numbers: Iterable[int]) -> Iterator[tuple[int, Answers]]:
-    """Each with its answers. Whoever waits for one has asked for the next."""
-    waiting: tuple[int, Callable[[], Answers]] | None = None
+def _in_order(
+    start: Callable[[int], Callable[[], ScoredTokens]], numbers: Iterable[int]
+) -> Iterator[tuple[int, ScoredTokens]]:
+    """Each group with its targets; the next group is started before the results of one are waited for."""
+    waiting: tuple[int, Callable[[], ScoredTokens]] | None = None
     for number in numbers:
-        ahead = number, ask(number)
+        ahead = number, start(number)
         if waiting:
             yield waiting[0], waiting[1]()
         waiting = ahead
@@ -243,22 +247,22 @@ def _in_order(ask: Callable[[int], Callable[[], Answers]], numbers: Iterable[int
         yield waiting[0], waiting[1]()
 
 
-NOTHING = Answers(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), np.empty(0))
+NOTHING = ScoredTokens(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), np.empty(0))
 
 
-def _answers(token: Ints, seen: Ints, values: Callable[[], Tensor]) -> Answers:
+def _scored(token: Ints, seen: Ints, values: Callable[[], Tensor]) -> ScoredTokens:
     log_prob, is_missed = values().numpy()
-    return Answers(token, log_prob, seen, is_missed)
+    return ScoredTokens(token, log_prob, seen, is_missed)
 
 
-def _joined(answers: list[Answers]) -> Answers:
-    return Answers(*(np.concatenate(values) for values in zip(*answers, strict=True))) if answers else NOTHING
+def _joined(batches: list[ScoredTokens]) -> ScoredTokens:
+    return ScoredTokens(*(np.concatenate(values) for values in zip(*batches, strict=True))) if batches else NOTHING
 
 
 def context_lengths(batch: Batch, *, hides_targets: bool) -> Int[Tensor, "B T"]:
-    """How many tokens each target could see: those before it, or the whole of its piece; and of a source, all.
+    """How many tokens each target could see: those before it, or the whole of its piece; and all that an encoder read.
 
-    Where what is asked is masked, it and all that is masked with it does not count.
+    Where targets are hidden, neither the target nor what is hidden with it counts.
     """
     inputs, piece = batch.inputs, batch.inputs.visibility.piece.clamp(min=0)
     if inputs.visibility.is_causal:
@@ -276,60 +280,61 @@ def context_lengths(batch: Batch, *, hides_targets: bool) -> Int[Tensor, "B T"]:
 
 
 def _likelihoods(found: NDArray[np.float64], corpus: Corpus) -> Likelihoods:
-    """What was found for each token of the corpus that was asked, in the order of the parts."""
+    """The targets in the order of their parts, from what was found for each token of the corpus."""
     tokens = np.flatnonzero(found[1])
     part = corpus.part_of(tokens)
     order = np.argsort(part, kind="stable")
     tokens, part = tokens[order], part[order]
-    asked, first = np.unique(part, return_index=True)
+    parts, first = np.unique(part, return_index=True)
     start = np.append(first, len(part)).astype(np.int64)
     nats, seen = found[0, tokens], found[2, tokens].astype(np.int64)
     sums = np.array([exact_sum(nats[low:high]) for low, high in itertools.pairwise(start)], dtype=np.float64)
     misses = np.add.reduceat(found[3, tokens], first) if len(first) else first
-    return Likelihoods(nats, tokens, seen, asked.astype(np.int64), start, sums, misses == 0)
+    return Likelihoods(nats, tokens, seen, parts.astype(np.int64), start, sums, misses == 0)
 
 
 def _places(corpus: Corpus, pieces: Pieces, index: Ints) -> Ints:
-    """Where in the corpus each token lies that `gather` gives for these pieces."""
+    """The places in the corpus of the tokens that `gather` gives for these pieces."""
     start = pieces.start[index]
     piece, position = enumerate_counts(pieces.stop[index] - start)
     return (corpus.offsets[pieces.span[index]] + start)[piece] + position
 
 
 def _reads_source(policy: Policy) -> bool:
-    """Whether an encoder reads something first, so that a window is two rows."""
+    """Whether an encoder reads something first, so that a window takes two rows."""
     return policy.factorization.reads_source
 
 
-def _values(model: Model, batch: Batch, asked: Int[Tensor, " n"], room: int) -> Float[Tensor, "2 n"]:
-    """The log-probability of each target that is asked, and 1 where another token is likelier."""
-    padded = torch.nn.functional.pad(asked, (0, -len(asked) % WIDTHS))  # with the first place, for the kernels' sake
+def _values(model: Model, batch: Batch, supervised: Int[Tensor, " n"], room: int) -> Float[Tensor, "2 n"]:
+    """The log-probability of each target, and 1 where another token is likelier."""
+    # kernels round differently for odd numbers of rows: the first target is repeated up to a multiple
+    padded = torch.nn.functional.pad(supervised, (0, -len(supervised) % MULTIPLE))
     hidden_ND, targets_N = model.hidden(batch.inputs).flatten(0, 1)[padded], batch.targets.flatten()[padded]
     told = judged(hidden_ND, model.head, targets_N, room=room)
-    return torch.stack([told.log_prob, told.is_missed.double()])[:, : len(asked)]
+    return torch.stack([told.log_prob, told.is_missed.double()])[:, : len(supervised)]
 
 
 def bytes_of(likelihoods: Likelihoods, corpus: Corpus) -> NDArray[np.int64]:
-    """[asked tokens], of the text behind each."""
+    """[targets], the bytes of the text behind each."""
     return corpus.bytes_at(likelihoods.tokens)
 
 
 def ledger_rows(likelihoods: Likelihoods, corpus: Corpus) -> list[LedgerRow]:
-    """A row for each part that is asked; the long ones with their blocks, which intervals over few documents need."""
-    asked, start = likelihoods.part, likelihoods.start
-    if not len(asked):
+    """A row for each part with targets; the long ones with their blocks, which intervals over few documents need."""
+    parts, start = likelihoods.part, likelihoods.start
+    if not len(parts):
         return []
     num_bytes, num_tokens = bytes_of(likelihoods, corpus), np.diff(start)
-    is_whole = num_tokens >= corpus.part_tokens[asked]
-    of_asked = np.add.reduceat(num_bytes, start[:-1])
-    size = np.where(is_whole, corpus.column["parts.num_bytes"][asked], of_asked)
+    is_whole = num_tokens >= corpus.part_tokens[parts]
+    of_targets = np.add.reduceat(num_bytes, start[:-1])
+    size = np.where(is_whole, corpus.column["parts.num_bytes"][parts], of_targets)
     seen = np.maximum.reduceat(likelihoods.context_length, start[:-1])
     is_unknown = corpus.is_unknown(likelihoods.tokens)
     unknown = (np.add.reduceat(values, start[:-1]) for values in (is_unknown.astype(np.int64), num_bytes * is_unknown))
     told = corpus.column["parts.is_lossless"][asked]
     counts = zip(*(values.tolist() for values in (num_tokens, size, seen, told, *unknown)), strict=True)
     found = zip(itertools.pairwise(start.tolist()), counts, likelihoods.log_prob.tolist(), strict=True)
-    named = zip(corpus.describe(asked), corpus.digests(asked), strict=True)
+    named = zip(corpus.describe(parts), corpus.digests(parts), strict=True)
     return [
         LedgerRow(
             id=part.id,

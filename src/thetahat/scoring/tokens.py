@@ -1,4 +1,4 @@
-"""Every scored token as a row of a Parquet file: what it is, where it stands, what it could see, how likely it is."""
+"""A Parquet file with a row for every target: which token, where it stands, how much it could see, how likely it is."""
 
 import json
 from collections.abc import Mapping
@@ -24,11 +24,11 @@ TOKEN_SCHEMA = pa.schema(
         "log_prob": pa.float64(),  # nats, before any weight
     }
 )
-"""The columns, in this order, none of them null."""
+"""The columns, in this order; none is ever null."""
 
 
 def token_table(likelihoods: Likelihoods, corpus: Corpus, rows: list[LedgerRow]) -> Any:
-    """The pyarrow.Table of all scored tokens, in the order of the rows to which they belong."""
+    """The pyarrow.Table of all targets, in the order of the ledger's rows to which they belong."""
     sizes = np.diff(likelihoods.start)
     position = np.arange(len(likelihoods.tokens)) - np.repeat(likelihoods.start[:-1], sizes)
     token = corpus.tokens[likelihoods.tokens].astype(np.int64)

@@ -1,4 +1,4 @@
-"""Which of several answers a model finds likeliest: multiple choice, minimal pairs and clozes."""
+"""Which of several choices is the likeliest under a model: multiple choice, minimal pairs and clozes."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from thetahat.ledger.pairing import CHOICES
 from thetahat.ledger.policy import Policy
 from thetahat.ledger.summary import Summary, summarize
 from thetahat.run.folder.checkpoint import MODEL
-from thetahat.scoring.choice import Accuracy, Answer, accuracies, answers, by_source, macro_interval
+from thetahat.scoring.choice import Accuracy, ScoredQuestion, accuracies, by_source, macro_interval, scored_questions
 from thetahat.scoring.likelihood import Likelihoods, ledger_rows, score_corpus
 from thetahat.statistics.interval import Interval
 from thetahat.verbs.chat import dialogue_prompts
@@ -32,7 +32,7 @@ OverLong = Literal["error", "truncate-left"]
 class Choices:
     """How often the right choice was the likeliest, and all that this was counted from."""
 
-    answers: list[Answer]
+    questions: list[ScoredQuestion]
     overall: dict[str, Accuracy]  # by rule, every question alike
     sources: dict[str, dict[str, Accuracy]]
     macro: dict[str, Interval]  # by rule, every source alike
@@ -53,7 +53,7 @@ class Choices:
         counts = ("tokens_straddling", "context_tokens_counted", "context_tokens_cut", "contexts_cut")
         counts += ("choice_tokens_cut", "choices_cut", "policy")
         return {
-            "num_questions": len(self.answers),
+            "num_questions": len(self.questions),
             "overall": overall,
             "macro": macro,
             "sources": sources,
@@ -131,13 +131,13 @@ def _policy_of(loaded: Loaded) -> Policy:
 
 
 def _choices(encoded: EncodedQuestions, likelihoods: Likelihoods, rows: list[LedgerRow], policy: str) -> Choices:
-    listed = answers(encoded, likelihoods, rows)
+    listed = scored_questions(encoded, likelihoods, rows)
     sources = by_source(listed)
     overall, column = accuracies(listed), encoded.corpus.column
     cut, choice_cut = column["documents.prompt_cut"], column["documents.tokens_cut"]
     gold = {(question.record.id, CHOICE.format(question.gold)) for question in encoded.questions}
     return Choices(
-        answers=listed,
+        questions=listed,
         overall=overall,
         sources=sources,
         macro={rule: macro_interval(one[rule] for one in sources.values() if rule in one) for rule in overall},
