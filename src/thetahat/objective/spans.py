@@ -21,7 +21,7 @@ def with_spans_left_out(packed: Packed, choice: Spans, symbols: Symbols) -> Pack
     Encoder: $x_1 \langle s_0 \rangle x_4 x_5 \langle s_1 \rangle \ldots$; decoder: $\langle end \rangle
     \langle s_0 \rangle x_2 x_3 \langle s_1 \rangle \ldots \langle end \rangle$. Each token of the decoder but the
     first is a target. A sentinel has the weight and the part of its span's first token, the end those of the last token
-    left out; both have 0 bytes. The encoder does not read the token before a text where it reads no such token in pairs.
+    left out; both have 0 bytes. The token before a text is not read where the encoder reads no such token in pairs.
     Raffel et al., Exploring the Limits of Transfer Learning, 2020 (arXiv 1910.10683).
     """
     drawn = leave_out(packed, choice, symbols)

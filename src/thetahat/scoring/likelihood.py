@@ -331,7 +331,7 @@ def ledger_rows(likelihoods: Likelihoods, corpus: Corpus) -> list[LedgerRow]:
     seen = np.maximum.reduceat(likelihoods.context_length, start[:-1])
     is_unknown = corpus.is_unknown(likelihoods.tokens)
     unknown = (np.add.reduceat(values, start[:-1]) for values in (is_unknown.astype(np.int64), num_bytes * is_unknown))
-    told = corpus.column["parts.is_lossless"][asked]
+    told = corpus.column["parts.is_lossless"][parts]
     counts = zip(*(values.tolist() for values in (num_tokens, size, seen, told, *unknown)), strict=True)
     found = zip(itertools.pairwise(start.tolist()), counts, likelihoods.log_prob.tolist(), strict=True)
     named = zip(corpus.describe(parts), corpus.digests(parts), strict=True)
