@@ -110,7 +110,10 @@ def _is_key(key: str) -> bool:
 
 
 def find_config(words: list[str] | None) -> Any:
-    """The RunConfig that [RECIPE | CONFIG.toml] [KEY=VALUE ...] means; without a name, the quickstart."""
+    """The RunConfig that [RECIPE | CONFIG.toml | MODEL] [KEY=VALUE ...] means; without a name, the quickstart.
+
+    The folder of a model means that training goes on from it.
+    """
     from thetahat.core.config import override
     from thetahat.core.errors import ConfigError
     from thetahat.recipes.catalogue import find_recipe
@@ -118,11 +121,19 @@ def find_config(words: list[str] | None) -> Any:
     names, pairs = split_words(words)
     if len(names) > 1:
         raise ConfigError(
-            f"{len(names)} names came: {', '.join(names)}", allowed="one recipe or config file, then KEY=VALUE"
+            f"{len(names)} names came: {', '.join(names)}",
+            allowed="one recipe, config file or model, then KEY=VALUE",
         )
     name = names[0] if names else "quickstart"
-    is_file = name.endswith(".toml") or os.path.isfile(name)
-    config = override(_read_config(name) if is_file else find_recipe(name), pairs)
+    if os.path.isdir(name):
+        from thetahat.recipes.fine_tuning import fine_tuning
+        from thetahat.run.folder.stored import find_model
+
+        config = fine_tuning(name, find_model(name).card)
+    else:
+        is_file = name.endswith(".toml") or os.path.isfile(name)
+        config = _read_config(name) if is_file else find_recipe(name)
+    config = override(config, pairs)
     _refuse_overruled(config, pairs, name)
     return config
 

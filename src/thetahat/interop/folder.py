@@ -1,6 +1,6 @@
 """A folder as Hugging Face's transformers writes it: opened, checked, and loaded into a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import reduce
@@ -98,6 +98,13 @@ def open_folder(path: Path) -> HubFolder:
         stored=named,
         passengers=passengers,
     )
+
+
+def parameters_in(folder: HubFolder) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter of a folder by our name for it, one tensor of the file after another; a tied table once."""
+    by_name = {entry.theirs: entry for entry in folder.entries}
+    for name, tensor in tensors({name: folder.stored[name] for name in by_name}):
+        yield from zip(by_name[name].ours, by_name[name].split(tensor), strict=True)
 
 
 @torch.no_grad()

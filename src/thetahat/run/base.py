@@ -1,6 +1,6 @@
 """Starting from a trained model: its shape, tokenizer and parameters, to which tokens or an adapter may be added."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,6 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from thetahat.core import store
 from thetahat.core.config import kind_of
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -16,7 +15,7 @@ from thetahat.model.adapters.lora import merge
 from thetahat.model.build import LanguageModel
 from thetahat.run.config import RunConfig, resolve
 from thetahat.run.folder.checkpoint import MODEL, TOKENIZER, load_parameters, load_tensors, read_config, read_progress
-from thetahat.run.folder.find import find_checkpoint
+from thetahat.run.folder.stored import Foreign, StoredModel, find_model
 from thetahat.run.ignored import beside_base, refuse_beside_base, refuse_beside_tokenizer, refuse_ignored
 from thetahat.run.state import first_model
 
@@ -27,30 +26,28 @@ def resolved(config: RunConfig) -> RunConfig:
     refuse_ignored(config)
     if config.base is None:
         return config
-    folder = _folder(config, config.base)
-    theirs = read_config(folder)
-    if kind_of(theirs.model) != kind_of(config.model):
+    theirs = _stored(config, config.base)
+    if kind_of(theirs.card.model) != kind_of(config.model):
         raise ConfigError(
-            f"base={config.base} is of the kind {kind_of(theirs.model)}, and model.kind={kind_of(config.model)}",
-            cure=f"model.kind={kind_of(theirs.model)}",
+            f"base={config.base} is of the kind {kind_of(theirs.card.model)}, and model.kind={kind_of(config.model)}",
+            cure=f"model.kind={kind_of(theirs.card.model)}",
         )
-    vocab_size = load_tokenizer(folder / TOKENIZER).vocab_size
-    return replace(beside_base(config, theirs), base_digest=_digest(folder), base_vocab_size=vocab_size)
+    vocab_size, rows = theirs.tokenizer().vocab_size, theirs.card.num_rows
+    config = replace(beside_base(config, theirs), base_digest=_digest(theirs), base_vocab_size=vocab_size)
+    return replace(config, base_rows=rows if rows is not None and rows > vocab_size else None)
 
 
 def refuse_typed(config: RunConfig, typed: Mapping[str, Any], written: Mapping[str, Any]) -> None:
     """Raises ConfigError for what the command line (`typed`) or a file (`written`) sets and something overrules."""
     refuse_beside_tokenizer(config, typed)
     if config.base:
-        folder = _folder(config, config.base)
-        vocab_size = load_tokenizer(folder / TOKENIZER).vocab_size
-        refuse_beside_base(config, read_config(folder), vocab_size, {**written, **typed})
+        theirs = _stored(config, config.base)
+        refuse_beside_base(config, theirs, theirs.tokenizer().vocab_size, {**written, **typed})
 
 
 def base_tokenizer(config: RunConfig, special_tokens: list[str]) -> Tokenizer:
     """The tokenizer of the model that a run starts from, with the special tokens that it lacks behind all others."""
-    folder = _folder(config, config.base or "")
-    return load_tokenizer(folder / TOKENIZER).with_special_tokens(special_tokens)
+    return _stored(config, config.base or "").tokenizer().with_special_tokens(special_tokens)
 
 
 def new_tokens(config: RunConfig, tokenizer: Tokenizer) -> str:
@@ -72,15 +69,21 @@ def load_base(model: LanguageModel, config: RunConfig, num_labels: int = 0) -> N
     average token, plus the model's own beginning, so that no two are alike (Hewitt, Initializing New Word Embeddings
     for Pretrained Language Models, 2021). A head over labels keeps its own beginning.
     """
-    folder = _folder(config, config.base or "")
-    theirs = parameters_of(folder)
-    for name, parameter in model.named_parameters():
-        plain = name.replace(".base.weight", ".weight")
-        if ".lora_" in name or name.endswith(".new_rows") or (num_labels and name == "head.weight"):
-            continue
-        if plain not in theirs:
-            raise ModelError(f"base={config.base} has no {plain}, which this model needs")
-        _copy(parameter, theirs[plain], f"{plain} of base={config.base}")
+    waiting = {
+        name.replace(".base.weight", ".weight").replace(".base.bias", ".bias"): parameter
+        for name, parameter in model.named_parameters()
+        if not (".lora_" in name or name.endswith(".new_rows") or (num_labels and name.startswith("head.")))
+    }
+    for name, tensor in _parameters(_stored(config, config.base or "")):
+        if name in waiting:
+            _copy(waiting.pop(name), tensor, f"{name} of base={config.base}")
+    if waiting:
+        raise ModelError(f"base={config.base} has no {next(iter(waiting))}, which this model needs")
+
+
+def _parameters(stored: StoredModel) -> Iterator[tuple[str, Tensor]]:
+    """One after another, so that no more than the model and one tensor need be in memory."""
+    return stored.parameters() if isinstance(stored, Foreign) else iter(parameters_of(stored.folder).items())
 
 
 def parameters_of(folder: Path) -> dict[str, Tensor]:
@@ -98,10 +101,10 @@ def parameters_of(folder: Path) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def _folder(config: RunConfig, name: str) -> Path:
-    """The checkpoint that a run starts from: whole, and the one that it started from before."""
+def _stored(config: RunConfig, name: str) -> StoredModel:
+    """The model that a run starts from: whole, and the one that it started from before."""
     try:
-        folder = find_checkpoint(name)
+        stored = find_model(name)
     except ModelError as error:
         if config.base_digest is None:
             raise
@@ -109,17 +112,17 @@ def _folder(config: RunConfig, name: str) -> Path:
             f"base={name} is gone, which this run was started from: {str(error).splitlines()[0]}",
             cure="bring it back under that name, or type the command in the folder where the run was started",
         ) from error
-    if config.base_digest not in {None, _digest(folder)}:
+    if config.base_digest not in {None, _digest(stored)}:
         raise ModelError(
-            f"{name} is another model than the one that was started from, or adapted: its digest is {_digest(folder)}, "
+            f"{name} is another model than the one that was started from, or adapted: its digest is {_digest(stored)}, "
             f"not {config.base_digest}",
             cure="bring that model back under its name; RUN@STEP names a checkpoint that stays what it is",
         )
-    return folder
+    return stored
 
 
-def _digest(folder: Path) -> str:
-    return store.digest_in(folder, MODEL)[:16]
+def _digest(stored: StoredModel) -> str:
+    return stored.digest[:16]
 
 
 def _copy(parameter: nn.Parameter, saved: Tensor, name: str) -> None:

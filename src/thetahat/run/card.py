@@ -23,6 +23,7 @@ class Card(Config, kw_only=True):
     model: ModelConfig
     factorization: Factorization
     context: Positions  # that the model reads at once
+    num_rows: Annotated[int, Meta(ge=1)] | None = None  # of its table of tokens; None: as many as the tokenizer has ids
     source_context: Positions | None = None  # that an encoder reads for a decoder; None: same
     separator: str | None = None  # what stands between the documents of a .txt
     columns: dict[str, str] = field(default_factory=dict[str, str])  # where a record has its text, prompt, ...
@@ -57,6 +58,7 @@ def card_of(config: RunConfig, labels: tuple[str, ...]) -> Card:
         model=config.model,
         factorization=config.objective.factorization,
         context=data.context,
+        num_rows=config.base_rows,
         source_context=data.source_context,
         separator=data.separator,
         columns=data.columns,

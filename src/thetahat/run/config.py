@@ -89,6 +89,7 @@ class RunConfig(Config, kw_only=True):
     base: str | None = None  # MODEL to start from; None: from the beginning
     base_digest: str | None = None  # of its parameters; filled in when the run begins, and held to from then on
     base_vocab_size: int | None = None  # tokens that it has; filled in likewise: those behind them are new
+    base_rows: int | None = None  # of its table of tokens, where there are more than its tokenizer has ids; likewise
     adapter: LoRAConfig | None = None  # trained beside the frozen base
     frozen: tuple[str, ...] = ()  # patterns of parameters that are not trained, for example embedding.*
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -110,6 +111,12 @@ class RunConfig(Config, kw_only=True):
                 f"model.kind={model} does not compute objective.factorization.kind={kind_of(factorization)}",
                 allowed=f"for a model of the kind {model}: {', '.join(fitting)}",
                 cure=f"model.kind={factorization.model_kind}, or another factorization",
+            )
+        room = max(self.data.context, self.data.source_room if model == "encoder-decoder" else 0)
+        if (limit := self.model.max_positions) is not None and room > limit:
+            key = "data.context" if room == self.data.context else "data.source_context"
+            raise ConfigError(
+                f"{key}={room} is more than the {limit} positions that the model has learned", cure=f"{key}={limit}"
             )
         if self.adapter and not self.base:
             raise ConfigError("an adapter without a model to adapt", cure="base=MODEL, for example base=runs/NAME")

@@ -13,6 +13,7 @@ from thetahat.data.chat.template import load_template
 from thetahat.data.config import ChatConfig
 from thetahat.objective.config import Masked, ObjectiveConfig
 from thetahat.run.config import RunConfig
+from thetahat.run.folder.stored import StoredModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,8 @@ def _of_run(config: RunConfig) -> Iterator[Ignored]:
     if config.ledger.tokens and config.ledger.every == 0:
         why = "ledger.every=0 writes no ledger"
         yield Ignored("ledger.tokens", "true", why, "ledger.every=1, or ledger.tokens=false")
-    for key, value in (("base_digest", config.base_digest), ("base_vocab_size", config.base_vocab_size)):
+    for key in ("base_digest", "base_vocab_size", "base_rows"):
+        value = getattr(config, key)
         if value and not config.base:
             yield Ignored(key, value, "there is no base", "base=MODEL, or leave it out")
 
@@ -83,19 +85,20 @@ def refuse_beside_tokenizer(config: RunConfig, typed: Mapping[str, Any]) -> None
         )
 
 
-def refuse_beside_base(config: RunConfig, theirs: RunConfig, vocab_size: int, typed: Mapping[str, Any]) -> None:
+def refuse_beside_base(config: RunConfig, theirs: StoredModel, vocab_size: int, typed: Mapping[str, Any]) -> None:
     """Raises ConfigError for what was typed and differs from what the base decides: its shape and its tokenizer.
 
     `typed` are keys and values of the command line and of a config file, without what a recipe brings.
     """
-    decided = {f"model.{name}": value for name, value in to_plain(theirs.model).items() if name != "dropout"}
+    decided = {f"model.{name}": value for name, value in to_plain(theirs.card.model).items() if name != "dropout"}
     for key, value in typed.items():
         if key in decided and value != decided[key]:
             _refuse(config, key, value, decided[key])
     if "data.tokenizer" in typed and config.data.tokenizer is not None:
         _refuse(config, "data.tokenizer", config.data.tokenizer, "none: the base brings its own")
-    if "data.vocab_size" in typed and config.data.vocab_size not in {vocab_size, theirs.data.vocab_size}:
-        _refuse(config, "data.vocab_size", config.data.vocab_size, theirs.data.vocab_size)
+    asked = theirs.run.data.vocab_size if theirs.run else vocab_size
+    if "data.vocab_size" in typed and config.data.vocab_size not in {vocab_size, asked}:
+        _refuse(config, "data.vocab_size", config.data.vocab_size, asked)
 
 
 def _refuse(config: RunConfig, key: str, value: object, theirs: object) -> None:
@@ -106,8 +109,9 @@ def _refuse(config: RunConfig, key: str, value: object, theirs: object) -> None:
     )
 
 
-def beside_base(config: RunConfig, theirs: RunConfig) -> RunConfig:
+def beside_base(config: RunConfig, theirs: StoredModel) -> RunConfig:
     """The config that says what the base decides: its shape but for dropout, and its tokenizer."""
-    shape = replace(theirs.model, dropout=config.model.dropout)
-    data = replace(config.data, vocab_size=theirs.data.vocab_size, tokenizer=None)
+    shape = replace(theirs.card.model, dropout=config.model.dropout)
+    asked = theirs.run.data.vocab_size if theirs.run else config.data.vocab_size
+    data = replace(config.data, vocab_size=asked, tokenizer=None)
     return replace(config, model=shape, data=data)

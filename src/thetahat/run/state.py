@@ -45,17 +45,19 @@ def first_model(
 ) -> LanguageModel:
     """A model with its parameters at their beginning, where and in the dtype in which the run computes.
 
-    Without `draws` they have no values yet: whoever asks for that loads all of them.
+    Without `draws` they have no values yet: whoever asks for that loads all of them. Rows of a base's table that none
+    of its tokens uses stay in the softmax; new tokens take the first of them.
     """
-    model = build_model(config.model, vocab_size, num_labels)
+    num_rows = max(vocab_size, config.base_rows or 0)
+    model = build_model(config.model, num_rows, num_labels)
     allocate(model, device, parameter_dtype(config.dtype))
     if draws:
         initialize(model, config.seed)
     if config.adapter:
         adapt(model, config.adapter, config.seed, num_labels)
     freeze(model, config.frozen)
-    if config.base_vocab_size:
-        train_new_rows(model, vocab_size - config.base_vocab_size, num_labels)
+    if config.base_vocab_size and vocab_size > config.base_vocab_size:
+        train_new_rows(model, num_rows - config.base_vocab_size, num_labels)
     return model
 
 

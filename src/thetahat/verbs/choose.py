@@ -17,7 +17,6 @@ from thetahat.ledger.ledger import LedgerRow, write_ledger
 from thetahat.ledger.pairing import CHOICES
 from thetahat.ledger.policy import Policy
 from thetahat.ledger.summary import Summary, summarize
-from thetahat.run.folder.checkpoint import MODEL
 from thetahat.scoring.choice import Accuracy, ScoredQuestion, accuracies, by_source, macro_interval, scored_questions
 from thetahat.scoring.likelihood import Likelihoods, ledger_rows, score_corpus
 from thetahat.statistics.interval import Interval
@@ -160,7 +159,7 @@ def _plain(found: Mapping[str, Accuracy]) -> dict[str, Any]:
 def _metadata(loaded: Loaded, encoded: EncodedQuestions, policy: str) -> dict[str, str]:
     return {
         "model": str(loaded.folder),
-        "model_sha256": store.digest_in(loaded.folder, MODEL),
+        "model_sha256": loaded.stored.digest,
         "tokenizer_sha256": loaded.tokenizer.digest,
         "data": encoded.corpus.fingerprint,
         "policy": policy,

@@ -13,8 +13,8 @@ from thetahat.core.config import to_toml
 from thetahat.core.errors import ConfigError
 from thetahat.core.plain import fields_as_json
 from thetahat.model.adapters import lora
-from thetahat.run.config import digest
-from thetahat.run.folder.checkpoint import CARD, CONFIG, STATE, read_config, read_progress, save_parameters
+from thetahat.run.config import RunConfig, digest
+from thetahat.run.folder.checkpoint import CARD, CONFIG, STATE, read_progress, save_parameters
 from thetahat.verbs.load import load
 
 
@@ -42,13 +42,14 @@ def merge(name: str, out: Path | None = None) -> tuple[Path, Merged]:
     target = out or _beside(name)
     store.check_target(target)
     loaded = load(name, ("device=cpu",))
-    saved, progress = read_config(loaded.folder), read_progress(loaded.folder)
-    if saved.adapter is None or saved.base is None:
-        how = f"started from base={saved.base} and trained as a whole" if saved.base else "trained from the beginning"
+    saved = loaded.stored.run
+    if saved is None or saved.adapter is None or saved.base is None:
+        how = _beginning(saved)
         raise ConfigError(
             f"{name} has no adapters to merge: it was {how}, and is a plain model already",
             cure=f"thetahat score {name}; adapters are trained with thetahat train base={name} adapter.rank=8",
         )
+    progress = read_progress(loaded.folder)
     merged = Merged(
         checkpoint=str(loaded.folder),
         step=progress["step"],
@@ -69,6 +70,12 @@ def merge(name: str, out: Path | None = None) -> tuple[Path, Merged]:
         for name in loaded.tokenizer.files():
             (folder / name).write_bytes((loaded.folder / name).read_bytes())
     return target, merged
+
+
+def _beginning(run: RunConfig | None) -> str:
+    if run is None:
+        return "trained elsewhere"
+    return f"started from base={run.base} and trained as a whole" if run.base else "trained from the beginning"
 
 
 def _beside(name: str) -> Path:

@@ -30,7 +30,7 @@ from thetahat.ledger.ledger import LedgerRow, write_ledger
 from thetahat.ledger.pairing import WHOLE
 from thetahat.ledger.policy import Policy
 from thetahat.ledger.summary import Summary, summarize
-from thetahat.run.folder.checkpoint import CONFIG, MODEL, read_config, read_progress
+from thetahat.run.folder.checkpoint import read_progress
 from thetahat.run.folder.folder import version_of
 from thetahat.run.prepare import encoding_of
 from thetahat.scoring.journal import FolderJournal
@@ -169,10 +169,10 @@ def corpus_of(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
 def _records(loaded: Loaded, data: Sequence[str]) -> Texts | Records:
     if data:
         return Texts(find_files(data), loaded.card.separator, loaded.on_bad_record, loaded.card.columns)
-    if not (loaded.folder / CONFIG).exists():
+    if loaded.stored.run is None:
         raise DataError(f"{loaded.folder} is of no run, which would have held out text", cure=_NAME_DATA)
     try:
-        _, held_out = divide(read_config(loaded.folder).data)
+        _, held_out = divide(loaded.stored.run.data)
     except DataError as error:
         raise DataError(
             f"what this run held out cannot be read here: {error.what}",
@@ -213,7 +213,7 @@ def metadata_of(loaded: Loaded, corpus: Corpus, data: Sequence[str]) -> dict[str
     return {
         "thetahat": version_of("thetahat") or "",
         "model": str(loaded.folder),
-        "model_sha256": store.digest_in(loaded.folder, MODEL),
+        "model_sha256": loaded.stored.digest,
         "card": digest(loaded.card),
         "tokenizer_sha256": tokenizer.digest,
         "data": corpus.fingerprint,

@@ -1,0 +1,134 @@
+"""A model on disk, whatever made it: a checkpoint of a run, or a folder of Hugging Face's transformers."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import final
+
+from torch import Tensor
+
+from thetahat.core import store
+from thetahat.core.errors import ModelError
+from thetahat.data.config import ChatConfig
+from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from thetahat.interop.folder import HubFolder, is_hub_folder, open_folder, parameters_in
+from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
+from thetahat.objective.config import Causal, Conditional, Factorization, Masked
+from thetahat.run.card import Card
+from thetahat.run.config import InferenceConfig, RunConfig
+from thetahat.run.folder.checkpoint import CONFIG, MODEL, TOKENIZER, read_card, read_config, read_inference
+from thetahat.run.folder.find import find_checkpoint
+
+UNBOUNDED = 512
+"""Positions read at once of a model that does not say for how many it was trained (T5, which was for 512)."""
+
+
+@final
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run has saved, or a command has made of it; verified."""
+
+    folder: Path
+
+    @cached_property
+    def card(self) -> Card:
+        """What it says of itself."""
+        return read_card(self.folder)
+
+    @cached_property
+    def run(self) -> RunConfig | None:
+        """The run that saved it."""
+        return read_config(self.folder) if (self.folder / CONFIG).exists() else None
+
+    @property
+    def inference(self) -> InferenceConfig:
+        """That of its run."""
+        return read_inference(self.folder)
+
+    @property
+    def digest(self) -> str:
+        """As the manifest has it, which was verified."""
+        return store.digest_in(self.folder, MODEL)
+
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer."""
+        return load_tokenizer(self.folder / TOKENIZER)
+
+
+@final
+@dataclass(frozen=True)
+class Foreign:
+    """A folder as `transformers` writes it."""
+
+    hub: HubFolder
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.hub.path
+
+    @property
+    def run(self) -> None:
+        """None of ours."""
+
+    @property
+    def inference(self) -> InferenceConfig:
+        """The defaults."""
+        return InferenceConfig()
+
+    @cached_property
+    def card(self) -> Card:
+        """Read off its config: a decoder is causal, an encoder masked, and an encoder-decoder reads a source."""
+        hub = self.hub
+        template = ChatConfig(template=str(hub.path)) if hub.chat_template else None
+        return Card(
+            model=hub.config,
+            factorization=_factorization(hub),
+            context=hub.context or UNBOUNDED,
+            num_rows=hub.vocab_size,
+            chat=template,
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """Of one file its SHA-256, of several that of their names and digests."""
+        files = sorted({stored.file for stored in self.hub.stored.values()})
+        digests = {path.name: store.digest_file(path) for path in files}
+        if len(digests) == 1:
+            return next(iter(digests.values()))
+        return hashlib.sha256("".join(f"{name} {one}\n" for name, one in digests.items()).encode()).hexdigest()
+
+    def tokenizer(self) -> Tokenizer:
+        """Its tokenizer, with the special tokens that its config names."""
+        if self.hub.tokenizer is None:
+            raise ModelError(
+                f"{self.folder} has no tokenizer.json", cure="the tokenizer.json that belongs to this model, beside it"
+            )
+        return load_tokenizer(self.hub.tokenizer)
+
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """One after another by our names; a tied table once."""
+        return parameters_in(self.hub)
+
+
+StoredModel = Checkpoint | Foreign
+"""What can be known of a model before its weights are read: folder, card, tokenizer, digest of the weights."""
+
+
+def find_model(name: str) -> StoredModel:
+    """The model that a MODEL argument means: a folder of transformers, or what `find_checkpoint` finds."""
+    if is_hub_folder(Path(name)):
+        return Foreign(open_folder(Path(name)))
+    return Checkpoint(find_checkpoint(name))
+
+
+def _factorization(hub: HubFolder) -> Factorization:
+    match hub.config:
+        case DecoderConfig():
+            return Causal()
+        case EncoderConfig():
+            return Masked()
+        case EncoderDecoderConfig():
+            return Conditional()
