@@ -11,7 +11,7 @@ from thetahat.model.config import DecoderConfig
 from thetahat.recipes.catalogue import RECIPES, find_recipe
 from thetahat.run.base import refuse_typed
 from thetahat.run.config import RunConfig
-from thetahat.run.ignored import beside_base, refuse_beside_base, refuse_ignored
+from thetahat.run.ignored import OfBase, beside_base, refuse_beside_base, refuse_ignored
 
 IGNORED = {
     "quickstart": [
@@ -21,6 +21,7 @@ IGNORED = {
         "ledger.every=0 ledger.tokens=true",
         "base_digest=0123",
         "base_vocab_size=300",
+        "base_rows=400",
     ],
     "masked": ["objective.factorization.mean_span=5", "data.source_context=64"],
     "classification": ["objective.length_exponent=1", "objective.normalization=token objective.length_exponent=0.1"],
@@ -72,18 +73,19 @@ BASE = run_config(DecoderConfig(width=64, num_layers=2))
 def test_what_a_base_decides_cannot_be_set_beside_it(pair):
     config = override(replace(find_recipe("dialogue"), base="runs/base"), [] if "{" in pair else [pair])
     with pytest.raises(ConfigError, match="has no effect: base=runs/base decides it\n  allowed: ") as error:
-        refuse_beside_base(config, BASE, 300, settings([pair], RunConfig))
+        refuse_beside_base(config, OfBase(BASE.model, 300, BASE.data.vocab_size), settings([pair], RunConfig))
     assert str(error.value).startswith(pair.split("=")[0])
 
 
 def test_what_is_the_same_or_comes_from_a_recipe_or_is_dropout_is_no_error():
     pairs = ["model.width=64", "model.dropout=0.3", "data.vocab_size=300", "batch_size=3"]
     config = override(replace(find_recipe("dialogue"), base="runs/base"), pairs)
-    refuse_beside_base(config, BASE, 302, settings(pairs, RunConfig))
-    recorded = beside_base(config, BASE)
+    base = OfBase(BASE.model, 302, BASE.data.vocab_size)
+    refuse_beside_base(config, base, settings(pairs, RunConfig))
+    recorded = beside_base(config, base)
     assert recorded.model == replace(BASE.model, dropout=0.3)
     assert (recorded.data.vocab_size, recorded.data.tokenizer) == (BASE.data.vocab_size, None)
-    refuse_beside_base(recorded, BASE, 302, settings_of(to_toml(recorded)))
+    refuse_beside_base(recorded, base, settings_of(to_toml(recorded)))
 
 
 def test_a_size_beside_a_tokenizer_is_refused_where_it_was_typed():

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from thetahat.core.errors import DataError, NonFiniteError
 from thetahat.ledger.ledger import LedgerRow
-from thetahat.ledger.policy import read_policy, same_question
+from thetahat.ledger.policy import Policy, read_policy, same_question
 
 _SCORE = "score both models anew on the same text: thetahat score MODEL DATA --out ledger.parquet"
 _SHOWN = 3
@@ -146,13 +146,20 @@ def _check_policies(a: Scored, b: Scored) -> None:
         raise DataError(
             f"A and B were scored in different ways: {said}",
             allowed="another dtype; another context and stride where both read every document whole",
-            cure=_SCORE,
+            cure=_one_context(ours, theirs) or _SCORE,
         )
     if ours and ours.factorization.is_sample and not is_one_tokenizer(a, b):
         raise DataError(
             "what is left out are tokens, so under two tokenizers A and B were asked for other words",
             allowed="models of spans with one tokenizer",
         )
+
+
+def _one_context(ours: Policy | None, theirs: Policy | None) -> str:
+    """What to type where two models read so many positions at once that long documents are cut at other places."""
+    if ours is None or theirs is None or ours.context == theirs.context:
+        return ""
+    return f"context={min(ours.context, theirs.context)} behind the data, for both"
 
 
 def said_policy(scored: Scored) -> str:

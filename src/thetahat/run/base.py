@@ -16,7 +16,7 @@ from thetahat.model.build import LanguageModel
 from thetahat.run.config import RunConfig, resolve
 from thetahat.run.folder.checkpoint import MODEL, TOKENIZER, load_parameters, load_tensors, read_config, read_progress
 from thetahat.run.folder.stored import Foreign, StoredModel, find_model
-from thetahat.run.ignored import beside_base, refuse_beside_base, refuse_beside_tokenizer, refuse_ignored
+from thetahat.run.ignored import OfBase, beside_base, refuse_beside_base, refuse_beside_tokenizer, refuse_ignored
 from thetahat.run.state import first_model
 
 
@@ -32,17 +32,21 @@ def resolved(config: RunConfig) -> RunConfig:
             f"base={config.base} is of the kind {kind_of(theirs.card.model)}, and model.kind={kind_of(config.model)}",
             cure=f"model.kind={kind_of(theirs.card.model)}",
         )
-    vocab_size, rows = theirs.tokenizer().vocab_size, theirs.card.num_rows
-    config = replace(beside_base(config, theirs), base_digest=_digest(theirs), base_vocab_size=vocab_size)
-    return replace(config, base_rows=rows if rows is not None and rows > vocab_size else None)
+    decided, rows = _decided(theirs), theirs.card.num_rows
+    config = replace(beside_base(config, decided), base_digest=_digest(theirs), base_vocab_size=decided.vocab_size)
+    return replace(config, base_rows=rows if rows is not None and rows > decided.vocab_size else None)
 
 
 def refuse_typed(config: RunConfig, typed: Mapping[str, Any], written: Mapping[str, Any]) -> None:
     """Raises ConfigError for what the command line (`typed`) or a file (`written`) sets and something overrules."""
     refuse_beside_tokenizer(config, typed)
     if config.base:
-        theirs = _stored(config, config.base)
-        refuse_beside_base(config, theirs, theirs.tokenizer().vocab_size, {**written, **typed})
+        refuse_beside_base(config, _decided(_stored(config, config.base)), {**written, **typed})
+
+
+def _decided(base: StoredModel) -> OfBase:
+    asked = base.run.data.vocab_size if base.run else None
+    return OfBase(base.card.model, base.tokenizer().vocab_size, asked)
 
 
 def base_tokenizer(config: RunConfig, special_tokens: list[str]) -> Tokenizer:

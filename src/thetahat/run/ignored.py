@@ -11,9 +11,9 @@ from thetahat.core.config import to_plain
 from thetahat.core.errors import ConfigError
 from thetahat.data.chat.template import load_template
 from thetahat.data.config import ChatConfig
+from thetahat.model.config import ModelConfig
 from thetahat.objective.config import Masked, ObjectiveConfig
 from thetahat.run.config import RunConfig
-from thetahat.run.folder.stored import StoredModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,15 @@ class Ignored:
     value: object
     why: str
     cure: str
+
+
+@dataclass(frozen=True, slots=True)
+class OfBase:
+    """What a base decides."""
+
+    model: ModelConfig
+    vocab_size: int  # of its tokenizer
+    asked_vocab_size: int | None = None  # what its run asked for; None: it was no run of ours
 
 
 def refuse_ignored(config: RunConfig) -> None:
@@ -85,19 +94,19 @@ def refuse_beside_tokenizer(config: RunConfig, typed: Mapping[str, Any]) -> None
         )
 
 
-def refuse_beside_base(config: RunConfig, theirs: StoredModel, vocab_size: int, typed: Mapping[str, Any]) -> None:
+def refuse_beside_base(config: RunConfig, base: OfBase, typed: Mapping[str, Any]) -> None:
     """Raises ConfigError for what was typed and differs from what the base decides: its shape and its tokenizer.
 
     `typed` are keys and values of the command line and of a config file, without what a recipe brings.
     """
-    decided = {f"model.{name}": value for name, value in to_plain(theirs.card.model).items() if name != "dropout"}
+    decided = {f"model.{name}": value for name, value in to_plain(base.model).items() if name != "dropout"}
     for key, value in typed.items():
         if key in decided and value != decided[key]:
             _refuse(config, key, value, decided[key])
     if "data.tokenizer" in typed and config.data.tokenizer is not None:
         _refuse(config, "data.tokenizer", config.data.tokenizer, "none: the base brings its own")
-    asked = theirs.run.data.vocab_size if theirs.run else vocab_size
-    if "data.vocab_size" in typed and config.data.vocab_size not in {vocab_size, asked}:
+    asked = base.asked_vocab_size or base.vocab_size
+    if "data.vocab_size" in typed and config.data.vocab_size not in {base.vocab_size, asked}:
         _refuse(config, "data.vocab_size", config.data.vocab_size, asked)
 
 
@@ -109,9 +118,8 @@ def _refuse(config: RunConfig, key: str, value: object, theirs: object) -> None:
     )
 
 
-def beside_base(config: RunConfig, theirs: StoredModel) -> RunConfig:
+def beside_base(config: RunConfig, base: OfBase) -> RunConfig:
     """The config that says what the base decides: its shape but for dropout, and its tokenizer."""
-    shape = replace(theirs.card.model, dropout=config.model.dropout)
-    asked = theirs.run.data.vocab_size if theirs.run else config.data.vocab_size
-    data = replace(config.data, vocab_size=asked, tokenizer=None)
+    shape = replace(base.model, dropout=config.model.dropout)
+    data = replace(config.data, vocab_size=base.asked_vocab_size or config.data.vocab_size, tokenizer=None)
     return replace(config, model=shape, data=data)

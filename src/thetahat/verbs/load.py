@@ -27,6 +27,7 @@ from thetahat.run.state import first_model
 
 _SEPARATOR, _COLUMNS = "data.split_on", "data.columns"
 _OF_DATA = (_SEPARATOR, _COLUMNS, "data.on_bad_record")
+_CONTEXT = "context"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +57,11 @@ def load(name: str, overrides: tuple[str, ...] = ()) -> Loaded:
     """The model of this name, whatever made it; no optimizer and no data of a run is needed.
 
     `overrides` replace settings of its run: the keys of InferenceConfig; batch_size, short for evaluation.batch_size;
-    data.split_on, the text between the documents of a .txt; data.columns; and data.on_bad_record.
+    context, the positions that are read at once; data.split_on, the text between the documents of a .txt; data.columns;
+    and data.on_bad_record.
     """
     stored = find_model(name)
-    card, inference = stored.card, _inference(stored, overrides)
+    card, inference = _with_context(stored.card, overrides), _inference(stored, overrides)
     given = [pair for pair in overrides if pair.partition("=")[0] in _OF_DATA]
     data = override(DataConfig(), [pair.removeprefix("data.") for pair in given])
     if any(pair.startswith(_SEPARATOR) for pair in given):
@@ -73,9 +75,22 @@ def load(name: str, overrides: tuple[str, ...] = ()) -> Loaded:
     return Loaded(model.eval(), tokenizer, card, inference, stored, device, data.on_bad_record)
 
 
+def _with_context(card: Card, overrides: Sequence[str]) -> Card:
+    """The card with the context that was asked for, if any: fewer positions than the model reads, or more."""
+    pairs = [pair for pair in overrides if pair.partition("=")[0] == _CONTEXT]
+    card = override(card, pairs) if pairs else card
+    if (limit := card.model.max_positions) is not None and card.context > limit:
+        raise ConfigError(
+            f"context={card.context} is more than the {limit} positions that the model has learned",
+            cure=f"context={limit}",
+        )
+    return card
+
+
 def _inference(stored: StoredModel, overrides: Sequence[str]) -> InferenceConfig:
     """The model's own settings of inference, with the overrides applied."""
-    pairs = [_for_inference(pair) for pair in overrides if pair.partition("=")[0] not in _OF_DATA]
+    elsewhere = (*_OF_DATA, _CONTEXT)
+    pairs = [_for_inference(pair) for pair in overrides if pair.partition("=")[0] not in elsewhere]
     inference = override(stored.inference, pairs)
     is_named = any(pair.startswith("device=") for pair in pairs)
     if inference.device == "cuda" and not torch.cuda.is_available() and not is_named:
@@ -90,7 +105,7 @@ def _for_inference(pair: str) -> str:
     if key not in (known := known_keys(InferenceConfig)) and not key.startswith("evaluation."):
         raise ConfigError(
             f"{key} does not change how a trained model is asked",
-            allowed=", ".join([*(one for one in known if one != "evaluation"), "batch_size", *_OF_DATA]),
+            allowed=", ".join([*(one for one in known if one != "evaluation"), "batch_size", _CONTEXT, *_OF_DATA]),
         )
     return f"{key}={value}"
 

@@ -23,7 +23,7 @@ from thetahat.run.folder.checkpoint import (
     step_of,
 )
 
-_KINDS = "a run folder, RUN@best, RUN@STEP, or a checkpoint folder"
+_KINDS = "a run folder, RUN@best, RUN@STEP, a checkpoint folder, or a folder as transformers writes it"
 
 
 def find_checkpoint(name: str, *, with_optimizer: bool = False) -> Path:
