@@ -12,6 +12,7 @@ from torch import Tensor
 from thetahat.core import store
 from thetahat.core.errors import ModelError
 from thetahat.data.config import ChatConfig
+from thetahat.data.tokens.roles import Roles
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from thetahat.interop.folder import HubFolder, is_hub_folder, open_folder, parameters_in
 from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
@@ -21,6 +22,7 @@ from thetahat.run.config import InferenceConfig, RunConfig
 from thetahat.run.folder.checkpoint import CONFIG, MODEL, TOKENIZER, read_card, read_config, read_inference
 from thetahat.run.folder.find import find_checkpoint
 
+_TEMPLATES = ("chat_template.jinja", "tokenizer_config.json")  # where a folder has its chat template, in this order
 UNBOUNDED = 512
 """Positions read at once of a model that does not say for how many it was trained (T5, which was for 512)."""
 
@@ -82,13 +84,13 @@ class Foreign:
     def card(self) -> Card:
         """Read off its config: a decoder is causal, an encoder masked, and an encoder-decoder reads a source."""
         hub = self.hub
-        template = ChatConfig(template=str(hub.path)) if hub.chat_template else None
+        template = next((name for name in _TEMPLATES if (hub.path / name).is_file()), None)
         return Card(
             model=hub.config,
             factorization=_factorization(hub),
             context=hub.context or UNBOUNDED,
             num_rows=hub.vocab_size,
-            chat=template,
+            chat=ChatConfig(template=str(hub.path / template)) if template and hub.chat_template else None,
         )
 
     @cached_property
@@ -106,7 +108,10 @@ class Foreign:
             raise ModelError(
                 f"{self.folder} has no tokenizer.json", cure="the tokenizer.json that belongs to this model, beside it"
             )
-        return load_tokenizer(self.hub.tokenizer)
+        roles = self.hub.roles
+        return load_tokenizer(
+            self.folder, Roles(bos=roles.bos, eos=roles.eos, pad=roles.pad, start=roles.decoder_start)
+        )
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """One after another by our names; a tied table once."""
