@@ -78,7 +78,10 @@ def load_base(model: LanguageModel, config: RunConfig, num_labels: int = 0) -> N
         for name, parameter in model.named_parameters()
         if not (".lora_" in name or name.endswith(".new_rows") or (num_labels and name.startswith("head.")))
     }
-    for name, tensor in _parameters(_stored(config, config.base or "")):
+    stored = _stored(config, config.base or "")
+    if isinstance(stored, Foreign) and not num_labels:
+        stored.check_head()
+    for name, tensor in _parameters(stored):
         if name in waiting:
             _copy(waiting.pop(name), tensor, f"{name} of base={config.base}")
     if waiting:

@@ -122,6 +122,7 @@ def _model(stored: StoredModel, inference: InferenceConfig, vocab_size: int, dev
         model = build_model(card.model, max(vocab_size, card.num_rows or 0), num_labels)
         allocate(model, device, parameter_dtype(inference.dtype))
     if isinstance(stored, Foreign):
+        stored.check_head()
         load_folder(model, stored.hub)
     else:
         load_parameters(model, stored.folder)

@@ -113,6 +113,14 @@ class Foreign:
             self.folder, Roles(bos=roles.bos, eos=roles.eos, pad=roles.pad, start=roles.decoder_start)
         )
 
+    def check_head(self) -> None:
+        """Raises ModelError where there is none over the vocabulary, so that logits would mean nothing."""
+        if not self.hub.has_head:
+            raise ModelError(
+                f"{self.folder} has hidden states and no head over its vocabulary: no text has a likelihood under it",
+                cure=f"thetahat train classification base={self.folder} data.train=labelled.jsonl, for a head over labels",
+            )
+
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """One after another by our names; a tied table once."""
         return parameters_in(self.hub)
