@@ -118,7 +118,7 @@ class Foreign:
         if not self.hub.has_head:
             raise ModelError(
                 f"{self.folder} has hidden states and no head over its vocabulary: no text has a likelihood under it",
-                cure=f"thetahat train classification base={self.folder} data.train=labelled.jsonl, for a head over labels",
+                cure=f"thetahat train classification base={self.folder} data.train=labelled.jsonl, for one over labels",
             )
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
