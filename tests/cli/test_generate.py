@@ -14,17 +14,22 @@ from msgspec.structs import replace
 from tests.cli.test_explain import DIALOGUES, PAIRS, SMALL
 from thetahat.cli.decoding import Decoding, how_to_write
 from thetahat.cli.main import app, main
+from thetahat.core.errors import DataError
+from thetahat.core.layout import PAIR
 from thetahat.data.chat.encode import ChatOptions, encode_dialogue
 from thetahat.data.chat.template import load_template
 from thetahat.data.config import ChatConfig
+from thetahat.data.corpus.encode import Encoding, encode_records
 from thetahat.data.read.dialogue import parse_dialogue
 from thetahat.data.read.prompt import unanswered
+from thetahat.data.read.record import Record
 from thetahat.generation.beam import Beam
 from thetahat.generation.rows import begin_decoding
 from thetahat.generation.sample import Sampling
+from thetahat.verbs.answer import answer_records
 from thetahat.verbs.chat import answer, dialogue_prompts
 from thetahat.verbs.choose import choose
-from thetahat.verbs.generate import answer as write_texts, generate
+from thetahat.verbs.generate import answer as write_texts, fitted, generate, text_prompts, with_policy
 from thetahat.verbs.load import load
 
 RUNS = {
@@ -254,7 +259,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(place, words, message
 def test_prompts_longer_than_the_context_are_counted(place, tmp_path, caplog):
     write(tmp_path / "long.jsonl", [{"prompt": "number " * 900}, {"prompt": "the"}])
     found = answered("talk", tmp_path / "long.jsonl")
-    assert "1 of 2 prompts are longer than the context" in caplog.text
+    assert "1 of 2 prompts are too long: their end is read" in caplog.text
     cut = [one["prompt_tokens_cut"] for one in found]
     assert cut[0] > 800
     assert cut[1] == 0
@@ -398,6 +403,111 @@ def test_of_a_long_dialogue_is_read_what_training_reads_and_there_is_room_for_th
         found = answer(one, LONG, Sampling(max_tokens=20, temperature=9, seed=1))
         assert (found.ended, found.num_tokens) == ("length", 20)
         assert found.prompt_tokens_cut >= prompt.tokens_cut
+
+
+TOO_LONG = r"has [\d,]+ tokens, where the model reads {}; in its training data.over_long={}"
+
+
+@pytest.mark.parametrize("policy", ["error", "drop"])
+def test_what_training_refused_or_left_out_is_refused_when_a_text_is_written(place, tmp_path, policy):
+    draw = Sampling(max_tokens=2)
+    loaded = narrow("talk", over_long=policy)
+    with pytest.raises(DataError, match=TOO_LONG.format(64, policy)) as told:
+        answer(loaded, LONG, draw)
+    assert "--over-long keep-last-turns" in told.value.cure
+    assert answer(with_policy(loaded, "keep-last-turns"), LONG, draw).prompt_tokens_cut > 0
+    assert answer(loaded, LONG[:2], Sampling(max_tokens=200, temperature=9)).ended == "context"
+    write(tmp_path / "some.jsonl", [{"prompt": "the"}, {"prompt": "number " * 90}])
+    sourced = narrow("pairs", over_long=policy, source_context=32)
+    for one, room in ((loaded, 64), (sourced, 32)):
+        with pytest.raises(DataError, match=f"some.jsonl:2 {TOO_LONG.format(room, policy)}") as told:
+            answer_records(one, str(tmp_path / "some.jsonl"), draw)
+        assert "--over-long truncate-left" in told.value.cure
+
+
+@pytest.mark.parametrize("policy", ["truncate-left", "truncate-right", "keep-last-turns"])
+def test_an_encoder_reads_of_a_long_prompt_what_it_read_in_training(place, caplog, policy):
+    loaded = narrow("pairs", over_long=policy, source_context=16)
+    text = "the number 1, 2 and 3, then again 4, 5 and 6, and 7, 8 and 9 at last"
+    record = Record("sieben", "a", "a", "", prompt=text)
+    (trained,) = encode_records([record], loaded.tokenizer, Encoding(PAIR, room=16, over_long=policy), [].append)
+    (prompt,) = fitted(loaded, text_prompts(loaded, [text]), ["it"])
+    assert tuple(prompt.tokens) == trained.sequences[0][0].tokens
+    assert prompt.tokens_cut == trained.prompt_cut > 0
+    (found,) = write_texts(loaded, [text], Sampling(max_tokens=2))
+    assert found.prompt_tokens_cut == trained.prompt_cut
+    end = "beginning" if policy == "truncate-right" else "end"
+    assert f"their {end} is read, {trained.prompt_cut} tokens are not read" in caplog.text
+
+
+def test_an_encoder_fills_no_text_longer_than_it_reads(place):
+    with pytest.raises(DataError, match=r"the text has [0-9]+ tokens, where the model reads 64"):
+        "".join(generate(narrow("masked"), "number <|mask|> " * 60, Sampling()))
+
+
+def test_what_becomes_of_long_texts_can_be_said_where_they_are_written(place, tmp_path):
+    write(tmp_path / "long.jsonl", [{"prompt": "number " * 900}])
+    words = ["generate", "runs/talk", "--prompts", str(tmp_path / "long.jsonl"), "--max-tokens", "2", "--over-long"]
+    assert "in its training data.over_long=error" in thetahat(*words, "error", code=3)
+    assert json.loads(thetahat(*words, "truncate-left", "-q"))["prompt_tokens_cut"] > 0
+    for command in ("generate", "chat"):
+        assert "allowed: error, keep-last-turns" in thetahat(command, "runs/talk", "--over-long", "cut", code=2)
+
+
+def test_a_model_that_knows_no_dialogues_says_so_before_anything_is_typed(place):
+    assert "has no chat template" in thetahat("chat", "runs/pairs", stdin="", code=2)
+
+
+def test_the_next_command_has_something_to_do(place, tmp_path):
+    write(tmp_path / "open.jsonl", [RECORDS[1], RECORDS[2]])
+    write(tmp_path / "full.jsonl", [RECORDS[0], RECORDS[3]])
+    words = ["generate", "runs/talk", "--max-tokens", "2", "--prompts"]
+    full, some = str(tmp_path / "full.jsonl"), str(tmp_path / "open.jsonl")
+    assert f"Next: thetahat score runs/talk {full}" in thetahat(*words, full, code=None)
+    assert "Next: the same with --out FILE.jsonl" in thetahat(*words, some, code=None)
+    assert "Next: thetahat chat runs/talk" in thetahat(*words, some, "--out", str(tmp_path / "a.jsonl"), code=None)
+    words = ["generate", "runs/pairs", "--max-tokens", "2", "--prompts"]
+    write(tmp_path / "open.jsonl", [RECORDS[2]])
+    said = thetahat(*words, some, "--out", str(tmp_path / "b.jsonl"), code=None)
+    assert "Next: thetahat generate runs/pairs" in said
+
+
+def test_a_context_may_be_what_a_user_says(place, tmp_path):
+    choices = ["number 3", "another", "n"]
+    plain = [
+        {"id": "a", "query": "say 3", "choices": choices, "gold": 0},
+        {"id": "b", "context": "say 3", "continuation": "number 3"},
+        {"id": "c", "context_options": ["say 3", "say 4"], "continuation": "number 3", "gold": 0},
+    ]
+    said = {"messages": [{"role": "user", "content": "say 3"}]}
+    asked = [
+        {"id": "a", **said, "choices": choices, "gold": 0},
+        {"id": "b", **said, "continuation": "number 3"},
+        {"id": "c", "messages": [{"role": "user", "content": "say 4"}], "choices": choices, "gold": 0},
+    ]
+    write(tmp_path / "plain.jsonl", plain)
+    write(tmp_path / "asked.jsonl", asked)
+    loaded = load("runs/talk", ("dtype=float64",))
+    told = choose(loaded, [str(tmp_path / "plain.jsonl")], chat=True)
+    found, expected = told.answers, choose(loaded, [str(tmp_path / "asked.jsonl")], chat=True).answers
+    assert found[:2] == [dataclasses.replace(one, source="plain.jsonl") for one in expected[:2]]
+    sums = [one.scores["sum"][0] for one in (expected[0], expected[2])]  # of one choice behind both contexts
+    assert found[2].scores["sum"] == pytest.approx(sums, rel=1e-9)
+    assert told.policy.endswith("contexts in the chat template")
+    (tmp_path / "pair.jsonl").write_text('{"good": "number 3", "bad": "number"}\n')
+    words = ["choose", "runs/talk", str(tmp_path / "pair.jsonl"), "--chat"]
+    assert "pair.jsonl:1: no context, which a user would say under --chat" in thetahat(*words, code=3)
+    assert "--delimiter came with --chat" in thetahat(*words, "--delimiter", "; ", code=2)
+    assert "leave --chat out" in thetahat("choose", "runs/pairs", str(tmp_path / "plain.jsonl"), "--chat", code=2)
+
+
+def test_a_dialogue_too_long_for_its_choices_is_cut_only_where_that_is_asked_for(place, tmp_path):
+    long = [{"role": role, "content": "say it " * 120} for role in ("user", "assistant", "user")]
+    write(tmp_path / "asked.jsonl", [{"messages": long, "choices": ["it 8", "x"], "gold": 0}])
+    assert "--over-long truncate-left" in thetahat("choose", "runs/talk", str(tmp_path / "asked.jsonl"), code=3)
+    for policy in ("error", "truncate-left"):
+        loaded = with_policy(load("runs/talk"), policy)
+        assert len(choose(loaded, [str(tmp_path / "asked.jsonl")], over_long="truncate-left").answers) == 1
 
 
 @pytest.mark.parametrize(

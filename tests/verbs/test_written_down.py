@@ -83,7 +83,7 @@ def test_every_option_and_key_is_in_a_list():
     options = {name: set(inspect.signature(command).parameters) - ALWAYS for name, command in COMMANDS.items()}
     assert options == {
         "score": {"tokens"},  # another table of the same numbers
-        "choose": {"delimiter", "over_long"},
+        "choose": {"delimiter", "over_long", "chat"},  # chat: of models that were trained on dialogues
         "select": {"report", "averages", "save"},  # averages: the candidates, which are listed; save: writes the best
         "compare": {"html", "top"},  # a page of the same numbers; how many cases are listed
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from thetahat.cli.decoding import Decoding, as_unicode, how_to_write, say_ended
+from thetahat.cli.decoding import Decoding, as_unicode, how_to_write, load_to_write, say_ended
 from thetahat.cli.options import options_of, typed_as
 from thetahat.cli.words import Quiet, emit, escape, listen_to_library, say, split_words
 
@@ -23,14 +23,15 @@ def chat(
     """Talk to a model, with the template that it was trained with; an empty line or the end of input ends it."""
     listen_to_library(quiet=quiet)
     from thetahat.core.errors import ConfigError
-    from thetahat.verbs.chat import answer
-    from thetahat.verbs.load import load
+    from thetahat.verbs.chat import answer, check_talks
 
     names, pairs = split_words(words)
     if len(names) != 1:
         raise ConfigError(f"{len(names)} models came", allowed="one", cure="thetahat chat runs/NAME")
-    how, pairs = how_to_write(typed_as(Decoding, typed), pairs, TEMPERATURE)
-    loaded = load(names[0], tuple(pairs))
+    decoding = typed_as(Decoding, typed)
+    how, pairs = how_to_write(decoding, pairs, TEMPERATURE)
+    loaded = load_to_write(names[0], pairs, decoding)
+    check_talks(loaded)
     messages = [{"role": "system", "content": as_unicode(system, "--system")}] if system else []
     for number in itertools.count(1):
         if not (asked := _ask(number)).strip():

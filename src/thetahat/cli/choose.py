@@ -9,6 +9,7 @@ import typer
 from thetahat.cli.table import Column, interval, show_table, show_values
 from thetahat.cli.words import Json, Quiet, emit, emit_json, in_line, is_first_rank, listen_to_library, say, split_words
 
+DELIMITER = " "
 COUNTS = (
     "tokens_straddling",
     "context_tokens_counted",
@@ -24,9 +25,10 @@ def choose(
     words: list[str] = typer.Argument(metavar="MODEL DATA... [KEY=VALUE]..."),
     out: Path | None = typer.Option(None, help="Write the ledger, a row a choice, as Parquet.", show_default=False),
     delimiter: str = typer.Option(
-        " ", help=r"Between a context and a choice where neither brings a blank; \n, \t, \r, \\ are read."
+        DELIMITER, help=r"Between a context and a choice where neither brings a blank; \n, \t, \r, \\ are read."
     ),
     over_long: str = typer.Option("error", help="error, or truncate-left: leave out the beginning."),
+    chat: bool = typer.Option(False, "--chat", help="A context is what a user says, in the template of training."),
     quiet: bool = Quiet,
     json: bool = Json,
 ) -> None:
@@ -46,10 +48,11 @@ def choose(
         raise ConfigError("no DATA came" if names else "no MODEL came", cure="thetahat choose runs/NAME pairs.jsonl")
     if over_long != "error" and over_long != "truncate-left":
         raise ConfigError(f"--over-long {over_long}", allowed="error, truncate-left")
+    if chat and delimiter != DELIMITER:
+        raise ConfigError("--delimiter came with --chat, whose template says what stands there", cure="one of them")
     model, *data = names
-    found = choose_likeliest(
-        load(model, tuple(pairs)), data, out=out, delimiter=unescaped(delimiter), over_long=over_long
-    )
+    how: dict[str, Any] = {"delimiter": unescaped(delimiter), "over_long": over_long, "chat": chat}
+    found = choose_likeliest(load(model, tuple(pairs)), data, out=out, **how)
     if not is_first_rank():
         return
     if json:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from thetahat.generation.beam import Beam
     from thetahat.generation.sample import Sampling
     from thetahat.verbs.generate import Answer
+    from thetahat.verbs.load import Loaded
+
+OVER_LONG = "error", "keep-last-turns", "truncate-left", "truncate-right"
 
 DRAWING = ("temperature", "top_k", "top_p", "seed")  # what sets how tokens are drawn
 
@@ -34,6 +37,12 @@ class Decoding:
     seed: int = typer.Option(0, help="Another seed, another text; the same seed, the same.")
     beams: int = typer.Option(0, help="Search for the likeliest text with so many beams instead of drawing one.")
     length_exponent: float = typer.Option(1.0, help="Of the length that beams are divided by; 0: the likeliest wins.")
+    over_long: str = typer.Option(
+        "",
+        help="What becomes of a prompt or dialogue that is too long: error, keep-last-turns, truncate-left or "
+        "truncate-right; without it as in training.",
+        show_default=False,
+    )
 
 
 def how_to_write(typed: Decoding, pairs: list[str], temperature: float) -> tuple["Sampling | Beam", list[str]]:
@@ -65,6 +74,18 @@ def how_to_write(typed: Decoding, pairs: list[str], temperature: float) -> tuple
         )
     widths = {"num_beams": typed.beams, "length_exponent": typed.length_exponent}
     return from_plain({**widths, "max_tokens": drawn.max_tokens, "stop": drawn.stop}, Beam), others
+
+
+def load_to_write(name: str, pairs: list[str], typed: Decoding) -> "Loaded":
+    """The model, and with it what becomes of what is too long."""
+    from thetahat.core.errors import ConfigError
+    from thetahat.verbs.generate import with_policy
+    from thetahat.verbs.load import load
+
+    if typed.over_long not in {"", *OVER_LONG}:
+        raise ConfigError(f"--over-long {typed.over_long}", allowed=", ".join(OVER_LONG))
+    loaded = load(name, tuple(pairs))
+    return with_policy(loaded, typed.over_long) if typed.over_long else loaded  # pyright: ignore[reportArgumentType]
 
 
 def _stop_texts(given: list[str]) -> list[str]:

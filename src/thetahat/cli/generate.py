@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from thetahat.cli.decoding import Decoding, as_unicode, how_to_write, say_ended
+from thetahat.cli.decoding import Decoding, as_unicode, how_to_write, load_to_write, say_ended
 from thetahat.cli.options import options_of, typed_as
 from thetahat.cli.words import Json, Quiet, emit, emit_json, escape, listen_to_library, say, split_words
 
@@ -46,7 +46,6 @@ def generate(
     listen_to_library(quiet=quiet)
     from thetahat.core import store
     from thetahat.core.errors import ConfigError
-    from thetahat.verbs.load import load
 
     names, pairs = split_words(words)
     if len(names) != 1:
@@ -57,33 +56,45 @@ def generate(
         raise ConfigError("--prompt and --prompts came", allowed="one of them")
     if out and not prompts:
         raise ConfigError(f"--out {out} without --prompts", cure="--prompts FILE.jsonl --out FILE, or > FILE")
-    how, pairs = how_to_write(typed_as(Decoding, typed), pairs, TEMPERATURE)
+    decoding = typed_as(Decoding, typed)
+    how, pairs = how_to_write(decoding, pairs, TEMPERATURE)
     if out:
         store.check_target(out)
     text = as_unicode(sys.stdin.buffer.read() if given.prompt == "-" else given.prompt, "the prompt")
-    loaded = load(names[0], tuple(pairs))
+    loaded = load_to_write(names[0], pairs, decoding)
     if prompts:
-        _answer(loaded, prompts, how, out, json=json)
+        is_answered = _answer(loaded, prompts, how, out, json=json)
+        following = _next(names[0], loaded, prompts, out, is_answered=is_answered)
     else:
         _continue(loaded, text, how, json=json, quiet=quiet)
+        following = f"thetahat score {names[0]} YOUR.txt"
     if not quiet and not json:
-        say(f"\nNext: thetahat score {names[0]} {prompts or 'YOUR.txt'}")
+        say(f"\nNext: {following}")
 
 
-def _answer(loaded: "Loaded", prompts: str, how: "Sampling | Beam", out: Path | None, *, json: bool) -> None:
+def _answer(loaded: "Loaded", prompts: str, how: "Sampling | Beam", out: Path | None, *, json: bool) -> bool:
+    """Writes the answers; whether each record holds one of its own, which can be scored."""
     from thetahat.core import store
+    from thetahat.data.read.prompt import is_answered
     from thetahat.verbs.answer import answer_records
 
     answered = answer_records(loaded, prompts, how)
     lines = "".join(to_json.dumps(record, ensure_ascii=False) + "\n" for record in answered)
     if out is None:
         emit(lines, end="")  # JSON as it is
-        return
-    store.write_text(out, lines)
-    if json:
-        emit_json({"out": str(out), "num_texts": len(answered)})
     else:
-        emit(str(out))
+        store.write_text(out, lines)
+        emit_json({"out": str(out), "num_texts": len(answered)}) if json else emit(str(out))
+    return all(map(is_answered, answered))
+
+
+def _next(name: str, loaded: "Loaded", prompts: str, out: Path | None, *, is_answered: bool) -> str:
+    """A command that has something to do: what is scored needs answers."""
+    if is_answered:
+        return f"thetahat score {name} {prompts}, for how likely the answers are that {prompts} holds"
+    if out is None:
+        return "the same with --out FILE.jsonl, which keeps the answers"
+    return f"thetahat chat {name}" if loaded.card.chat else f"thetahat generate {name} --prompt TEXT"
 
 
 def _continue(loaded: "Loaded", text: str, how: "Sampling | Beam", *, json: bool, quiet: bool) -> None:

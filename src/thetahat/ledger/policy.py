@@ -25,6 +25,7 @@ class Policy(Config):
     reads_parts_together: bool = False  # a dialogue in one pass for all of its turns
     delimiter: str | None = None  # of multiple choice: between a context and a choice that bring no blank
     over_long: str | None = None  # of multiple choice: what becomes of a context that is too long
+    chat: bool = False  # of multiple choice: a context is what a user says, in the template of training
     during: Literal["scoring", "training", "one step"] = "scoring"  # where the rows come from
     normalization: Normalization | None = None  # of the objective, where rows come from training
 
@@ -38,6 +39,7 @@ class Policy(Config):
         how += ["parts in one pass"] if self.reads_parts_together else []
         choices = [f"delimiter={self.delimiter!r}"] if self.delimiter is not None else []
         choices += [f"over_long={self.over_long}"] if self.over_long is not None else []
+        choices += ["contexts in the chat template"] if self.chat else []
         return ", ".join([*what, *how, *settings, *choices])
 
     def to_json(self) -> str:
@@ -78,4 +80,4 @@ def _question(policy: Policy, is_whole: bool) -> tuple[object, ...]:
     kind = policy.factorization
     what = "likelihood" if kind.is_likelihood else kind.scored_as(policy.passes)
     window = () if is_whole else (policy.context, policy.stride)
-    return what, window, policy.delimiter, policy.over_long
+    return what, window, policy.delimiter, policy.over_long, policy.chat

@@ -7,7 +7,7 @@ from thetahat.data.read.prompt import GENERATED, read_prompts
 from thetahat.generation.beam import Beam
 from thetahat.generation.sample import Sampling
 from thetahat.verbs.chat import asked_again, dialogue_prompts
-from thetahat.verbs.generate import text_prompts, write
+from thetahat.verbs.generate import fitted, text_prompts, write
 from thetahat.verbs.load import Loaded
 
 
@@ -17,7 +17,9 @@ def answer_records(loaded: Loaded, data: str | Sequence[str], how: Sampling | Be
     `evaluation.batch_size` of them are read at once.
     """
     records = read_prompts(data, loaded.on_bad_record)
-    texts = iter(text_prompts(loaded, [record.text for record in records if record.dialogue is None]))
+    plain = [record for record in records if record.dialogue is None]
+    spelled = text_prompts(loaded, [record.text for record in plain])
+    texts = iter(fitted(loaded, spelled, [record.where for record in plain]))
     asked = [(record.dialogue, record.where) for record in records if record.dialogue is not None]
     dialogues = iter(dialogue_prompts(loaded, asked))
     prompts = [next(texts if record.dialogue is None else dialogues) for record in records]

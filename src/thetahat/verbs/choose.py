@@ -20,7 +20,7 @@ from thetahat.ledger.summary import Summary, summarize
 from thetahat.scoring.choice import Accuracy, ScoredQuestion, accuracies, by_source, macro_interval, scored_questions
 from thetahat.scoring.likelihood import Likelihoods, ledger_rows, score_corpus
 from thetahat.statistics.interval import Interval
-from thetahat.verbs.chat import dialogue_prompts
+from thetahat.verbs.chat import check_talks, question_prompts
 from thetahat.verbs.load import Loaded, load
 from thetahat.verbs.score import computed_on
 
@@ -68,41 +68,47 @@ def choose(
     out: Path | None = None,
     delimiter: str = " ",
     over_long: OverLong = "error",
+    chat: bool = False,
 ) -> Choices:
     r"""Asks a model every question of `data`, and says how often the right choice is the likeliest, rule by rule.
 
     Decoders and encoder-decoders by $\log \Pr(\text{choice} \mid \text{context})$; encoders by the
     pseudo-log-likelihood of the choice's tokens, each masked alone (Salazar et al., Masked Language Model Scoring,
-    2020). `delimiter` stands between a context and a choice that bring no blank.
+    2020). `delimiter` stands between a context and a choice that bring no blank. With `chat` a
+    context is what a user says, in the template that the model was trained with, and a choice what it answers.
     """
     if out:
         store.check_target(out)
     loaded = load(model) if isinstance(model, str) else model
     encoding = question_encoding(loaded, delimiter=delimiter, over_long=over_long)
-    encoded = encode_questions(
-        _in_template(loaded, read_questions(data, loaded.on_bad_record)), loaded.tokenizer, encoding
-    )
+    if chat:
+        check_talks(loaded, cure="leave --chat out")
+    questions = _in_template(loaded, read_questions(data, loaded.on_bad_record, chat=chat), over_long)
+    encoded = encode_questions(questions, loaded.tokenizer, encoding)
     likelihoods, rows = score_questions(loaded, encoded)
     together = encoded.corpus.reads_parts_together
-    policy = replace(_policy_of(loaded), reads_parts_together=together, delimiter=delimiter, over_long=over_long)
+    asked = {"delimiter": delimiter, "over_long": over_long, "chat": chat}
+    policy = replace(_policy_of(loaded), reads_parts_together=together, **asked)
     found = _choices(encoded, likelihoods, rows, policy.words())
     if out and join_world(loaded.inference.device).is_first:
         write_ledger(out, rows, _metadata(loaded, encoded, policy.to_json()))
     return found
 
 
-def _in_template(loaded: Loaded, questions: Sequence[Question]) -> list[Question]:
-    """The questions, those of a dialogue with what the model reads before it answers one."""
-    dialogues = [
-        (question.dialogue, question.record.where or question.record.id) for question in questions if question.dialogue
-    ]
-    prompts = iter(dialogue_prompts(loaded, dialogues))
-    return [
-        dataclasses.replace(question, prompts=(tuple(next(prompts).tokens),) * len(question.choices))
-        if question.dialogue
-        else question
+def _in_template(loaded: Loaded, questions: Sequence[Question], over_long: OverLong) -> list[Question]:
+    """The questions, those of dialogues with what the model reads before it answers one."""
+    asked = [
+        (dialogue, question.record.where or question.record.id)
         for question in questions
+        for dialogue in question.dialogues.values()
     ]
+    read = iter(question_prompts(loaded, asked, over_long))
+    found: list[Question] = []
+    for question in questions:
+        prompts = {context: tuple(next(read).tokens) for context in question.dialogues}
+        by_choice = tuple(prompts[context] for context in question.contexts) if prompts else ()
+        found.append(dataclasses.replace(question, prompts=by_choice))
+    return found
 
 
 def question_encoding(loaded: Loaded, **choices: Any) -> QuestionEncoding:

@@ -1,13 +1,16 @@
 """Text from a model."""
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from logging import getLogger
 from typing import Any, final
 
-from thetahat.core.errors import ConfigError
+from msgspec import structs
+
+from thetahat.core.errors import ConfigError, DataError
 from thetahat.core.random import generator
 from thetahat.core.special import MASK, Frame
+from thetahat.data.config import OverLong
 from thetahat.data.read.prompt import ENDED, PROMPT_CUT, STOP_TEXT
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.generation.beam import Beam, search
@@ -17,8 +20,10 @@ from thetahat.generation.sample import Sampling, draw
 from thetahat.generation.writing import Ended, Ends, Writing
 from thetahat.model.decoder import Decoder
 from thetahat.model.encoder import Encoder
+from thetahat.model.encoder_decoder import EncoderDecoder
 from thetahat.verbs.load import Loaded
 
+REFUSING = {"error", "drop"}  # under which nothing of what is too long is read
 logger = getLogger("thetahat")
 
 
@@ -30,7 +35,7 @@ def generate(loaded: Loaded, prompt: str, how: Sampling | Beam) -> "Stream":
     """
     if isinstance(loaded.model, Encoder):
         return Stream(_whole(Answer(fill(loaded, prompt), "end")))
-    (asked,) = text_prompts(loaded, [prompt])
+    (asked,) = fitted(loaded, text_prompts(loaded, [prompt]), ["the prompt"])
     if isinstance(loaded.model, Decoder) and isinstance(how, Sampling):
         return Stream(_drawn(loaded, asked, how))
     return Stream(_whole(write(loaded, [asked], how)[0]))
@@ -78,7 +83,8 @@ class Answer:
 
 def answer(loaded: Loaded, prompts: Sequence[str], how: Sampling | Beam, batch_size: int = 64) -> list[Answer]:
     """What a decoder or an encoder-decoder writes after each text."""
-    return write(loaded, text_prompts(loaded, prompts), how, batch_size)
+    places = [f"prompt {number}" for number in range(1, len(prompts) + 1)]
+    return write(loaded, fitted(loaded, text_prompts(loaded, prompts), places), how, batch_size)
 
 
 def text_prompts(loaded: Loaded, texts: Sequence[str]) -> list[Prompt]:
@@ -86,6 +92,41 @@ def text_prompts(loaded: Loaded, texts: Sequence[str]) -> list[Prompt]:
     tokenizer, factorization = loaded.tokenizer, loaded.card.factorization
     frame = tokenizer.frames.source if factorization.reads_source else Frame(tokenizer.frames.text.before)
     return [Prompt(_spelled(tokenizer, factorization.prompt(text), frame), tokenizer.ends) for text in texts]
+
+
+def with_policy(loaded: Loaded, over_long: OverLong) -> Loaded:
+    """The model with another rule for what is too long to be read than that of its training."""
+    return replace(loaded, card=structs.replace(loaded.card, over_long=over_long))
+
+
+def fitted(loaded: Loaded, prompts: Sequence[Prompt], places: Sequence[str]) -> list[Prompt]:
+    """The prompts as far as the model reads them, by what its training made of what is too long (card.over_long).
+
+    An encoder reads the beginning or the end of its prompt, as in training. Of a decoder's prompt the end is read.
+    Raises DataError, which names the place of the prompt, where training read nothing of what is too long.
+    """
+    is_pair = isinstance(loaded.model, EncoderDecoder)
+    room, policy = loaded.card.source_room if is_pair else loaded.card.context, loaded.card.over_long
+    found: list[Prompt] = []
+    for prompt, where in zip(prompts, places, strict=True):
+        over = len(prompt.tokens) - room
+        if over > 0 and (policy in REFUSING or (is_pair and policy == "split")):
+            raise too_long(loaded, f"{where} has {len(prompt.tokens):,} tokens", room, "--over-long truncate-left")
+        if over > 0 and is_pair:
+            frame = loaded.tokenizer.frames.source
+            given = prompt.tokens[len(frame.before) : len(prompt.tokens) - len(frame.after)]
+            kept = given[:-over] if policy == "truncate-right" else given[over:]
+            prompt = replace(prompt, tokens=frame.around(kept), tokens_cut=prompt.tokens_cut + over)
+        found.append(prompt)
+    return found
+
+
+def too_long(loaded: Loaded, what: str, room: int, cure: str) -> DataError:
+    """The error of a prompt or a dialogue of which training would have read nothing."""
+    return DataError(
+        f"{what}, where the model reads {room:,}; in its training data.over_long={loaded.card.over_long}",
+        cure=f"{cure} reads a part of what is too long, and says so",
+    )
 
 
 def _spelled(tokenizer: Tokenizer, pieces: Sequence[str], frame: Frame) -> list[int]:
@@ -178,8 +219,12 @@ def _num_read(loaded: Loaded, prompt: Prompt) -> int:
 
 def _num_cut(loaded: Loaded, prompt: Prompt) -> int:
     """How many tokens of a prompt are not read."""
-    over = len(prompt.tokens) - loaded.card.context if isinstance(loaded.model, Decoder) else 0
-    return prompt.tokens_cut + max(over, 0)
+    return prompt.tokens_cut + _num_over(loaded, prompt)
+
+
+def _num_over(loaded: Loaded, prompt: Prompt) -> int:
+    """How many tokens of a prompt a decoder has no room for."""
+    return max(len(prompt.tokens) - loaded.card.context, 0) if isinstance(loaded.model, Decoder) else 0
 
 
 def _answer(loaded: Loaded, prompt: Prompt, text: Writing) -> Answer:
@@ -188,13 +233,21 @@ def _answer(loaded: Loaded, prompt: Prompt, text: Writing) -> Answer:
 
 
 def _say_cut(loaded: Loaded, prompts: Sequence[Prompt]) -> None:
-    context = loaded.card.context
-    over = [len(prompt.tokens) - context for prompt in prompts if len(prompt.tokens) > context]
-    if over and isinstance(loaded.model, Decoder):
+    """Dialogues are named one by one, where they become prompts; texts are counted."""
+    cuts = [_num_cut(loaded, prompt) for prompt in prompts if prompt.slides]
+    if num_cut := sum(cut > 0 for cut in cuts):
+        end = (
+            "beginning"
+            if isinstance(loaded.model, EncoderDecoder) and loaded.card.over_long == "truncate-right"
+            else "end"
+        )
         logger.warning(
-            "%d of %d prompts are longer than the context: their last %d tokens are read, %d tokens are not read",
-            len(over), len(prompts), context, sum(over),
-        )  # fmt: skip
+            "%d of %d prompts are too long: their %s is read, %d tokens are not read",
+            num_cut,
+            len(cuts),
+            end,
+            sum(cuts),
+        )
 
 
 def _say_slid(loaded: Loaded, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> None:
@@ -220,7 +273,10 @@ def fill(loaded: Loaded, text: str) -> str:
     if not isinstance(model, Encoder) or mask is None or name not in text:
         raise ConfigError(f"{text[:40]!r} has nothing to fill", cure=f"a prompt with {name} in it, and a masked model")
     ((_, tokens),) = tokenizer.rendered([(("", ()), (text, _others(tokenizer, text, name)))])
-    (filled,) = infill(model, [tokenizer.frames.text.around(tokens.ids)], mask)
+    read, room = tokenizer.frames.text.around(tokens.ids), loaded.card.context
+    if len(read) > room:
+        raise DataError(f"the text has {len(read):,} tokens, where the model reads {room:,}", cure="a shorter text")
+    (filled,) = infill(model, [read], mask)
     return tokenizer.decode(filled)
 
 

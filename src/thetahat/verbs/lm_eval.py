@@ -35,7 +35,7 @@ from thetahat.data.read.question import Question, question
 from thetahat.data.read.record import Record
 from thetahat.generation.sample import Sampling
 from thetahat.ledger.ledger import LedgerRow
-from thetahat.verbs.chat import dialogue_prompts
+from thetahat.verbs.chat import check_talks, question_prompts
 from thetahat.verbs.choose import question_encoding, score_questions
 from thetahat.verbs.generate import Prompt, text_prompts, write
 from thetahat.verbs.load import Loaded, load
@@ -111,7 +111,7 @@ class HarnessModel(_Base):
         begun = "" if add_generation_prompt else str(last["content"])
         where = "a request of lm-eval"
         dialogue = unanswered({"messages": [*chat_history] if add_generation_prompt else before}, where)
-        (prompt,) = dialogue_prompts(self.loaded, [(dialogue, where)])
+        (prompt,) = question_prompts(self.loaded, [(dialogue, where)], self.over_long)
         tokens = [*prompt.tokens, *self.loaded.tokenizer.encode([begun])[0]]
         rendered = Rendered(self.loaded.tokenizer.shown(tokens))
         rendered.prompt = replace(prompt, tokens=tokens)
@@ -152,12 +152,7 @@ class HarnessModel(_Base):
         return [texts[index] for index in range(len(requests))]
 
     def _template(self) -> ChatTemplate:
-        if self.loaded.card.chat is None:
-            raise ConfigError(
-                f"{self.loaded.folder} was not trained on dialogues and has no template",
-                cure="thetahat lm-eval without --apply_chat_template",
-            )
-        return load_template(self.loaded.card.chat)
+        return load_template(check_talks(self.loaded, cure="thetahat lm-eval without --apply_chat_template"))
 
     def _score(self, questions: Sequence[Question], **choices: Any) -> dict[tuple[str, str], tuple[float, bool]]:
         if not questions:
@@ -184,7 +179,7 @@ class HarnessModel(_Base):
             )
         logger.warning("%s: %d tokens at the beginning of the prompt are not read", _where(request), over)
         tokens = [prompt.tokens[0], *prompt.tokens[1 + over :]]  # it begins as it did
-        return replace(prompt, tokens=tokens, tokens_cut=prompt.tokens_cut + over)
+        return replace(prompt, tokens=tokens)
 
 
 def _question_of(request: Any) -> tuple[Any, ...]:

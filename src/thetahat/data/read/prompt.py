@@ -76,6 +76,13 @@ def parse_prompt(fields: Mapping[str, Any], where: str) -> PromptRecord:
     return PromptRecord(fields, where, check_text(asked["prompt"], where, "prompt"))
 
 
+def is_answered(fields: Mapping[str, Any]) -> bool:
+    """Whether a record holds, beside the prompt, what somebody has answered."""
+    given: Any = fields.get("messages") or [{}]
+    last = given[-1]
+    return isinstance(fields.get("completion"), str) or (isinstance(last, dict) and last.get("role") == "assistant")
+
+
 def unanswered(fields: Mapping[str, Any], where: str) -> Dialogue:
     """The dialogue of a record up to the answer that is to be written, in whose place its last message stands.
 

@@ -13,7 +13,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from thetahat.core.errors import DataError
@@ -62,7 +62,9 @@ class Question:
     contexts: tuple[str, ...]  # one a choice; all empty: the choices are whole texts
     choices: tuple[str, ...]  # one alone: is it what the model would say?
     gold: int = 0
-    dialogue: Dialogue | None = None  # what all choices would answer, instead of a text
+    dialogues: Mapping[str, Dialogue] = field(
+        default_factory=dict[str, Dialogue]
+    )  # what is asked instead of each context
     prompts: tuple[tuple[int, ...], ...] = ()  # of each choice what is read before it, where it is tokens already
 
     @property
@@ -77,8 +79,11 @@ def question(contexts: Sequence[str], choices: Sequence[str], gold: int, record:
     return Question(replace(record, text=text), tuple(contexts), tuple(choices), gold)
 
 
-def read_questions(specs: str | Sequence[str], on_bad: OnBadRecord = "error") -> list[Question]:
-    """Every question of files, folders or globs (.jsonl, .jsonl.gz), in order, each with an id of its own."""
+def read_questions(specs: str | Sequence[str], on_bad: OnBadRecord = "error", *, chat: bool = False) -> list[Question]:
+    """Every question of files, folders or globs (.jsonl, .jsonl.gz), in order, each with an id of its own.
+
+    With `chat` a context is what a user says in a dialogue of one message.
+    """
     files = find_files(specs)
     taken: dict[str, int] = {}
     questions: list[Question] = []
@@ -89,6 +94,7 @@ def read_questions(specs: str | Sequence[str], on_bad: OnBadRecord = "error") ->
         for number, fields in read_objects(path, formats=_FORMATS, columns=_COLUMNS, on_error=bad):
             try:
                 asked = parse_question(fields, f"{path}:{number}", id=f"{label}:{number}", source=label)
+                asked = _said_by_a_user(asked) if chat else asked
             except DataError as error:
                 bad(error)
             else:
@@ -143,7 +149,17 @@ def _in_template(fields: Mapping[str, Any], where: str, record: Record) -> Quest
         raise DataError(f"{where}: the last message is the assistant's, whose answer is to be chosen")
     dialogue = unanswered(fields, where)
     context = _TO_JSON([given, fields.get("tools")])
-    return replace(question([context] * len(choices), choices, gold, record), dialogue=dialogue)
+    return replace(question([context] * len(choices), choices, gold, record), dialogues={context: dialogue})
+
+
+def _said_by_a_user(asked: Question) -> Question:
+    """The same question, asked in a dialogue; one that is a dialogue already stays as it is."""
+    where = asked.record.where
+    if not all(asked.contexts):
+        raise DataError(f"{where}: no context, which a user would say under --chat", cure="leave --chat out")
+    said = {context: {"messages": [{"role": "user", "content": context}]} for context in asked.contexts}
+    dialogues = {context: unanswered(message, where) for context, message in said.items()}
+    return asked if asked.dialogues else replace(asked, dialogues=dialogues)
 
 
 def _with_one_name(fields: Mapping[str, Any], where: str) -> dict[str, Any]:
