@@ -1,13 +1,17 @@
 """`thetahat choose`."""
 
+from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from thetahat.cli.options import options_of, typed_as
 from thetahat.cli.table import Column, interval, show_table, show_values
 from thetahat.cli.words import Json, Quiet, emit, emit_json, in_line, is_first_rank, listen_to_library, say, split_words
+from thetahat.core.errors import ConfigError
+from thetahat.core.plain import counted, unescaped
 
 DELIMITER = " "
 COUNTS = (
@@ -21,16 +25,32 @@ COUNTS = (
 GOLD = ("nats_per_token", "nats_per_token_ci95", "bits_per_byte", "bits_per_byte_ci95")
 
 
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """How a context and a choice become one text, as it was typed."""
+
+    delimiter: str = typer.Option(
+        DELIMITER, help=r"Between a context and a choice where neither brings a blank; \n, \t, \r, \\ are read."
+    )
+    over_long: str = typer.Option("error", help="error, or truncate-left: leave out the beginning.")
+    chat: bool = typer.Option(False, "--chat", help="A context is what a user says, in the template of training.")
+
+    def checked(self) -> dict[str, Any]:
+        """The arguments of `thetahat.choose`."""
+        if self.over_long not in {"error", "truncate-left"}:
+            raise ConfigError(f"--over-long {self.over_long}", allowed="error, truncate-left")
+        if self.chat and self.delimiter != DELIMITER:
+            raise ConfigError("--delimiter came with --chat, whose template says what stands there", cure="one of them")
+        return asdict(self) | {"delimiter": unescaped(self.delimiter)}
+
+
+@options_of(Joined)
 def choose(
     words: list[str] = typer.Argument(metavar="MODEL DATA... [KEY=VALUE]..."),
     out: Path | None = typer.Option(None, help="Write the ledger, a row a choice, as Parquet.", show_default=False),
-    delimiter: str = typer.Option(
-        DELIMITER, help=r"Between a context and a choice where neither brings a blank; \n, \t, \r, \\ are read."
-    ),
-    over_long: str = typer.Option("error", help="error, or truncate-left: leave out the beginning."),
-    chat: bool = typer.Option(False, "--chat", help="A context is what a user says, in the template of training."),
     quiet: bool = Quiet,
     json: bool = Json,
+    **typed: Any,
 ) -> None:
     """Say how often the right one of several choices is the likeliest: multiple choice, minimal pairs, clozes.
 
@@ -38,20 +58,14 @@ def choose(
     "gold"} or {"context", "continuation"}; {"messages"} may stand for a query or context, in the template of training.
     """
     listen_to_library(quiet=quiet)
-    from thetahat.core.errors import ConfigError
-    from thetahat.core.plain import counted, unescaped
     from thetahat.verbs.choose import choose as choose_likeliest
     from thetahat.verbs.load import load
 
     names, pairs = split_words(words)
     if len(names) < 2:
         raise ConfigError("no DATA came" if names else "no MODEL came", cure="thetahat choose runs/NAME pairs.jsonl")
-    if over_long != "error" and over_long != "truncate-left":
-        raise ConfigError(f"--over-long {over_long}", allowed="error, truncate-left")
-    if chat and delimiter != DELIMITER:
-        raise ConfigError("--delimiter came with --chat, whose template says what stands there", cure="one of them")
     model, *data = names
-    how: dict[str, Any] = {"delimiter": unescaped(delimiter), "over_long": over_long, "chat": chat}
+    how = typed_as(Joined, typed).checked()
     found = choose_likeliest(load(model, tuple(pairs)), data, out=out, **how)
     if not is_first_rank():
         return
