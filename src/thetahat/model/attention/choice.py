@@ -73,9 +73,10 @@ def _attend_with_past(visibility: Visibility, past: Past, scores: Scores) -> Att
         mask = torch.cat([before, visibility.mask()], dim=-1)
     if scores == _PLAIN:
         return attend_under(mask)
+    if scores.bias is None:
+        return attend_scored(mask, cap=scores.cap)
     position = torch.cat([past.position, _positions(visibility)], dim=-1)
-    bias = None if scores.bias is None else scores.bias(_differences(position, visibility))
-    return attend_scored(mask, bias, scores.cap)
+    return attend_scored(mask, scores.bias(_differences(position, visibility)), scores.cap)
 
 
 def _positions(visibility: Visibility) -> Int[Tensor, "B T"]:

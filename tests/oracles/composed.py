@@ -1,0 +1,204 @@
+"""A Transformer of any composition, the slow way: NumPy, loops over positions and heads, one sequence alone.
+
+It reads the plain values of a config (`to_plain`) and the parameters by name. Every position writes out what it sees;
+there are no rows, masks, caches or kernels. Formulas are those of the papers that `model/config.py` names.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import erf
+
+Array = np.ndarray
+Plain = Mapping[str, Any]
+
+ACTIVATIONS = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: x * (1 + erf(x / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+    "relu": lambda x: np.maximum(x, 0),
+}
+
+
+class Composed:
+    """The states and logits of one sequence."""
+
+    def __init__(self, config: Plain, parameters: Mapping[str, Array]) -> None:
+        self.config, self.parameters = config, parameters
+
+    def logits(self, tokens: Sequence[int], source: Sequence[int] | None = None) -> Array:
+        """[T, V]."""
+        config, memory = self.config, None
+        if source is not None:
+            memory = self.stack("encoder.", source, config["num_encoder_layers"], sees_later=True)
+        x = self.stack("", tokens, config["num_layers"], sees_later=config["kind"] == "encoder", memory=memory)
+        head = config["head"]
+        if transform := head.get("transform"):
+            x = ACTIVATIONS[transform["activation"]](self.linear("transform.linear", x))
+            x = self.norm("transform.norm", x) if transform["has_norm"] else x
+        x = x * head["scale"]
+        weight = self.parameters["embedding.weight" if config["ties_embeddings"] else "head.weight"]
+        logits = x @ weight.T + self.parameters.get("head.bias", 0)
+        return logits if "cap" not in head else head["cap"] * np.tanh(logits / head["cap"])
+
+    def stack(self, below: str, tokens, num_layers: int, *, sees_later: bool, memory: Array | None = None) -> Array:
+        config, choices = self.config, self.config["embedding"]
+        x = np.stack([self.parameters["embedding.weight"][token] for token in tokens]) * choices["scale"]
+        if choices["num_types"]:
+            x = x + self.parameters[f"{below}type_embedding.weight"][0]
+        match choices.get("positions"):
+            case {"kind": "learned", "offset": offset}:
+                x = x + np.stack(
+                    [self.parameters[f"{below}position_embedding.weight"][p + offset] for p in range(len(x))]
+                )
+            case {"kind": "sinusoidal"}:
+                x = x + np.stack([sinusoid(p, x.shape[1]) for p in range(len(x))])
+        if choices["has_norm"]:
+            x = self.norm(f"{below}embedding_norm", x)
+        if "width" in choices:
+            x = self.linear(f"{below}widen", x)
+        for layer in range(num_layers):
+            name = f"{below}blocks.{0 if config['shares_layers'] else layer}."
+            mixer = config["layers"][layer % len(config["layers"])]
+            x = self.block(name, x, mixer, layer=layer, below=below, sees_later=sees_later, memory=memory)
+        return x if config["placement"] == "post" else self.norm(f"{below}norm", x)
+
+    def block(self, name: str, x: Array, mixer: Plain, *, layer, below, sees_later, memory) -> Array:
+        def branch(what: str, f) -> Array:
+            """f of x, with the norms that the placement has before and behind it."""
+            placement = self.config["placement"]
+            is_left_out = what == "attention" and layer == 0 and self.config["skips_first_norm"]
+            normed = placement in {"pre", "sandwich", "parallel"} and not is_left_out
+            found = f(self.norm(f"{name}{what}_norm", x) if normed else x)
+            return self.norm(f"{name}{what}_out_norm", found) if placement in {"sandwich", "branch"} else found
+
+        def added(what: str, f) -> Array:
+            total = x + branch(what, f)
+            return self.norm(f"{name}{what}_sum_norm", total) if self.config["placement"] == "post" else total
+
+        def attend(y: Array) -> Array:
+            return self.attention(f"{name}attention.", y, y, mixer, bias_of=below, sees_later=sees_later)
+
+        if self.config["placement"] == "parallel":
+            return x + branch("attention", attend) + branch("mlp", lambda y: self.mlp(f"{name}mlp.", y))
+        x = added("attention", attend)
+        if memory is not None:
+            nowhere = {"positions": {"kind": "none"}}
+            x = added(
+                "cross",
+                lambda y: self.attention(f"{name}cross_attention.", y, memory, nowhere, bias_of=None, sees_later=True),
+            )
+        return added("mlp", lambda y: self.mlp(f"{name}mlp.", y))
+
+    def attention(self, name: str, x: Array, y: Array, mixer: Plain, *, bias_of: str | None, sees_later: bool) -> Array:
+        config, choices = self.config, self.config["attention"]
+        width, groups = config["head_width"], config["num_heads"] // config["num_kv_heads"]
+        q, k = self.heads(name, "query", x), self.heads(name, "key", y)
+        v = self.linear(f"{name}value", y).reshape(len(y), -1, width)
+        if mixer["positions"]["kind"] == "rotary":
+            q, k = (self.rotated(z, mixer["positions"]) for z in (q, k))
+        scale = choices.get("scale", width**-0.5)
+        read = np.zeros((len(x), config["num_heads"], width))
+        for i in range(len(x)):
+            near = mixer.get("distance", math.inf)
+            seen = [j for j in range(len(y)) if (sees_later or j <= i) and (bias_of is None or abs(i - j) <= near)]
+            for h in range(config["num_heads"]):
+                scores = np.array([scale * q[i, h] @ k[j, h // groups] for j in seen])
+                if "relative" in choices and bias_of is not None:
+                    table = self.parameters[f"{bias_of}relative_embedding.weight"]
+                    scores = scores + np.array(
+                        [table[bucket(j - i, choices["relative"], both_ways=sees_later), h] for j in seen]
+                    )
+                scores = scores if "cap" not in choices else choices["cap"] * np.tanh(scores / choices["cap"])
+                share = np.exp(scores - scores.max())
+                read[i, h] = (share / share.sum()) @ v[seen, h // groups]
+        return self.linear(f"{name}output", read.reshape(len(x), -1))
+
+    def heads(self, name: str, what: str, x: Array) -> Array:
+        projected, kind = self.linear(f"{name}{what}", x), self.config["attention"]["query_key_norm"]
+        width = self.config["head_width"]
+        if kind == "whole":
+            return self.norm(f"{name}{what}_norm", projected).reshape(len(x), -1, width)
+        apart = projected.reshape(len(x), -1, width)
+        return self.norm(f"{name}{what}_norm", apart) if kind == "head" else apart
+
+    def rotated(self, x: Array, rotary: Plain) -> Array:
+        base, width = rotary.get("base", self.config["rope_base"]), int(x.shape[-1] * rotary["share"])
+        turned = x.copy()
+        for j in range(width // 2):
+            frequency, length = scaled(base ** (-2 * j / width), rotary.get("scaling"), j, base, width)
+            for p in range(len(x)):
+                cos, sin = length * math.cos(p * frequency), length * math.sin(p * frequency)
+                a, b = x[p, :, j], x[p, :, j + width // 2]
+                turned[p, :, j], turned[p, :, j + width // 2] = a * cos - b * sin, b * cos + a * sin
+        return turned
+
+    def mlp(self, name: str, x: Array) -> Array:
+        choices, f = self.config["mlp"], ACTIVATIONS[self.config["mlp"]["activation"]]
+        up = self.linear(f"{name}up", x)
+        return self.linear(f"{name}down", f(self.linear(f"{name}gate", x)) * up if choices["is_gated"] else f(up))
+
+    def norm(self, name: str, x: Array) -> Array:
+        kind, gain = self.config["norm"], self.parameters[f"{name}.gain"]
+        epsilon = self.config["norm_epsilon"]
+        if kind["kind"] == "rms":
+            return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * (gain + kind["adds_one"])
+        centred = x - x.mean(-1, keepdims=True)
+        normed = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon)
+        return normed * gain + self.parameters.get(f"{name}.bias", 0)
+
+    def linear(self, name: str, x: Array) -> Array:
+        return x @ self.parameters[f"{name}.weight"].T + self.parameters.get(f"{name}.bias", 0)
+
+
+def sinusoid(position: int, width: int) -> Array:
+    angles = [position / 10_000 ** (2 * j / width) for j in range(width // 2)]
+    return np.array([*map(math.sin, angles), *map(math.cos, angles)])
+
+
+def scaled(frequency: float, scaling: Plain | None, j: int, base: float, width: int) -> tuple[float, float]:
+    """The frequency of pair j, and the length of the rotated pair."""
+    match scaling:
+        case None:
+            return frequency, 1.0
+        case {"kind": "linear", "factor": factor}:
+            return frequency / factor, 1.0
+        case {"kind": "llama3", "factor": factor, "context": context}:
+            low, high = scaling["low_frequency_factor"], scaling["high_frequency_factor"]
+            wavelength = 2 * math.pi / frequency
+            if wavelength < context / high:
+                return frequency, 1.0
+            if wavelength > context / low:
+                return frequency / factor, 1.0
+            smooth = (context / wavelength - low) / (high - low)
+            return (1 - smooth) * frequency / factor + smooth * frequency, 1.0
+        case {"kind": "yarn", "factor": factor, "context": context}:
+            ends = [
+                width * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(base))
+                for turns in (scaling["beta_fast"], scaling["beta_slow"])
+            ]
+            if scaling["truncates"]:
+                ends = [math.floor(ends[0]), math.ceil(ends[1])]
+            low, high = max(ends[0], 0), min(ends[1], width - 1)
+            ramp = min(max((j - low) / (high - low if high != low else 0.001), 0), 1)
+            length = scaling.get("attention_factor", 0.1 * math.log(factor) + 1 if factor > 1 else 1.0)
+            return frequency / factor * ramp + frequency * (1 - ramp), length
+    raise ValueError(scaling)
+
+
+def bucket(delta: int, relative: Plain, *, both_ways: bool) -> int:
+    """The published rule, a branch at a time: delta = position of the key - position of the query."""
+    number, first = relative["num_buckets"], 0
+    if both_ways:
+        number //= 2
+        first = number if delta > 0 else 0
+        distance = abs(delta)
+    else:
+        distance = max(-delta, 0)
+    exact = number // 2
+    if distance < exact:
+        return first + distance
+    grown = math.log(distance / exact) / math.log(relative["max_distance"] / exact) * (number - exact)
+    return first + min(exact + int(grown), number - 1)
