@@ -69,7 +69,7 @@ def test_the_account_of_a_ledger_by_hand():
     summed = account(pa.Table.from_pylist(ROWS), ObjectiveConfig(normalization="sum"))
     assert summed["sources"][0]["weight"] == pytest.approx(8 / 12)
     json.dumps(told, allow_nan=False)
-    with pytest.raises(DataError, match="nothing to tell"):
+    with pytest.raises(DataError, match="has no rows"):
         account(pa.Table.from_pylist(ROWS).slice(0, 0), ObjectiveConfig())
 
 

@@ -55,8 +55,10 @@ def test_what_is_on_both_sides_is_named_before_step_one(tmp_path, parsed, caplog
         run(tmp_path, "run", f"data.held_out={tmp_path}/b.jsonl")
     told = [record.getMessage() for record in caplog.records]
     assert any(
-        line.startswith("1 held-out documents are in the training part, word for word: b.jsonl:1") for line in told
+        line.startswith("1 held-out document is in the training part, word for word: b.jsonl:1") for line in told
     )
     assert any(
-        "1 held-out records ask first what the training part asks too" in line and "b.jsonl:2" in line for line in told
+        "1 held-out record begins like one of the training part, but for case and blanks" in line
+        and "b.jsonl:2" in line
+        for line in told
     )

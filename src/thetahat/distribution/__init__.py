@@ -1,1 +1,1 @@
-"""Ranks and meshes: knows tensors, not models."""
+"""Ranks: sums and gathers tensors over processes; it knows nothing of models."""

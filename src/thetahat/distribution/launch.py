@@ -1,4 +1,4 @@
-"""Starts local ranks, for proofs and tests on one machine."""
+"""Starts several ranks on this machine, for `verify` and for tests."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from torch import multiprocessing
 
 
 def launch(function: Callable[..., None], num_ranks: int, *arguments: Any) -> None:
-    """Runs `function(*arguments)` in `num_ranks` fresh processes that see themselves as `torchrun` would say.
+    """Runs `function(*arguments)` in `num_ranks` new processes with the environment that `torchrun` would set.
 
     `function` must be importable. Raises if any rank fails.
     """

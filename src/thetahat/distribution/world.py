@@ -1,4 +1,4 @@
-"""The processes that train together; one process alone is the identity element."""
+"""The processes that train together; for a single process every operation is the identity."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 @final
 class World:
-    """Sums over ranks. It never averages: a mean needs the global weight, and that is the objective's business."""
+    """Sums over ranks. It never averages: a mean needs the weight of the global batch, which the objective knows."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank = rank
@@ -52,7 +52,7 @@ class World:
                 gradient.copy_(part.view_as(gradient))
 
     def gather(self, rows: Shaped[Tensor, "N *axes"]) -> list[Shaped[Tensor, "n *axes"]]:  # noqa: F821 - shapes
-        """Everyone's rows, however many each has, on the first rank in the order of ranks; nothing on the others."""
+        """The rows of all ranks in their order, on the first rank; on the others an empty list."""
         if self.size == 1:
             return [rows]
         counts = torch.zeros(self.size, dtype=torch.int64)
@@ -65,11 +65,11 @@ class World:
         return [whole[:count] for whole, count in zip(into, counts, strict=True)] if into else []
 
     def any(self, flag: bool) -> bool:
-        """Whether any rank says yes; every rank gets the same answer, so all act alike."""
+        """Whether the flag is set on any rank; the result is the same on every rank, so all act alike."""
         return bool(self.sum(torch.tensor(int(flag))).item()) if self.size > 1 else flag
 
     def first_does(self, action: Callable[[], T]) -> T | None:
-        """Runs `action` on the first rank while the others wait; if it fails there, everyone stops."""
+        """Runs `action` on the first rank while the others wait; if it fails there, all ranks raise."""
         result, error = None, None
         if self.is_first:
             try:
@@ -81,19 +81,19 @@ class World:
         return result
 
     def barrier(self) -> None:
-        """Waits for everyone."""
+        """Waits for all ranks."""
         if self.size > 1:
             dist.barrier()
 
     def leave(self) -> None:
-        """Ends the group, after everyone has arrived."""
+        """Ends the process group, once all ranks have come here."""
         if self.size > 1 and dist.is_initialized():
             dist.barrier()
             dist.destroy_process_group()
 
 
 def _buckets(tensors: list[Tensor], num_bytes: int = 64 * 2**20) -> Iterable[list[Tensor]]:
-    """Runs of tensors of one dtype and at most about 64 MiB."""
+    """Consecutive tensors of one dtype, together at most about 64 MiB or one tensor."""
     bucket: list[Tensor] = []
     size = 0
     for tensor in tensors:
@@ -107,7 +107,7 @@ def _buckets(tensors: list[Tensor], num_bytes: int = 64 * 2**20) -> Iterable[lis
 
 
 def join_world(device: str) -> World:
-    """The world that `torchrun` describes in the environment: gloo on CPUs, nccl on GPUs; alone without it."""
+    """The world that `torchrun` describes in the environment, with gloo on CPUs and nccl on GPUs; else one process."""
     size = _described_size()
     if size == 1:
         return World()
@@ -125,7 +125,7 @@ def join_world(device: str) -> World:
 
 
 def _described_size() -> int:
-    """WORLD_SIZE, if all that belongs to it is there too."""
+    """WORLD_SIZE of the environment; raises ConfigError if the variables that go with it are missing."""
     described = os.environ.get("WORLD_SIZE", "1")
     if not (described.isascii() and described.isdigit() and int(described) > 0):
         raise ConfigError(f"WORLD_SIZE={described!r} in the environment", allowed="a whole number above 0, or nothing")

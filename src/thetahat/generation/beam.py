@@ -15,12 +15,12 @@ from thetahat.generation.writing import Ends, Writing
 
 
 class Beam(Config, kw_only=True):
-    """How widely to search, and how texts of unequal lengths compare."""
+    """How many beams to keep, and how texts of different lengths are compared."""
 
     num_beams: Annotated[int, Meta(ge=1)] = 5
-    length_exponent: Annotated[float, Meta(ge=0)] = 1.0  # of the length that log-probabilities are divided by; 0: not
+    length_exponent: Annotated[float, Meta(ge=0)] = 1.0  # of the length that divides a log-probability; 0: no division
     max_tokens: Annotated[int, Meta(ge=1)] = 256
-    stop: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  # texts that end a text, and are no part of it
+    stop: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  # texts before which a text ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Search:
     beam: Beam
     ends: Ends
     texts: list[Writing]
-    log_probs: list[float] = field(default_factory=lambda: [0.0])  # nats; -inf: it has ended, or there are not so many
+    log_probs: list[float] = field(default_factory=lambda: [0.0])  # nats; -inf: it has ended, or there are fewer beams
     best: Writing = field(init=False)
     best_score: float = -torch.inf
     num_ended: int = 0

@@ -1,4 +1,4 @@
-"""Fills what is masked, the most certain first."""
+"""Fills masked places, the most certain first."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,13 @@ from thetahat.model.encoder import Encoder
 def infill(
     model: Encoder, texts: Sequence[Sequence[int]], mask: int, *, num_steps: int | None = None
 ) -> list[list[int]]:
-    r"""Each text with another token in every place where `mask` stands; no other place changes.
+    r"""Each text with `mask` replaced by a token in every place; other places do not change.
 
     Every step reads the whole text and, of the m masked places left, fills the $\lceil m / s \rceil$ whose most likely
-    token is the most likely, s being the steps left; `num_steps` None: one place a step. What is filled is read by the
-    next step and not taken back: Chang et al., MaskGIT, 2022 (arXiv 2202.04200), evenly and with nothing drawn.
-    Ghazvininejad et al., Mask-Predict, 2019 (arXiv 1904.09324), begin so and mask again what is least certain.
+    token is the most likely, s being the steps left; `num_steps` None: one place a step. A place that is filled is read
+    by the next step and does not change again: Chang et al., MaskGIT, 2022 (arXiv 2202.04200), with equal portions and
+    without drawing. Ghazvininejad et al., Mask-Predict, 2019 (arXiv 1904.09324), begin in the same way and then mask
+    the least certain places again.
     """
     filled = [list(text) for text in texts]
     counts = [text.count(mask) for text in filled]

@@ -1,4 +1,4 @@
-"""Texts that a model continues together, each token read once."""
+"""Texts that a model continues together; each token is read once."""
 
 from collections.abc import Sequence
 from typing import final
@@ -19,11 +19,11 @@ Continuer = Decoder | EncoderDecoder
 
 @final
 class DecodingBatch:
-    """What has been read of each row, and what waits to be read.
+    """The rows of a batch: what the model has read of each, and what it reads next.
 
     Shorter rows are padded on their left, with positions counted from their own beginning, so each reads what it would
-    read alone. When the context of a row is full, the later half of what it read is read again and goes on from there.
-    Where a prompt `opens`, all of it sees all of it, as a prefix language model has learned.
+    read alone. When the context of a row is full, the later half of what it has read is read again, and the text goes
+    on from there. With `opens`, every position of a prompt sees all of it, as a prefix language model has learned.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class DecodingBatch:
         self._begin()
 
     def read(self) -> Float[Tensor, "B V"]:
-        """Reads what waits, and returns the logits after the last token of each row."""
+        """Reads the tokens that were appended, and returns the logits after the last token of each row."""
         first, width = self._cache.length, self._waiting.shape[1]
         padded = self._cache.piece
         piece = torch.zeros_like(self._waiting) if padded is None else padded[:, first : first + width]
@@ -62,7 +62,7 @@ class DecodingBatch:
         return self.model.head(hidden[:, -1])
 
     def append(self, tokens: Sequence[int]) -> None:
-        """One token more for each row."""
+        """Appends a token to each row."""
         for text, token in zip(self.texts, tokens, strict=True):
             text.append(token)
         if self._cache.length + 1 > self.context:
@@ -85,7 +85,7 @@ class DecodingBatch:
             self.reading = self.reading.select(index)
 
     def _begin(self) -> None:
-        """Everything waits to be read, and the cache is empty."""
+        """Empties the cache: all of each text is read again."""
         lengths = [len(text) for text in self.texts]
         widest = max(lengths)
         padding = self._column([widest - length for length in lengths])

@@ -1,4 +1,4 @@
-"""Samples continuations, one token at a time, reading each token once."""
+"""Samples continuations, one token at a time; each token is read once."""
 
 from collections.abc import Iterator, Sequence
 from typing import Annotated
@@ -14,7 +14,7 @@ from thetahat.generation.writing import Writing
 
 
 class Sampling(Config, kw_only=True):
-    """Which of the likely next tokens to take."""
+    """How the next token is drawn, and where a text ends."""
 
     temperature: Annotated[float, Meta(ge=0, le=1000)] = 1.0  # 0: always the most likely
     top_k: Annotated[int, Meta(ge=0)] = 0  # keep this many of the most likely; 0: all
@@ -28,9 +28,9 @@ class Sampling(Config, kw_only=True):
 def draw(
     rows: DecodingBatch, sampling: Sampling, draws: Sequence[torch.Generator], texts: Sequence[Writing]
 ) -> Iterator[Sequence[Writing]]:
-    """Goes on by a token in each text that has not ended, with a generator each, until all have; yields after each.
+    """Adds a token to each text that has not ended, until all have, and yields after each round.
 
-    Row i of `rows` is read for text i. A text that has ended is read no further.
+    Row i of `rows` belongs to text i, and `draws[i]` draws its tokens. A text that has ended is not read any more.
     """
     active = list(range(len(texts)))
     while True:
@@ -61,7 +61,7 @@ def choose_each(logits: Float[Tensor, "B V"], sampling: Sampling, draws: Sequenc
 
 
 def _kept(logits: Float[Tensor, "B V"], sampling: Sampling) -> tuple[Float[Tensor, "B V"], Int[Tensor, "B V"]]:
-    """Probabilities in falling order, 0 where a token may not be drawn, and the tokens that they belong to."""
+    """Probabilities in decreasing order, 0 for tokens that may not be drawn, and the tokens that they belong to."""
     probabilities, order = (logits.double() / sampling.temperature).softmax(-1).sort(descending=True, stable=True)
     if sampling.top_k:
         probabilities[:, sampling.top_k :] = 0

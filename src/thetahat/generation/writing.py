@@ -1,4 +1,4 @@
-"""A text while it is written: tokens become characters, and what ends the text is found."""
+"""A text while it is written: decodes tokens to characters and finds the end of the text."""
 
 import codecs
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ Ended = Literal["end", "stop", "length", "context"]
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """What ends a text."""
+    """The conditions under which a text ends."""
 
-    tokens: frozenset[int] = frozenset()  # of the end of a document or a turn; no part of the text
-    texts: tuple[str, ...] = ()  # the same as text, where a template has no such token
-    stop: tuple[str, ...] = ()  # what a user wants no text to contain
+    tokens: frozenset[int] = frozenset()  # that end a document or a turn; not part of the text
+    texts: tuple[str, ...] = ()  # that end a turn, where the template has no token for it
+    stop: tuple[str, ...] = ()  # stop texts of the user
     max_tokens: int = 256
-    room: int | None = None  # tokens that the context has room for; None: what was read first makes room for more
+    room: int | None = None  # tokens that the context has room for; None: the context slides along
 
     @property
     def limit(self) -> int:
@@ -35,13 +35,14 @@ class Ends:
 class Writing:
     """The tokens of one text, and its characters as soon as they are certain.
 
-    Bytes wait until they are a character or cannot become one, and then are U+FFFD, as where all tokens are decoded at
-    once. Characters wait while they may begin a stop text. A text ends at the first place where a stop text is
-    complete, before the longest that is complete there, so it does not depend on the borders of tokens.
+    Bytes are held back until they form a character or cannot become one; then they are U+FFFD, as they are when all
+    tokens are decoded at once. Characters are held back while they may be the beginning of a stop text. A text ends at
+    the first place where a stop text is complete, before the longest one that is complete there, so the result does
+    not depend on where tokens begin and end.
     """
 
     def __init__(self, ends: Ends, token_bytes: Sequence[bytes]) -> None:
-        self.tokens: list[int] = []  # all that were added, but one that ends a document or a turn
+        self.tokens: list[int] = []  # all that were added, without one that ends a document or a turn
         self.ended: Ended | None = None
         self.stop_text = ""  # the stop text that came
         self._ends = ends
@@ -57,7 +58,7 @@ class Writing:
         return "".join(self._certain)
 
     def add(self, token: int) -> None:
-        """Goes on by a token."""
+        """Adds a token."""
         assert self.ended is None
         ends = self._ends
         if token in ends.tokens:
@@ -71,13 +72,13 @@ class Writing:
         return None
 
     def take(self) -> str:
-        """The characters that have become certain since they were last taken."""
+        """The characters that have become certain since the last call."""
         taken = "".join(self._certain[self._num_taken :])
         self._num_taken = len(self._certain)
         return taken
 
     def copy(self) -> "Writing":
-        """Another that goes on from here."""
+        """A copy, which can be continued in another way."""
         other = Writing(self._ends, self._token_bytes)
         other.tokens, other.ended, other.stop_text = [*self.tokens], self.ended, self.stop_text
         other._certain, other._num_taken = [*self._certain], self._num_taken
@@ -85,14 +86,14 @@ class Writing:
         return other
 
     def _end(self, why: Ended) -> None:
-        """Nothing more comes: what waits is text, and may still complete a stop text."""
+        """Ends the text: bytes that were held back are decoded, and may still complete a stop text."""
         self._read(self._bytes.decode("utf-8", "replace"))
         if self.ended is None:
             self.ended = why
             self._certain.append(self._held)
 
     def _read(self, characters: str) -> None:
-        """Goes on by characters, to the first stop text."""
+        """Adds characters, up to the first stop text."""
         text = self._held + characters
         stops = (*self._ends.stop, *self._ends.texts)
         found = [(place + len(stop), place, stop) for stop in stops if (place := text.find(stop)) >= 0]
@@ -108,6 +109,6 @@ class Writing:
 
 
 def _num_begun(text: str, stop: str) -> int:
-    """How many characters at the end of a text are the first ones of a stop text."""
+    """How many characters at the end of a text may be the beginning of a stop text."""
     most = min(len(text), len(stop) - 1)
     return next((number for number in range(most, 0, -1) if text.endswith(stop[:number])), 0)

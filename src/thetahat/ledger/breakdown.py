@@ -1,4 +1,4 @@
-"""A likelihood taken apart: by source, role, turn, length and position, each with an interval."""
+"""A likelihood by source, role, turn, length and position, each with an interval."""
 
 import itertools
 import math
@@ -43,7 +43,7 @@ class GroupLikelihood:
 
 
 def by_row(rows: Sequence[LedgerRow]) -> dict[str, list[GroupLikelihood]]:
-    """Source, role, turn and length of the document; a division into one group says nothing, and is left out."""
+    """By source, role, turn and length of the document; where all rows are in one group, that division is left out."""
     lengths = _lengths(rows)
     found = {
         "source": groups_of(_cell(row, row.source) for row in rows),
@@ -128,8 +128,8 @@ def _lengths(rows: Sequence[LedgerRow]) -> dict[str, str]:
 
 
 def _range(first: int, last: int, unit: str) -> str:
-    span = f"{first:,}" if first == last else f"{first:,} to {last:,}"
-    return f"{span} {unit}{'' if last == 1 else 's'}"
+    bounds = f"{first:,}" if first == last else f"{first:,} to {last:,}"
+    return f"{bounds} {unit}{'' if last == 1 else 's'}"
 
 
 NAMES = [_range(first + 1, last, "token") for first, last in itertools.pairwise([0, *EDGES.tolist()])]

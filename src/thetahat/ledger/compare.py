@@ -1,6 +1,6 @@
 """Which of two models makes the same data more likely, where, and how sure that is.
 
-Everywhere a positive number speaks for B: nats that B gives more, bits that B saves.
+A positive number is always in favour of B: nats that B gives more, bits that B saves.
 """
 
 import math
@@ -12,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thetahat.core.errors import DataError
-from thetahat.core.plain import fields_as_json
+from thetahat.core.plain import counted, fields_as_json
 from thetahat.ledger.pairing import WHOLE, Pair, Scored, is_one_tokenizer, pair_rows, said_policy
-from thetahat.ledger.summary import BLOCKS, joined_blocks
+from thetahat.ledger.summary import BLOCKS, count_of, joined_blocks
 from thetahat.statistics.interval import MIN_DOCUMENTS, Interval, exact_sum, ratio_interval, sum_by
 from thetahat.statistics.paired import bootstrap_interval, holm, sign_flip_p_value, wilson_interval
 
 NOT_SAID = "(not said)"
 OF_ONE_DOCUMENT = f"{BLOCKS} of one document"
-FEW_DOCUMENTS = 200  # below, the bootstrap stands beside the t-interval
+FEW_DOCUMENTS = 200  # with fewer, a bootstrap interval is given beside the t-interval
 LIMIT = 0.05
 _BITS = 1 / math.log(2)
 
 
 class Rate(NamedTuple):
-    """A difference for each token or byte."""
+    """A difference per token or per byte."""
 
     interval: Interval  # of the ratio of sums
     bootstrap: Interval | None  # where documents are few
@@ -34,7 +34,7 @@ class Rate(NamedTuple):
 
     @property
     def median(self) -> float:
-        """Of the documents, or of the blocks of one."""
+        """The median over documents, or over the blocks of one."""
         return float(np.median(self.by_unit))
 
 
@@ -90,7 +90,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceDifference:
-    """The same for the documents of one source; `p_holm` counts that several sources are looked at."""
+    """The same for the documents of one source; `p_holm` is adjusted for looking at several sources."""
 
     source: str
     difference: Difference
@@ -99,7 +99,7 @@ class SourceDifference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One row of the ledgers among those that changed most."""
+    """One of the rows that differ most."""
 
     id: str
     part: str
@@ -116,7 +116,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What two ledgers of the same data come to."""
+    """The difference between two ledgers of the same data."""
 
     a: str
     b: str
@@ -128,16 +128,16 @@ class Comparison:
     sources: list[SourceDifference]  # the most documents first
     gains: list[Case]  # the largest first
     losses: list[Case]
-    notes: list[str]  # what a person should know before believing it
+    notes: list[str]  # reasons for caution
 
     @property
     def unit(self) -> str:
-        """Of the main number."""
+        """The unit of the main number."""
         return "nats per token" if self.whole.per_token else "bits per byte"
 
     @property
     def verdict(self) -> Literal["A", "B", "same", "open"]:
-        """A or B where the interval leaves 0 out and p < 0.05; same where no document differs by a bit."""
+        """A or B if the interval excludes 0 and p < 0.05; same if no document differs by a bit."""
         low, high = self.whole.main.interval[1:]
         if not self.whole.main.by_unit.any():
             return "same"
@@ -158,11 +158,11 @@ class Comparison:
 
     @property
     def numbers(self) -> str:
-        """What the verdict rests on."""
+        """The numbers behind the verdict."""
         estimate, low, high = self.whole.main.interval
         difference = f"B - A = {estimate:+.4g}" if self.whole.per_token else f"B saves {estimate:+.4g}"
         interval = "no interval" if math.isnan(low) else f"95% interval {low:+.4g} to {high:+.4g}"
-        count = f"{self.whole.num_units:,} {self.whole.interval_unit}" if self.whole.num_units > 1 else "1 document"
+        count = count_of(self.whole.num_units, self.whole.interval_unit)
         return f"{difference} {self.unit} ({interval}, p = {self.whole.p_value:.2g}, {count})"
 
     def to_dict(self) -> dict[str, Any]:
@@ -273,7 +273,7 @@ def _by_document(pairs: Sequence[Pair]) -> _Units:
 
 
 def _blocks(pairs: Sequence[Pair]) -> _Units | None:
-    """The blocks of one document, that of A and that of B which hold the same tokens; None with fewer than two."""
+    """The blocks of one document, paired where A and B have the same tokens; None if there are fewer than two."""
     ours, theirs = joined_blocks([pair.a for pair in pairs]), joined_blocks([pair.b for pair in pairs])
     if len(ours) < 2 or [block[:2] for block in ours] != [block[:2] for block in theirs]:
         return None
@@ -309,7 +309,7 @@ def _case(pair: Pair) -> Case:
 
 
 def _sample_notes(whole: Difference) -> list[str]:
-    """What the interval is over, where that is not many documents."""
+    """Notes on the interval where there are few documents."""
     split = "score with data.split_on=TEXT, what stands between documents"
     if whole.interval_unit == OF_ONE_DOCUMENT:
         said = [f"the interval is over {OF_ONE_DOCUMENT}: it says nothing of other documents"]
@@ -337,11 +337,11 @@ def _notes(a: Scored, b: Scored, pairs: Sequence[Pair]) -> list[str]:
         f"bits per byte are a lower bound where a tokenizer loses text: {lossy[0]:,} rows of A, {lossy[1]:,} of B": (
             any(lossy) and not is_one_tokenizer(a, b)
         ),
-        f"not all that stands before a token was in sight of it: A was read {read[0]}, B {read[1]}": (
+        f"not every token could see all that stands before it: A was read {read[0]}, B {read[1]}": (
             {*read} - {WHOLE, NOT_SAID} != set()
         ),
-        f"of {unchecked:,} rows only id and bytes say that the text is the same: they have no digest": unchecked,
-        f"tokens that were asked for and not scored: {cut[0]:,} in A, {cut[1]:,} in B": any(cut),
+        f"of {counted(unchecked, 'row')} only id and bytes say that the text is the same, for want of a digest": unchecked,
+        f"targets of the data that were not scored: {cut[0]:,} in A, {cut[1]:,} in B": any(cut),
         f"A was scored with {policies[0]}, B with {policies[1]}": policies[0] != policies[1],
     }
     return [note for note, holds in said.items() if holds]

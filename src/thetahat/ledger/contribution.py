@@ -1,4 +1,4 @@
-"""On how much of its data a run's objective rests: what its ledger says of who counted."""
+"""On how much of its data a run's objective rests: the weight of each record in it, from the run's ledger."""
 
 from typing import Any, NamedTuple
 
@@ -37,12 +37,12 @@ def spread(weight: ArrayLike) -> Spread:
 
 
 def top_share(weight: ArrayLike, part: float) -> float:
-    """The share of all that the heaviest `part` of them holds: read off the Lorenz curve, so it grows with the part."""
+    """The share of the total that the heaviest `part` of all holds, by the Lorenz curve: it grows with the part."""
     return 1 - float(_lorenz(weight, np.array([1 - part]))[0])
 
 
 def lorenz(weight: ArrayLike, num_points: int = 11) -> list[float]:
-    """The share that the lightest 0 %, ..., 100 % of all hold together, at `num_points` even steps; between, linear."""
+    """The share of the total that the lightest 0 %, ..., 100 % hold, at `num_points` even steps and linear between."""
     return _lorenz(weight, np.linspace(0, 1, num_points)).tolist()
 
 
@@ -53,13 +53,13 @@ def _lorenz(weight: ArrayLike, parts: NDArray[np.float64]) -> NDArray[np.float64
 
 
 def account(ledger: Table, objective: ObjectiveConfig) -> dict[str, Any]:
-    r"""Who the objective of a run was made of: records, sources and lengths, by weight and by nats.
+    r"""The parts of a run's objective: its records, sources and lengths, by weight and by nats.
 
     A row counts for $w t / Z_s$ with w its weight, t its tokens and $Z_s$ the divisor of its step: the weight of its
     batch, or 1 under the normalization `sum`. What it costs is the same with its nats: $-w \log \Pr / Z_s$.
     """
     if not len(ledger):
-        raise DataError("a ledger without rows has nothing to tell")
+        raise DataError("the ledger has no rows")
     weight, tokens, nats, step = (ledger[name].to_numpy() for name in ("weight", "num_tokens", "log_prob", "step"))
     mass = weight * tokens
     numbers, of_step = np.unique(step, return_inverse=True)
@@ -79,7 +79,7 @@ def account(ledger: Table, objective: ObjectiveConfig) -> dict[str, Any]:
 
 
 def deciles(num_tokens: ArrayLike) -> list[str]:
-    """The tenth of all rows to which each belongs by its length, named by its shortest and longest."""
+    """For each row the tenth of all rows that it belongs to by its length, named by its shortest and longest length."""
     length = np.asarray(num_tokens, dtype=np.int64)
     edges = np.unique(np.quantile(length, np.linspace(0, 1, 11)[1:-1], method="inverted_cdf"))
     group = np.searchsorted(edges, length, side="left")

@@ -1,4 +1,4 @@
-"""The ledger: a row for every scored sequence, from which every number about likelihood is summed."""
+"""The ledger: a row for every scored part of a record. Every number about likelihood is a sum over its rows."""
 
 import hashlib
 import json
@@ -33,7 +33,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerRow:
-    """The likelihood of one document, or of the part of it that was asked for."""
+    """The likelihood of one document, or of one part of it."""
 
     id: str
     document: str  # the cluster for intervals
@@ -43,7 +43,7 @@ class LedgerRow:
     num_tokens: int  # scored
     num_bytes: int  # of the scored tokens
     context_length: int  # the most tokens that any scored one could see
-    tokens_cut: int = 0  # asked for and not scored
+    tokens_cut: int = 0  # targets of the data that were not scored
     log_prob: float  # nats, before any weight
     weight: float = 1.0
     step: int | None = None  # of training, in a run's own ledger
@@ -101,13 +101,13 @@ def blocks_of(log_prob: ArrayLike, num_bytes: ArrayLike) -> tuple[Block, ...]:
 
 
 TOKENS = pa.field("token_log_probs", pa.list_(pa.float32()), nullable=False)
-"""A further column that a training ledger may have: nats of each token, in the order in which they were read."""
+"""A further column that a training ledger may have: nats of each target, in the order of reading."""
 
 Table = Any  # pyarrow's
 
 
 def write_ledger(path: Path, rows: Iterable[LedgerRow], metadata: Mapping[str, str]) -> None:
-    """Writes a Parquet file that appears whole or not at all; `metadata` says what was scored with what, and how."""
+    """Writes a Parquet file, whole or not at all; `metadata` says what was scored, by which model, and how."""
     rows = list(rows)
     is_whole = all(row.is_lossless and not row.num_unknown for row in rows)
     schema = SCHEMA if is_whole else pa.schema([*SCHEMA, *LOSSES])
@@ -115,7 +115,7 @@ def write_ledger(path: Path, rows: Iterable[LedgerRow], metadata: Mapping[str, s
 
 
 def write_columns(path: Path, table: Table, metadata: Mapping[str, str]) -> None:
-    """The same from columns: those of SCHEMA, and behind them whatever else is known of a row."""
+    """The same from columns: those of SCHEMA, and behind them any others."""
     words = json.dumps({**metadata, "ledger": VERSION}, ensure_ascii=False, sort_keys=True)
     write_table(path, table.replace_schema_metadata({"thetahat": words, "sha256": _digest(words, table)}))
 
@@ -130,7 +130,7 @@ def write_table(path: Path, table: Table) -> None:
 
 
 def _is_number(kind: Any) -> bool:
-    """Numbers that hardly ever repeat are not worth a dictionary, which takes longer than writing them."""
+    """Whether a column holds floating-point numbers: they rarely repeat, and a dictionary of them only takes time."""
     return pa.types.is_floating(kind) or (pa.types.is_list(kind) and pa.types.is_floating(kind.value_type))
 
 
@@ -143,7 +143,7 @@ def read_ledger(path: Path) -> tuple[list[LedgerRow], dict[str, str]]:
 
 
 def read_columns(path: Path) -> tuple[Table, dict[str, str]]:
-    """The same as columns, which is how millions of rows are read in no time."""
+    """The same as columns: much faster where there are millions of rows."""
     try:
         # a folder named a=b is no column
         table = pq.read_table(path, page_checksum_verification=True, partitioning=None)  # pyright: ignore[reportArgumentType]
@@ -166,7 +166,7 @@ def read_columns(path: Path) -> tuple[Table, dict[str, str]]:
 
 
 def _digest(words: str, table: Table) -> str:
-    """Of what the file says, not of how it is encoded: Parquet's own checksums leave the names and counts uncovered."""
+    """A digest of values, names and metadata, however they are encoded: Parquet's checksums cover the values only."""
     digest = hashlib.sha256(words.encode())
     for field, column in zip(table.schema, table.columns, strict=True):
         digest.update(field.name.encode())
@@ -176,7 +176,7 @@ def _digest(words: str, table: Table) -> str:
 
 
 def _values(column: Any) -> Iterator[NDArray[Any]]:
-    """A column as arrays that determine it: which are missing, how long each is, and the numbers or letters below."""
+    """A column as arrays that determine it: which values are null, their lengths, and the numbers or bytes below."""
     yield column.is_null().to_numpy(zero_copy_only=False)
     kind = column.type
     if pa.types.is_struct(kind):
@@ -194,7 +194,7 @@ def _values(column: Any) -> Iterator[NDArray[Any]]:
 
 
 def _letters(column: Any) -> NDArray[Any]:
-    """All bytes of a column of strings, one behind the other."""
+    """All bytes of a column of strings, joined."""
     _, edges, letters = column.buffers()
     if not len(column) or letters is None:
         return np.empty(0, dtype=np.uint8)

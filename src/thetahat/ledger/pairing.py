@@ -7,6 +7,7 @@ from logging import getLogger
 from typing import NamedTuple
 
 from thetahat.core.errors import DataError, NonFiniteError
+from thetahat.core.plain import counted
 from thetahat.ledger.ledger import LedgerRow
 from thetahat.ledger.policy import Policy, read_policy, same_question
 
@@ -17,15 +18,15 @@ _TEXTUAL = {
     "digest": "hold another text",
     "num_bytes": "count other bytes",
 }
-"""Of a row that is of the same text, whatever the model; what two that differ do."""
+"""Fields that depend on the text alone, with what is said of two rows that differ in one."""
 
-CHOICES = "choices"  # what `rows` says in the metadata of a ledger of questions
-WHOLE = "whole"  # what `read` says in the metadata of a ledger where nothing was out of sight
-MOST_ROUNDING = 1e-4  # nats a token, by which a log-probability of 0 may come out positive
+CHOICES = "choices"  # the value of `rows` in the metadata of a ledger of questions
+WHOLE = "whole"  # the value of `read` in the metadata of a ledger where every target could see all before it
+MOST_ROUNDING = 1e-4  # nats a token: rounding may make a log-probability of 0 positive by as much
 
 
 class Scored(NamedTuple):
-    """What one model gave: the rows of a ledger and what it says of them."""
+    """The rows of a ledger with its metadata."""
 
     name: str
     rows: Sequence[LedgerRow]
@@ -33,14 +34,14 @@ class Scored(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """The same part of the same record, under A and under B."""
+    """The rows of one part of a record, under A and under B."""
 
     a: LedgerRow
     b: LedgerRow
 
     @property
     def difference(self) -> float:
-        """Nats by which B makes it more likely."""
+        """By how many nats B makes it more likely."""
         return self.b.log_prob - self.a.log_prob
 
 
@@ -89,7 +90,7 @@ def pair_rows(a: Scored, b: Scored) -> list[Pair]:
 
 
 def is_one_tokenizer(a: Scored, b: Scored) -> bool:
-    """Whether a token is the same thing in both, as far as is known."""
+    """Whether both are known to have the same tokenizer, so that their tokens can be compared."""
     ours, theirs = (scored.metadata.get("tokenizer_sha256", "") for scored in (a, b))
     return ours == theirs != ""
 
@@ -105,14 +106,14 @@ def _by_key(scored: Scored) -> dict[tuple[str, str], LedgerRow]:
 
 
 def _are_of_same_texts(ours: Sequence[LedgerRow], theirs: Sequence[LedgerRow]) -> bool:
-    """Whether both have the same parts of the same texts, as often; no where some text is not known by a digest."""
+    """Whether both have the same parts of the same texts, equally often; no if a digest is missing."""
     known = all(row.digest for row in (*ours, *theirs))
     a, b = (Counter((row.digest, row.part) for row in rows) for rows in (ours, theirs))
     return known and a == b
 
 
 def _by_text(ours: Iterable[LedgerRow], theirs: Iterable[LedgerRow]) -> dict[tuple[str, str], LedgerRow]:
-    """Their rows by our ids and parts: the first of a text with the first of the same text, and so on."""
+    """Their rows by our ids and parts: the first row of a text goes with the first of the same text, and so on."""
     waiting: dict[tuple[str, str], deque[LedgerRow]] = {}
     for row in theirs:
         waiting.setdefault((row.digest, row.part), deque()).append(row)
@@ -120,7 +121,7 @@ def _by_text(ours: Iterable[LedgerRow], theirs: Iterable[LedgerRow]) -> dict[tup
 
 
 def _other_groups(pairs: Sequence[Pair], name: str) -> list[LedgerRow]:
-    """The rows that are grouped by `name` in A otherwise than in B, whatever the groups are called."""
+    """The rows that A and B group differently by `name`, whatever the groups are called."""
     to_b, to_a = dict[str, str](), dict[str, str]()
     names = [(getattr(pair.a, name), getattr(pair.b, name)) for pair in pairs]
     agree = [
@@ -150,7 +151,7 @@ def _check_policies(a: Scored, b: Scored) -> None:
         )
     if ours and ours.factorization.is_sample and not is_one_tokenizer(a, b):
         raise DataError(
-            "what is left out are tokens, so under two tokenizers A and B were asked for other words",
+            "spans are made of tokens, so with two tokenizers A and B were scored on different text",
             allowed="models of spans with one tokenizer",
         )
 
@@ -169,15 +170,15 @@ def said_policy(scored: Scored) -> str:
 
 
 def _is_whole(scored: Scored) -> bool:
-    """Whether no window and no limit kept any token of a record from what comes after it."""
+    """Whether every target could see all of its record that comes before it."""
     return scored.metadata.get("read") == WHOLE
 
 
 def _count(rows: Sequence[LedgerRow]) -> str:
-    return f"{len(rows):,} row{'s' if len(rows) > 1 else ''}"
+    return counted(len(rows), "row")
 
 
 def _names(rows: Iterable[LedgerRow]) -> str:
-    """The first few, by id, and by part where it is not the whole document."""
+    """The ids of the first few, with their parts where these are not whole documents."""
     names = [row.id if row.part == "document" else f"{row.id} ({row.part})" for row in rows]
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -1,4 +1,4 @@
-"""How rows of a ledger were scored: values that are compared, not words. It is read without torch."""
+"""How the rows of a ledger were scored, as values that can be compared. This module needs no torch."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -13,7 +13,7 @@ POLICY = "policy"  # the key of a ledger's metadata
 
 
 class Policy(Config):
-    """Everything but the weights and the text that a document's likelihood may depend on."""
+    """Everything that a document's likelihood may depend on, but the parameters and the text."""
 
     context: int
     stride: int
@@ -22,7 +22,7 @@ class Policy(Config):
     deterministic: bool = False  # bitwise the same for every batch size, order and number of ranks
     factorization: Factorization = Causal()
     passes: int = 0
-    reads_parts_together: bool = False  # a dialogue in one pass for all of its turns
+    reads_parts_together: bool = False  # all turns of a dialogue in one pass
     delimiter: str | None = None  # of multiple choice: between a context and a choice that bring no blank
     over_long: str | None = None  # of multiple choice: what becomes of a context that is too long
     chat: bool = False  # of multiple choice: a context is what a user says, in the template of training
@@ -43,12 +43,12 @@ class Policy(Config):
         return ", ".join([*what, *how, *settings, *choices])
 
     def to_json(self) -> str:
-        """As a ledger keeps it."""
+        """As it is kept in a ledger."""
         return msgspec.json.encode(self).decode()
 
 
 def read_policy(metadata: Mapping[str, str], name: str) -> Policy | None:
-    """The policy in the metadata of the ledger `name`; None where there is none."""
+    """The policy in the metadata of the ledger `name`, None if it has none."""
     if not (text := metadata.get(POLICY, "")):
         return None
     try:
@@ -62,7 +62,7 @@ def read_policy(metadata: Mapping[str, str], name: str) -> Policy | None:
 
 
 def same_question(a: Policy | None, b: Policy | None, *, is_whole: bool) -> bool:
-    """Whether rows scored under both are answers to one question.
+    """Whether rows that were scored under both can be compared.
 
     Batch size, dtype and turns read together change the last digits only. The window counts only where a text was not
     read whole (`is_whole`: under both, all were). All likelihoods are one quantity: what an encoder-decoder gives a

@@ -1,4 +1,4 @@
-"""The ledger of a training run: Parquet files, one after the other, that make up one table."""
+"""The ledger of a training run: Parquet files, one after the other, which together are one table."""
 
 import re
 from itertools import pairwise
@@ -38,15 +38,15 @@ def part_files(run: Path) -> list[Path]:
 
 
 def read_run_ledger(run: Path) -> Table:
-    """Every row of a run's ledger, each file verified to the last bit, as one Arrow table; says which steps are lost.
+    """All rows of a run's ledger as one Arrow table; each file is verified to the bit, and lost steps are logged.
 
-    A step and a part of a record have one row, whatever came between its start and its end.
+    Each part of a record has one row a step, however often the run was interrupted.
     """
     paths = part_files(run)
     if not paths:
         raise DataError(f"{run} has no ledger", cure="a run folder that was trained without ledger.every=0")
-    spans = [(0, 0), *(_steps(path.name) for path in paths)]
-    for (_, before), (first, _) in pairwise(spans):
+    steps = [(0, 0), *(_steps(path.name) for path in paths)]
+    for (_, before), (first, _) in pairwise(steps):
         if first <= before:
             raise DataError(f"{run / LEDGER} holds step {first} twice", cure="start the run again: it tidies up")
         if first > before + 1:

@@ -1,4 +1,4 @@
-"""What the rows of a ledger come to: exact sums, each divided once, with an interval."""
+"""The likelihood of the rows of a ledger: exact sums, each divided once, with an interval."""
 
 import math
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class Summary:
 
     @property
     def caution(self) -> str | None:
-        """What a person should know of the intervals before believing them."""
+        """A warning where the intervals are rough, None where they are not."""
         if self.nats_per_token_ci95 is None or self.num_interval_units >= MIN_DOCUMENTS:
             return None
         count = count_of(self.num_interval_units, self.interval_unit)
@@ -95,12 +95,12 @@ def count_of(number: int, units: str) -> str:
 
 
 def _ends(interval: Interval) -> tuple[float, float] | None:
-    """None where there is too little to say; a negative log-probability of less than 0 cannot be, so the low end is."""
+    """None if there are too few units. The low end is at least 0, since a log-probability is at most 0."""
     return None if math.isnan(interval.low) else (max(interval.low, 0.0), interval.high)
 
 
 def interval_units(rows: Sequence[LedgerRow]) -> tuple[str, list[Block]]:
-    """What an interval takes as independent, and its name: documents when there are 30, else blocks of 1,024 tokens."""
+    """What an interval takes as independent, and its name: documents if there are 30, else blocks of 1,024 tokens."""
     documents = [row.document for row in rows]
     if len(set(documents)) >= MIN_DOCUMENTS:
         sums = [sum_by(documents, [getattr(row, name) for row in rows]).tolist() for name in Block._fields]
@@ -109,7 +109,7 @@ def interval_units(rows: Sequence[LedgerRow]) -> tuple[str, list[Block]]:
 
 
 def joined_blocks(rows: Sequence[LedgerRow]) -> list[Block]:
-    """Blocks, with the short ones of one document joined until they hold BLOCK_TOKENS; none if a row lacks its own."""
+    """Blocks; short ones of one document are joined until they hold BLOCK_TOKENS. None if a long row has no blocks."""
     if any(row.num_tokens > BLOCK_TOKENS and not row.blocks for row in rows):
         return []
     open_blocks: dict[str, list[Block]] = {}

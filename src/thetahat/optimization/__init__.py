@@ -1,1 +1,1 @@
-"""Gradient to parameters: argmax, one step at a time."""
+"""Updates parameters by their gradients."""

@@ -1,4 +1,4 @@
-"""AdamW, as torch has it, with its slots there from the start."""
+"""torch's AdamW, with its state made before the first update."""
 
 from collections.abc import Iterable
 
@@ -9,12 +9,13 @@ from thetahat.optimization.config import AdamW
 
 
 def build_adamw(parameters: Iterable[nn.Parameter], config: AdamW) -> torch.optim.AdamW:
-    r"""The torch optimizer of AdamW, with its slots in place.
+    r"""The torch optimizer of AdamW, with its state already made.
 
     $\theta \leftarrow (1 - \eta\lambda)\,\theta - \eta\, \hat m / (\sqrt{\hat v} + \epsilon)$, where $\hat m$ and
-    $\hat v$ are the running means of the gradient (`beta1`) and of its square (`beta2`), freed of their start at zero.
-    Fused: one kernel for all tensors, on the CPU and on CUDA. The slots are made now, not at the first update, so that
-    step 0 is saved like any other.
+    $\hat v$ are the running means of the gradient (`beta1`) and of its square (`beta2`), corrected for their start
+    at zero.
+    Fused: one kernel for all tensors, on the CPU and on CUDA. Their tensors are made here and not at the first update,
+    so that a checkpoint of step 0 is like any other.
 
     Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019, arXiv 1711.05101.
     """

@@ -1,4 +1,4 @@
-"""The global norm of the gradient, measured always and bounded when asked."""
+"""The global norm of the gradient, and clipping by it."""
 
 from collections.abc import Iterable
 
@@ -14,8 +14,8 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -
 
     $\lVert g \rVert = \sqrt{\sum_p \lVert \nabla_p \rVert^2}$ over parameters that have a gradient, on their device, in
     float64: on the CPU, torch adds up float32 squares one after the other, and is 1% off at 10^8 entries.
-    None measures and clips nothing. The host does not wait for the device. A norm that is not finite leaves gradients
-    that are not usable: ask before the update.
+    With None, nothing is clipped. The host does not wait for the device. If the norm is not finite, the gradients are
+    not usable: check it before the update.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = _norm(gradients)

@@ -1,4 +1,4 @@
-"""How far and in which direction a gradient moves the parameters, as values."""
+"""The configs of optimizers and schedules."""
 
 from typing import Literal
 
@@ -85,7 +85,7 @@ class Muon(Config, frozen=True, kw_only=True, tag="muon", tag_field="kind"):
 
 
 class OptimizationConfig(Config, frozen=True, kw_only=True):
-    """An update rule for each kind of parameter, the schedule that they share, and the longest gradient allowed."""
+    """An update rule for each kind of parameter, their common schedule, and the clipping of the gradient."""
 
     matrices: Muon | AdamW
     embeddings: AdamW  # of tokens, and the head

@@ -1,4 +1,4 @@
-"""One launch for a whole list of tensors: torch's multi-tensor operations, which it keeps underscored."""
+"""torch's operations on lists of tensors, one launch for a whole list; torch's own names begin with an underscore."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 def multiply_(tensors: Sequence[Tensor], factor: float | Tensor) -> None:
-    """Multiplies each by one number; a tensor, so that the host need not wait for it."""
+    """Multiplies each by one number; if that is a tensor, the host does not wait for it."""
     torch._foreach_mul_(list(tensors), factor)
 
 
 def lerp_(tensors: Sequence[Tensor], ends: Sequence[Tensor], weight: float) -> None:
-    """Moves each towards its end by `weight` of the way."""
+    """Moves each towards its end by the fraction `weight` of the way, in place."""
     torch._foreach_lerp_(list(tensors), list(ends), weight)
 
 
 def lerp(tensors: Sequence[Tensor], ends: Sequence[Tensor], weight: float) -> Sequence[Tensor]:
-    """New tensors, by `weight` of the way from each to its end."""
+    """New tensors, the fraction `weight` of the way from each to its end."""
     return torch._foreach_lerp(list(tensors), list(ends), weight)
 
 

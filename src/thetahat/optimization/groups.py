@@ -11,7 +11,7 @@ from thetahat.model.law import laws_of
 
 @dataclass(frozen=True, slots=True)
 class ParameterGroup:
-    """Parameters that one rule updates, by the names that they have in the model."""
+    """Parameters that one rule updates, by their names in the model."""
 
     name: str  # matrices, embeddings or vectors
     parameters: dict[str, nn.Parameter]
@@ -20,7 +20,7 @@ class ParameterGroup:
 def group_parameters(model: nn.Module) -> list[ParameterGroup]:
     """Matrices, embeddings and vectors, in this order, as the model's modules declare them (`model/law.py`).
 
-    Frozen parameters are in none, a tied weight is there once.
+    Frozen parameters are in none of them; a tied weight is in one, once.
     """
     laws = laws_of(model)
     groups = {name: ParameterGroup(name, {}) for name in ("matrices", "embeddings", "vectors")}

@@ -1,4 +1,4 @@
-"""Muon: momentum whose singular values are all brought to about 1, for a whole stack of matrices at once."""
+"""Muon: momentum with all singular values set to about 1, for a stack of matrices at once."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -12,16 +12,16 @@ from thetahat.optimization.config import Muon as MuonConfig
 from thetahat.optimization.foreach import lerp, lerp_, multiply_
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-_SMALLEST_NORM = 1e-12  # shorter matrices are not stretched to full length; zero stays zero
+_SMALLEST_NORM = 1e-12  # matrices of a smaller norm are not scaled to norm 1; zero stays zero
 
 
 @torch.no_grad()
 def orthogonalize(matrices: Float[Tensor, "M R C"], num_iterations: int = 5) -> Float[Tensor, "M R C"]:
     r"""About $U V^\top$ of each matrix $U \Sigma V^\top$, by Newton-Schulz iteration on the stack.
 
-    $X \leftarrow a X + (b A + c A^2) X$ with $A = X X^\top$ and $X_0 = G / \lVert G \rVert_F$. The coefficients lift
-    small singular values fast, at the price that they end in about [0.7, 1.2] rather than at 1. Wide matrices are
-    cheaper, so tall ones are transposed on the way. In bfloat16 on CUDA, in float32 on the CPU; float64 stays float64.
+    $X \leftarrow a X + (b A + c A^2) X$ with $A = X X^\top$ and $X_0 = G / \lVert G \rVert_F$. The coefficients raise
+    small singular values fast; in return they end between about 0.7 and 1.2 and not at 1. Wide matrices are cheaper, so
+    tall ones are transposed. In bfloat16 on CUDA, in float32 on the CPU; float64 stays float64.
 
     Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024.
     """
@@ -41,7 +41,7 @@ def orthogonalize(matrices: Float[Tensor, "M R C"], num_iterations: int = 5) -> 
 
 
 def step_scale(rule: Literal["shape", "rms"], num_rows: int, num_columns: int) -> float:
-    r"""What an orthogonal step is multiplied by, beside the learning rate.
+    r"""The factor of an orthogonal step, beside the learning rate.
 
     "shape": $\sqrt{\max(1, \text{rows}/\text{columns})}$ (Jordan et al., 2024). "rms": $0.2\sqrt{\max(\text{rows},
     \text{columns})}$, so that an entry moves by about 0.2 η, as under AdamW (Liu et al., Muon is scalable for LLM
@@ -57,8 +57,8 @@ class Muon(torch.optim.Optimizer):
     r"""Nesterov momentum, orthogonalized, with decoupled weight decay.
 
     $m \leftarrow \mu m + (1 - \mu) g$, then $\theta \leftarrow (1 - \eta\lambda)\,\theta - \eta s\, O$, where $O$ is
-    (1 - μ) g + μ m `orthogonalize`d and s is `step_scale`. Parameters of one shape, transposed or not, go through it
-    together; parameters with more than two dimensions are stacks of matrices.
+    (1 - μ) g + μ m `orthogonalize`d and s is `step_scale`. Parameters of one shape, transposed or not, are
+    orthogonalized together; parameters with more than two dimensions are stacks of matrices.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], config: MuonConfig) -> None:
@@ -70,9 +70,9 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Moves every parameter that has a gradient."""
+        """Updates every parameter that has a gradient."""
         if closure is not None:
-            raise TypeError("Muon takes no closure: the gradient is there before the step")
+            raise TypeError("Muon takes no closure: compute the gradient before the step")
         for group in self.param_groups:
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
             if moved:
@@ -94,7 +94,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _by_shape(tensors: list[nn.Parameter]) -> list[list[int]]:
-    """The places of the tensors whose matrices agree in size when laid on their side."""
+    """The indices of the tensors whose matrices have the same size, transposed or not."""
     places: dict[tuple[Any, ...], list[int]] = {}
     for i, tensor in enumerate(tensors):
         key = (tensor.device, tensor.dtype, *sorted(tensor.shape[-2:]))

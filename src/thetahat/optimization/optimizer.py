@@ -1,4 +1,4 @@
-"""The update of a whole model: three rules, one learning-rate factor, one flat state."""
+"""The update of a whole model: three rules, one learning-rate factor, one flat state dictionary."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,16 +38,16 @@ class Optimizer:
             rule.optimizer.step()
 
     def zero_grad(self) -> None:
-        """Forgets the gradients."""
+        """Deletes the gradients."""
         for rule in self.rules:
             rule.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Every slot as `<parameter name>/<slot>`; the live tensors, so clone what must outlast the next step."""
+        """Every tensor of the state as `<parameter name>/<slot>`, not copied: the next step changes them."""
         return {name: slot.contiguous() for name, slot in self._slots().items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Takes exactly what `state` gave; raises ModelError, and changes nothing, when it is not that."""
+        """Loads what `state` returned; raises ModelError, and changes nothing, if names or shapes differ."""
         slots = self._slots()
         _check_state(slots, state)
         for name, slot in slots.items():

@@ -1,4 +1,4 @@
-"""The learning rate over a run: a pure function of the step, so nothing about it is saved."""
+"""The learning rate over a run: a function of the step alone, so it needs no state."""
 
 import math
 
@@ -6,10 +6,10 @@ from thetahat.optimization.config import WSD, Constant, Cosine
 
 
 def learning_rate_factor(schedule: Constant | Cosine | WSD, step: int, num_steps: int) -> float:
-    r"""The part of the peak learning rate with which the update from `step` to `step` + 1 is made, in [0, 1].
+    r"""The fraction of the peak learning rate for the update from `step` to `step` + 1, in [0, 1].
 
-    $\min((s + 1) / \text{warmup},\ f(s))$, s from 0, so the first update of a warm-up moves. The decays $f$ take their
-    `final` value at s = `num_steps`, one past the last update, so no update is made at rate 0; beyond, they stay there.
+    $\min((s + 1) / \text{warmup},\ f(s))$, s from 0, so the first update of a warm-up is not 0. The decay $f$ has its
+    `final` value at s = `num_steps`, one step after the last update, so no update has rate 0; it stays there.
     """
     warmup = min(1.0, (step + 1) / max(1, schedule.warmup_steps))
     return min(warmup, _after_warmup(schedule, min(step, num_steps), num_steps))

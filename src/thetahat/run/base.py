@@ -1,4 +1,4 @@
-"""Starting from a trained model: its shape, tokenizer and parameters, to which tokens or an adapter may be added."""
+"""Starting from a trained model (`base`): its shape, tokenizer and parameters; tokens or an adapter may be added."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ from thetahat.run.state import first_model
 
 
 def resolved(config: RunConfig) -> RunConfig:
-    """The config that says what will run: on this machine, and with the shape of the model that it starts from."""
+    """The config with everything filled in that this machine and the base decide."""
     config = resolve(config)
     refuse_ignored(config)
     if config.base is None:
@@ -38,7 +38,7 @@ def resolved(config: RunConfig) -> RunConfig:
 
 
 def refuse_typed(config: RunConfig, typed: Mapping[str, Any], written: Mapping[str, Any]) -> None:
-    """Raises ConfigError for what the command line (`typed`) or a file (`written`) sets and something overrules."""
+    """Raises ConfigError for a setting of the command line (`typed`) or a file (`written`) that has no effect."""
     refuse_beside_tokenizer(config, typed)
     if config.base:
         refuse_beside_base(config, _decided(_stored(config, config.base)), {**written, **typed})
@@ -50,12 +50,12 @@ def _decided(base: StoredModel) -> OfBase:
 
 
 def base_tokenizer(config: RunConfig, special_tokens: list[str]) -> Tokenizer:
-    """The tokenizer of the model that a run starts from, with the special tokens that it lacks behind all others."""
+    """The tokenizer of the base; special tokens that it lacks are added at the end of its vocabulary."""
     return _stored(config, config.base or "").tokenizer().with_special_tokens(special_tokens)
 
 
 def new_tokens(config: RunConfig, tokenizer: Tokenizer) -> str:
-    """What becomes of the tokens that the base did not have, in a line; empty where there are none."""
+    """A line on the tokens that the base does not have; empty if there are none."""
     if config.base_vocab_size is None or tokenizer.vocab_size == config.base_vocab_size:
         return ""
     named = {number: name for name, number in tokenizer.special.items()}
@@ -67,11 +67,11 @@ def new_tokens(config: RunConfig, tokenizer: Tokenizer) -> str:
 
 @torch.no_grad()
 def load_base(model: LanguageModel, config: RunConfig, num_labels: int = 0) -> None:
-    r"""Copies the parameters that a run starts from into its model.
+    r"""Copies the parameters of the base into the model of a run.
 
-    Rows of tokens that are new begin at the mean of the old rows, which predicts them no more and no less than an
-    average token, plus the model's own beginning, so that no two are alike (Hewitt, Initializing New Word Embeddings
-    for Pretrained Language Models, 2021). A head over labels keeps its own beginning.
+    The rows of new tokens begin at the mean of the old rows, so that each is predicted like an average token, plus the
+    values that the model drew for them, so that no two are equal (Hewitt, Initializing New Word Embeddings for
+    Pretrained Language Models, 2021). A head over labels keeps the values that were drawn.
     """
     waiting = {
         name.replace(".base.weight", ".weight").replace(".base.bias", ".bias"): parameter
@@ -94,7 +94,7 @@ def _parameters(stored: StoredModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def parameters_of(folder: Path) -> dict[str, Tensor]:
-    """The parameters of a checkpoint by their plain names: an adapter, or a block of new rows, is added to its base."""
+    """The parameters of a checkpoint by their plain names; an adapter, or rows of new tokens, are merged into them."""
     config, saved = read_config(folder), load_tensors(folder / MODEL)
     if config.adapter is None and not any(name.endswith(".new_rows") for name in saved):
         return saved
@@ -109,7 +109,7 @@ def parameters_of(folder: Path) -> dict[str, Tensor]:
 
 
 def _stored(config: RunConfig, name: str) -> StoredModel:
-    """The model that a run starts from: whole, and the one that it started from before."""
+    """The model of the base, verified; raises ModelError if it is another one than when the run began."""
     try:
         stored = find_model(name)
     except ModelError as error:

@@ -1,4 +1,4 @@
-"""Which sequences, or which parameters, made a step non-finite."""
+"""Finds the sequences or the parameters that made a step non-finite."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,9 +14,9 @@ from thetahat.run.state import State
 
 
 def non_finite_error(state: State, batches: Sequence[Batch], divisor: float) -> NonFiniteError:
-    """The error that names step and culprits, after reading each sequence alone.
+    """The error that names the step and its causes, found by reading each sequence alone.
 
-    Alone, since a NaN reaches its row-mates through a masked product (0 x NaN), so in company all look sick.
+    In a shared row a NaN reaches the other sequences through a masked product (0 x NaN), so all would look non-finite.
     """
     where = f"step {state.step + 1}: the likelihood or its gradient is not finite; nothing was updated"
     if sick := _sick_parameters(state):
@@ -33,7 +33,7 @@ _CURE = "a lower learning rate or dtype=float32; look at the named text; the las
 
 
 def check_parameters(state: State) -> None:
-    """Raises NonFiniteError where the last update overflowed, so that no such checkpoint is ever saved."""
+    """Raises NonFiniteError if the last update overflowed, so that no such checkpoint is saved."""
     if sick := _sick_parameters(state):
         what = f"the update of step {state.step} made parameters non-finite: {', '.join(sick[:5])}; it is not saved"
         raise NonFiniteError(what, cure=_CURE)
@@ -54,15 +54,15 @@ def _is_finite(state: State, batch: Batch, divisor: float) -> bool:
 
 
 def _sequences(batch: Batch) -> Iterator[tuple[str, Batch]]:
-    """Each sequence of a batch as a batch of its own: a piece with its ancestors and branches, and its source."""
+    """Each sequence of a batch as a batch of its own: a piece with its ancestors, branches and encoder input."""
     inputs, piece = batch.inputs, batch.inputs.visibility.piece
     ancestors = inputs.visibility.ancestors
     root = piece if ancestors is None else torch.where(piece >= 0, ancestors.int().argmax(1)[piece.clamp(min=0)], -1)
     for number in root[root >= 0].unique().tolist():
         at = (root == number).nonzero(as_tuple=True)
         part = batch.part[at][None]
-        asked = (batch.targets, batch.weights, batch.origin, batch.num_bytes)
-        targets, weights, origin, num_bytes = (values[at][None] for values in asked)
+        whole = (batch.targets, batch.weights, batch.origin, batch.num_bytes)
+        targets, weights, origin, num_bytes = (values[at][None] for values in whole)
         source = None if inputs.source is None else _source(inputs.source, at)
         alone = Batch(_picked(inputs, at, source), targets, weights, part, origin, num_bytes, batch.parts)
         yield batch.parts.named([int(part[0, 0])])[0].id, alone

@@ -1,4 +1,4 @@
-"""What a model is, as a file beside its weights: all that inference needs, and nothing about its training."""
+"""The card of a model, a file beside its weights: all that inference needs, and nothing about training."""
 
 from typing import Annotated
 
@@ -15,22 +15,22 @@ Positions = Annotated[int, Meta(ge=2, le=2**22)]
 
 
 class Card(Config, kw_only=True):
-    """What a model is, and how a text, a dialogue or a question becomes what it reads.
+    """What a model is, and how texts, dialogues and questions are encoded for it.
 
-    Beside weights that are an adapter's lies the config of their run, too, which says of what they are one.
+    Beside the weights of an adapter lies the config of its run, too, which names its base.
     """
 
     model: ModelConfig
     factorization: Factorization
     context: Positions  # that the model reads at once
     num_rows: Annotated[int, Meta(ge=1)] | None = None  # of its table of tokens; None: as many as the tokenizer has ids
-    source_context: Positions | None = None  # that an encoder reads for a decoder; None: same
+    source_context: Positions | None = None  # that an encoder reads for a decoder; None: as many
     separator: str | None = None  # what stands between the documents of a .txt
     columns: dict[str, str] = field(default_factory=dict[str, str])  # where a record has its text, prompt, ...
     chat: ChatConfig | None = None  # how dialogues are written; None: there were none
     labels: tuple[str, ...] = ()  # of a classification, in the order of the head
-    over_long: OverLong = "error"  # what becomes of what is longer
-    unsupervised: Unsupervised = "error"  # what becomes of a record without targets
+    over_long: OverLong = "error"  # what is done with longer texts
+    unsupervised: Unsupervised = "error"  # what is done with a record without targets
 
     @property
     def source_room(self) -> int:
@@ -52,7 +52,7 @@ class Card(Config, kw_only=True):
 
 
 def card_of(config: RunConfig, labels: tuple[str, ...]) -> Card:
-    """The card of what a run trains; its labels are found in the data, where none were declared."""
+    """The card of the model of a run; labels come from the data where the config has none."""
     data = config.data
     return Card(
         model=config.model,

@@ -1,4 +1,4 @@
-"""The root of a run's config: everything that the result depends on."""
+"""The config of a run."""
 
 import os
 from typing import Annotated, Literal, TypeVar
@@ -23,27 +23,27 @@ Threads = Annotated[int, Meta(ge=0, le=1024)]  # of the CPU; 0: all
 
 
 class CheckpointConfig(Config, kw_only=True):
-    """When to save, and how many of the newest to keep; the best is kept besides. Step 0 is saved like any other."""
+    """When to save, and how many of the newest checkpoints to keep; the best one is kept, too. Step 0 is saved."""
 
     every: Annotated[int, Meta(ge=0)] = 0  # steps; 0: only at the start and the end
     keep: Count = 2
 
 
 class LedgerConfig(Config, kw_only=True):
-    """What a run writes down of every sequence that it learns from."""
+    """What the training ledger records."""
 
     every: Annotated[int, Meta(ge=0)] = 1  # steps whose sequences get a row; 0: none
     tokens: bool = False  # the log-probability of each token, too
 
 
 class EvaluationTimes(Config, kw_only=True):
-    """When what is held out is scored."""
+    """When the held-out part is scored."""
 
     every: Annotated[int, Meta(ge=0)] = 0  # steps; 0: only at the end
 
 
 class WatchConfig(Config, kw_only=True):
-    """What merely watches a run: no parameter depends on it, so it may be another one whenever the run goes on."""
+    """How a run is watched. No parameter depends on it, so it may change when the run is resumed."""
 
     evaluation: EvaluationTimes = EvaluationTimes()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -51,11 +51,11 @@ class WatchConfig(Config, kw_only=True):
     prompt: str = ""
 
     def evaluates(self, step: int, num_steps: int) -> bool:
-        """Whether what is held out is scored after this step."""
+        """Whether the held-out part is scored after this step."""
         return _is_due(step, num_steps, self.evaluation.every)
 
     def saves(self, step: int, num_steps: int) -> bool:
-        """Whether a run that nobody interrupts saves a checkpoint after this step; step 0 is saved besides."""
+        """Whether an uninterrupted run saves a checkpoint after this step; step 0 is always saved."""
         return _is_due(step, num_steps, self.checkpoint.every)
 
 
@@ -75,7 +75,7 @@ class InferenceConfig(Config, kw_only=True):
 
 
 class RunConfig(Config, kw_only=True):
-    """A whole training run: what its result depends on, and how it is watched."""
+    """A training run: everything that its result depends on, and how it is watched."""
 
     recipe: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # it names the run folder
     seed: Annotated[int, Meta(ge=0, le=2**62)] = 0
@@ -125,13 +125,13 @@ class RunConfig(Config, kw_only=True):
 
     @property
     def watch(self) -> WatchConfig:
-        """What may change when the run goes on."""
+        """What may change when the run is resumed."""
         times = EvaluationTimes(every=self.evaluation.every)
         return WatchConfig(evaluation=times, checkpoint=self.checkpoint, ledger=self.ledger, prompt=self.prompt)
 
     @property
     def essence(self) -> "RunConfig":
-        """What the result depends on: the same for two configs that differ only in how they watch."""
+        """What the result depends on: the config with the default `WatchConfig`."""
         usual = WatchConfig()
         evaluation = replace(self.evaluation, every=usual.evaluation.every)
         watch = {"checkpoint": usual.checkpoint, "ledger": usual.ledger, "prompt": usual.prompt}
@@ -139,7 +139,7 @@ class RunConfig(Config, kw_only=True):
 
     @property
     def inference(self) -> InferenceConfig:
-        """How a run scores with its own model, and the default for everybody else who loads it."""
+        """How the run scores with its model, which is also the default for `load`."""
         scoring, theirs = ScoringConfig.__struct_fields__, self.evaluation
         return InferenceConfig(
             device=self.device,
@@ -151,12 +151,12 @@ class RunConfig(Config, kw_only=True):
 
 
 def digest(config: RunConfig) -> str:
-    """A short name for exactly what the result depends on."""
+    """A digest of everything that the result depends on."""
     return digest_of(config.essence)
 
 
 def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
-    """One line for each value that differs and that the result depends on, `key: theirs -> ours`."""
+    """A line `key: theirs -> ours` for each value that differs and that the result depends on."""
     return all_differences(ours.essence, theirs.essence)
 
 
@@ -164,7 +164,7 @@ Machine = TypeVar("Machine", RunConfig, InferenceConfig)
 
 
 def resolve(config: Machine) -> Machine:
-    """The config with `auto` and 0 replaced by what this machine has, so that it says what will run."""
+    """The config with `auto` and 0 replaced by the device and the number of threads of this machine."""
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -174,7 +174,7 @@ def resolve(config: Machine) -> Machine:
 
 
 def set_up(config: RunConfig | InferenceConfig) -> torch.device:
-    """Sets threads and determinism for this process, and returns where the run happens."""
+    """Sets threads and determinism for this process, and returns the device."""
     torch.set_num_threads(config.threads)
     if config.deterministic or torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(config.deterministic)  # imports the compiler, which takes more than a second

@@ -1,4 +1,4 @@
-"""Makes the next step's batches while the device is busy with this one."""
+"""Prepares the batches of the next step while the device computes this one."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class _Fed:
 
 @final
 class Feed:
-    """Batches by step. Since they are a function of the step alone, making one early changes nothing."""
+    """The batches of each step. They depend on the step alone, so preparing them early changes nothing."""
 
     def __init__(self, prepared: Prepared, world: World, *, ahead: bool) -> None:
         self._prepared = prepared
@@ -48,6 +48,6 @@ class Feed:
 
     def _make(self, step: int) -> _Fed:
         batches = self._prepared.batches(step, self._world)
-        if self._thread:  # from pinned memory a copy to the device overlaps with its work
+        if self._thread:  # copies from pinned memory overlap with the device's work
             batches = [batch.map(Tensor.pin_memory) for batch in batches]
         return _Fed(step, batches, self._prepared.order.fingerprint(step) if self._world.is_first else "")

@@ -1,4 +1,4 @@
-"""Settings that cannot take effect: each is an error, so that a config says what ran."""
+"""Settings that cannot take effect. Each is an error, so that a config says exactly what ran."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from thetahat.run.config import RunConfig
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """A setting that nothing reads, why, and what to type."""
+    """A setting that has no effect, why, and what to type instead."""
 
     key: str
     value: object
@@ -36,7 +36,7 @@ class OfBase:
 
 
 def refuse_ignored(config: RunConfig) -> None:
-    """Raises ConfigError for the first setting that differs from its default and that nothing reads."""
+    """Raises ConfigError for the first setting that differs from its default and has no effect."""
     for one in [*_of_objective(config.objective), *_of_data(config), *_of_run(config)]:
         raise ConfigError(f"{one.key}={one.value} has no effect: {one.why}", cure=one.cure)
 
@@ -55,10 +55,10 @@ def _of_objective(objective: ObjectiveConfig) -> Iterator[Ignored]:
 def _of_data(config: RunConfig) -> Iterator[Ignored]:
     data, layout = config.data, config.objective.factorization.layout
     if data.source_context is not None and not layout.has_source:
-        why = "the objective has no source beside its target"
+        why = "nothing is read by an encoder for a decoder"
         yield Ignored("data.source_context", data.source_context, why, "data.context=N, and data.source_context=none")
     if data.labels and not layout.predicts_label:
-        why = "only objective.factorization.kind=labels tells labels apart"
+        why = "only objective.factorization.kind=labels has labels"
         yield Ignored("data.labels", list(data.labels), why, "the recipe classification, or leave them out")
     if data.chat:
         yield from _of_chat(data.chat)
@@ -86,7 +86,7 @@ def _of_run(config: RunConfig) -> Iterator[Ignored]:
 
 
 def refuse_beside_tokenizer(config: RunConfig, typed: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a size that was typed beside a tokenizer, which has its own."""
+    """Raises ConfigError for a vocabulary size that was typed beside a tokenizer, which has its own."""
     if "data.vocab_size" in typed and config.data.tokenizer and not config.base:
         raise ConfigError(
             f"data.vocab_size={config.data.vocab_size} has no effect: data.tokenizer has its own",
@@ -95,9 +95,9 @@ def refuse_beside_tokenizer(config: RunConfig, typed: Mapping[str, Any]) -> None
 
 
 def refuse_beside_base(config: RunConfig, base: OfBase, typed: Mapping[str, Any]) -> None:
-    """Raises ConfigError for what was typed and differs from what the base decides: its shape and its tokenizer.
+    """Raises ConfigError for typed settings that differ from what the base decides: its shape and its tokenizer.
 
-    `typed` are keys and values of the command line and of a config file, without what a recipe brings.
+    `typed` are the keys and values of the command line and of a config file, not those of a recipe.
     """
     decided = {f"model.{name}": value for name, value in to_plain(base.model).items() if name != "dropout"}
     for key, value in typed.items():
@@ -119,7 +119,7 @@ def _refuse(config: RunConfig, key: str, value: object, theirs: object) -> None:
 
 
 def beside_base(config: RunConfig, base: OfBase) -> RunConfig:
-    """The config that says what the base decides: its shape but for dropout, and its tokenizer."""
+    """The config with what the base decides: its shape except dropout, and its tokenizer."""
     shape = replace(base.model, dropout=config.model.dropout)
     data = replace(config.data, vocab_size=base.asked_vocab_size or config.data.vocab_size, tokenizer=None)
     return replace(config, model=shape, data=data)

@@ -1,4 +1,4 @@
-"""What one step did to each sequence of its batch: its likelihood before and after, and its share of the gradient."""
+"""The effect of one step on each sequence of its batch: likelihood before and after, and share of the gradient."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,14 +28,14 @@ Parameters = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a step did to one sequence, or to the part of it that was asked."""
+    """The effect of a step on one sequence, or on one part of it."""
 
     part: Part
     sequence: int  # its number in the batch
-    tokens: tuple[int, ...]  # what the model read of it
-    targets: tuple[int, ...]  # what was asked
+    tokens: tuple[int, ...]  # that the model read
+    targets: tuple[int, ...]
     num_bytes: int  # of the text behind the targets
-    weight: float  # what each of its tokens counted for
+    weight: float  # loss weight of each target
     before: float  # nats, at the parameters before the update, without dropout
     after: float  # nats, after it
     share: float  # of the gradient, signed; all of a step sum to 1
@@ -82,18 +82,18 @@ def effects(state: State, batches: Sequence[Batch]) -> tuple[StepReport, list[Ef
 
 @dataclass(frozen=True, slots=True)
 class _Units:
-    """The sequences of one micro-batch: each piece, by the parts that are asked of it."""
+    """The pieces of one micro-batch, each divided by the parts that have targets."""
 
     batch: Batch
     part: Int64[np.ndarray, " n"]  # of each unit
     piece: Int64[np.ndarray, " n"]
-    unit: Int64[np.ndarray, " N"]  # of each asked token
+    unit: Int64[np.ndarray, " N"]  # of each target
     where: Int64[np.ndarray, " N"]  # its place among those whose log-probability is computed
     weight: Float64[np.ndarray, " n"]
 
     @staticmethod
     def of(batch: Batch, state: State) -> "_Units":
-        """What is asked of which piece."""
+        """The units of a batch."""
         supervised = torch.arange(batch.targets.numel()) if batch.supervised is None else batch.supervised
         where = (batch.weights.flatten()[supervised] != 0).nonzero()[:, 0].numpy()
         part, piece = (
@@ -104,7 +104,7 @@ class _Units:
         return _Units(batch, known[1], known[0], unit.reshape(-1), where, weight)
 
     def effects(self) -> Iterator[Effect]:
-        """Each unit with what is read and asked of it, still without numbers."""
+        """Each unit with its tokens and targets; the numbers are filled in later."""
         tokens, pieces = _flat(self.batch.inputs.tokens), _flat(self.batch.inputs.visibility.piece)
         targets, supervised = _flat(self.batch.targets), self.batch.supervised
         where = self.where if supervised is None else supervised.numpy()[self.where]
@@ -112,9 +112,9 @@ class _Units:
         named = self.batch.parts.named(self.part.tolist())
         for number, (part, piece, weight) in enumerate(zip(named, self.piece, self.weight, strict=True)):
             mine = self.unit == number
-            read, answers = tokens[pieces == piece].tolist(), targets[mine].tolist()
+            read, predicted = tokens[pieces == piece].tolist(), targets[mine].tolist()
             size = int(num_bytes[mine].sum())
-            yield Effect(part, 0, tuple(read), tuple(answers), size, float(weight), 0.0, 0.0, 0.0)
+            yield Effect(part, 0, tuple(read), tuple(predicted), size, float(weight), 0.0, 0.0, 0.0)
 
 
 def _flat(values: Tensor) -> Int64[np.ndarray, " N"]:
@@ -130,7 +130,7 @@ def dtype_of_sums(dtype: Dtype) -> Dtype:
 def _sums(
     state: State, batches: Sequence[Batch], units: Sequence[_Units], drawn_for: int | None = None
 ) -> Float64[np.ndarray, " n"]:
-    """The log-probability of every unit where the parameters are now; with the dropout of a step, or without any."""
+    """The log-probability of every unit at the current parameters; with the dropout of a step, or without dropout."""
     found: list[Float64[np.ndarray, " n"]] = []
     dtype = dtype_of_sums(state.config.dtype)
     state.model.train(drawn_for is not None)

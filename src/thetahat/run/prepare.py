@@ -1,4 +1,4 @@
-"""From a config to what the loop needs: tokenizer, training order, held-out corpus, and the first state."""
+"""From a config to what the loop needs: tokenizer, corpora, and the order of training."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ from pathlib import Path
 from thetahat.core import store
 from thetahat.core.batch import Batch
 from thetahat.core.errors import ConfigError, DataError
+from thetahat.core.plain import counted
 from thetahat.data.chat.encode import ChatOptions
 from thetahat.data.chat.template import load_template
 from thetahat.data.corpus.build import build_corpus
@@ -27,12 +28,12 @@ from thetahat.run.config import RunConfig
 from thetahat.run.folder.checkpoint import TOKENIZER
 
 logger = getLogger("thetahat")
-NOTES = 12  # of those about records, told before step 1
+NOTES = 12  # notes about records that are logged before step 1
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Everything that stays the same while a run runs."""
+    """Everything that does not change during a run."""
 
     config: RunConfig
     tokenizer: Tokenizer
@@ -51,9 +52,9 @@ class Prepared:
 
 
 def prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:
-    """Trains or reads the tokenizer, tokenises both parts of the data, plans the order.
+    """Trains or loads the tokenizer, encodes both parts of the data, and plans the order.
 
-    The first rank does the work and leaves it in the cache; the others read it there.
+    The first rank does the work and writes it to the cache, from which the others read it.
     """
     if config.data.train == "-" and world.size > 1:
         raise ConfigError(
@@ -74,31 +75,35 @@ def prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:
 
 
 def _tell(notes: Mapping[str, int]) -> None:
-    """Says before step 1 what becomes of records otherwise than a reader of them would expect."""
+    """Logs before step 1 how records are read, where that may be unexpected."""
     for note, count in list(notes.items())[:NOTES]:
-        logger.warning("in %s record%s: %s", f"{count:,}", "s" * (count > 1), note)
+        logger.warning("in %s: %s", counted(count, "record"), note)
     if len(notes) > NOTES:
-        logger.warning("%d notes more: thetahat explain has all", len(notes) - NOTES)
+        logger.warning("%s more: thetahat explain has all", counted(len(notes) - NOTES, "note"))
 
 
 def _warn_of_leaks(config: RunConfig, train: Corpus, held_out: Corpus | None) -> None:
-    """Counts and names what is on both sides: hash:F rules out the same texts, prompts and documents, others do not."""
+    """Warns of records on both sides. hash:F excludes the same texts, prompts and documents; other divisions do not."""
     if held_out is None or held_out.num_documents == train.num_documents == 1:
         return
     same = shared_documents(held_out, train)
-    _warn("%d held-out documents are in the training part, word for word: %s", same)
-    alike = set(shared_documents(held_out, train, "folded")) - set(same)
-    _warn("%d held-out records ask first what the training part asks too, but for case and blanks: %s", sorted(alike))
+    _warn(("held-out document is", "held-out documents are"), "in the training part, word for word", same)
+    alike = sorted(set(shared_documents(held_out, train, "folded")) - set(same))
+    _warn(
+        ("held-out record begins", "held-out records begin"),
+        "like one of the training part, but for case and blanks",
+        alike,
+    )
     if config.data.division[0] == "tail":  # other files hold other documents
-        _warn(
-            "%d held-out records are of documents that are trained on too: %s",
-            shared_documents(held_out, train, "document"),
-        )
+        divided = shared_documents(held_out, train, "document")
+        _warn(("held-out record is", "held-out records are"), "of documents that are trained on, too", divided)
 
 
-def _warn(line: str, ids: Sequence[str]) -> None:
+def _warn(forms: tuple[str, str], what: str, ids: Sequence[str]) -> None:
+    """`forms` are the noun and the verb, for one and for many."""
     if ids:
-        logger.warning(line, len(ids), ", ".join(ids[:3]))
+        more = ", ..." if len(ids) > 3 else ""
+        logger.warning("%s %s: %s%s", counted(len(ids), *forms), what, ", ".join(ids[:3]), more)
 
 
 def _tokenizer_and_corpora(
@@ -131,8 +136,8 @@ def _no_dialogue(config: RunConfig, why: str) -> DataError:
 def encoding_of(card: Card) -> Encoding:
     """How records become token ids for the factorization of a model.
 
-    The turns of a dialogue share what they have in common, in training as in scoring. Only a prefix that sees all of
-    itself is another one for each turn, so that there is nothing to share.
+    The turns of a dialogue share their common beginning, in training as in scoring. A prefix model reads another
+    prefix for each turn, every position of which sees all of it, so there is nothing to share.
     """
     layout = card.factorization.layout
     room = card.source_room if layout.has_source else card.context - layout.num_added
@@ -144,7 +149,7 @@ def encoding_of(card: Card) -> Encoding:
 
 
 def special_tokens(config: RunConfig) -> list[str]:
-    """What must be in the vocabulary beside <|endoftext|>."""
+    """The special tokens that the vocabulary needs beside <|endoftext|>."""
     names = list(config.data.special_tokens)
     if config.data.chat:
         names += load_template(config.data.chat).special_tokens
@@ -152,7 +157,7 @@ def special_tokens(config: RunConfig) -> list[str]:
 
 
 def _labels(config: RunConfig, records: Iterable[Record]) -> tuple[str, ...]:
-    """The declared labels, or those of the training part."""
+    """The labels of the config, or those of the training part."""
     if not config.objective.factorization.layout.predicts_label:
         return ()
     labels = config.data.labels or tuple(sorted({record.text for record in records if record.prompt is not None}))
@@ -162,7 +167,7 @@ def _labels(config: RunConfig, records: Iterable[Record]) -> tuple[str, ...]:
 
 
 def _tokenizer(config: RunConfig, folder: Path | None, records: Iterable[Record]) -> Tokenizer:
-    """The run's own tokenizer where it is there already, else the named one, else one trained on the training part."""
+    """The tokenizer in the run's folder if there is one, else the named one, else one trained on the training part."""
     kept = folder / TOKENIZER if folder else None
     if kept and kept.is_file():
         return load_tokenizer(kept)
@@ -180,7 +185,7 @@ def _tokenizer(config: RunConfig, folder: Path | None, records: Iterable[Record]
 
 
 def _num_steps(config: RunConfig, order: TrainingOrder) -> int:
-    """max_steps, or fewer where max_tokens targets are reached before."""
+    """max_steps, or fewer if max_tokens targets are reached earlier."""
     if config.max_tokens is None:
         return config.max_steps
     num_tokens = 0

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP (a lost connection) ask to save and stop; asked twice, the process ends at once."""
+"""Ctrl-C, SIGTERM and SIGHUP (a lost connection) save and stop; a second one ends the process at once."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from thetahat.core.errors import ThetahatError
 
 
 class Interrupted(ThetahatError):
-    """The user or the machine asked to stop; the exit code is 128 + the signal's number."""
+    """A signal stopped the command; the exit code is 128 + its number."""
 
     def __init__(self, number: int, what: str, cure: str = "start the same command again to go on") -> None:
         super().__init__(what, cure=cure)
@@ -25,13 +25,13 @@ STOPPING = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 
 @final
 class Stop:
-    """Whether somebody asked."""
+    """Whether a signal came, and which."""
 
     number: int = 0
     since: float = 0.0
 
     def ask(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler; a repeat within a second is the same wish, passed on by both terminal and launcher."""
+        """The signal handler. A repeat within a second is the same signal, from the terminal and from the launcher."""
         if not self.number:
             self.number, self.since = number, time.monotonic()
         elif time.monotonic() - self.since > 1:
@@ -43,7 +43,7 @@ class Stop:
 
 @contextmanager
 def listening() -> Generator[Stop]:
-    """Catches the signals while the loop runs, and gives them back afterwards; a hangup that nohup ignores stays so."""
+    """Handles the signals inside the block; SIGHUP stays ignored if it was, as under nohup."""
     stop = Stop()
     ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set[signal.Signals]()
     with _handling(stop.ask, [number for number in STOPPING if number not in ignored]):
@@ -52,7 +52,7 @@ def listening() -> Generator[Stop]:
 
 @contextmanager
 def interrupting(what: str, cure: str) -> Generator[None]:
-    """Lets the signals break into what runs, wherever that is; when its own `with` blocks have saved: Interrupted."""
+    """Signals raise KeyboardInterrupt inside the block, so that its own blocks can save; outside it is Interrupted."""
     stop = Stop()
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -70,7 +70,7 @@ def interrupting(what: str, cure: str) -> Generator[None]:
 
 @contextmanager
 def _handling(handler: Callable[[int, FrameType | None], None], numbers: Iterable[int]) -> Generator[None]:
-    """Only the main thread is asked."""
+    """Sets the handler inside the block; in other threads than the main one nothing can be set."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

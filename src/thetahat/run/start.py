@@ -1,4 +1,4 @@
-"""Everything before the loop: a run is entered, found finished, gone on with, or begun."""
+"""Everything before the loop: enters the folder of a run, and begins it, resumes it, or finds it finished."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ logger = getLogger("thetahat")
 
 @dataclass(slots=True)
 class Running:
-    """What the loop holds on to."""
+    """What the loop works with."""
 
     folder: Path
     world: World
@@ -35,11 +35,11 @@ class Running:
     log: MetricsLog | None  # on the first rank
     ledger: TrainingLedger
     is_new: bool  # nothing was saved yet
-    lacks_evaluation: bool  # of the step that was made last: it is due, and was broken off or is yet to be made
+    lacks_evaluation: bool  # whether the evaluation after the last step is due and not made yet
 
 
 def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world: World) -> Running | None:
-    """The run as it stands at its newest whole checkpoint, or at step 0; None where it is finished."""
+    """The run at its newest whole checkpoint, or at step 0; None if it is finished."""
     world.first_does(lambda: enter(folder, config))
     newest = find_newest(folder, config, world)
     progress: Mapping[str, Any] = read_progress(newest) if newest else _NOTHING
@@ -67,7 +67,7 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
             logger.info("going on from %s", newest)
     world.first_does(lambda: note_watch(folder, config, state.step))
     log = MetricsLog(folder / METRICS, progress["metrics_bytes"], state.step) if world.is_first else None
-    feed = Feed(prepared, world, ahead=device.type != "cpu")  # a CPU has no time to spare
+    feed = Feed(prepared, world, ahead=device.type != "cpu")  # on a CPU it would slow the step down
     ledger = TrainingLedger(folder, config, prepared.train, progress["ledger"])
     world.first_does(ledger.settle)
     return Running(folder, world, prepared, state, feed, log, ledger, newest is None, lacks_evaluation)
@@ -77,7 +77,7 @@ _NOTHING: Mapping[str, Any] = {"metrics_bytes": 0, "ledger": {}}
 
 
 def _lacks_evaluation(folder: Path, config: RunConfig, progress: Mapping[str, Any]) -> bool:
-    """Whether what is held out should have been scored after the step of a checkpoint, and the log does not say so."""
+    """Whether an evaluation was due after the step of a checkpoint and is not in the log."""
     is_due = config.watch.evaluates(progress["step"], progress["num_steps"]) and config.data.division[0] != "none"
     return is_due and held_out_bits(folder / METRICS, progress["step"]) is None
 
@@ -85,10 +85,10 @@ def _lacks_evaluation(folder: Path, config: RunConfig, progress: Mapping[str, An
 def find_newest(folder: Path, config: RunConfig, world: World) -> Path | None:
     """The newest whole checkpoint, None at the very beginning; newer ones that are not whole are set aside.
 
-    Where none is, nothing is done: to start over would be to lose them without a word.
+    Raises ModelError if none is whole: starting over would lose them silently.
     """
     newest, rejected = newest_verified(folder, config)
-    world.barrier()  # everyone has looked before anything changes
+    world.barrier()  # all ranks have looked before anything changes
     if newest:
         world.first_does(lambda: _go_on_from(newest, rejected, folder, config.checkpoint.keep))
     elif has_begun(folder):
@@ -107,7 +107,7 @@ def _go_on_from(newest: Path, rejected: list[Rejected], folder: Path, keep: int)
 
 
 def check_data(prepared: Prepared, then: list[str], folder: Path) -> None:
-    """Exact resume needs the same text, to the byte."""
+    """Raises FolderError unless the text is the same, to the byte: an exact resume needs that."""
     if fingerprints(prepared) != then:
         raise FolderError(
             f"{folder} was trained on other text: what its config names has changed since",
@@ -116,12 +116,12 @@ def check_data(prepared: Prepared, then: list[str], folder: Path) -> None:
 
 
 def fingerprints(prepared: Prepared) -> list[str]:
-    """Of the text that is trained on, and of what is held out."""
+    """The fingerprints of the training part and of the held-out part."""
     return [corpus.fingerprint for corpus in (prepared.train, prepared.held_out) if corpus]
 
 
 def result(folder: Path, config: RunConfig) -> dict[str, Any]:
-    """What a run has come to: the last line of its metrics and its newest whole checkpoint."""
+    """The result of a run: its last metrics and its newest whole checkpoint."""
     newest, _ = newest_verified(folder, resolved(config))
     progress = read_progress(newest) if newest else {"step": 0, "tokens": 0, "seconds": 0.0}
     return {

@@ -1,4 +1,4 @@
-"""What changes while a run runs."""
+"""What changes during a run."""
 
 from dataclasses import dataclass
 
@@ -16,13 +16,13 @@ from thetahat.run.config import RunConfig
 
 @dataclass
 class State:
-    """The model, its optimizer and how far they are; everything random is a function of the step."""
+    """The model, its optimizer and its progress; everything random is a function of the step."""
 
     config: RunConfig
     device: torch.device
     model: LanguageModel
     optimizer: Optimizer
-    kernel: Kernel  # of the objective: the reference, or what is faster or smaller and gives the same numbers
+    kernel: Kernel  # of the objective
     num_steps: int  # where the schedule ends
     step: int = 0  # updates made
     tokens: int = 0  # targets learned from
@@ -34,7 +34,7 @@ class State:
 def better(
     best: tuple[float | None, int | None], bits_per_byte: float | None, step: int
 ) -> tuple[float | None, int | None]:
-    """The best checkpoint so far, and its step: the given one, unless that of `step` needs fewer bits per byte."""
+    """The best bits per byte so far with their step: `best`, or those of `step` if they are fewer."""
     if bits_per_byte is None or (best[0] is not None and best[0] <= bits_per_byte):
         return best
     return bits_per_byte, step
@@ -43,10 +43,10 @@ def better(
 def first_model(
     config: RunConfig, vocab_size: int, device: torch.device, num_labels: int = 0, *, draws: bool = True
 ) -> LanguageModel:
-    """A model with its parameters at their beginning, where and in the dtype in which the run computes.
+    """A model with its first parameters, on the device and in the dtype of the run.
 
-    Without `draws` they have no values yet: whoever asks for that loads all of them. Rows of a base's table that none
-    of its tokens uses stay in the softmax; new tokens take the first of them.
+    Without `draws` they have no values yet, and all of them must be loaded. Rows of a base's table that none of its
+    tokens uses stay in the softmax; new tokens take the first of them.
     """
     num_rows = max(vocab_size, config.base_rows or 0)
     model = build_model(config.model, num_rows, num_labels)
@@ -70,7 +70,7 @@ def first_state(
     *,
     draws: bool = True,
 ) -> State:
-    """Step 0; without `draws`, parameters are yet to be loaded."""
+    """The state at step 0; without `draws`, the parameters must be loaded."""
     model = first_model(config, vocab_size, device, num_labels, draws=draws)
     if config.compile:
         for block in model.blocks:

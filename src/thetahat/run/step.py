@@ -22,7 +22,7 @@ from thetahat.run.state import State
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What a step did; tensors stay on the device until somebody reads them."""
+    """What a step did; tensors stay on the device until they are read."""
 
     step: int  # updates made, this one included
     total: Total  # over the global batch, at the parameters before the update

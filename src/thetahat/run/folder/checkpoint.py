@@ -1,4 +1,4 @@
-"""Checkpoints: new folders with the digest of every file, published by rename, verified on load; no pickle."""
+"""Checkpoints: folders with the digest of every file, published by rename and verified when loaded; no pickle."""
 
 import json
 import os
@@ -41,13 +41,13 @@ class Rejected:
     reason: str
 
     def set_aside(self) -> None:
-        """Gives it another name, under which nothing looks for it and nothing deletes it, and says so."""
+        """Renames it, so that it is neither found nor deleted, and logs why."""
         target = store.set_aside(self.folder, self.kind, self.reason)
         logger.warning("checkpoint %s is %s, and set aside as %s: %s", self.folder.name, self.kind, target, self.reason)
 
 
 def folder_of(run: Path, step: int) -> Path:
-    """Where the checkpoint of a step lies."""
+    """The folder of the checkpoint of a step."""
     return run / "checkpoints" / f"step-{step:08d}"
 
 
@@ -57,9 +57,9 @@ def step_of(folder: Path) -> int:
 
 
 def save(state: State, run: Path, tokenizer: Tokenizer, beside: Mapping[str, Any]) -> Path:
-    """Publishes the state as a new folder; `beside` is what else the loop wants to find again.
+    """Publishes the state as a new folder; `beside` is added to its `state.json`.
 
-    The loop begins after the newest one: what has the name of a later step was put there since, and is set aside.
+    The loop began after the newest checkpoint: a folder of this name was put there since, and is set aside.
     """
     target = folder_of(run, state.step)
     if os.path.lexists(target):
@@ -87,9 +87,9 @@ def save(state: State, run: Path, tokenizer: Tokenizer, beside: Mapping[str, Any
 
 
 def settle(run: Path, newest: Path, keep: int, *, deep: bool = False) -> None:
-    """Brings everything else in line with the newest whole checkpoint: `latest`, `best`, and what may be deleted now.
+    """Updates `latest` and `best` for the newest whole checkpoint, and deletes old ones.
 
-    Done after each save, and again, `deep`, on resume, since a kill may have come between the two, and since disks
+    Called after each save and, `deep`, on resume, since the process may have been killed in between, and since disks
     fail. Only whole checkpoints are counted and deleted.
     """
     _, best_step = best_of(run, newest)
@@ -107,7 +107,7 @@ def settle(run: Path, newest: Path, keep: int, *, deep: bool = False) -> None:
 
 
 def _is_whole(folder: Path, *, deep: bool) -> bool:
-    """Whether a checkpoint counts; one that is damaged is set aside, one that cannot be read stays where it is."""
+    """Whether a checkpoint is whole; a damaged one is set aside, one that cannot be read is left as it is."""
     try:
         store.verify(folder, deep=deep)
     except DamagedError as error:
@@ -120,7 +120,7 @@ def _is_whole(folder: Path, *, deep: bool) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """Deletes an old checkpoint; where that does not work the run goes on."""
+    """Deletes an old checkpoint; if that fails, the run goes on."""
     try:
         store.remove(folder)
     except OSError as error:
@@ -128,10 +128,10 @@ def _remove(folder: Path) -> None:
 
 
 def best_of(run: Path, newest: Path) -> tuple[float | None, int | None]:
-    """The fewest held-out bits per byte of all checkpoints up to the newest, and the step of the one that has them.
+    """The fewest held-out bits per byte of all checkpoints up to the newest, with their step.
 
-    The newest knows of those before it, and of itself where it was saved after its evaluation. An evaluation that was
-    broken off is made up for by a later start; then only the log has it.
+    The newest has those of the checkpoints before it, and its own if it was saved after its evaluation. An evaluation
+    that was interrupted is made by a later start, and then only the log has it.
     """
     progress, config = read_progress(newest), read_config(newest)
     step = progress["step"]
@@ -152,7 +152,7 @@ def _write_if_other(path: Path, text: str) -> None:
 
 
 def all_checkpoints(run: Path) -> list[Path]:
-    """Published checkpoints, oldest first; files, and a copy under another name, are the user's own."""
+    """Published checkpoints, oldest first; files and folders of other names are not looked at."""
     above = run / "checkpoints"
     with store.reading(above):
         try:
@@ -166,7 +166,7 @@ def all_checkpoints(run: Path) -> list[Path]:
 def newest_verified(run: Path, config: RunConfig) -> tuple[Path | None, list[Rejected]]:
     """The newest checkpoint that is whole and of this config, and the newer ones that are not.
 
-    One that cannot be read is not passed over: whether it is whole is not known, and a ModelError says so.
+    Raises ModelError for one that cannot be read, since it may be whole.
     """
     rejected: list[Rejected] = []
     for folder in reversed(all_checkpoints(run)):
@@ -177,7 +177,7 @@ def newest_verified(run: Path, config: RunConfig) -> tuple[Path | None, list[Rej
 
 
 def find_fault(folder: Path, config: RunConfig, *, shallow: Container[str] = ()) -> Rejected | None:
-    """Why a checkpoint cannot be used: it is not whole, or not what its name says, or not of this config."""
+    """Why a checkpoint cannot be used: it is not whole, or not of its step, or not of this config; None if it can."""
     try:
         store.verify(folder, shallow=shallow)
     except DamagedError as error:
@@ -198,7 +198,7 @@ def _first_line(error: Exception) -> str:
 
 
 def restore(state: State, folder: Path) -> None:
-    """Puts a verified checkpoint's bits into a fresh state."""
+    """Loads a verified checkpoint into a state."""
     load_parameters(state.model, folder)
     state.optimizer.load_state(load_tensors(folder / OPTIMIZER))
     progress = read_progress(folder)
@@ -206,13 +206,13 @@ def restore(state: State, folder: Path) -> None:
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
-    """What `state.json` says."""
+    """The content of `state.json`."""
     with store.reading(folder / STATE):
         return json.loads((folder / STATE).read_text(encoding="utf-8"))
 
 
 def read_config(folder: Path) -> RunConfig:
-    """The config with which a checkpoint or a run was made."""
+    """The config of a checkpoint or of a run."""
     path = folder / CONFIG
     try:
         with store.reading(path):
@@ -223,7 +223,7 @@ def read_config(folder: Path) -> RunConfig:
 
 
 def read_card(folder: Path) -> Card:
-    """What the model in a folder is: its card, or, of an older checkpoint, what its config and its progress say."""
+    """The card in a folder; for an older checkpoint it is made from its config and its progress."""
     path = folder / CARD
     if path.exists():
         return from_toml(path.read_text(encoding="utf-8"), Card, name=str(path))
@@ -231,7 +231,7 @@ def read_card(folder: Path) -> Card:
 
 
 def read_inference(folder: Path) -> InferenceConfig:
-    """The settings of inference of the run that made a checkpoint; where there was no run, the defaults."""
+    """The inference settings of the run that made a checkpoint; the defaults if there was no run."""
     return read_config(folder).inference if (folder / CONFIG).exists() else InferenceConfig()
 
 
@@ -253,12 +253,12 @@ def copy_parameters(model: LanguageModel, saved: Mapping[str, Tensor], where: st
 
 
 def save_parameters(model: LanguageModel, folder: Path) -> None:
-    """Writes what a checkpoint holds of a model."""
+    """Writes the parameters that a checkpoint keeps."""
     save_file(_contiguous(_saved(model)), folder / MODEL)
 
 
 def _saved(model: LanguageModel) -> dict[str, Tensor]:
-    """What a checkpoint holds: every parameter, or, of an adapter, what is not the base's."""
+    """The parameters that a checkpoint keeps: all, or with an adapter those that are trained."""
     named: dict[str, Tensor] = dict(model.named_parameters())
     if not is_adapted(model):
         return named

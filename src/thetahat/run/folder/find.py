@@ -1,4 +1,4 @@
-"""MODEL: a run folder (its latest checkpoint), RUN@best, RUN@500, or a checkpoint folder."""
+"""Finds the checkpoint of a MODEL argument: a run folder (its latest), RUN@best, RUN@500, or a checkpoint folder."""
 
 import difflib
 import os
@@ -27,7 +27,7 @@ _KINDS = "a run folder, RUN@best, RUN@STEP, a checkpoint folder, or a folder as 
 
 
 def find_checkpoint(name: str, *, with_optimizer: bool = False) -> Path:
-    """The checkpoint folder that a MODEL argument means, verified: of an optimizer's state, unless asked, the size."""
+    """The checkpoint folder of a MODEL argument, verified; of the optimizer's state only the size, by default."""
     run, at, which = name.rpartition("@")
     if not at or os.path.lexists(name):
         run, which = name, "latest"
@@ -59,7 +59,7 @@ def _named(run: Path, which: str) -> Path | None:
 
 
 def _near(name: Path) -> str:
-    """What may have been meant by a name that is no model: the run around it, or those that are there."""
+    """Suggestions for a name that is no model: the run that it is in, or the runs that there are."""
     if name.is_file():
         return f"a MODEL before it, for example {_near(name.parent)}"
     around = [folder for folder in (name, *name.parents) if (folder / "checkpoints").is_dir()]
@@ -70,7 +70,7 @@ def _near(name: Path) -> str:
 
 
 def _newest(run: Path, shallow: tuple[str, ...]) -> Path:
-    """The newest checkpoint. An older one is never taken in its place: whoever asks is told, and may name it."""
+    """The newest checkpoint; if it cannot be used, a ModelError names an older one, which is never taken silently."""
     if not (checkpoints := all_checkpoints(run)):
         raise ModelError(f"{run} has no checkpoint that can be used (none was saved)", allowed=_KINDS)
     *older, newest = checkpoints

@@ -1,1 +1,1 @@
-"""What a run writes down: metrics, reports, the ledger."""
+"""What a run records: metrics, reports and the ledger."""

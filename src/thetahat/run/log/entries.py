@@ -1,4 +1,4 @@
-"""Rows of a training ledger as numbers, until they are written with the names that the corpus has for them."""
+"""Rows of a training ledger as numbers; the names come from the corpus when the rows are written."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ STEP, NUMBER, WEIGHT, NUM_TOKENS, NUM_BYTES, LOG_PROB = range(6)  # columns; NUM
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """What some micro-batches left, a row for each part in each of them; and each token's nats, if they are kept."""
+    """The rows of some micro-batches, one for each part in each of them; and the nats of each target, if kept."""
 
     numbers: Float64[np.ndarray, "n 6"]
     tokens: Float32[np.ndarray, " N"]  # as many as NUM_TOKENS says, row by row; or none
 
 
 def joined(entries: Sequence[Entries]) -> Entries:
-    """All of them, one behind the other."""
+    """All of them, joined."""
     numbers = [np.empty((0, 6)), *(one.numbers for one in entries)]
     return Entries(np.concatenate(numbers), np.concatenate([np.empty(0, np.float32), *(one.tokens for one in entries)]))
 
 
 def merged(entries: Entries) -> Entries:
-    """One row for each step and part, in this order: pieces of it may have been read in several micro-batches."""
+    """One row for each step and part, in this order; a part may have been read in several micro-batches."""
     numbers = entries.numbers
     order = np.lexsort((numbers[:, NUMBER], numbers[:, STEP]))  # stable: pieces stay in the order of reading
     ranked = numbers[order]
@@ -49,7 +49,7 @@ def merged(entries: Entries) -> Entries:
 
 
 def columns_of(entries: Entries, corpus: Corpus, context: int, *, with_tokens: bool) -> Table:
-    """The columns of a ledger, names looked up for all rows at once."""
+    """The columns of a ledger, with the names looked up for all rows at once."""
     numbers = entries.numbers
     counted = {name: numbers[:, i].astype(np.int64) for name, i in _COUNTS.items()}
     number, count = counted.pop("number"), len(numbers)

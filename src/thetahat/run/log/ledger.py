@@ -1,4 +1,4 @@
-"""The ledger that training writes: for each step and part of a record, how likely it was before the update."""
+"""The ledger of a training run: for each step and part of a record, its likelihood before the update."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,28 +27,28 @@ from thetahat.objective.weights import part_weights
 from thetahat.run.config import RunConfig
 from thetahat.run.log.entries import NUMBER, Entries, columns_of, joined, merged
 
-MOST_HELD = 32 * 2**20  # bytes that wait on the device
-MOST_WAITING = 2**26  # positions read since the last part file; then there is another, even between two checkpoints
+MOST_HELD = 32 * 2**20  # bytes that are kept on the device
+MOST_WAITING = 2**26  # positions since the last part file; with more, another is written between two checkpoints
 
 logger = getLogger("thetahat")
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """What one micro-batch came to, where it was computed."""
+    """The sums of one micro-batch, on the device that computed them."""
 
     step: int
     parts: Parts
-    sums: Float[Tensor, "3 n"]  # tokens, bytes and nats of each part, and at the end of what is not asked
-    tokens: tuple[Tensor, Tensor] | None = None  # part and nats of each, where they are kept
+    sums: Float[Tensor, "3 n"]  # targets, bytes and nats of each part; the last column is for tokens of weight 0
+    tokens: tuple[Tensor, Tensor] | None = None  # part and nats of each target, if they are kept
 
 
 @final
 class TrainingLedger:
     """Sums each step's log-probabilities by part, and writes them as a part file at each checkpoint.
 
-    Nothing in it is read by the training. Everything a step leaves stays on the device until it is written, or until
-    MOST_HELD bytes wait. Part files that a checkpoint names are complete when it appears.
+    Training does not read it. The sums of a step stay on the device until they are written, or until there are
+    MOST_HELD bytes of them. Part files that a checkpoint names are complete before the checkpoint appears.
     """
 
     def __init__(self, folder: Path, config: RunConfig, corpus: Corpus, listed: Mapping[str, str]) -> None:
@@ -62,9 +62,9 @@ class TrainingLedger:
         self._written = max((last_step(name) for name in listed), default=0)
 
     def settle(self) -> None:
-        """Brings the folder in line with the checkpoint that lists these files; the first rank does so on resume.
+        """Deletes files that the checkpoint does not list, on resume and on the first rank: their steps are made again.
 
-        What it does not list is of steps that will be made again. What is lost or damaged is said, and not made up.
+        Files that it lists and that are missing or damaged are logged, and not replaced.
         """
         if self._folder.is_dir():
             store.remove_partial(self._folder)
@@ -84,12 +84,12 @@ class TrainingLedger:
             del self.files[name]
 
     def note(self, step: int) -> Note | None:
-        """Who is told what a step's kernel tells of its micro-batches; None where it is not written down."""
+        """The function that records the micro-batches of a step; None if this step is not recorded."""
         every = self._config.ledger.every
         return partial(self._note, step) if every and step % every == 0 else None
 
     def _note(self, step: int, batch: Batch, told: Told) -> None:
-        """Adds up one micro-batch by part; no host waits for a device here."""
+        """Sums one micro-batch by part; the host does not wait for the device."""
         part = torch.where(batch.weights != 0, batch.part, len(batch.parts)).flatten()
         sizes = batch.num_bytes.flatten()
         if batch.supervised is not None:
@@ -105,12 +105,12 @@ class TrainingLedger:
             self._to_host()
 
     def is_full(self, step: int) -> bool:
-        """Whether so much waits that it is to be written before the next checkpoint; all ranks agree."""
+        """Whether the rows should be written before the next checkpoint; the same on all ranks."""
         positions = self._config.batch_size * self._config.data.context
         return (step - self._written) * positions >= MOST_WAITING
 
     def write(self, step: int, world: World) -> None:
-        """Makes a part file of all rows since the last one. All ranks do this together, before a checkpoint."""
+        """Writes a part file with all rows since the last one. All ranks call this together, before a checkpoint."""
         every = self._config.ledger.every
         if not every or step // every == self._written // every:
             return
@@ -140,18 +140,18 @@ class TrainingLedger:
         }
 
     def _to_host(self) -> None:
-        """Turns what is held into rows, with one copy from the device for each kind of tensor."""
+        """Turns the sums into rows, with one copy from the device for each kind of tensor."""
         held, self._held, self._num_held = self._held, [], 0
         if held:
             known = np.concatenate([_known(one, self._config.objective) for one in held])
             sums = torch.cat([one.sums for one in held], 1).cpu().numpy().T
-            is_asked = (known[:, NUMBER] >= 0) & (sums[:, 0] > 0)
-            numbers = np.concatenate([known, sums], 1)[is_asked]
+            has_targets = (known[:, NUMBER] >= 0) & (sums[:, 0] > 0)
+            numbers = np.concatenate([known, sums], 1)[has_targets]
             self._entries.append(Entries(numbers, _tokens(held) if self._config.ledger.tokens else _NO_TOKENS))
 
 
 def training_policy(config: RunConfig, during: Literal["training", "one step"]) -> Policy:
-    """How the rows of a ledger that training makes came to be."""
+    """The policy of ledger rows that come from training."""
     return Policy(
         context=config.data.context,
         stride=config.data.context,
@@ -168,14 +168,14 @@ _NO_TOKENS = np.empty(0, np.float32)
 
 
 def _known(held: _Held, objective: ObjectiveConfig) -> Float64[np.ndarray, "n 3"]:
-    """Step, number and weight of each part, and of what is not asked."""
+    """Step, number and weight of each part; the last row is for tokens of weight 0."""
     number = np.append(held.parts.number.numpy(), -1).astype(np.float64)
     weight = np.append(part_weights(held.parts, objective).numpy(), 0.0)
     return np.stack([np.full(len(number), float(held.step)), number, weight], 1)
 
 
 def _tokens(held: Sequence[_Held]) -> Float32[np.ndarray, " N"]:
-    """The log-probabilities of what is asked, part by part, in the order in which they were read."""
+    """The log-probabilities of the targets, part by part, in the order in which they were read."""
     kept = [one.tokens for one in held if one.tokens]
     first = np.cumsum([0, *(len(one.parts) + 1 for one in held)])
     part = torch.cat([part + int(start) for (part, _), start in zip(kept, first[:-1], strict=True)]).cpu().numpy()

@@ -1,4 +1,4 @@
-"""What the loop says of a step and of an evaluation: to whoever iterates it, and to metrics.jsonl."""
+"""What the loop reports of a step and of an evaluation, to its caller and to metrics.jsonl."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,9 @@ from thetahat.run.step import StepReport
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What happened in one turn of the loop."""
+    """What happened in one iteration of the loop."""
 
-    step: StepReport | None  # None: only an evaluation was made, which an earlier start had broken off
+    step: StepReport | None  # None: only an evaluation, which had been interrupted in an earlier start
     num_steps: int
     seconds: float  # of training so far, evaluations and saves included
     tokens: int  # targets so far
@@ -23,7 +23,7 @@ class Report:
 
 
 def step_line(done: StepReport, state: State, *, batch: str, seconds: float) -> dict[str, Any]:
-    """The line of a step; `seconds` and `tokens_per_second` are the only fields that a repeated run changes."""
+    """The line of a step; `seconds` and `tokens_per_second` are the only fields that differ in a repeated run."""
     return {
         "step": done.step,
         "tokens": state.tokens,
@@ -37,6 +37,6 @@ def step_line(done: StepReport, state: State, *, batch: str, seconds: float) -> 
 
 
 def evaluation_line(held_out: Summary, state: State) -> dict[str, Any]:
-    """The line of an evaluation, which stands behind the line of the step after which it was made."""
+    """The line of an evaluation, which comes after the line of its step."""
     numbers = {f"{HELD_OUT}{name}": value for name, value in held_out.to_dict().items()}
     return {"step": state.step, **numbers, "seconds": state.seconds}
