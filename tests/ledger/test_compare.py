@@ -299,7 +299,7 @@ def test_questions_put_otherwise_are_other_questions_whatever_commas_they_hold(c
 
 
 def test_every_option_of_a_policy_is_in_its_json_and_comes_back():
-    other = Policy(9, 3, 5, "float64", True, Spans(rate=0.2), 4, True, "\n, ", "error", "training", "turn")
+    other = Policy(9, 3, 5, "float64", True, Spans(rate=0.2), 4, True, "\n, ", "error", True, "training", "turn")
     assert all(getattr(other, name) != getattr(POLICY, name) for name in Policy.__struct_fields__)
     assert read_policy({"policy": other.to_json()}, "A") == other
 

@@ -340,7 +340,7 @@ def _notes(a: Scored, b: Scored, pairs: Sequence[Pair]) -> list[str]:
         f"not every token could see all that stands before it: A was read {read[0]}, B {read[1]}": (
             {*read} - {WHOLE, NOT_SAID} != set()
         ),
-        f"of {counted(unchecked, 'row')} only id and bytes say that the text is the same: no digest is known": unchecked,
+        f"of {counted(unchecked, 'row')} only id and bytes show that the text is the same: no digests": unchecked,
         f"targets of the data that were not scored: {cut[0]:,} in A, {cut[1]:,} in B": any(cut),
         f"A was scored with {policies[0]}, B with {policies[1]}": policies[0] != policies[1],
     }
