@@ -16,6 +16,7 @@ import pytest
 import thetahat as th
 from thetahat.cli.main import main
 from thetahat.core.errors import ConfigError, DataError
+from thetahat.data.read import cache
 from thetahat.ledger.ledger import LedgerRow, read_ledger, write_ledger
 from thetahat.ledger.policy import Policy
 
@@ -107,6 +108,17 @@ def test_with_data_the_largest_gains_and_losses_come_with_their_texts(pair):
         assert case["text"] == TEXTS[int(case["id"][3:-4])]
     assert json.loads(run("compare", *pair[:2], "--json")[1])["gains"][0]["text"] is None
     assert "\x1b" not in run("compare", *pair)[1]
+
+
+def test_texts_are_found_in_data_that_has_other_names_and_columns(pair, tmp_path):
+    renamed = [{"body": text, "id": f"other-{i}"} for i, text in enumerate(TEXTS)]
+    path = tmp_path / "renamed.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in renamed), encoding="utf-8")
+    code, out, err = run("compare", *pair[:2], path, "data.columns.text=body", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    for case in [*found["gains"], *found["losses"]]:
+        assert case["text"] == TEXTS[int(case["id"][3:-4])]
 
 
 def test_data_that_was_not_scored_is_refused(pair, tmp_path):
@@ -227,6 +239,16 @@ def test_models_are_scored_first_and_give_the_numbers_of_their_ledgers(place):
     assert by_model["verdict"] == "B"
     assert by_model["num_documents"] == 20
     assert by_model["gains"][0]["text"].startswith("The ship number")
+
+
+def test_models_are_scored_and_compared_where_no_cache_can_be_written(place, monkeypatch):
+    expected = json.loads(run("compare", "runs/a", "runs/b", "other.txt", "--json")[1])
+    cache._temporary.cache_clear()
+    monkeypatch.setenv("THETAHAT_CACHE", str(place / "train.txt"))
+    code, out, err = run("compare", "runs/a", "runs/b", "other.txt", "--json")
+    assert code == 0, err
+    assert json.loads(out) == expected
+    assert err.count("a temporary folder takes its place") == 1
 
 
 def test_without_data_models_are_compared_on_what_they_held_out(place):

@@ -368,7 +368,7 @@ def refused(folder):
 
 
 @pytest.mark.parametrize("name", ["there", "folder", "nowhere", ".", "there/file"])
-def test_a_target_that_cannot_be_written_is_refused_before_anything_is_done(tmp_path, name):
+def test_a_target_that_cannot_be_written_is_refused_before_anything_is_done(tmp_path, name, caplog):
     (tmp_path / "there").write_text("precious")
     (tmp_path / "folder").mkdir()
     (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
@@ -377,7 +377,10 @@ def test_a_target_that_cannot_be_written_is_refused_before_anything_is_done(tmp_
         store.check_target(tmp_path / name, "--save")
     assert ("cannot be written" if "/" in name else "exists") in str(error.value)
     assert sorted(tmp_path.iterdir()) == before
-    store.check_target(tmp_path / "new" / "file")
+    with caplog.at_level("INFO", "thetahat"):
+        for _ in range(2):  # said once, since it is made once
+            store.check_target(tmp_path / "new" / "file")
+    assert [record.getMessage() for record in caplog.records] == [f"made the folder {tmp_path / 'new'}"]
     assert list((tmp_path / "new").iterdir()) == []
     longest = tmp_path / ("x" * (255 - len("..thetahat-partial")))
     store.check_target(longest)

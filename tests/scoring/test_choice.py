@@ -159,7 +159,7 @@ def test_an_encoder_decoder_reads_the_context_as_its_source():
 
 
 def answer_of(sums, gold, source="s", id="q"):
-    return ScoredQuestion(id, source, gold, {"sum": tuple(sums)})
+    return ScoredQuestion(id, id, source, gold, {"sum": tuple(sums)})
 
 
 def test_a_tie_is_named_and_is_not_right():
@@ -172,6 +172,15 @@ def test_a_tie_is_named_and_is_not_right():
     assert (found.num_right, found.num_questions, found.tied) == (1, 3, ("tied",))
     twins, _ = answered(asked_of([(["the whale"] * 2, ["sails", "sails"], 0, "s")]))
     assert accuracies(twins)["sum"].tied == ("q0",)
+
+
+def test_questions_that_share_an_id_count_once_where_they_agree():
+    single = [answer_of((-1.0, -2.0), int(index % 3 == 0), id=f"q{index}") for index in range(30)]
+    double = [answer for answer in single for _ in range(2)]
+    ours, theirs = (accuracies(some)["sum"] for some in (single, double))
+    assert ours.interval == pytest.approx(theirs.interval)
+    assert (theirs.num_questions, theirs.to_dict()["num_clusters"]) == (60, 30)
+    assert ours.interval == wilson_interval(ours.num_right, 30)
 
 
 def test_what_is_not_finite_is_no_answer():

@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 
 from tests.oracles import paired as oracle
 from thetahat.statistics.interval import ratio_interval
-from thetahat.statistics.paired import bootstrap_interval, holm, sign_flip_p_value, wilson_interval
+from thetahat.statistics.paired import bootstrap_interval, effective_number, holm, sign_flip_p_value, wilson_interval
 
 seeds = st.integers(0, 2**32 - 1)
 probabilities = st.floats(0, 1)
@@ -111,6 +111,37 @@ def test_a_wilson_interval_has_the_ends_of_its_equation(total, share):
 
 def test_a_wilson_interval_of_nothing_is_none():
     assert all(map(math.isnan, wilson_interval(0, 0)))
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=30), st.integers(1, 4))
+def test_answers_of_their_own_count_singly_and_the_same_answer_many_times_once(is_right, times):
+    count = len(is_right)
+    assert effective_number([str(index) for index in range(count)], is_right) == count
+    repeated = effective_number([str(index) for index in range(count)] * times, is_right * times)
+    assert repeated == pytest.approx(count)
+    ours, theirs = (wilson_interval(sum(is_right) * n, count * n, effective=float(count)) for n in (1, times))
+    assert ours == pytest.approx(theirs)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), min_size=1, max_size=40))
+def test_clusters_are_worth_no_more_than_their_answers(pairs):
+    clusters, is_right = zip(*pairs, strict=True)
+    assert 0 < effective_number(clusters, is_right) <= len(pairs)
+
+
+def test_wilson_s_interval_of_clusters_covers_a_share_and_that_of_single_answers_does_not():
+    generator = np.random.default_rng(7)
+    covered = np.zeros(2)
+    for _ in range(400):
+        shares = generator.beta(2, 1, 60)  # of the questions of a passage, which are alike: 2/3 on average
+        sizes = generator.integers(1, 9, 60)
+        clusters = np.repeat(np.arange(60), sizes).astype(str).tolist()
+        is_right = (generator.random(sizes.sum()) < np.repeat(shares, sizes)).tolist()
+        for way, effective in enumerate((None, effective_number(clusters, is_right))):
+            _, low, high = wilson_interval(sum(is_right), len(is_right), effective=effective)
+            covered[way] += low <= 2 / 3 <= high
+    assert covered[0] / 400 < 0.9
+    assert 0.92 < covered[1] / 400 < 0.98
 
 
 @given(st.lists(probabilities, max_size=8))

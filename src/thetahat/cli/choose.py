@@ -1,9 +1,10 @@
 """`thetahat choose`."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -12,6 +13,9 @@ from thetahat.cli.table import Column, interval, show_table, show_values
 from thetahat.cli.words import Json, Quiet, emit, emit_json, in_line, is_first_rank, listen_to_library, say, split_words
 from thetahat.core.errors import ConfigError
 from thetahat.core.plain import counted, unescaped
+
+if TYPE_CHECKING:
+    from thetahat.scoring.choice import ScoredQuestion
 
 DELIMITER = " "
 COUNTS = (
@@ -73,6 +77,8 @@ def choose(
         emit_json(found)
     else:
         _show(found.to_dict())
+        if shared := _shared(found.questions):
+            emit(f"note: {shared}")
         if found.gold.caution:
             emit(f"note: of the right choices {found.gold.caution}")
     if quiet:
@@ -84,6 +90,14 @@ def choose(
         say(f"by {rule}, {ties} as wrong: {in_line(', '.join(ids[:8]))}{more}")
     say(f"ledger in {out}") if out else None
     say(f"Next: thetahat score {model} YOUR.txt")
+
+
+def _shared(scored: "Sequence[ScoredQuestion]") -> str:
+    """What is to be said where questions share an id."""
+    clusters = len({one.document for one in scored})
+    if clusters == len(scored):
+        return ""
+    return f"{len(scored):,} questions have {clusters:,} ids: those of one id are one cluster in the intervals"
 
 
 def _show(numbers: dict[str, Any]) -> None:

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import typer
 
-from thetahat.cli.words import Json, Quiet, emit, emit_json, listen_to_library, say
+from thetahat.cli.words import Json, Quiet, emit, emit_json, listen_to_library, say, split_words
 
 app = typer.Typer(help="Tokenizers of one's own.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()
 def train(
-    data: list[str] = typer.Argument(metavar="DATA..."),
+    words: list[str] = typer.Argument(metavar="DATA... [data.columns.NAME=COLUMN]..."),
     vocab_size: int = typer.Option(..., help="How many pieces, the 256 bytes and <|endoftext|> included."),
     out: Path = typer.Option(Path("tokenizer.json"), help="Where to write it."),
     skip_bad: bool = typer.Option(False, "--skip-bad", help="Leave out records that cannot be read, and name them."),
@@ -22,10 +22,23 @@ def train(
     listen_to_library(quiet=quiet)
     from thetahat.verbs.tokenizer import train as train_on
 
-    tokenizer = train_on(data, vocab_size, out, "skip" if skip_bad else "error")
+    data, pairs = split_words(words)
+    tokenizer = train_on(data, vocab_size, out, "skip" if skip_bad else "error", _columns(data, pairs))
     if json:
         emit_json({"tokenizer": str(out), "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.digest})
     else:
         emit(str(out))
     if not quiet:
         say(f"{tokenizer.vocab_size:,} pieces\nNext: thetahat train data.train={data[0]} data.tokenizer={out}")
+
+
+def _columns(data: list[str], pairs: list[str]) -> dict[str, str]:
+    from thetahat.core.config import override
+    from thetahat.core.errors import ConfigError
+    from thetahat.data.config import DataConfig
+
+    if not data:
+        raise ConfigError("no DATA came", cure="thetahat tokenizer train my.txt --vocab-size 4096")
+    if strange := [pair for pair in pairs if not pair.startswith("data.columns.")]:
+        raise ConfigError(f"{strange[0]} changes nothing here", allowed="data.columns.NAME=COLUMN")
+    return override(DataConfig(), [pair.removeprefix("data.") for pair in pairs]).columns

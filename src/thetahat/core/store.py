@@ -89,13 +89,20 @@ def check_target(path: Path, option: str = "--out") -> None:
     if not path.name or os.path.lexists(path):
         raise FolderError(f"{path} exists, and nothing is written over", cure=f"another {option}, or remove it first")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", suffix=_PARTIAL), suppress(FileNotFoundError):
             os.lstat(partial_name(path))  # a name that is too long
     except OSError as error:
         is_file = isinstance(error, FileExistsError | NotADirectoryError)
         why = "a file stands where its folder would be" if is_file else error.strerror
         raise FolderError(f"{path} cannot be written: {why}", cure=f"another {option}") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, and says so: its name may be a slip."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        logger.info("made the folder %s", folder)
 
 
 @contextmanager

@@ -35,6 +35,7 @@ def train(
     folder, config = choose_folder(config, folder, fresh=fresh), resolved(config)
     device, world = set_up(config), join_world(config.device)
     with ExitStack() as held:
+        world.first_does(lambda: store.make_folder(folder.parent))
         world.first_does(lambda: held.enter_context(store.holding(folder)))
         run = start_or_resume(config, folder, device, world)
         if run is None:

@@ -10,7 +10,7 @@ from thetahat.data.corpus.choice import ALONE, CHOICE, EncodedQuestions
 from thetahat.ledger.ledger import LedgerRow
 from thetahat.scoring.likelihood import Likelihoods
 from thetahat.statistics.interval import Interval
-from thetahat.statistics.paired import wilson_interval
+from thetahat.statistics.paired import effective_number, wilson_interval
 
 RULES = ("sum", "per_token", "per_byte", "against_alone", "greedy")
 
@@ -20,6 +20,7 @@ class ScoredQuestion:
     """The scores of a question's choices, by each rule that applies to it."""
 
     id: str
+    document: str  # the cluster of its question: those that share an id in one file
     source: str
     gold: int
     scores: Mapping[str, tuple[float, ...]]  # one for each choice, higher is better; of `greedy` a single 1.0 or 0.0
@@ -42,17 +43,20 @@ class Accuracy:
     num_questions: int
     num_right: int
     tied: tuple[str, ...]  # ids of the questions in which several choices are best, the right one among them
+    num_clusters: int | None = None  # of questions that share an id; None: each is its own
+    effective: float | None = None  # as many independent questions say as much
 
     @property
     def interval(self) -> Interval:
-        """The share, and Wilson's interval for it."""
-        return wilson_interval(self.num_right, self.num_questions)
+        """The share, and Wilson's interval for it; questions that share an id count as far as they disagree."""
+        return wilson_interval(self.num_right, self.num_questions, effective=self.effective)
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
         share, low, high = self.interval
         counts = {"num_questions": self.num_questions, "num_right": self.num_right, "num_tied": len(self.tied)}
-        return {"accuracy": share, "ci95": [low, high], **counts}
+        clusters = self.num_clusters or self.num_questions
+        return {"accuracy": share, "ci95": [low, high], **counts, "num_clusters": clusters}
 
 
 def scored_questions(
@@ -81,7 +85,7 @@ def scored_questions(
             scores = {"greedy": (float(greedy[names[0]]),)}
         else:
             scores = _scores([found[name] for name in names], [row for row in alone if row])
-        listed.append(ScoredQuestion(id, question.record.source, question.gold, scores))
+        listed.append(ScoredQuestion(id, question.record.document, question.record.source, question.gold, scores))
     return listed
 
 
@@ -104,7 +108,9 @@ def accuracies(some: Sequence[ScoredQuestion]) -> dict[str, Accuracy]:
         judged = [one for one in some if rule in one.scores]
         if judged:
             tied = [one.id for one in judged if one.gold in (best := one.best(rule)) and len(best) > 1]
-            found[rule] = Accuracy(len(judged), sum(one.is_right(rule) for one in judged), tuple(tied))
+            clusters, is_right = [one.document for one in judged], [one.is_right(rule) for one in judged]
+            effective = effective_number(clusters, is_right)
+            found[rule] = Accuracy(len(judged), sum(is_right), tuple(tied), len(set(clusters)), effective)
     return found
 
 

@@ -1,6 +1,7 @@
 """Statistics of paired differences, one for each document: how sure it is that they do not come from chance alone."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from statistics import NormalDist
 
@@ -69,21 +70,41 @@ def _sums_of_eights(d: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.pad(d, (0, -len(d) % 8)).reshape(-1, 8) @ signs.T
 
 
-def wilson_interval(count: int, total: int, confidence: float = 0.95) -> Interval:
+def wilson_interval(count: int, total: int, confidence: float = 0.95, *, effective: float | None = None) -> Interval:
     r"""The share `count` / `total`, with Wilson's interval for a proportion; NaN where there is nothing to share.
 
-    The ends are the roots p of $|\hat p - p| = z \sqrt{p (1 - p) / n}$ with n = `total`.
+    The ends are the roots p of $|\hat p - p| = z \sqrt{p (1 - p) / n}$ with n = `effective`, by default `total`.
 
     Wilson, 1927, Journal of the American Statistical Association 22 (158).
     """
     if total == 0:
         return Interval(math.nan, math.nan, math.nan)
-    z, share = NormalDist().inv_cdf((1 + confidence) / 2), count / total
-    shrink = 1 + z * z / total
-    middle = (share + z * z / (2 * total)) / shrink
-    half_width = z / shrink * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    z, share, n = NormalDist().inv_cdf((1 + confidence) / 2), count / total, effective or total
+    shrink = 1 + z * z / n
+    middle = (share + z * z / (2 * n)) / shrink
+    half_width = z / shrink * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     low, high = middle - half_width, middle + half_width
     return Interval(share, low if count else 0.0, high if count < total else 1.0)  # exact at the ends
+
+
+def effective_number(clusters: Sequence[str], is_right: Sequence[bool]) -> float:
+    r"""How many independent answers tell as much of a share as these, of which those of one cluster may agree.
+
+    $n_\mathrm{eff} = \hat p (1 - \hat p) n^2 / \sum_c (y_c - \hat p n_c)^2$, at most n, with $y_c$ of the $n_c$ answers
+    of cluster c right: the n with which a proportion has the variance of the ratio $\sum_c y_c / \sum_c n_c$. Where
+    all are right, or none, it is the number of clusters. Answers of clusters of their own count singly, and the same
+    answer given k times counts once.
+
+    Dean and Pagano, Evaluating confidence interval methods for binomial proportions in clustered surveys, 2015.
+    """
+    sizes, right = Counter(clusters), Counter[str]()
+    for cluster, one in zip(clusters, is_right, strict=True):
+        right[cluster] += one
+    total, share = len(clusters), sum(right.values()) / max(len(clusters), 1)
+    spread = math.fsum((right[cluster] - share * size) ** 2 for cluster, size in sizes.items())
+    if len(sizes) == total or len(sizes) == 1 or share in {0, 1}:
+        return float(len(sizes))
+    return min(share * (1 - share) * total**2 / spread, float(total)) if spread else float(total)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

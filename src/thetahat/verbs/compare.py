@@ -3,8 +3,8 @@
 Two ledgers are compared without a model; torch is imported only where something must be scored.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,19 @@ from thetahat.ledger.pairing import Scored
 if TYPE_CHECKING:
     from thetahat.verbs.load import Loaded
 
-_SPLIT = "data.split_on="
+_OF_DATA = ("data.split_on=", "data.columns.", "data.columns=")
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """How a text is read, as far as it is known."""
+
+    separator: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def or_as(self, other: "_Read") -> "_Read":
+        """This, and where it says nothing, as the other says."""
+        return _Read(self.separator or other.separator, self.columns or other.columns)
 
 
 def compare(
@@ -39,51 +51,60 @@ def compare(
     compared also where one of them loses some of the text.
     """
     ledgers = [model for model in (a, b) if _is_ledger(model)]
-    if len(ledgers) == 2 and (strange := [pair for pair in overrides if not pair.startswith(_SPLIT)]):
-        raise ConfigError(f"{strange[0]} changes nothing: both ledgers are written", allowed=f"{_SPLIT}TEXT")
-    (ours, split_a), (theirs, split_b) = (_scored(model, data, overrides) for model in (a, b))
+    if len(ledgers) == 2 and (strange := [pair for pair in overrides if not pair.startswith(_OF_DATA)]):
+        allowed = "data.split_on=TEXT, data.columns.NAME=COLUMN"
+        raise ConfigError(f"{strange[0]} changes nothing: both ledgers are written", allowed=allowed)
+    (ours, read_a), (theirs, read_b) = (_scored(model, data, overrides) for model in (a, b))
     compared = compare_ledgers(ours, theirs, top, lower_bound=lower_bound)
     if not data:
         return compared
-    given = override(DataConfig(), [pair.removeprefix("data.") for pair in overrides if pair.startswith(_SPLIT)])
-    return _with_texts(compared, data, given.separator or split_a or split_b)
+    given = override(DataConfig(), [pair.removeprefix("data.") for pair in overrides if pair.startswith(_OF_DATA)])
+    return _with_texts(compared, data, _Read(given.separator, given.columns).or_as(read_a).or_as(read_b))
 
 
 def _is_ledger(model: "Loaded | str | Path") -> bool:
     return isinstance(model, str | Path) and (Path(model).is_file() or Path(model).suffix == ".parquet")
 
 
-def _scored(model: "Loaded | str | Path", data: Sequence[str], overrides: Sequence[str]) -> tuple[Scored, str | None]:
-    """The ledger, and what stood between the documents of a .txt that was scored for it."""
+def _scored(model: "Loaded | str | Path", data: Sequence[str], overrides: Sequence[str]) -> tuple[Scored, _Read]:
+    """The ledger, and how the text was read that was scored for it."""
     if isinstance(model, str | Path) and _is_ledger(model):
-        return Scored(str(model), *read_ledger(Path(model))), None
+        return Scored(str(model), *read_ledger(Path(model))), _Read()
     from thetahat.verbs.load import load
     from thetahat.verbs.score import score
 
     loaded = load(str(model), tuple(overrides)) if isinstance(model, str | Path) else model
     found = score(loaded, data)
     name = str(model) if isinstance(model, str | Path) else str(loaded.folder)
-    return Scored(name, found.rows, found.metadata), loaded.card.separator
+    return Scored(name, found.rows, found.metadata), _Read(loaded.card.separator, loaded.card.columns)
 
 
-def _with_texts(compared: Comparison, data: Sequence[str], split_on: str | None) -> Comparison:
+def _with_texts(compared: Comparison, data: Sequence[str], read: _Read) -> Comparison:
     """The same, with the texts of the largest gains and losses; raises DataError where they are not those scored."""
     cases = [*compared.gains, *compared.losses]
-    wanted = {case.id for case in cases}
-    found = {record.id: record for record in read_records(data, split_on) if record.id in wanted}
-    if lacking := sorted(wanted - found.keys()):
+    ids, digests = {case.id for case in cases}, {case.digest for case in cases if case.digest}
+    by_id: dict[str, Record] = {}
+    by_digest: dict[str, Record] = {}  # by which a text is found under whatever name it has in this data
+    for record in read_records(data, read.separator, columns=read.columns):
+        if record.id in ids:
+            by_id[record.id] = record
+        if (digest := record.digest.hex()) in digests:
+            by_digest[digest] = record
+    found = {case.id: by_digest.get(case.digest) or by_id.get(case.id) for case in cases}
+    if lacking := sorted(id for id, record in found.items() if record is None):
         raise DataError(
             f"{', '.join(data)} has no record {', '.join(lacking[:3])}, which the ledgers have",
-            cure="name the data that was scored, with its data.split_on, or none",
+            cure="name the data that was scored, with its data.split_on and data.columns, or none",
         )
-    if other := [case.id for case in cases if case.digest not in {"", found[case.id].digest.hex()}]:
+    records = {id: record for id, record in found.items() if record is not None}
+    if other := [case.id for case in cases if case.digest not in {"", records[case.id].digest.hex()}]:
         raise DataError(
             f"{', '.join(data)} holds another text than the one that was scored: {', '.join(other[:3])}",
             cure="bring the text back as it was, or score it anew: thetahat score MODEL DATA --out ledger.parquet",
         )
 
     def with_text(case: Case) -> Case:
-        return replace(case, text=_shown(found[case.id]))
+        return replace(case, text=_shown(records[case.id]))
 
     return replace(compared, gains=list(map(with_text, compared.gains)), losses=list(map(with_text, compared.losses)))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from logging import INFO
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from thetahat.core.config import digest
 from thetahat.core.errors import DataError, FolderError
 from thetahat.core.special import Frames
 from thetahat.data.corpus.build import build_corpus
-from thetahat.data.corpus.corpus import Corpus
+from thetahat.data.corpus.corpus import Corpus, reading_of
 from thetahat.data.order.plan import plan_scoring
-from thetahat.data.read.cache import cache_folder
-from thetahat.data.read.files import find_files
+from thetahat.data.read.cache import cache_folder, doing_without
+from thetahat.data.read.files import find_files, say_once
 from thetahat.data.read.source import Records, divide
 from thetahat.data.read.texts import Texts
 from thetahat.data.tokens.tokenizer import Tokenizer
@@ -157,7 +158,10 @@ def corpus_of(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
         encoding = replace(encoding, on_bad_record=records.on_bad)
         return build_corpus(records, loaded.tokenizer, settings, cache_folder("corpora"), encoding)
 
-    corpus = world.first_does(build) or build()
+    with doing_without():
+        corpus = world.first_does(build) or build()
+    for line in reading_of(corpus).lines() if world.is_first else ():
+        say_once(line, INFO)
     if not data and corpus.fingerprint not in read_progress(loaded.folder)["data"]:
         what = f"the text of {loaded.folder} has changed since: this is not what was held out"
         raise FolderError(

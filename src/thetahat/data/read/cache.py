@@ -1,19 +1,26 @@
 """Where derived data is kept: everything in it can be deleted and is built again."""
 
+import atexit
 import errno
 import fcntl
 import functools
 import hashlib
 import importlib.resources
 import os
-from collections.abc import Generator
+import shutil
+import tempfile
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from logging import getLogger
 from pathlib import Path
 from typing import TextIO
 
 from thetahat.core.errors import FolderError, says_full
 
 _CURE = "THETAHAT_CACHE=DIR in front of the command"
+_DOES_WITHOUT = ContextVar("does_without", default=False)
+logger = getLogger("thetahat")
 
 
 def default_cache() -> Path:
@@ -27,8 +34,47 @@ def default_cache() -> Path:
 
 
 def cache_folder(name: str) -> Path:
-    """A folder of the cache, which is there and can be written; else a FolderError that names the setting."""
-    folder = default_cache() / name
+    """A folder of the cache, which is there and can be written; else a FolderError that names the setting.
+
+    Where `doing_without` one, a temporary folder takes its place.
+    """
+    try:
+        return _writable(default_cache, name)
+    except FolderError as error:
+        if not _DOES_WITHOUT.get():
+            raise
+        why = error.what
+    return _writable(lambda: _stand_in(why), name)
+
+
+@contextmanager
+def doing_without() -> Generator[None]:
+    """Within it no cache is needed: where none can be written, a temporary folder serves, and a line says so."""
+    token = _DOES_WITHOUT.set(True)
+    try:
+        yield
+    finally:
+        _DOES_WITHOUT.reset(token)
+
+
+def _stand_in(why: str) -> Path:
+    is_new = not _temporary.cache_info().currsize
+    folder = _temporary()
+    if is_new:
+        logger.warning("%s; a temporary folder takes its place, and nothing is kept (to keep it: %s)", why, _CURE)
+    return folder
+
+
+@functools.cache
+def _temporary() -> Path:
+    """A folder for this process, which is removed when it ends."""
+    folder = Path(tempfile.mkdtemp(prefix="thetahat-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _writable(cache: Callable[[], Path], name: str) -> Path:
+    folder = cache() / name
     with _naming_setting(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):

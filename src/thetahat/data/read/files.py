@@ -11,7 +11,7 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from logging import getLogger
+from logging import WARNING, getLogger
 from pathlib import Path
 from typing import BinaryIO
 
@@ -293,9 +293,9 @@ def _tell(spec: str, found: Found) -> None:
 
 
 @functools.cache
-def say_once(line: str) -> None:
-    """Logs a warning, once a process."""
-    logger.warning("%s", line)
+def say_once(line: str, level: int = WARNING) -> None:
+    """Logs a line, once a process."""
+    logger.log(level, "%s", line)
 
 
 def _shown(path: Path) -> str:
