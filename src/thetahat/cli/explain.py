@@ -83,7 +83,9 @@ def _account(whole: "Account") -> None:
         emit(f"not read: {whole.records_without_weight:,} records of weight 0")
     if whole.new_tokens:
         emit(whole.new_tokens)
-    emit(f"{whole.begins_with_end_of_text:,} sequences begin with <|endoftext|>\n")
+    if lost := str(whole.losses):
+        emit(lost)
+    emit(f"{whole.begins_with_end_of_text:,} sequences begin with {escape(whole.begin)}\n")
     _show_groups(whole.groups)
     emit("")
     columns = [

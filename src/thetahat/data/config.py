@@ -24,7 +24,8 @@ _FORMS = "hash:F (whole documents, by digest), tail:F (the end of the data), PAT
 class ChatConfig(Config, frozen=True, kw_only=True):
     """Which template a dialogue is written with."""
 
-    template: str = "chatml"  # one of TEMPLATES, or the path of a .jinja file or of a tokenizer_config.json
+    template: str = "chatml"  # one of TEMPLATES, or the path of a .jinja file, a tokenizer_config.json or a folder
+    named: str | None = None  # which template of a folder that has several; None: its default
     special_tokens: tuple[str, ...] = ()  # of a .jinja file
     ends_turn: tuple[str, ...] = ()  # what ends a turn of the assistant, where it is not the last special token of it
     bos_token: str | None = None  # instead of the template's own
@@ -60,7 +61,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     packing: Packing = "best-fit"
     shifts_splits: bool = False  # whether each epoch splits over-long documents at other places
     vocab_size: Annotated[int, Meta(ge=257, le=2**24)] = 4096
-    tokenizer: str | None = None  # the path of a tokenizer.json to use as it is
+    tokenizer: str | None = None  # the path of a tokenizer.json, or of the folder of one, to use as it is
     chat: ChatConfig | None = None  # how dialogues are written; None: there are none
     special_tokens: tuple[str, ...] = ()  # to be in the vocabulary beside <|endoftext|> and what the objective needs
     labels: tuple[str, ...] = ()  # of a classification; empty: those of the training part

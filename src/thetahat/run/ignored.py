@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from thetahat.core.config import to_plain
 from thetahat.core.errors import ConfigError
-from thetahat.data.chat.template import load_template
+from thetahat.data.chat.template import TEMPLATES, load_template
 from thetahat.data.config import ChatConfig
 from thetahat.model.config import ModelConfig
 from thetahat.objective.config import Masked, ObjectiveConfig
@@ -66,6 +66,9 @@ def _of_data(config: RunConfig) -> Iterator[Ignored]:
 
 def _of_chat(chat: ChatConfig) -> Iterator[Ignored]:
     source = load_template(chat).source
+    if chat.named and (chat.template in TEMPLATES or chat.template.endswith(".jinja")):
+        why = f"data.chat.template={chat.template} is one template"
+        yield Ignored("data.chat.named", chat.named, why, "data.chat.named=none")
     for name, value in chat.variables.items():
         if not re.search(rf"\b{re.escape(name)}\b", source):
             why = f"data.chat.template={chat.template} never reads it"

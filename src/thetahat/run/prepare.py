@@ -14,6 +14,7 @@ from thetahat.data.chat.template import load_template
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.corpus import Corpus, note_counts, reading_of, shared_documents
 from thetahat.data.corpus.encode import Encoding
+from thetahat.data.corpus.losses import losses_of
 from thetahat.data.order.stream import TrainingOrder
 from thetahat.data.read.cache import cache_folder
 from thetahat.data.read.files import holds_objects
@@ -70,6 +71,8 @@ def prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:
         for line in (*reading_of(train).lines(), str(order.cut)):
             logger.info("%s", line)
         _tell(note_counts(train))
+        if lost := str(losses_of(train)):
+            logger.warning("%s", lost)
         _warn_of_leaks(config, train, held_out)
     return Prepared(config, tokenizer, train, order, held_out, _num_steps(config, order), labels)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from thetahat.core.batch import Packed
 from thetahat.data.corpus.corpus import Corpus, note_counts, reading_of
+from thetahat.data.corpus.losses import Losses, losses_of
 from thetahat.data.order.pack import Pieces, enumerate_counts, take
 from thetahat.data.order.plan import Draw, Plan, gather
 from thetahat.data.tokens.tokenizer import Tokenizer
@@ -58,7 +59,9 @@ class Account:
     prompt_tokens_cut: int
     records_without_weight: int  # not read, since nothing in them counts
     ends_asked: int  # how many <|endoftext|> or other special tokens are asked
-    begins_with_end_of_text: int  # sequences
+    begins_with_end_of_text: int  # sequences that begin as a text does, with <|endoftext|> or what the tokenizer has
+    begin: str  # what a text begins with, by name
+    losses: Losses  # what of the text the tokens do not tell
     turn_ends: dict[str, int]  # the special tokens that end turns which are asked, with how many
     groups: list[dict[str, Any]]  # by source, role and part: records, tokens asked, tokens cut
     concentration: dict[str, dict[str, float]]  # by normalization: effective_number, top_share of the heaviest 1 %
@@ -161,6 +164,8 @@ def account(prepared: Prepared) -> Account:
         records_without_weight=report.documents_without_weight,
         ends_asked=0 if corpus.layout.is_whole else int(corpus.symbols.is_special.numpy()[targets].sum()),
         begins_with_end_of_text=int((first == corpus.symbols.frames.text.before[0]).sum()),
+        begin=prepared.tokenizer.shown(corpus.symbols.frames.text.before),
+        losses=losses_of(corpus),
         turn_ends=_turn_ends(prepared, plan) if prepared.config.data.chat else {},
         groups=_groups(corpus, plan),
         concentration={name: _concentration(prepared, plan, name) for name in NORMALIZATIONS},

@@ -37,7 +37,7 @@ class ChatTemplate:
 
 def load_template(config: ChatConfig) -> ChatTemplate:
     """The template that a config names, with what the config says about it."""
-    template = TEMPLATES.get(config.template) or _read(Path(config.template))
+    template = TEMPLATES.get(config.template) or _read(Path(config.template), config.named)
     special = (*template.special_tokens, *config.special_tokens, *config.ends_turn)
     template = replace(
         template,
@@ -50,38 +50,77 @@ def load_template(config: ChatConfig) -> ChatTemplate:
     return replace(template, **{name: token for name, token in named.items() if token is not None})
 
 
-def _read(path: Path) -> ChatTemplate:
+def _read(path: Path, named: str | None) -> ChatTemplate:
+    """The template of a .jinja file, or of the folder of a model or its tokenizer_config.json."""
+    if path.suffix == ".jinja" and path.is_file():
+        folder = path.parent.parent if path.parent.name == _OTHERS else path.parent
+        return _with_tokens(str(path), _text(path), _object(folder / _CONFIG))
+    if path.is_dir():
+        return template_of(_object(path / _CONFIG), str(path), path, named)
+    if path.suffix != ".json":
+        return ChatTemplate(str(path), _text(path))
+    return template_of(_object(path), str(path), path.parent, named)
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")  # a byte order mark is not part of any prompt
+        return path.read_text(encoding="utf-8-sig")  # a byte order mark is not part of any prompt
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"template={str(path)!r} is neither a known template nor a file that can be read",
-            allowed=f"{', '.join(TEMPLATES)}, or the path of a .jinja file or of a tokenizer_config.json",
+            allowed=f"{', '.join(TEMPLATES)}, or the path of a .jinja file, of a tokenizer_config.json or of a folder",
         ) from error
-    if path.suffix != ".json":
-        return ChatTemplate(str(path), text)
+
+
+def _object(path: Path) -> Mapping[str, Any]:
     try:
-        found = json.loads(text)
+        found = json.loads(_text(path)) if path.name != _CONFIG or path.exists() else {}
     except ValueError as error:
         raise ConfigError(f"template={str(path)!r} is not JSON: {error}") from error
-    return template_of(found if isinstance(found, dict) else {}, str(path))
+    return found if isinstance(found, dict) else {}
 
 
-def template_of(tokenizer_config: Mapping[str, Any], name: str) -> ChatTemplate:
-    """The template inside a tokenizer_config.json, with the special tokens that stand there."""
+def templates_in(folder: Path | None, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
+    """The templates in the folder of a model by name; the one that is used without a name is "default".
+
+    A file of its own comes before tokenizer_config.json, as in transformers.
+    """
     source = tokenizer_config.get("chat_template")
     if isinstance(source, list):  # several, by name
-        source = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}.get("default")
-    if not isinstance(source, str):
+        source = {one.get("name"): one.get("template") for one in source if isinstance(one, dict)}
+    listed = source if isinstance(source, dict) else {"default": source}
+    found = {str(name): text for name, text in listed.items() if isinstance(text, str)}
+    if folder is None:
+        return found
+    found |= {path.stem: _text(path) for path in sorted((folder / _OTHERS).glob("*.jinja"))}
+    return found | ({"default": _text(folder / _OWN)} if (folder / _OWN).is_file() else {})
+
+
+def template_of(
+    tokenizer_config: Mapping[str, Any], name: str, folder: Path | None = None, named: str | None = None
+) -> ChatTemplate:
+    """One of the templates of a model, with the special tokens that its tokenizer_config.json names."""
+    templates, wanted = templates_in(folder, tokenizer_config), named or "default"
+    if wanted not in templates:
+        of_name = f" of the name {wanted!r}" if templates else ""
         raise ConfigError(
-            f"template={name!r} holds no chat_template", allowed=f"{', '.join(TEMPLATES)}, or a .jinja file"
+            f"template={name!r} holds no chat_template{of_name}",
+            allowed=", ".join(templates) or f"{', '.join(TEMPLATES)}, or a .jinja file",
+            cure=f"data.chat.named={next(iter(templates))}" if templates else "",
         )
+    return _with_tokens(name, templates[wanted], tokenizer_config)
+
+
+def _with_tokens(name: str, source: str, tokenizer_config: Mapping[str, Any]) -> ChatTemplate:
     added = cast("Mapping[str, Any]", tokenizer_config.get("added_tokens_decoder") or {})
     tokens = [token for token in added.values() if isinstance(token, dict)] if isinstance(added, dict) else []
     special = [_content(token) for token in tokens if token.get("special")]
     bos, eos = _content(tokenizer_config.get("bos_token")), _content(tokenizer_config.get("eos_token"))
     special = [token for token in (*special, bos, eos) if token]
     return ChatTemplate(name, source, tuple(dict.fromkeys(special)), bos_token=bos, eos_token=eos)
+
+
+_CONFIG, _OWN, _OTHERS = "tokenizer_config.json", "chat_template.jinja", "additional_chat_templates"
 
 
 def _content(token: Any) -> str:
