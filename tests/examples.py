@@ -202,7 +202,8 @@ def sampled_ids(model, prompts, sampling, *, context, end=None, start=None, open
 def beam_ids(model, prompts, beam, *, context, end, start=None, opens=False) -> list[list[int]]:
     """What beams find behind each prompt, read together, without `end`, from which an encoder-decoder starts."""
     rows = begin_decoding(model, prompts, context, beam.max_tokens, _start(end, start), opens=opens)
-    found = search(rows, beam, [_ends(beam, end)] * len(prompts), [b""] * model.head.weight.shape[0])
+    texts = [Writing(_ends(beam, end), [b""] * model.head.weight.shape[0]) for _ in prompts]
+    found = search(rows, beam, texts)
     return [text.tokens for text in found]
 
 

@@ -151,7 +151,8 @@ def test_streamed_batched_and_beams_of_one_are_the_same_text_in_every_script(mod
         begin_decoding(model, prompts, 64, how.max_tokens), how, [generator(0, "any")] * len(prompts), together
     ):
         pass
-    beams = search(begin_decoding(model, prompts, 64, how.max_tokens), Beam(num_beams=1, max_tokens=12), ends, BYTES)
+    texts = [Writing(some, BYTES) for some in ends]
+    beams = search(begin_decoding(model, prompts, 64, how.max_tokens), Beam(num_beams=1, max_tokens=12), texts)
     assert alone == [text.text for text in together] == [text.text for text in beams]
     assert [text.ended for text in together] == [text.ended for text in beams]
     assert len({text.ended for text in together}) > 1
@@ -175,7 +176,7 @@ def test_beams_with_stop_texts_are_those_of_the_oracle(prompt, exponent, num_bea
     pieces, stops = [b"", b"a", b"b", b"ab"], ("ba", "bb")
     ends = Ends(frozenset({0}), (), stops, 4)
     beam = Beam(num_beams=num_beams, length_exponent=exponent, max_tokens=4)
-    (found,) = search(begin_decoding(small, [prompt], 64, 4), beam, [ends], pieces)
+    (found,) = search(begin_decoding(small, [prompt], 64, 4), beam, [Writing(ends, pieces)])
 
     @torch.no_grad()
     def ask(text):

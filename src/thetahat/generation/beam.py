@@ -44,24 +44,25 @@ def beam_search(
     """The tokens that `search` finds for each prompt before `end`; an encoder-decoder starts from `start`, or `end`."""
     rows = begin_decoding(model, prompts, context, beam.max_tokens, [end if start is None else start])
     ends = [Ends(frozenset({end}), max_tokens=beam.max_tokens)] * len(prompts)
-    return [text.tokens for text in search(rows, beam, ends, [b""] * model.head.weight.shape[0])]
+    texts = [Writing(some, [b""] * model.head.weight.shape[0]) for some in ends]
+    return [text.tokens for text in search(rows, beam, texts)]
 
 
 @torch.inference_mode()
-def search(rows: DecodingBatch, beam: Beam, ends: Sequence[Ends], token_bytes: Sequence[bytes]) -> list[Writing]:
+def search(rows: DecodingBatch, beam: Beam, texts: Sequence[Writing]) -> list[Writing]:
     r"""For each prompt x the continuation y found with the highest $\log \Pr(y \mid x) / |y|^a$.
 
     $a$ is `length_exponent`, and $|y|$ counts all tokens, also those that end it. Of the continuations by one token of
     all beams, in the order of their log-probability, those among the first `num_beams` that a token ends are set aside,
     and the first `num_beams` that none does go on; of these, those that a stop text or their length ends are set aside,
     too. A search is over when `num_beams` have ended, or when no beam can come to beat the best that has. One beam is
-    greedy decoding. Nothing is drawn.
+    greedy decoding. Nothing is drawn. The given texts are empty, one a prompt; others are returned.
 
     Plain division, not the $(5 + |y|)^a / 6^a$ of Wu et al., Google's Neural Machine Translation System, 2016 (arXiv
     1609.08144): with it, $a = 1$ compares by nats a token.
     """
-    searches = [Search(beam, some, [Writing(some, token_bytes)]) for some in ends]
-    num_extensions = beam.num_beams * (1 + max(len(some.tokens) for some in ends))
+    searches = [Search(beam, text.ends, [text]) for text in texts]
+    num_extensions = beam.num_beams * (1 + max(len(text.ends.tokens) for text in texts))
     active = searches
     while True:
         log_probs = torch.tensor([one.log_probs for one in active], dtype=torch.float64)

@@ -38,14 +38,16 @@ class Writing:
     Bytes are held back until they form a character or cannot become one; then they are U+FFFD, as they are when all
     tokens are decoded at once. Characters are held back while they may be the beginning of a stop text. A text ends at
     the first place where a stop text is complete, before the longest one that is complete there, so the result does
-    not depend on where tokens begin and end.
+    not depend on where tokens begin and end. A `prefix`, which the tokenizer puts before the first word, is not part of
+    the text.
     """
 
-    def __init__(self, ends: Ends, token_bytes: Sequence[bytes]) -> None:
+    def __init__(self, ends: Ends, token_bytes: Sequence[bytes], prefix: bytes = b"") -> None:
         self.tokens: list[int] = []  # all that were added, without one that ends a document or a turn
         self.ended: Ended | None = None
         self.stop_text = ""  # the stop text that came
-        self._ends = ends
+        self.ends = ends
+        self._prefix = prefix
         self._token_bytes = token_bytes
         self._certain: list[str] = []
         self._num_taken = 0  # pieces of `_certain`
@@ -60,12 +62,15 @@ class Writing:
     def add(self, token: int) -> None:
         """Adds a token."""
         assert self.ended is None
-        ends = self._ends
+        ends = self.ends
         if token in ends.tokens:
             return self._end("end")
         self.tokens.append(token)
-        characters, num_whole = codecs.utf_8_decode(self._bytes + self._token_bytes[token], "replace", False)
-        self._bytes = (self._bytes + self._token_bytes[token])[num_whole:]
+        found = self._bytes + self._token_bytes[token]
+        if found and self._prefix:
+            found, self._prefix = found.removeprefix(self._prefix), b""
+        characters, num_whole = codecs.utf_8_decode(found, "replace", False)
+        self._bytes = found[num_whole:]
         self._read(characters)
         if self.ended is None and len(self.tokens) >= ends.limit:
             self._end("context" if ends.limit < ends.max_tokens else "length")
@@ -79,7 +84,7 @@ class Writing:
 
     def copy(self) -> "Writing":
         """A copy, which can be continued in another way."""
-        other = Writing(self._ends, self._token_bytes)
+        other = Writing(self.ends, self._token_bytes, self._prefix)
         other.tokens, other.ended, other.stop_text = [*self.tokens], self.ended, self.stop_text
         other._certain, other._num_taken = [*self._certain], self._num_taken
         other._bytes, other._held = self._bytes, self._held
@@ -95,12 +100,12 @@ class Writing:
     def _read(self, characters: str) -> None:
         """Adds characters, up to the first stop text."""
         text = self._held + characters
-        stops = (*self._ends.stop, *self._ends.texts)
+        stops = (*self.ends.stop, *self.ends.texts)
         found = [(place + len(stop), place, stop) for stop in stops if (place := text.find(stop)) >= 0]
         if found:
             _, place, stop = min(found)
             self._certain.append(text[:place])
-            self.ended = "stop" if stop in self._ends.stop else "end"
+            self.ended = "stop" if stop in self.ends.stop else "end"
             self.stop_text = stop if self.ended == "stop" else ""
             return
         held = max((_num_begun(text, stop) for stop in stops), default=0)

@@ -89,7 +89,9 @@ def dialogue_prompts(
         if cut := cut + one.prompt_cut:
             logger.warning("%s is longer than the context: %d tokens of it are not read", where, cut)
         tokens_of_end = ends.tokens | ({one.sequences[-1][-1].tokens[-1]} & special)
-        prompts.append(Prompt(tokens, tokens_of_end, (ends.text,) if ends.text else (), cut, slides=False))
+        goes_on = loaded.tokenizer.goes_on(tokens[-1])
+        texts = (ends.text,) if ends.text else ()
+        prompts.append(Prompt(tokens, tokens_of_end, texts, cut, slides=False, goes_on=goes_on))
     return prompts
 
 

@@ -63,6 +63,7 @@ class Prompt:
     end_texts: tuple[str, ...] = ()  # of turns, where no token ends them
     tokens_cut: int = 0  # of what was given, left out already
     slides: bool = True  # whether a text may outgrow the context, in which the later half is then read again
+    goes_on: bool = True  # whether what is written goes on with a text, or begins one
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +91,14 @@ def answer(loaded: Loaded, prompts: Sequence[str], how: Sampling | Beam, batch_s
 def text_prompts(loaded: Loaded, texts: Sequence[str]) -> list[Prompt]:
     """Texts as the prompts that they are in training."""
     tokenizer, factorization = loaded.tokenizer, loaded.card.factorization
-    frame = tokenizer.frames.source if factorization.reads_source else Frame(tokenizer.frames.text.before)
-    return [Prompt(_spelled(tokenizer, factorization.prompt(text), frame), tokenizer.ends) for text in texts]
+    is_pair = factorization.reads_source
+    frame = tokenizer.frames.source if is_pair else Frame(tokenizer.frames.text.before)
+    return [
+        Prompt(
+            _spelled(tokenizer, factorization.prompt(text), frame), tokenizer.ends, goes_on=bool(text) and not is_pair
+        )
+        for text in texts
+    ]
 
 
 def with_policy(loaded: Loaded, over_long: OverLong) -> Loaded:
@@ -169,10 +176,9 @@ def write(
 def _written(
     loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam, numbers: Sequence[int]
 ) -> Sequence[Writing]:
-    rows, ends, token_bytes = _rows(loaded, prompts, how), _ends(loaded, prompts, how), loaded.tokenizer.token_bytes
+    rows, texts = _rows(loaded, prompts, how), _texts(loaded, prompts, how)
     if isinstance(how, Beam):
-        return search(rows, how, ends, token_bytes)
-    texts = [Writing(some, token_bytes) for some in ends]
+        return search(rows, how, texts)
     for _ in draw(rows, how, [generator(how.seed, "generate", number) for number in numbers], texts):
         pass
     return texts
@@ -180,8 +186,7 @@ def _written(
 
 def _drawn(loaded: Loaded, prompt: Prompt, how: Sampling) -> "Generator[str, None, Answer]":
     _say_cut(loaded, [prompt])
-    rows, (ends,) = _rows(loaded, [prompt], how), _ends(loaded, [prompt], how)
-    text = Writing(ends, loaded.tokenizer.token_bytes)
+    rows, (text,) = _rows(loaded, [prompt], how), _texts(loaded, [prompt], how)
     for _ in draw(rows, how, [generator(how.seed, "generate")], [text]):
         if piece := text.take():
             yield piece
@@ -202,13 +207,16 @@ def _rows(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam) -> De
     return begin_decoding(loaded.model, tokens, context, how.max_tokens, start, opens=opens_prompts(loaded))
 
 
-def _ends(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam) -> list[Ends]:
+def _texts(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam) -> list[Writing]:
     """A text of n tokens behind a prompt of m needs m + n - 1 positions, as it does in training."""
     rooms = [None if prompt.slides else loaded.card.context + 1 - _num_read(loaded, prompt) for prompt in prompts]
-    return [
+    ends = [
         Ends(prompt.end_tokens, prompt.end_texts, how.stop, how.max_tokens, room)
         for prompt, room in zip(prompts, rooms, strict=True)
     ]
+    tokenizer = loaded.tokenizer
+    prefixes = [b"" if prompt.goes_on else tokenizer.prefix for prompt in prompts]
+    return [Writing(some, tokenizer.token_bytes, prefix) for some, prefix in zip(ends, prefixes, strict=True)]
 
 
 def _num_read(loaded: Loaded, prompt: Prompt) -> int:

@@ -112,9 +112,10 @@ class HarnessModel(_Base):
         where = "a request of lm-eval"
         dialogue = unanswered({"messages": [*chat_history] if add_generation_prompt else before}, where)
         (prompt,) = question_prompts(self.loaded, [(dialogue, where)], self.over_long)
-        tokens = [*prompt.tokens, *self.loaded.tokenizer.encode([begun])[0]]
+        (said,) = self.loaded.tokenizer.tokens([begun], goes_on=prompt.goes_on)
+        tokens = [*prompt.tokens, *said.ids]
         rendered = Rendered(self.loaded.tokenizer.shown(tokens))
-        rendered.prompt = replace(prompt, tokens=tokens)
+        rendered.prompt = replace(prompt, tokens=tokens, goes_on=prompt.goes_on or bool(said.ids))
         return rendered
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:

@@ -46,7 +46,7 @@ class Tokenizer:
     text, as after lower-casing, each text says so, and its bytes are still shared out among its tokens.
     """
 
-    def __init__(self, inner: tokenizers.Tokenizer, told: Roles = NO_ROLES) -> None:
+    def __init__(self, inner: tokenizers.Tokenizer, told: Roles = NO_ROLES, beside: Path | None = None) -> None:
         inner.no_truncation()
         inner.no_padding()
         inner.encode_special_tokens = True  # a literal <|endoftext|> in a text is text
@@ -55,6 +55,7 @@ class Tokenizer:
         description = json.loads(self._json)
         vocabulary = Vocabulary(inner, description)
         self._added = added_by(inner)
+        told = told.over(read_roles(beside, vocabulary)) if beside else told
         self.roles: Roles = known_roles(vocabulary, self._added, told)
         self._is_told = self.roles != known_roles(vocabulary, self._added, NO_ROLES)
         self.frames: Frames = frames_of(self._added, self.roles)
@@ -67,7 +68,7 @@ class Tokenizer:
         self._going_on = _library(without_prefix(description)) or inner
         self._begins_apart = begins_apart(description)
         first = inner.encode(_ONE, add_special_tokens=False).ids[:1]
-        self._prefix = b" " * any(self.token_bytes[id].startswith(b" ") for id in first)
+        self.prefix: bytes = b" " * any(self.token_bytes[id].startswith(b" ") for id in first)
         self.digest: str = hashlib.sha256((self._json + self._roles_text).encode()).hexdigest()
 
     @property
@@ -81,7 +82,7 @@ class Tokenizer:
 
     def tokens(self, texts: Sequence[str], *, goes_on: bool = False) -> list[Tokens]:
         """The same with the bytes of each token; where it `goes_on`, a text is read behind another."""
-        inner, prefix = (self._going_on, b"") if goes_on else (self._inner, self._prefix)
+        inner, prefix = (self._going_on, b"") if goes_on else (self._inner, self.prefix)
         if self._spelling.of_words:  # which do not say what stands between them
             encodings = inner.encode_batch(list(texts), add_special_tokens=False)
             return [by_ends(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
@@ -109,7 +110,7 @@ class Tokenizer:
         """The text behind ids; special tokens have none. Bytes that are no UTF-8 are U+FFFD."""
         if self._spelling.of_bytes:
             data = b"".join(map(self.token_bytes.__getitem__, ids))
-            return data.removeprefix(self._prefix).decode("utf-8", "replace")
+            return data.removeprefix(self.prefix).decode("utf-8", "replace")
         return self._inner.decode(list(ids), skip_special_tokens=True)
 
     def shown(self, ids: Sequence[int]) -> str:
@@ -253,19 +254,15 @@ def load_tokenizer(path: Path, roles: Roles = NO_ROLES) -> Tokenizer:
     """
     path = path / TOKENIZER if path.is_dir() else path
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
         inner = tokenizers.Tokenizer.from_file(str(path))
-    except FileNotFoundError as error:
-        raise _missing(path) from error
     except Exception as error:  # the library raises bare Exception
-        raise _unreadable(path, error) from error
-    if (description.get("model") or {}).get("dropout"):
+        raise _unreadable(path, error) if path.is_file() else _missing(path) from error
+    if getattr(inner.model, "dropout", None):
         raise ModelError(
             f"{path} is not a tokenizer to train with: its BPE has dropout, so that a text has other ids each time",
             cure='"dropout": null in that file',
         )
-    told = roles.over(read_roles(path.parent, Vocabulary(inner, description)))
-    tokenizer = Tokenizer(inner, told)
+    tokenizer = Tokenizer(inner, roles, path.parent)
     if not tokenizer.roles.eos:
         names = ", ".join(sorted(tokenizer.special)) or "none"
         raise ModelError(
@@ -290,19 +287,19 @@ def _checked(tokenizer: Tokenizer, names: Sequence[str]) -> Tokenizer:
     return tokenizer
 
 
-_CURE = "transformers: AutoTokenizer.from_pretrained('FOLDER').save_pretrained('NEW')"
+_CURE = "with transformers: AutoTokenizer.from_pretrained('FOLDER').save_pretrained('NEW'), which writes one"
 
 
 def _missing(path: Path) -> ModelError:
     others = sorted(one.name for pattern in _OTHERS for one in path.parent.glob(pattern))
-    beside = f", and {', '.join(others)} cannot be read" if others else ""
-    cure = f"{_CURE} writes one" if others else ""
-    return ModelError(f"no such tokenizer: {path}{beside}", allowed="the path of a tokenizer.json", cure=cure)
+    beside = f"; {', '.join(others)} is what other libraries read" if others else ""
+    allowed = "the path of a tokenizer.json, or of its folder"
+    return ModelError(f"no such tokenizer: {path}{beside}", allowed=allowed, cure=_CURE if others else "")
 
 
 def _unreadable(path: Path, error: Exception) -> ModelError:
     if any(path.match(pattern) for pattern in _OTHERS):
-        return ModelError(f"{path} is not a tokenizer.json", cure=f"{_CURE} writes one, of its folder")
+        return ModelError(f"{path} is not a tokenizer.json, but what other libraries read", cure=_CURE)
     return ModelError(f"{path} is not a tokenizer.json: {error}")
 
 
