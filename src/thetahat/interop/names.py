@@ -10,7 +10,7 @@ from torch import Tensor
 
 from thetahat.core.errors import ModelError
 
-Layout = Literal["rows", "transposed", "heads", "row"]
+Storage = Literal["rows", "transposed", "heads", "row"]
 _LAYER = re.compile(r"\bblocks\.(\d+)\.")
 
 
@@ -26,7 +26,7 @@ class Link:
 
     theirs: str
     ours: str | tuple[str, ...]
-    layout: Layout = "rows"
+    stored: Storage = "rows"
     without: str = ""  # a module of ours, beside which this link does not hold
 
 
@@ -39,34 +39,34 @@ class Entry:
     ours: tuple[str, ...]
     rows: tuple[int, ...]  # of each of ours
     shape: tuple[int, ...]  # of theirs
-    layout: Layout
+    stored: Storage
     num_heads: int
 
     @property
     def is_plain(self) -> bool:
         """Whether it is one of ours as it is."""
-        return self.layout == "rows" and len(self.ours) == 1
+        return self.stored == "rows" and len(self.ours) == 1
 
     def split(self, tensor: Tensor) -> list[Tensor]:
         """Ours, as views of theirs where that is possible."""
-        if self.layout == "transposed":
+        if self.stored == "transposed":
             tensor = tensor.t() if tensor.ndim == 2 else tensor
-        elif self.layout == "heads":
+        elif self.stored == "heads":
             by_head = tensor.unflatten(0, (self.num_heads, len(self.ours), -1))
             tensor = by_head.transpose(0, 1).flatten(0, 2)
-        elif self.layout == "row":
+        elif self.stored == "row":
             tensor = tensor[0]
         return list(tensor.split(self.rows))
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
         """Theirs, of ours."""
         joined = torch.cat(list(tensors)) if len(tensors) > 1 else tensors[0]
-        if self.layout == "transposed":
+        if self.stored == "transposed":
             return joined.t() if joined.ndim == 2 else joined
-        if self.layout == "heads":
+        if self.stored == "heads":
             by_part = joined.unflatten(0, (len(self.ours), self.num_heads, -1))
             return by_part.transpose(0, 1).flatten(0, 2)
-        return joined[None] if self.layout == "row" else joined
+        return joined[None] if self.stored == "row" else joined
 
 
 def entries(links: Iterable[Link], shapes: Mapping[str, tuple[int, ...]], num_heads: int) -> list[Entry]:
@@ -108,8 +108,8 @@ def _entry(
         raise ModelError(f"{theirs} needs {missing[0]}, which this model does not have")
     rows = tuple(shapes[name][0] for name in ours)
     shape = (sum(rows), *shapes[ours[0]][1:])
-    if link.layout == "transposed":
+    if link.stored == "transposed":
         shape = shape[::-1]
-    if link.layout == "row":
+    if link.stored == "row":
         shape = (1, *shape)
-    return Entry(theirs, ours, rows, shape, link.layout, num_heads)
+    return Entry(theirs, ours, rows, shape, link.stored, num_heads)
