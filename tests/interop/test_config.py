@@ -1,13 +1,18 @@
 """config.json as a config of ours, and back."""
 
+import ast
 import math
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings, strategies as st
 from msgspec.structs import replace
 
+import thetahat
 from tests.interop.hub import CONFIGS
 from thetahat.core.errors import ModelError
 from thetahat.interop.config import canonical, family_for, family_of, read_config, write_config
+from thetahat.interop.families import FAMILIES
 from thetahat.model.config import (
     AttentionConfig,
     AttentionMixer,
@@ -118,6 +123,12 @@ def test_a_config_without_qwens_norms_is_exported_as_llama():
     config = DecoderConfig(attention=AttentionConfig(query_key_norm="none"))
     assert family_for(config).model_type == "llama"
     assert family_for(config, "mistral").model_type == "mistral"
+    with pytest.raises(ModelError, match=r"gpt2 does not have this shape: there is no embedding\.positions"):
+        family_for(config, "gpt2")
+    with pytest.raises(ModelError, match="'mixtral' is no family"):
+        family_for(config, "mixtral")
+    with pytest.raises(ModelError, match="bert is no decoder"):
+        family_for(config, "bert")
     assert family_for(replace(config, layers=(AttentionMixer(distance=7),))).model_type == "mistral"
 
 
@@ -199,3 +210,45 @@ REFUSED = {
 def test_what_is_not_supported_is_refused_by_name(plain, said):
     with pytest.raises(ModelError, match=said):
         read_config(plain)
+
+
+NUMBERS = st.integers(-3, 40) | st.integers(2**40, 2**70) | st.floats(allow_nan=True)
+SIMPLE = st.none() | st.booleans() | NUMBERS | st.sampled_from(["", "gelu", "yarn", "full_attention", "7"])
+TABLES = st.dictionaries(
+    st.sampled_from(["rope_type", "type", "factor", "rope_theta", "full_attention", "sliding_attention", "mscale"]),
+    SIMPLE | st.dictionaries(st.sampled_from(["rope_type", "rope_theta", "factor"]), SIMPLE, max_size=3),
+    max_size=4,
+)
+FURTHER = (
+    *("rope_parameters", "rope_scaling", "rope_theta", "layer_types", "head_dim", "sliding_window", "no_rope_layers"),
+    *("architectures", "pad_token_id", "use_sliding_window", "embedding_size", "n_inner", "partial_rotary_factor"),
+)
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_whatever_a_field_says_is_read_or_refused(data):
+    plain = dict(CONFIGS[data.draw(st.sampled_from(sorted(CONFIGS)))])
+    field = data.draw(st.sampled_from(sorted({*plain, *FURTHER})))
+    plain[field] = data.draw(SIMPLE | TABLES | st.lists(SIMPLE, max_size=3))
+    try:
+        config = read_config(plain)
+    except ModelError as error:
+        told = str(error)
+        assert "config.json" in told
+    else:
+        assert canonical(config) == config
+        assert family_for(config, plain["model_type"]).model_type == plain["model_type"]
+
+
+def test_a_model_knows_no_family():
+    """It is composed of choices; the families that have them are data."""
+    source = Path(thetahat.__file__).parent / "model"
+    names = {family.model_type for family in FAMILIES}
+    named = [
+        f"{path.relative_to(source)}: {node.value}"
+        for path in source.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in names
+    ]
+    assert named == []

@@ -185,11 +185,21 @@ def cut(folder):
     file.write_bytes(file.read_bytes()[:-100])
 
 
+NORM, INDEX = "model.norm.weight", "model.safetensors.index.json"
+
+
 def index(folder, where):
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").rename(folder / "a.safetensors")
     named = json.dumps({"weight_map": dict.fromkeys(tensors, where)})
     (folder / "model.safetensors.index.json").write_text(named)
+
+
+def twice(folder):
+    tensors = load_file(folder / "model.safetensors")
+    index(folder, "a.safetensors")
+    save_file({NORM: tensors[NORM]}, folder / "b.safetensors")
+    edited(folder / INDEX, weight_map={**dict.fromkeys(tensors, "a.safetensors"), NORM: "b.safetensors"})
 
 
 def link(folder):
@@ -219,7 +229,6 @@ def described(**fields):
     return lambda folder: edited(folder / "config.json", **fields)
 
 
-NORM = "model.norm.weight"
 REFUSED = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "has no config.json"),
     "a config that is not JSON": (lambda folder: (folder / "config.json").write_text("{"), "is not JSON"),
@@ -247,6 +256,22 @@ REFUSED = {
     "an index that lies": (
         lambda folder: (index(folder, "a.safetensors"), changed_index(folder)),
         "says that other.weight is in a.safetensors",
+    ),
+    "a tensor in two shards": (twice, r"model\.norm\.weight is in .*a.safetensors and in .*b.safetensors"),
+    "two names of one tensor": (
+        changed(lambda tensors: tensors.update({"model.norm.gamma": tensors[NORM].clone()})),
+        "has model.norm.(gamma|weight) and model.norm.(gamma|weight), which are two names",
+    ),
+    "more layers than tensors": (described(num_hidden_layers=999, layer_types=None), "asks for 999 layers"),
+    "layers beyond all measure": (described(num_hidden_layers=10**5, layer_types=None), "num_hidden_layers=100000"),
+    "a size beyond all measure": (described(hidden_size=2**20), "hidden_size=1048576 is not supported"),
+    "a template that is no text": (
+        lambda folder: (folder / "chat_template.jinja").write_bytes(b"\xff"),
+        "is not text in UTF-8",
+    ),
+    "a tokenizer that is none": (
+        lambda folder: (folder / "tokenizer.json").write_text('{"added_tokens": [{"content": "a"}]}'),
+        "describes no tokenizer",
     ),
     "a link to a file outside": (link, "is a link to"),
     "a tokenizer larger than the embedding": (more_ids, "has ids up to 11, and the embedding has 11 rows"),

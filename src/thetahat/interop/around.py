@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any, cast, final
 
 from thetahat.core.errors import ModelError
-from thetahat.core.store import reading
-from thetahat.interop.files import read_object
+from thetahat.interop.files import read_object, read_text
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 TEMPLATE, TEMPLATES = "chat_template.jinja", "additional_chat_templates"
@@ -65,9 +64,7 @@ def around_in(folder: Path, config: Mapping[str, Any], inert: Mapping[str, Any])
         return read_object(folder / name) if (folder / name).is_file() else {}
 
     generation, tokenizer_config = read(GENERATION), read(TOKENIZER_CONFIG)
-    with reading(folder):
-        has_tokenizer = (folder / TOKENIZER).is_file()
-        tokenizer = (folder / TOKENIZER).read_text(encoding="utf-8") if has_tokenizer else None
+    tokenizer = read_text(folder / TOKENIZER) if (folder / TOKENIZER).is_file() else None
     return Around(
         roles=roles_of(config, generation),
         tokenizer=tokenizer,
@@ -82,13 +79,13 @@ def vocabulary_of(tokenizer: str) -> int:
     """The largest id that the text of a tokenizer.json names, plus 1."""
     try:
         description = json.loads(tokenizer)
-    except ValueError as error:
-        raise ModelError(f"{TOKENIZER} is not JSON: {error}") from error
-    vocabulary = (description.get("model") or {}).get("vocab") or {}
-    ids: list[Any] = [-1]
-    ids += cast("dict[str, Any]", vocabulary).values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-    ids += [token.get("id", -1) for token in description.get("added_tokens") or []]
-    return max(ids) + 1
+        vocabulary = (description.get("model") or {}).get("vocab") or {}
+        ids: list[int] = [-1]
+        ids += list(vocabulary.values()) if isinstance(vocabulary, dict) else range(len(vocabulary))
+        ids += [token["id"] for token in description.get("added_tokens") or []]
+        return max(ids) + 1
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ModelError(f"{TOKENIZER} describes no tokenizer: {error}") from error
 
 
 def chat_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
@@ -103,9 +100,8 @@ def chat_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[st
     elif isinstance(given, list):
         listed = [one for one in cast("list[Any]", given) if isinstance(one, dict)]
         found |= {str(one.get("name")): str(one.get("template")) for one in cast("list[dict[str, Any]]", listed)}
-    with reading(folder):
-        others = sorted((folder / TEMPLATES).glob("*.jinja")) if (folder / TEMPLATES).is_dir() else []
-        found |= {path.stem: path.read_text(encoding="utf-8") for path in others}
-        if (folder / TEMPLATE).is_file():
-            found["default"] = (folder / TEMPLATE).read_text(encoding="utf-8")
+    others = sorted((folder / TEMPLATES).glob("*.jinja")) if (folder / TEMPLATES).is_dir() else []
+    found |= {path.stem: read_text(path) for path in others}
+    if (folder / TEMPLATE).is_file():
+        found["default"] = read_text(folder / TEMPLATE)
     return found

@@ -3,15 +3,15 @@
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from math import log
-from typing import Any
+from typing import Any, cast
 
 from msgspec.structs import replace
 
-from thetahat.core.config import differences, from_plain
+from thetahat.core.config import differences, from_plain, kind_of
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.interop.families import FAMILIES
 from thetahat.interop.family import ASSUMED, BOOKKEEPING, GENERATION, Family
-from thetahat.interop.fields import Fields, MisfitError, Part, Plain, nested, refused
+from thetahat.interop.fields import MOST_LAYERS, Fields, MisfitError, Part, Plain, nested, refused
 from thetahat.interop.layers import resolved
 from thetahat.model.config import EncoderDecoderConfig, Mixer, ModelConfig, Rotary, YarnScaling
 
@@ -25,6 +25,9 @@ def family_of(plain: Mapping[str, Any]) -> Family:
         raise ModelError(f"config.json {why}", allowed=", ".join(sorted(known)))
     family = known[named]
     given = plain.get("architectures") or []
+    if not isinstance(given, list):
+        raise refused("architectures", given, "a list of names")
+    given = cast("list[Any]", given)
     if strange := [name for name in given if name not in family.architectures]:
         raise ModelError(
             f"config.json describes a {strange[0]}, which is no language model that is read here",
@@ -43,6 +46,10 @@ def read_config(plain: Mapping[str, Any], *, has_head: bool = True) -> ModelConf
     for part in _parts(family, has_head=has_head):
         ours |= part.read(fields)
     _check_assumed(family, fields)
+    if max(ours["num_layers"], ours.get("num_encoder_layers", 0)) > MOST_LAYERS:
+        raise ModelError(
+            f"config.json describes a model of {ours['num_layers']} layers", allowed=f"at most {MOST_LAYERS}"
+        )
     if unknown := [name for name in plain if not (name in fields.known or is_inert(family, name))]:
         raise ModelError(
             f"config.json has the field {unknown[0]!r}, of which nothing is known for the model type "
@@ -66,23 +73,31 @@ def write_config(family: Family, config: ModelConfig, *, has_head: bool = True) 
     return written
 
 
-def family_for(config: ModelConfig, preferred: str | None = None, *, has_head: bool = True) -> Family:
-    """The first family that reads this config from what it writes; ModelError says what hinders the nearest.
+def family_for(config: ModelConfig, model_type: str | None = None, *, has_head: bool = True) -> Family:
+    """The first family, or the named one, if it reads this config from what it writes.
 
-    Dropout is a setting of training, and not written.
+    Otherwise a ModelError says what hinders the nearest. Dropout is a setting of training, and not written.
     """
     ours = canonical(config)
     found: list[tuple[int, list[str], Family]] = []
-    for family in sorted(FAMILIES, key=lambda family: family.model_type != preferred):
-        if isinstance(config, family.kind) and (has_head or family.bare):
+    if model_type not in {None, *(family.model_type for family in FAMILIES)}:
+        raise ModelError(
+            f"{model_type!r} is no family of models that is written here",
+            allowed=", ".join(sorted(family.model_type for family in FAMILIES)),
+        )
+    for family in FAMILIES:
+        is_asked = model_type in {None, family.model_type}
+        if is_asked and isinstance(config, family.kind) and (has_head or family.bare):
             distance, hindrances = _hindrances(family, ours, has_head=has_head)
             if not hindrances:
                 return family
             found.append((distance, hindrances, family))
+    if not found:
+        raise ModelError(f"{model_type} is no {kind_of(config)}" + ("" if has_head else ", or needs a head"))
     _, hindrances, nearest = min(found, key=lambda one: one[0])
+    what = f"no family that transformers knows has this shape; {nearest.model_type} comes nearest, but for"
     raise ModelError(
-        f"no family of models that transformers knows has this shape; {nearest.model_type} comes nearest, but for "
-        f"{'; '.join(hindrances)}",
+        f"{f'{model_type} does not have this shape:' if model_type else what} {'; '.join(hindrances)}",
         allowed=", ".join(family.model_type for *_, family in found),
     )
 

@@ -8,6 +8,9 @@ from thetahat.core.errors import ModelError
 from thetahat.model.config import ModelConfig
 
 Plain = dict[str, Any]
+LARGEST = 2**17  # no size of a model is as large, and nothing is built from what is
+
+MOST_LAYERS = 2**12
 
 
 class MisfitError(Exception):
@@ -35,11 +38,11 @@ class Fields:
             raise ModelError(f"config.json has no {name}, without which the shape of the model is unknown")
         return value
 
-    def number(self, name: str) -> int:
-        """The value of a field that is a positive integer."""
-        value = self.need(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ModelError(f"config.json: {name}={value!r}", allowed="a positive integer")
+    def number(self, name: str, default: int | None = None, most: int = LARGEST - 1) -> int:
+        """The value of a field that is an integer from 1 to `most`; with a default it may be absent or null."""
+        value = self.need(name) if default is None else self.get(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise ModelError(f"config.json: {name}={value!r}", allowed=f"an integer from 1 to {most}")
         return value
 
     def or_default(self, name: str, default: Any) -> Any:
@@ -79,6 +82,8 @@ class Value:
         if any(value != values[0] for value in values):
             raise refused(names[-1], values[-1], f"{values[0]!r}, which is {names[0]}")
         value = values[0]
+        if isinstance(value, int) and value >= LARGEST:
+            raise refused(names[0], value, f"less than {LARGEST}")
         if self.choices is not None:
             if not isinstance(value, str | int) or value not in self.choices:
                 raise refused(names[0], value, ", ".join(map(str, self.choices)))

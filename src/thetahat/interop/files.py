@@ -38,6 +38,8 @@ def stored_in(folder: Path) -> dict[str, Stored]:
     for path in _files(folder):
         with opened(path) as file:
             for name in list(file.keys()):
+                if name in found:
+                    raise ModelError(f"{name} is in {found[name].file} and in {path}", cure="remove one of them")
                 view = file.get_slice(name)
                 found[name] = Stored(path, name, tuple(view.get_shape()), view.get_dtype())
     return found
@@ -137,6 +139,15 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds no JSON object")
     return cast("dict[str, Any]", value)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8."""
+    try:
+        with reading(path):
+            return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path} is not text in UTF-8: {error}") from error
 
 
 def _without_weights(folder: Path) -> ModelError:

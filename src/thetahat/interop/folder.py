@@ -68,11 +68,11 @@ def open_folder(path: Path) -> HubFolder:
     """
     plain = _config_in(path)
     family, stored = family_of(plain), stored_in(path)
-    named = {_theirs(family, name, stored): one for name, one in stored.items()}
+    named = _named(path, family, stored)
     has_head = _has_head(family, plain, named)
     config = _untied(family, read_config(plain, has_head=has_head), named)
     vocab_size = _vocab_size(plain)
-    found = entries(family.links, _shapes(config, vocab_size), config.num_heads)
+    found = entries(family.links, _shapes(config, vocab_size, len(named)), config.num_heads)
     passengers = [name for name in named if _matches(name, family.passengers)]
     used = _checked(path, family, found, named)
     _check_copies(path, family, config, used, named)
@@ -160,13 +160,19 @@ def _config_in(path: Path) -> dict[str, Any]:
 
 def _vocab_size(plain: Mapping[str, Any]) -> int:
     size = plain.get("vocab_size")
-    if not isinstance(size, int) or size < 1:
+    if not isinstance(size, int) or not 1 <= size < 2**31:
         raise ModelError(f"{CONFIG}: vocab_size={size!r}", allowed="a positive integer")
     return size
 
 
-def _shapes(config: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(parameter.shape) for name, parameter in build_model(config, vocab_size).named_parameters()}
+def _shapes(config: ModelConfig, vocab_size: int, num_tensors: int) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of our parameters; nothing is laid out with less than a tensor a layer."""
+    if config.num_layers > num_tensors and not config.shares_layers:
+        raise ModelError(f"{CONFIG} asks for {config.num_layers} layers, and there are {num_tensors} tensors")
+    try:
+        return {name: tuple(parameter.shape) for name, parameter in build_model(config, vocab_size).named_parameters()}
+    except RuntimeError as error:  # a table larger than what can be counted
+        raise ModelError(f"{CONFIG} describes no model: {str(error).splitlines()[0]}") from error
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
@@ -175,6 +181,17 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 def _heads(family: Family) -> list[Link]:
     return [link for link in family.links if family.prefix and not link.theirs.startswith(family.prefix)]
+
+
+def _named(path: Path, family: Family, stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The tensors by the family's names."""
+    found: dict[str, Stored] = {}
+    for name, one in stored.items():
+        theirs = _theirs(family, name, stored)
+        if theirs in found:
+            raise ModelError(f"{path} has {found[theirs].name} and {name}, which are two names of one tensor")
+        found[theirs] = one
+    return found
 
 
 def _theirs(family: Family, name: str, stored: Mapping[str, Stored]) -> str:

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from thetahat.core.config import to_plain
 from thetahat.core.errors import ModelError
-from thetahat.interop.fields import Fields, MisfitError, Plain, refused
+from thetahat.interop.fields import MOST_LAYERS, Fields, MisfitError, Plain, refused
 from thetahat.model.config import (
     AttentionMixer,
     LinearScaling,
@@ -69,7 +69,7 @@ class Layers:
     writes_unrotated: Callable[[Sequence[bool]], Plain] | None = None
 
     def read(self, fields: Fields) -> Plain:  # noqa: D102
-        num_layers = fields.number("num_hidden_layers")
+        num_layers = fields.number("num_hidden_layers", most=MOST_LAYERS)
         slides, distance = _windows(self.windows, fields, num_layers)
         kinds = _rotaries(self.rope, fields)
         plain = self.unrotated(fields, num_layers) if self.unrotated else [False] * num_layers
@@ -106,7 +106,7 @@ def _windows(windows: Windows | None, fields: Fields, num_layers: int) -> tuple[
     slides = windows.slides(fields, num_layers)
     types = fields.get("layer_types") if windows.has_types else None
     if types is not None:
-        if not isinstance(types, list) or len(cast("list[Any]", types)) != num_layers or {*types} - {FULL, SLIDING}:
+        if not _are_types(types, num_layers):
             raise ModelError(
                 f"config.json: layer_types={types!r} is not supported",
                 allowed=f"{num_layers} times {FULL} or {SLIDING}, one for each layer",
@@ -115,6 +115,11 @@ def _windows(windows: Windows | None, fields: Fields, num_layers: int) -> tuple[
     if any(slides) and distance is None:
         raise ModelError("config.json: layers have a window, and its width is not given", allowed="sliding_window")
     return slides, distance
+
+
+def _are_types(types: Any, num_layers: int) -> bool:
+    listed = cast("list[Any]", types) if isinstance(types, list) else []
+    return len(listed) == num_layers and all(kind in (FULL, SLIDING) for kind in listed)
 
 
 def _rotaries(names: RopeNames, fields: Fields) -> dict[str, Plain]:
@@ -130,9 +135,11 @@ def _rotaries(names: RopeNames, fields: Fields) -> dict[str, Plain]:
     share = {"partial_rotary_factor": old[FULL]["share"]}
     found: dict[str, Plain] = {}
     for kind in (FULL, SLIDING):
-        given: Plain = (new.get(kind) or {}) if is_nested else new
+        given = (new.get(kind) or {}) if is_nested else new
+        if not isinstance(given, dict):
+            raise refused("rope_parameters", new, f"tables for {FULL} and {SLIDING}")
         base = names.local_default if kind == SLIDING and names.local else names.default
-        found[kind] = _rotary({"rope_theta": base, **share, **given}, fields)
+        found[kind] = _rotary({"rope_theta": base, **share, **cast(Plain, given)}, fields)
     if is_nested and set(new) - {FULL, SLIDING}:
         raise refused("rope_parameters", sorted(new), f"{FULL} and {SLIDING}")
     _refuse_contradiction(names, fields, found, old)
@@ -167,7 +174,7 @@ def _old_rotaries(names: RopeNames, fields: Fields) -> dict[str, Plain]:
 def _rotary(given: Plain, fields: Fields) -> Plain:
     """One table of theirs as one of ours."""
     kind = given.get("rope_type") or given.get("type") or "default"
-    if kind not in _KEYS:
+    if not isinstance(kind, str) or kind not in _KEYS:
         raise ModelError(
             f"config.json: rotary positions of the kind {kind!r} are not supported", allowed=f"rope_type {_SCALINGS}"
         )
@@ -210,8 +217,10 @@ def _scaling(kind: str, given: Plain, fields: Fields) -> Plain | None:
 def _attention_factor(factor: float, given: Plain) -> float | None:
     """What cosines and sines are multiplied by; DeepSeek's `mscale` and `mscale_all_dim` are two ways to say it."""
     scale, scale_all = given.get("mscale"), given.get("mscale_all_dim")
-    if given.get("attention_factor") is not None or not (scale and scale_all) or factor <= 1:
+    if given.get("attention_factor") is not None or factor <= 1:
         return given.get("attention_factor")
+    if not (isinstance(scale, int | float) and isinstance(scale_all, int | float) and scale and scale_all):
+        return None
     return (0.1 * scale * log(factor) + 1) / (0.1 * scale_all * log(factor) + 1)
 
 

@@ -27,7 +27,7 @@ _STALE = ("auto_map", "chat_template", "tokenizer_file", "name_or_path", "added_
 class Writing(Config, kw_only=True):
     """How a folder is written."""
 
-    family: str | None = None  # a model_type that is preferred where several have fields for the model
+    family: str | None = None  # a model_type; None: the first that has this shape
     dtype: Literal["float32", "bfloat16", "float16"] | None = None  # of the tensors; None: the model's
     has_head: bool = True  # False: as a model without the head of a language model
     shard_bytes: int = 5_000_000_000  # of a file, beyond which there are several

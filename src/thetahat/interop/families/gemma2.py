@@ -5,7 +5,7 @@ from dataclasses import replace
 from thetahat.interop.families.llama import ATTENTION, BIASES, DOWN, GATE_UP, LLAMA, OUTER, OUTPUT, SHAPE
 from thetahat.interop.families.windows import every
 from thetahat.interop.family import ACTIVATIONS
-from thetahat.interop.fields import Fields, Fixed, Pair, Plain, Value, value_at
+from thetahat.interop.fields import Fields, Fixed, Pair, Plain, Value, refused, value_at
 from thetahat.interop.layers import Layers
 from thetahat.interop.names import Link
 from thetahat.model.config import ModelConfig
@@ -13,6 +13,8 @@ from thetahat.model.config import ModelConfig
 
 def _scales(fields: Fields) -> Plain:
     scalar = fields.get("query_pre_attn_scalar", 256)
+    if not isinstance(scalar, int | float) or not scalar > 0:
+        raise refused("query_pre_attn_scalar", scalar, "a number above 0")
     return {"attention.scale": float(scalar) ** -0.5, "embedding.scale": fields.number("hidden_size") ** 0.5}
 
 

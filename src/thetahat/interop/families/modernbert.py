@@ -12,7 +12,7 @@ from thetahat.model.config import EncoderConfig
 
 
 def _slides(fields: Fields, num_layers: int) -> list[bool]:
-    every = int(fields.get("global_attn_every_n_layers", 3))
+    every = fields.number("global_attn_every_n_layers", 3)
     return [bool(layer % every) for layer in range(num_layers)]
 
 
@@ -24,7 +24,7 @@ def _written(slides: Sequence[bool], distance: int | None) -> Plain:
     return local | {"global_attn_every_n_layers": every}
 
 
-WINDOWS = Windows(_slides, lambda fields: int(fields.get("local_attention", 128)) // 2, _written)
+WINDOWS = Windows(_slides, lambda fields: fields.number("local_attention", 128) // 2, _written)
 MODERNBERT = Family(
     model_type="modernbert",
     kind=EncoderConfig,

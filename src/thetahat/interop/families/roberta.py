@@ -3,12 +3,15 @@
 from dataclasses import replace
 
 from thetahat.interop.families.bert import BERT, TRANSFORM, head, links, parts
-from thetahat.interop.fields import Fields, Fixed, Pair, Plain, value_at
+from thetahat.interop.fields import Fields, Fixed, Pair, Plain, refused, value_at
 from thetahat.model.config import ModelConfig
 
 
 def _positions(fields: Fields) -> Plain:
-    offset = int(fields.get("pad_token_id", 1)) + 1
+    padding = fields.get("pad_token_id", 1)
+    if not isinstance(padding, int) or padding < 0:
+        raise refused("pad_token_id", padding, "the id of a token")
+    offset = padding + 1
     number = fields.number("max_position_embeddings") - offset
     return {"embedding.positions.number": number, "embedding.positions.offset": offset}
 

@@ -22,7 +22,7 @@ _PROJECTIONS = {
 
 def _mlp(fields: Fields, default: str) -> Plain:
     named = fields.get("feed_forward_proj", default)
-    if named not in _PROJECTIONS:
+    if not isinstance(named, str) or named not in _PROJECTIONS:
         raise refused("feed_forward_proj", named, ", ".join(_PROJECTIONS))
     is_gated, activation = _PROJECTIONS[named]
     return {"mlp.is_gated": is_gated, "mlp.activation": activation}

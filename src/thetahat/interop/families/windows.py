@@ -1,15 +1,17 @@
 """Which layers of which families have a window, in configs that do not list the types of their layers."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
-from thetahat.interop.fields import Fields, Plain
+from thetahat.interop.fields import Fields, Plain, refused
 from thetahat.interop.layers import Windows
 
 
 def reach(fields: Fields, default: int | None = None) -> int | None:
     """The farthest position seen: a window of W positions counts one's own."""
-    width = fields.or_default("sliding_window", default)
-    return None if width is None else max(int(width) - 1, 1)
+    if fields.or_default("sliding_window", default) is None:
+        return None
+    return max(fields.number("sliding_window", default) - 1, 1)
 
 
 def width(distance: int | None) -> int | None:
@@ -35,7 +37,9 @@ def _used(fields: Fields) -> int | None:
 
 
 def _upper(fields: Fields, num_layers: int) -> list[bool]:
-    first = int(fields.get("max_window_layers", 28))
+    first = fields.or_default("max_window_layers", 28)
+    if not isinstance(first, int):
+        raise refused("max_window_layers", first, "an integer")
     return [_used(fields) is not None and layer >= first for layer in range(num_layers)]
 
 
@@ -55,9 +59,12 @@ def _unrotated(fields: Fields, num_layers: int) -> list[bool]:
 
 def without_rope(fields: Fields, num_layers: int) -> list[bool]:
     """Which layers have no rotary positions, as in SmolLM 3."""
-    every = int(fields.get("no_rope_layer_interval", 4))
+    every = fields.number("no_rope_layer_interval", 4)
     default = [int((layer + 1) % every != 0) for layer in range(num_layers)]
-    return [not has_rope for has_rope in fields.get("no_rope_layers", default)]
+    has_rope = fields.get("no_rope_layers", default)
+    if not isinstance(has_rope, list) or len(cast("list[Any]", has_rope)) != num_layers:
+        raise refused("no_rope_layers", has_rope, f"a list of {num_layers} times 0 or 1")
+    return [not each for each in cast("list[Any]", has_rope)]
 
 
 UNROTATED = Windows(
@@ -72,9 +79,10 @@ def every(names: Sequence[str], period: int, *, default: int = 4096) -> Windows:
     """All but the last of every `period` layers; the period may be said in fields."""
 
     def slides(fields: Fields, num_layers: int) -> list[bool]:
-        said = [fields.get(name) for name in names]
-        own = next((number for number in said if number is not None), period)
-        return [bool((layer + 1) % int(own)) for layer in range(num_layers)]
+        own = period
+        for name in reversed(names):
+            own = fields.number(name, own)
+        return [bool((layer + 1) % own) for layer in range(num_layers)]
 
     def writes(slides: Sequence[bool], distance: int | None) -> Plain:
         own = list(slides).index(False) + 1 if not all(slides) else len(slides) + 1
