@@ -75,7 +75,7 @@ CHOICES = {
         ),
     },
     "no query-key norm": {"attention": AttentionConfig(query_key_norm="none")},
-    "whole query-key norm": {"attention": AttentionConfig(query_key_norm="whole")},
+    "whole query-key norm": {"attention": AttentionConfig(query_key_norm="joined")},
     "biases": {"attention": AttentionConfig(has_bias=True, has_output_bias=True), "mlp": MLPConfig(has_bias=True)},
     "scale": {"attention": AttentionConfig(scale=0.9)},
     "cap": {"attention": AttentionConfig(cap=1.5)},

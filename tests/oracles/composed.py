@@ -119,7 +119,7 @@ class Composed:
     def heads(self, name: str, what: str, x: Array) -> Array:
         projected, kind = self.linear(f"{name}{what}", x), self.config["attention"]["query_key_norm"]
         width = self.config["head_width"]
-        if kind == "whole":
+        if kind == "joined":
             return self.norm(f"{name}{what}_norm", projected).reshape(len(x), -1, width)
         apart = projected.reshape(len(x), -1, width)
         return self.norm(f"{name}{what}_norm", apart) if kind == "head" else apart

@@ -94,7 +94,7 @@ class RelativeConfig(Config, kw_only=True):
 class AttentionConfig(Config, kw_only=True):
     """What the attentions of all layers have in common."""
 
-    query_key_norm: Literal["head", "whole", "none"] = "head"  # over the width of a head, or of all heads together
+    query_key_norm: Literal["head", "joined", "none"] = "head"  # over the width of a head, or of all heads together
     has_bias: bool = False  # of queries, keys and values
     has_output_bias: bool = False
     scale: Positive | None = None  # of the scores; None: 1 / sqrt(head_width)

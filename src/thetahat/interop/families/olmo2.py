@@ -24,7 +24,7 @@ OLMO2 = replace(
     parts=(
         *SHAPE,
         Value("rms_norm_eps", "norm_epsilon", default=1e-5),
-        Fixed({"placement": "branch", "attention.query_key_norm": "whole"}),
+        Fixed({"placement": "branch", "attention.query_key_norm": "joined"}),
         BIASES,
         Layers(),
     ),

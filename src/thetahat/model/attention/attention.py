@@ -60,10 +60,10 @@ class Attention(nn.Module):
         self.value = nn.Linear(config.width, inside, bias=choices.has_bias)
         self.output = nn.Linear(outside, config.width, bias=choices.has_output_bias)
         self.query_norm = self.key_norm = None
-        self.norms_whole = choices.query_key_norm == "whole"
+        self.norms_joined = choices.query_key_norm == "joined"
         if choices.query_key_norm != "none":
-            self.query_norm = norm_of(config, outside if self.norms_whole else config.head_width)
-            self.key_norm = norm_of(config, inside if self.norms_whole else config.head_width)
+            self.query_norm = norm_of(config, outside if self.norms_joined else config.head_width)
+            self.key_norm = norm_of(config, inside if self.norms_joined else config.head_width)
         # kernels multiply scores by 1 / sqrt(K)
         self.stretch = 1.0 if choices.scale is None else choices.scale * math.sqrt(config.head_width)
 
@@ -88,7 +88,7 @@ class Attention(nn.Module):
         heads = (-1, self.head_width)
         if norm is None:
             return projected.unflatten(-1, heads)
-        return norm(projected).unflatten(-1, heads) if self.norms_whole else norm(projected.unflatten(-1, heads))
+        return norm(projected).unflatten(-1, heads) if self.norms_joined else norm(projected.unflatten(-1, heads))
 
     if TYPE_CHECKING:
         __call__ = forward
