@@ -40,6 +40,33 @@ def test_with_json_an_error_is_an_object_on_stdout_and_words_on_stderr(monkeypat
     assert err
 
 
+@pytest.mark.parametrize(
+    ("words", "message", "cure"),
+    [
+        (["train", "--no-such-option"], "no such option: --no-such-option", "thetahat train --help"),
+        (["score"], "missing argument 'MODEL", "thetahat score --help"),
+        (["compare", "a", "b", "--top", "some"], "invalid value for '--top'", "thetahat compare --help"),
+        (["tokenizer", "train"], "missing argument 'DATA", "thetahat tokenizer train --help"),
+        (["trian"], "no such command 'trian'", "thetahat --help"),
+        (["compare", "runs/mine"], "1 of A and B came", "thetahat compare runs/mine OTHER"),
+    ],
+)
+def test_a_command_that_does_not_fit_is_an_error_like_all_others(monkeypatch, capsys, words, message, cure):
+    for json_too in ([], ["--json"]):
+        assert ended(monkeypatch, *words, *json_too) == 2
+        out, err = capsys.readouterr()
+        assert err.startswith(f"thetahat: {message}")
+        assert err.endswith(f"  try: {cure}\n")
+        assert bool(out) == bool(json_too)
+
+
+def test_without_a_command_the_help_is_shown(monkeypatch, capsys):
+    assert ended(monkeypatch) == 2
+    said = "".join(capsys.readouterr())
+    assert "Usage: thetahat" in said
+    assert "try:" not in said
+
+
 def test_without_json_an_error_leaves_stdout_empty(monkeypatch, capsys):
     assert ended(monkeypatch, "score", "nowhere") == 4
     assert capsys.readouterr().out == ""
@@ -65,7 +92,7 @@ def test_a_reader_that_goes_away_ends_the_command_with_the_code_of_shells(tmp_pa
     ],
 )
 def test_what_the_system_refuses_is_no_bug_of_ours(monkeypatch, capsys, error, said):
-    def refused():
+    def refused(**options):
         raise error
 
     monkeypatch.setattr("thetahat.cli.main.app", refused)

@@ -167,7 +167,7 @@ def test_what_company_changes_is_said_beside_the_number(place):
     out, err = finished(place, "score", "run", "many.jsonl")
     assert "noise_floor_nats_per_token" in out
     assert "by source" in out
-    assert "sequences read again, alone" in err
+    assert "scored once more, each outside of its batch, which changed at most" in err
 
 
 def test_a_file_that_is_there_is_not_written_over(place):

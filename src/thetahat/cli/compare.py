@@ -44,7 +44,11 @@ def compare(
 
     names, pairs = split_words(words)
     if len(names) < 2:
-        raise ConfigError(f"{len(names)} of A and B came", cure="thetahat compare a.parquet b.parquet")
+        raise ConfigError(
+            f"{len(names)} of A and B came",
+            allowed="two models (runs, checkpoints), or two ledgers that thetahat score --out wrote",
+            cure=f"thetahat compare {names[0] if names else 'runs/NAME'} OTHER",
+        )
     if html:
         store.check_target(html, "--html")
     a, b, *data = names

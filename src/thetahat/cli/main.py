@@ -7,7 +7,7 @@ import sys
 import threading
 import traceback
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 
@@ -27,7 +27,7 @@ from thetahat.cli import (
     train,
     verify,
 )
-from thetahat.cli.words import emit_error, fail, say, wants_json
+from thetahat.cli.words import fail, say
 from thetahat.core.errors import (
     ConfigError,
     DiskFullError,
@@ -38,6 +38,8 @@ from thetahat.core.errors import (
 )
 from thetahat.run.signals import Interrupted
 
+UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # which typer keeps where each version likes
+INTERRUPTED = 128 + signal.SIGINT  # what typer returns where Ctrl-C ended a command
 app = typer.Typer(
     name="thetahat",
     help="Trains Transformer language models by maximum likelihood: argmax_θ Σ log Pr_θ(x).",
@@ -81,13 +83,17 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # threads that wait give way sooner when the machine is busy
     _prepare_streams()
     try:
-        app()  # prints usage errors itself and exits with 2
+        if app(prog_name="thetahat", standalone_mode=False) == INTERRUPTED:
+            _end_interrupted()
     except ThetahatError as error:
         fail(error)
+    except UsageError as error:
+        fail(_misused(error))
     except KeyboardInterrupt:
         _end_interrupted()
     except SystemExit as end:
-        _ended_by_typer(end)
+        if isinstance(end.__context__, BrokenPipeError):
+            sys.exit(141)  # 128 + SIGPIPE, the convention of shells
         raise
     except MemoryError:
         fail(OutOfMemoryError("the host's memory is full", cure="a smaller micro_batch_size or batch_size"))
@@ -115,16 +121,14 @@ def _end_interrupted() -> NoReturn:
             os._exit(130)
 
 
-def _ended_by_typer(end: SystemExit) -> None:
-    """Ctrl-C, closed pipes and usage errors end inside typer; says what it leaves unsaid."""
-    cause = end.__context__
-    if isinstance(cause, BrokenPipeError):
-        sys.exit(141)  # 128 + SIGPIPE, the convention of shells
-    if end.code == 130:
-        _end_interrupted()
-    if end.code == 2 and wants_json():
-        message = getattr(cause, "format_message", lambda: str(cause))()
-        emit_error(ConfigError(message))
+def _misused(error: Any) -> ThetahatError:
+    """An option or an argument that does not exist, is missing or does not fit; without any word, the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        sys.exit(error.exit_code)
+    said = error.format_message().rstrip(".")
+    command = error.ctx.command_path if error.ctx else "thetahat"
+    return ConfigError(said[:1].lower() + said[1:], cure=f"{command} --help")
 
 
 def _named(error: Exception) -> ThetahatError:

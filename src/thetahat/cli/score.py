@@ -112,7 +112,8 @@ def _conclude(model: str, out: Path | None, scored: "Score") -> None:
     noise = scored.noise
     if noise.num_sequences:
         count = counted(noise.num_sequences, "sequence")
-        say(f"{count} read again, alone: {noise.nats_per_token:.1e} nats a token apart at most")
+        apart = f"at most {noise.nats_per_token:.1e} nats a token"
+        say(f"rounding: {count} scored once more, each outside of its batch, which changed {apart}")
     if scored.tokens_cut or scored.prompt_cut:
         say(
             f"cut by data.over_long: {scored.tokens_cut:,} tokens not scored, {scored.prompt_cut:,} of prompts not read"

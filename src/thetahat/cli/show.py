@@ -11,6 +11,7 @@ from typing import Any
 
 from thetahat.cli.progress import Standing, progress
 from thetahat.cli.words import emit, escape, say
+from thetahat.core.special import MASK
 from thetahat.generation.sample import Sampling
 from thetahat.ledger.summary import Summary
 from thetahat.run.config import RunConfig
@@ -71,12 +72,27 @@ def conclude(outcome: dict[str, Any], config: RunConfig, folder: Path) -> None:
     if outcome["step"] < config.max_steps and config.max_tokens is None:
         say(f"\nPaused after step {outcome['step']} of {config.max_steps}. Next: the same command goes on.")
         return
-    run = shlex.quote(str(folder))
     say("\nNext:")
-    say(f"  {_program()} generate {run} --max-tokens 500    more of it")
-    say(f"  {_program()} score {run} OTHER.txt    how likely another text is")
-    if is_bundled:
-        say(f"  {_program()} train data.train=YOUR.txt    the same on your own text")
+    for words, what in following(config, shlex.quote(str(folder))):
+        say(f"  {_program()} {words}    {what}")
+
+
+def following(config: RunConfig, run: str) -> Generator[tuple[str, str]]:
+    """What a model of this kind can do: the words of each command, and what for."""
+    factorization = config.objective.factorization
+    others, asked = "OTHER.jsonl", "how likely others are"
+    if config.data.chat:
+        yield f"chat {run}", "talk to it"
+    elif factorization.reads_source:
+        yield f"generate {run} --prompts PROMPTS.jsonl", "an answer to each"
+    elif not factorization.layout.predicts_label:
+        others, asked = "OTHER.txt", "how likely another text is"
+        is_masked = factorization.model_kind == "encoder"
+        filled = f"generate {run} --prompt 'TEXT {MASK} TEXT'", "what it guesses there"
+        yield filled if is_masked else (f"generate {run} --max-tokens 500", "more of it")
+    yield f"score {run} {others}", asked
+    if config.data.train.startswith("bundled:"):
+        yield "train data.train=YOUR.txt", "the same on your own text"
 
 
 def _program() -> str:

@@ -83,8 +83,21 @@ def test_of_many_the_first_are_shown_and_a_file_has_all(write, tmp_path):
 
 
 def test_one_bad_record_says_all_that_its_error_says(write):
-    with pytest.raises(DataError, match=r"a\.jsonl:1: the document is empty\n  try: remove it.*\n  or: .*skip"):
+    with pytest.raises(DataError, match=r"a\.jsonl:1: the document is empty\n  try: remove it.*; or .*skip") as one:
         streamed(write("a.jsonl", '{"text": ""}'), "error")
+    assert one.value.cure.endswith("data.on_bad_record=skip to leave it out and count it")
+
+
+def test_cures_that_are_not_those_of_every_record_are_left_unsaid(write):
+    with pytest.raises(DataError) as alike:
+        streamed(write("a.jsonl", 2 * '{"text": ""}\n'), "error")
+    assert alike.value.cure.startswith("remove it")
+    with pytest.raises(DataError) as mixed:
+        streamed(write("b.jsonl", '{"text": ""}\n{"text": 3}\n'), "error")
+    assert mixed.value.cure == "mend them, or data.on_bad_record=skip to leave them out and count them"
+    assert mixed.value.allowed == ""
+    for error in (alike, mixed):
+        assert str(error.value).count("  try: ") == 1
 
 
 def test_the_copy_of_good_records_is_not_that_of_the_whole_file(write):

@@ -12,7 +12,6 @@ from thetahat.data.config import OnBadRecord
 from thetahat.data.read.cache import default_cache
 
 SHOWN = 10  # of the records that are named; a file has all of them
-_CURE = "mend them, or data.on_bad_record=skip to leave them out and count them"
 logger = getLogger("thetahat")
 
 
@@ -20,8 +19,8 @@ logger = getLogger("thetahat")
 class BadRecords:
     """Takes the errors of records, as `on_error` of a reader, and says at the end of the data what becomes of them."""
 
-    def __init__(self, policy: OnBadRecord, cure: str = _CURE) -> None:
-        self._policy, self._cure = policy, cure
+    def __init__(self, policy: OnBadRecord, cure: str = "") -> None:
+        self._policy, self._cure = policy, cure  # the cure where data.on_bad_record=skip is none
         self._errors: list[DataError] = []
 
     def __call__(self, error: DataError) -> None:
@@ -37,14 +36,28 @@ class BadRecords:
         return [str(error).split("\n")[0] for error in self._errors]
 
     def settle(self) -> None:
-        """Raises DataError if there was one and none may be: of one record its own, of several with a list."""
+        """Raises DataError if there was one and none may be: of one record its own, of several with a list.
+
+        What is allowed and what to type of several records is that of each of them, or is left unsaid.
+        """
         if not self._errors or self._policy == "skip":
             return
-        if len(self._errors) == 1:
-            raise DataError(f"{self._errors[0]}\n  or: {self._cure}")
-        rest = str(self._errors[0]).partition("\n")[2]
-        listed = _listed(f"{len(self._errors):,} records cannot be used:", self.lines)
-        raise DataError(f"{listed}\n{rest}" if rest else listed, cure=self._cure)
+        first = self._errors[0]
+        allowed, cure = ({getattr(error, name) for error in self._errors} for name in ("allowed", "cure"))
+        what = first.what if len(self) == 1 else _listed(f"{len(self):,} records cannot be used:", self.lines)
+        raise DataError(
+            what,
+            allowed=first.allowed if len(allowed) == 1 else "",
+            cure=self._cure_beside(first.cure if len(cure) == 1 else ""),
+        )
+
+    def _cure_beside(self, own: str) -> str:
+        """One line of cures: that of the records, and that of the data."""
+        them = "it" if len(self) == 1 else "them"
+        if self._cure:
+            return f"{own}; or {self._cure}" if own else self._cure
+        skip = f"data.on_bad_record=skip to leave {them} out and count {them}"
+        return f"{own}; or {skip}" if own else f"mend {them}, or {skip}"
 
 
 @functools.cache
