@@ -63,6 +63,12 @@ CHOICES = {
         "head_width": 16,
         "layers": (AttentionMixer(positions=Rotary(base=50.0, scaling=YarnScaling(factor=4.0, context=64))),),
     },
+    "yarn beyond its base": {
+        "head_width": 8,
+        "layers": (
+            AttentionMixer(positions=Rotary(base=4.0, scaling=YarnScaling(factor=2.0, context=4096, beta_fast=400.0))),
+        ),
+    },
     "yarn with its own length": {
         "head_width": 16,
         "layers": (
