@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from thetahat.core.config import override
-from thetahat.core.errors import DataError
+from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.config import DataConfig
 from thetahat.data.read import bad
 from thetahat.data.read.source import divide
@@ -42,6 +42,13 @@ def test_a_text_holds_no_dialogue_and_it_is_said_what_does(tmp_path):
             prepared("dialogue", f"data.train={path}", "data.held_out=none")
         assert f"data.train={path} holds no dialogue, which data.chat is for: {why}\n" in str(error.value)
         assert '{"messages": [' in str(error.value)
+
+
+def test_columns_of_a_text_have_no_effect_and_that_is_said(tmp_path):
+    text = tmp_path / "my.txt"
+    text.write_text("words of a text\n" * 99)
+    with pytest.raises(ConfigError, match=r"data\.columns has no effect: a \.txt has no fields"):
+        prepared("quickstart", f"data.train={text}", "data.columns.text=body")
 
 
 def test_the_account_before_step_1_says_what_was_read_how_and_what_was_not(tmp_path, caplog):

@@ -15,7 +15,8 @@ Packing = Literal["best-fit", "none"]
 Unsupervised = Literal["error", "skip"]
 OnBadRecord = Literal["error", "skip"]
 
-COLUMNS = frozenset(["text", "label", "prompt", "completion", "messages", "answers", "tools", "id", "source", "weight"])
+MARKS = frozenset({"text", "label", "prompt", "completion", "messages"})  # fields that a record is made of
+COLUMNS = MARKS | {"answers", "tools", "id", "source", "weight"}  # all that data.columns may name
 Plain = bool | int | float | str  # what a template may be given by name
 Weight = Annotated[float, Meta(ge=0, lt=1e300)]
 _FORMS = "hash:F (whole documents, by digest), tail:F (the end of the data), PATH, none; F between 0 and 1"
@@ -75,6 +76,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
             raise ConfigError(
                 f"data.columns.{unknown[0]} names nothing of a record", allowed=", ".join(sorted(COLUMNS))
             )
+        if empty := sorted(name for name in MARKS if self.columns.get(name) == ""):
+            raise ConfigError(f"data.columns.{empty[0]} is empty", allowed="the name of a field", cure="leave it out")
         rule, fraction = self.division
         if rule in {"hash", "tail"} and not 0 < fraction < 1:
             raise ConfigError(f"data.held_out={self.held_out!r} leaves one part empty", allowed=_FORMS)

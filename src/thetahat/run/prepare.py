@@ -113,8 +113,11 @@ def _tokenizer_and_corpora(
     config: RunConfig, folder: Path | None
 ) -> tuple[Tokenizer, Corpus, Corpus | None, tuple[str, ...]]:
     train_records, held_out_records = divide(config.data)
-    if config.data.chat and not any(map(holds_objects, train_records.texts.files)):
-        raise _no_dialogue(config, "a .txt holds texts")
+    if not any(map(holds_objects, train_records.texts.files)):
+        if config.data.chat:
+            raise _no_dialogue(config, "a .txt holds texts")
+        if config.data.columns:
+            raise ConfigError("data.columns has no effect: a .txt has no fields", cure="leave it out")
     tokenizer = _tokenizer(config, folder, train_records)
     labels = _labels(config, train_records)
     cache, card = cache_folder("corpora"), card_of(config, labels)

@@ -1,10 +1,12 @@
 """Records in the forms of others are read as what they are, and it is said how."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, strategies as st
 
 from thetahat.core.errors import ConfigError, DataError
-from thetahat.data.config import DataConfig
+from thetahat.data.config import COLUMNS, DataConfig
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.corpus import reading_of
 from thetahat.data.read.prompt import parse_prompt
@@ -138,6 +140,12 @@ def test_columns_say_what_is_read_and_nothing_else_is():
     assert (record.dialogue.messages[1].fields["content"], record.id, record.read_as) == ("Here.", "k", "messages")
     chosen = {"prompt": TALK[:1], "chosen": TALK[1:], "rejected": TALK[1:]}
     assert read(chosen, {"prompt": "prompt", "completion": "chosen"}).dialogue == read({"messages": TALK}).dialogue
+    assert read({"text": "x", "id": "a", "key": 3, "weight": 70.5}, {"id": "key", "weight": ""}) == replace(
+        read({"text": "x", "id": 3}), unread=("id", "weight")
+    )
+    assert read(squad, {"prompt": "question", "completion": "answer", "id": "question"}).id == "q"
+    record = read({"id": "words", "key": 3, "weight": 2}, {"text": "id", "id": "key", "weight": ""})
+    assert (record.text, record.id, record.weight, record.unread) == ("words", "3", 1.0, ("weight",))
     with pytest.raises(DataError, match=r"no field 'contnt', which data\.columns\.text names; its keys: 'content'"):
         read({"content": "x"}, {"text": "contnt"})
     with pytest.raises(DataError, match="half a record of prompt and completion"):
@@ -145,6 +153,8 @@ def test_columns_say_what_is_read_and_nothing_else_is():
 
 
 def test_columns_name_parts_of_records():
+    with pytest.raises(ConfigError, match=r"data\.columns\.text is empty"):
+        DataConfig(columns={"text": ""})
     with pytest.raises(ConfigError, match=r"data\.columns\.txt names nothing.*\n.*text"):
         DataConfig(columns={"txt": "content"})
 
@@ -172,11 +182,14 @@ VALUE = st.none() | st.text(max_size=4) | st.integers() | st.lists(TURN, max_siz
 VALUE |= st.dictionaries(st.sampled_from(["role", "content", "from"]), st.lists(st.text(max_size=3), max_size=2))
 
 
-@given(st.dictionaries(st.sampled_from(NAMES), VALUE, max_size=6), st.booleans())
-def test_any_object_is_a_record_or_one_clear_error_and_every_field_is_used_or_named(fields, with_columns):
+@given(
+    st.dictionaries(st.sampled_from(NAMES), VALUE, max_size=6),
+    st.none() | st.dictionaries(st.sampled_from(sorted(COLUMNS)), st.sampled_from([*NAMES, ""]), max_size=3),
+)
+def test_any_object_is_a_record_or_one_clear_error_and_every_field_is_used_or_named(fields, columns):
     error = None
     try:
-        record = read(fields, {"text": "input"} if with_columns else None)
+        record = read(fields, columns)
     except DataError as raised:
         error = str(raised)
     if error is not None:
@@ -184,7 +197,7 @@ def test_any_object_is_a_record_or_one_clear_error_and_every_field_is_used_or_na
         return
     assert record.text or record.dialogue
     assert set(record.unread) <= {name for name, value in fields.items() if value is not None}
-    if not with_columns and record.read_as == "text":
+    if not columns and record.read_as == "text":
         assert {"text", "id", "weight", *record.unread} >= {name for name, one in fields.items() if one is not None}
 
 

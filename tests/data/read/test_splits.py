@@ -5,7 +5,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from tests.data.read.tables import save_splits, save_to_disk, write_arrow, write_parquet
+from tests.data.read.tables import save_splits, save_to_disk, write_arrow, write_json, write_parquet
 from thetahat.core.errors import DataError
 from thetahat.data.config import DataConfig
 from thetahat.data.read import files
@@ -50,6 +50,21 @@ def test_which_split_is_meant_must_be_said(tmp_path):
     assert [[record.text for record in part] for part in (train, held_out)] == [[*"abc"], [*"de"]]
     alone = save_splits(tmp_path / "alone", {"train": texts("x")})
     assert read(alone) == ["x"]
+
+
+def test_what_datasets_has_downloaded_is_read_from_its_cache(tmp_path):
+    folder = tmp_path / "imdb" / "0.0.0" / "e6281661"
+    for name, some in {
+        "imdb-train-00000-of-00002": "ab",
+        "imdb-train-00001-of-00002": "c",
+        "imdb-unsupervised": "de",
+    }.items():
+        write_arrow(folder / f"{name}.arrow", texts(*some))
+    write_json(folder / "dataset_info.json", {"splits": {"train": {"num_bytes": 1}, "unsupervised": {}, "test": {}}})
+    with pytest.raises(DataError, match="several splits: train, unsupervised"):
+        find_files(str(folder))
+    assert read(f"{folder}/train") == [*"abc"]
+    assert read(f"{folder}/unsupervised") == [*"de"]
 
 
 def hub(folder, layout):

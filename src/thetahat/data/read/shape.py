@@ -9,11 +9,11 @@ What might be read in two ways is refused, and `data.columns` says which.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from thetahat.core.errors import DataError
-from thetahat.data.config import COLUMNS
+from thetahat.data.config import COLUMNS, MARKS
 from thetahat.data.read.strict_json import decode_json, kind_of_value
 
 FORMATS = (
@@ -27,7 +27,6 @@ OWN = {
     "messages": frozenset({"messages"}),
 }
 _ORDER = ("prompt", "completion", "text", "label", "messages")
-MARKS = frozenset[str]().union(*OWN.values())
 BESIDE = frozenset({"id", "source", "weight"})
 _OF_DIALOGUES = frozenset({"answers", "tools"})
 _DIALOGUES = ("conversations", "conversation")
@@ -75,10 +74,28 @@ def known_columns(columns: Mapping[str, str] | None) -> frozenset[str]:
 def shaped(fields: Fields, where: str, columns: Mapping[str, str] | None = None) -> Shaped:
     """The record under our names; raises DataError where it has none of the forms, or might have two.
 
-    A field that is null is absent: tables write every column in every row.
+    A field that is null is absent: tables write every column in every row. `columns` say under which names our fields
+    stand; a text, a prompt and so on that they name is all that is read.
     """
-    if columns:
-        return _chosen(fields, where, columns)
+    if not columns:
+        return _found(fields, where)
+    for name, column in columns.items():
+        if column and column not in fields:
+            keys = ", ".join(map(repr, fields)) or "none"
+            what = f"{where}: no field {column!r}, which data.columns.{name} names; its keys: {keys}"
+            raise DataError(what, cure=f"data.columns.{name}={name}, or another field that is there")
+    beside = {name: column for name, column in columns.items() if name not in MARKS}
+    asked = {name: column for name, column in columns.items() if name in MARKS}
+    renamed = {name: one for name, one in fields.items() if name not in beside}
+    renamed |= {name: fields[column] for name, column in beside.items() if column}
+    shape = _chosen(fields, renamed, where, asked) if asked else _found(renamed, where)
+    replaced = [name for name in without_nulls(fields) if name in beside]
+    used = {*beside.values(), *asked.values()}
+    unread = dict.fromkeys(name for name in (*shape.unread, *replaced) if name not in used)
+    return replace(shape, unread=tuple(unread))
+
+
+def _found(fields: Fields, where: str) -> Shaped:
     there = without_nulls(fields)
     if (kind := _own_kind(there)) is None:
         return _foreign(there, where, fields)
@@ -110,21 +127,16 @@ def _own_kind(there: Fields) -> str | None:
     return next((kind for kind, wanted in OWN.items() if wanted == found), None)
 
 
-def _chosen(fields: Fields, where: str, columns: Mapping[str, str]) -> Shaped:
-    """The record as `data.columns` says, and nothing else but what may stand beside."""
-    for name, column in columns.items():
-        if column not in fields:
-            keys = ", ".join(map(repr, fields)) or "none"
-            raise DataError(f"{where}: no field {column!r}, which data.columns.{name} names; its keys: {keys}")
-    beside = {name: name for name in (*BESIDE, *_OF_DIALOGUES) if name in fields and name not in columns}
-    taken = {**beside, **columns}
-    there = without_nulls({name: fields[column] for name, column in taken.items()})
+def _chosen(fields: Fields, renamed: Fields, where: str, columns: Mapping[str, str]) -> Shaped:
+    """The record of the fields that are asked for, and nothing else but what may stand beside, which is renamed."""
+    beside = {name: renamed[name] for name in (*BESIDE, *_OF_DIALOGUES) if name in renamed}
+    there = without_nulls(beside | {name: fields[column] for name, column in columns.items()})
     if (kind := _own_kind(there)) is None:
         raise DataError(f"{where}: {_lacking(there, fields)}", allowed=FORMATS)
     others = [name for name in _ORDER if name in OWN[kind] and columns.get(name, name) != name]
-    renamed = ", ".join(f"{name} from {columns[name]!r}" for name in others)
-    one = _own(kind, there, where, f"{kind}: {renamed}" if renamed else kind)
-    unread = [name for name in without_nulls(fields) if name not in taken.values()]
+    told = ", ".join(f"{name} from {columns[name]!r}" for name in others)
+    one = _own(kind, there, where, f"{kind}: {told}" if told else kind)
+    unread = [name for name in without_nulls(fields) if name not in beside]
     return Shaped(one.kind, one.fields, one.told, (*one.unread, *unread))
 
 

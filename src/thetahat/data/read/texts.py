@@ -56,11 +56,11 @@ def _parse(files: Sequence[Path], split_on: str | None, bad: BadRecords, columns
     taken: dict[str, int] = {}
     known = known_columns(columns)
     for path, label in zip(files, label_files(files), strict=True):
-        is_empty, num_bad = True, len(bad)
+        is_empty, num_bad, named = True, len(bad), columns if holds_objects(path) else None
         for number, fields in read_objects(path, split_on, columns=known, on_error=bad):
             is_empty = False
             try:
-                record = parse_record(fields, f"{path}:{number}", id=f"{label}:{number}", source=label, columns=columns)
+                record = parse_record(fields, f"{path}:{number}", id=f"{label}:{number}", source=label, columns=named)
             except DataError as error:
                 bad(error)
             else:

@@ -56,7 +56,21 @@ def declared_splits(folder: Path) -> Splits:
         if not isinstance(names, list) or not names:
             raise DataError(f"{folder / SPLITS}: no list of splits")
         return {str(name): _saved(folder / _inside(str(name), folder / SPLITS)) for name in cast("list[Any]", names)}
-    return _of_card(folder) if (folder / CARD).is_file() else {}
+    return (_of_card(folder) if (folder / CARD).is_file() else {}) or _of_cache(folder)
+
+
+def _of_cache(folder: Path) -> Splits:
+    """The splits of a folder in which `datasets` keeps what it downloaded: NAME-SPLIT.arrow, or several of a split."""
+    if not (folder / INFO).is_file() or (folder / STATE).exists():
+        return {}
+    try:
+        names = [str(name) for name in _object(folder / INFO).get("splits") or ()]
+    except DataError:
+        return {}  # it is of something else
+    there = sorted(folder.glob("*.arrow"))
+    ends = {name: re.compile(rf".+-{re.escape(name)}(?:-\d{{5}}-of-\d{{5}})?\.arrow") for name in names}
+    found = {name: [path for path in there if end.fullmatch(path.name)] for name, end in ends.items()}
+    return {name: files for name, files in found.items() if files}
 
 
 def splits_by_name(top: Path, files: Iterable[Path]) -> Splits:
