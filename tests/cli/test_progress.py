@@ -10,6 +10,7 @@ from rich.text import Text
 
 from thetahat.cli import progress as module
 from thetahat.cli.progress import Rate, Standing, duration, progress
+from thetahat.cli.words import folded
 
 
 class Screen(io.StringIO):
@@ -60,6 +61,28 @@ def test_a_bar_fits_into_its_terminal(monkeypatch, columns, expected):
     assert "2.057 bits/byte" in last
     assert last.endswith("left")
     assert len(last) <= columns
+
+
+def test_where_nothing_else_is_known_the_bar_says_what_is_counted(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Screen())
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with progress("tokens", shown=True, stays=False) as shows:
+        shows(Standing(12, 50, 12, 12))
+    assert "12/50 tokens" in Text.from_ansi(sys.stderr.getvalue()).plain
+
+
+@given(st.text("ab \u20ac", max_size=300), st.integers(20, 90))
+def test_on_a_terminal_lines_end_between_words_and_no_word_is_lost(text, columns):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stderr", Screen())
+        patch.setenv("COLUMNS", str(columns))
+        found = folded(text)
+        assert found.split() == text.split()
+        assert all(len(line) <= columns or " " not in line or line.startswith(" ") for line in found.splitlines())
+        for copied in (f"  try: thetahat {text}", f"Next: thetahat {text}"):
+            assert folded(copied) == copied
+    assert folded(text) == text
 
 
 def test_where_nothing_is_to_be_shown_nothing_is(capsys):

@@ -41,18 +41,18 @@ def progress(unit: str, *, shown: bool, stays: bool) -> Generator[Shows]:
     elif sys.stderr.isatty():
         console = Console(stderr=True)
         with Progress(*_columns(console.width), console=console, transient=not stays) as bar:
-            yield _Bar(bar, is_wide=console.width >= ROOM_FOR_A_BAR)
+            yield _Bar(bar, unit, is_wide=console.width >= ROOM_FOR_A_BAR)
     else:
         yield _Lines(unit)
 
 
 class _Bar:
-    def __init__(self, bar: Progress, *, is_wide: bool) -> None:
-        self.bar, self.is_wide, self.task, self.rate = bar, is_wide, None, Rate()
+    def __init__(self, bar: Progress, unit: str, *, is_wide: bool) -> None:
+        self.bar, self.unit, self.is_wide, self.task, self.rate = bar, unit, is_wide, None, Rate()
 
     def __call__(self, standing: Standing) -> None:
         known = standing.known if self.is_wide else standing.brief
-        said = f"{known} {self.rate(standing.num_tokens):,.0f} tok/s".lstrip()
+        said = f"{known or self.unit} {self.rate(standing.num_tokens):,.0f} tok/s"
         if self.task is None:
             self.task = self.bar.add_task("", total=standing.total, completed=standing.done, said=said)
         self.bar.update(self.task, completed=standing.done, total=standing.total, said=said)

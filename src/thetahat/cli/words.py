@@ -3,7 +3,9 @@
 import json
 import logging
 import os
+import shutil
 import sys
+import textwrap
 from typing import Any, NoReturn
 
 import typer
@@ -23,8 +25,23 @@ def is_first_rank() -> bool:
 
 def say(text: str) -> None:
     """A line for a person."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{folded(text)}\n")
     sys.stderr.flush()
+
+
+def folded(text: str) -> str:
+    """The text in lines that end between words on a terminal; what may be copied, indented or behind Next:, is whole.
+
+    Elsewhere every line stays as it is.
+    """
+    if not sys.stderr.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    prose = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False, drop_whitespace=True)
+    lines = text.split("\n")
+    return "\n".join(
+        line if len(line) <= width or line.startswith((" ", "Next:")) else prose.fill(line) for line in lines
+    )
 
 
 def emit(text: str, *, end: str = "\n") -> None:
@@ -85,7 +102,7 @@ class _Escaping(logging.Formatter):
     """A line of the library's may quote data."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return escape(super().format(record))
+        return folded(escape(super().format(record)))
 
 
 def split_words(words: list[str] | None) -> tuple[list[str], list[str]]:

@@ -38,6 +38,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[st
         initial_alphabet=sorted(ALPHABET),
         show_progress=logger.isEnabledFor(INFO) and sys.stderr.isatty(),
     )
+    logger.info("training a tokenizer of at most %s pieces", f"{vocab_size:,}")
     _Training(inner, trainer, texts).finish()
     inner.pre_tokenizer = words
     return inner
