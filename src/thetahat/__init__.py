@@ -74,7 +74,9 @@ if TYPE_CHECKING:
     from thetahat.verbs.choose import choose as choose
     from thetahat.verbs.compare import compare as compare
     from thetahat.verbs.explain import explain as explain
+    from thetahat.verbs.export import ExportConfig as ExportConfig, export as export
     from thetahat.verbs.generate import answer as answer, generate as generate
+    from thetahat.verbs.import_ import import_ as import_
     from thetahat.verbs.influence import influence as influence
     from thetahat.verbs.load import load as load
     from thetahat.verbs.merge import merge as merge
@@ -97,6 +99,8 @@ VERBS = {
     "choose": "verbs.choose",
     "influence": "verbs.influence",
     "merge": "verbs.merge",
+    "export": "verbs.export",
+    "import_": "verbs.import_",
     "generate": "verbs.generate",
     "answer": "verbs.generate",
     "read_ledger": "ledger.ledger",
@@ -145,6 +149,7 @@ CONFIGS = {
     "WatchConfig": "run.config",
     "InferenceConfig": "run.config",
     "Card": "run.card",
+    "ExportConfig": "verbs.export",
     "Sampling": "generation.sample",
     "Beam": "generation.beam",
 }

@@ -93,7 +93,7 @@ def test_the_folder_stands_alone_and_says_what_it_was_made_of(place, tmp_path):
     assert (folder / TOKENIZER).read_bytes() == (tuned.folder / TOKENIZER).read_bytes()
     assert {name.rpartition(".")[2] for name in load_file(folder / MODEL)} == {"weight", "gain"}
     assert [path.name for path in tmp_path.iterdir()] == ["plain"]
-    assert not list(place.glob(".*merging"))
+    assert not list(place.glob(".*writing"))
 
 
 def test_a_step_names_its_checkpoint_and_an_adapter_that_has_not_learned_is_its_base(place, tmp_path):

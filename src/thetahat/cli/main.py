@@ -16,7 +16,9 @@ from thetahat.cli import (
     choose,
     compare,
     explain,
+    export,
     generate,
+    import_,
     influence,
     lm_eval,
     merge,
@@ -61,11 +63,13 @@ for command in (
     select.select,
     influence.influence,
     merge.merge,
+    export.export,
     generate.generate,
     chat.chat,
 ):
     app.command()(command)
 app.command("lm-eval", context_settings=lm_eval.PASSED_ON, add_help_option=False)(lm_eval.lm_eval)
+app.command("import")(import_.import_)
 app.add_typer(tokenizer.app, name="tokenizer")
 
 

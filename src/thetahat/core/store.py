@@ -301,6 +301,17 @@ def partial_name(path: Path) -> Path:
 
 
 @contextmanager
+def alone(target: Path) -> Generator[None]:
+    """Keeps other processes from publishing the same folder."""
+    lock = target.with_name(f".{target.name}.writing")
+    with holding(lock):
+        try:
+            yield
+        finally:
+            shutil.rmtree(lock)
+
+
+@contextmanager
 def holding(folder: Path) -> Generator[None]:
     """Keeps every other process out of a folder; the kernel lets go when this process ends, however it ends."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from thetahat.interop.files import read_object, read_text
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 TEMPLATE, TEMPLATES = "chat_template.jinja", "additional_chat_templates"
 GENERATION = "generation_config.json"
+MODEL_CARD = "README.md"
 
 
 @final
@@ -37,6 +38,7 @@ class Around:
     templates: Mapping[str, str] = field(default_factory=dict[str, str])  # by name; "default" is used without one
     generation: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of generation_config.json, but for `roles`
     fields: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of config.json, inert ones
+    model_card: str | None = None  # the text of README.md, for people
 
 
 def roles_of(config: Mapping[str, Any], generation: Mapping[str, Any]) -> Roles:

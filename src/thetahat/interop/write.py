@@ -13,7 +13,16 @@ from torch import Tensor, nn
 
 from thetahat.core.config import Config
 from thetahat.core.store import publishing, write_json, write_text
-from thetahat.interop.around import GENERATION, TEMPLATE, TEMPLATES, TOKENIZER, TOKENIZER_CONFIG, Around, Roles
+from thetahat.interop.around import (
+    GENERATION,
+    MODEL_CARD,
+    TEMPLATE,
+    TEMPLATES,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    Around,
+    Roles,
+)
 from thetahat.interop.config import family_for, write_config
 from thetahat.interop.family import Family
 from thetahat.interop.files import INDEX, WEIGHTS
@@ -28,7 +37,7 @@ class Writing(Config, kw_only=True):
     """How a folder is written."""
 
     family: str | None = None  # a model_type; None: the first that has this shape
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None  # of the tensors; None: the model's
+    dtype: Literal["float64", "float32", "bfloat16", "float16"] | None = None  # of the tensors; None: the model's
     has_head: bool = True  # False: as a model without the head of a language model
     shard_bytes: int = 5_000_000_000  # of a file, beyond which there are several
 
@@ -130,6 +139,8 @@ def write_around(folder: Path, around: Around, *, is_pair: bool) -> None:
         path = folder / (TEMPLATE if name == "default" else f"{TEMPLATES}/{name}.jinja")
         path.parent.mkdir(exist_ok=True)
         write_text(path, text)
+    if around.model_card is not None:
+        write_text(folder / MODEL_CARD, around.model_card)
     if around.tokenizer is not None:
         write_text(folder / TOKENIZER, around.tokenizer)
         write_json(folder / TOKENIZER_CONFIG, _tokenizer_config(around, around.tokenizer))

@@ -11,11 +11,20 @@ from torch import Tensor, nn
 from thetahat.core.config import kind_of
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from thetahat.interop.hub import is_hub_name, pinned
 from thetahat.model.adapters.lora import merge
 from thetahat.model.build import LanguageModel
 from thetahat.run.config import RunConfig, resolve
-from thetahat.run.folder.checkpoint import MODEL, TOKENIZER, load_parameters, load_tensors, read_config, read_progress
-from thetahat.run.folder.stored import Foreign, StoredModel, find_model
+from thetahat.run.folder.checkpoint import (
+    CONFIG,
+    MODEL,
+    TOKENIZER,
+    load_parameters,
+    load_tensors,
+    read_config,
+    read_progress,
+)
+from thetahat.run.folder.stored import Foreign, StoredModel, check_head, find_model
 from thetahat.run.ignored import OfBase, beside_base, refuse_beside_base, refuse_beside_tokenizer, refuse_ignored
 from thetahat.run.state import first_model
 
@@ -26,7 +35,9 @@ def resolved(config: RunConfig) -> RunConfig:
     refuse_ignored(config)
     if config.base is None:
         return config
-    theirs = _stored(config, config.base)
+    base = pinned(config.base) if is_hub_name(config.base) else config.base
+    config = replace(config, base=base)
+    theirs = _stored(config, base)
     if kind_of(theirs.card.model) != kind_of(config.model):
         raise ConfigError(
             f"base={config.base} is of the kind {kind_of(theirs.card.model)}, and model.kind={kind_of(config.model)}",
@@ -79,8 +90,8 @@ def load_base(model: LanguageModel, config: RunConfig, num_labels: int = 0) -> N
         if not (".lora_" in name or name.endswith(".new_rows") or (num_labels and name.startswith("head.")))
     }
     stored = _stored(config, config.base or "")
-    if isinstance(stored, Foreign) and not num_labels:
-        stored.check_head()
+    if not num_labels:
+        check_head(stored)
     for name, tensor in _parameters(stored):
         if name in waiting:
             _copy(waiting.pop(name), tensor, f"{name} of base={config.base}")
@@ -95,7 +106,10 @@ def _parameters(stored: StoredModel) -> Iterator[tuple[str, Tensor]]:
 
 def parameters_of(folder: Path) -> dict[str, Tensor]:
     """The parameters of a checkpoint by their plain names; an adapter, or rows of new tokens, are merged into them."""
-    config, saved = read_config(folder), load_tensors(folder / MODEL)
+    saved = load_tensors(folder / MODEL)
+    if not (folder / CONFIG).exists():  # no run has trained it
+        return saved
+    config = read_config(folder)
     if config.adapter is None and not any(name.endswith(".new_rows") for name in saved):
         return saved
     labels = read_progress(folder)["labels"]

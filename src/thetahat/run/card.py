@@ -24,6 +24,7 @@ class Card(Config, kw_only=True):
     factorization: Factorization
     context: Positions  # that the model reads at once
     num_rows: Annotated[int, Meta(ge=1)] | None = None  # of its table of tokens; None: as many as the tokenizer has ids
+    has_head: bool = True  # over its vocabulary; False: it gives hidden states, and no text has a likelihood under it
     source_context: Positions | None = None  # that an encoder reads for a decoder; None: as many
     separator: str | None = None  # what stands between the documents of a .txt
     columns: dict[str, str] = field(default_factory=dict[str, str])  # where a record has its text, prompt, ...

@@ -120,6 +120,15 @@ def fingerprints(prepared: Prepared) -> list[str]:
     return [corpus.fingerprint for corpus in (prepared.train, prepared.held_out) if corpus]
 
 
+def corpora_noted(prepared: Prepared) -> list[dict[str, Any]]:
+    """The same with their sizes, for whoever asks when the text is gone."""
+    return [
+        {"fingerprint": corpus.fingerprint, "documents": corpus.num_documents, "tokens": corpus.num_tokens}
+        for corpus in (prepared.train, prepared.held_out)
+        if corpus
+    ]
+
+
 def result(folder: Path, config: RunConfig) -> dict[str, Any]:
     """The result of a run: its last metrics and its newest whole checkpoint."""
     newest, _ = newest_verified(folder, resolved(config))

@@ -19,7 +19,7 @@ from thetahat.run.folder.folder import choose_folder
 from thetahat.run.log.report import Report, evaluation_line, step_line
 from thetahat.run.prepare import Prepared
 from thetahat.run.signals import STOPPING, Interrupted, Stop, listening
-from thetahat.run.start import Running, fingerprints, start_or_resume
+from thetahat.run.start import Running, corpora_noted, fingerprints, start_or_resume
 from thetahat.run.state import State, better
 from thetahat.run.step import StepReport, step
 from thetahat.scoring.likelihood import Abandoned, ScoringHooks, ledger_rows, score_corpus
@@ -156,6 +156,7 @@ def _save(run: Running) -> Path | None:
         beside = {
             "metrics_bytes": run.log.settle() if run.log else 0,
             "data": fingerprints(run.prepared),
+            "corpora": corpora_noted(run.prepared),
             "labels": run.prepared.labels,
             "ledger": run.ledger.files,
         }

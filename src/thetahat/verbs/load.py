@@ -22,7 +22,7 @@ from thetahat.run.card import Card
 from thetahat.run.config import InferenceConfig, resolve, set_up
 from thetahat.run.folder.checkpoint import load_parameters
 from thetahat.run.folder.find import find_checkpoint as find_checkpoint
-from thetahat.run.folder.stored import Foreign, StoredModel, find_model
+from thetahat.run.folder.stored import Foreign, StoredModel, check_head, find_model
 from thetahat.run.state import first_model
 
 _SEPARATOR, _COLUMNS = "data.split_on", "data.columns"
@@ -53,14 +53,17 @@ class Loaded:
         return self.card.policy(self.inference)
 
 
-def load(name: str, overrides: tuple[str, ...] = ()) -> Loaded:
+def load(name: str, overrides: tuple[str, ...] = (), *, needs_head: bool = True) -> Loaded:
     """The model of this name, whatever made it; no optimizer and no data of a run is needed.
 
     `overrides` replace settings of its run: the keys of InferenceConfig; batch_size, short for evaluation.batch_size;
     context, the positions that are read at once; data.split_on, the text between the documents of a .txt; data.columns;
-    and data.on_bad_record.
+    and data.on_bad_record. Raises ModelError where no text has a likelihood under the model, unless it is asked for
+    without its head.
     """
     stored = find_model(name)
+    if needs_head:
+        check_head(stored)
     card, inference = _with_context(stored.card, overrides), _inference(stored, overrides)
     given = [pair for pair in overrides if pair.partition("=")[0] in _OF_DATA]
     data = override(DataConfig(), [pair.removeprefix("data.") for pair in given])
@@ -122,7 +125,6 @@ def _model(stored: StoredModel, inference: InferenceConfig, vocab_size: int, dev
         model = build_model(card.model, max(vocab_size, card.num_rows or 0), num_labels)
         allocate(model, device, parameter_dtype(inference.dtype))
     if isinstance(stored, Foreign):
-        stored.check_head()
         load_folder(model, stored.hub)
     else:
         load_parameters(model, stored.folder)

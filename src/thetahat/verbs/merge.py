@@ -1,8 +1,5 @@
 """A run with adapters as a plain model: one matrix in place of each product, and no base to look for."""
 
-import shutil
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +9,12 @@ from thetahat.core import store
 from thetahat.core.config import to_toml
 from thetahat.core.errors import ConfigError
 from thetahat.core.plain import fields_as_json
+from thetahat.interop.origin import write_origin
 from thetahat.model.adapters import lora
 from thetahat.run.config import RunConfig, digest
 from thetahat.run.folder.checkpoint import CARD, CONFIG, STATE, read_progress, save_parameters
 from thetahat.verbs.load import load
+from thetahat.verbs.origin import origin_of_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ def merge(name: str, out: Path | None = None) -> tuple[Path, Merged]:
             f"{name} has no adapters to merge: it was {how}, and is a plain model already",
             cure=f"thetahat score {name}; adapters are trained with thetahat train base={name} adapter.rank=8",
         )
-    progress = read_progress(loaded.folder)
+    progress, origin = read_progress(loaded.folder), origin_of_model(loaded.stored)
     merged = Merged(
         checkpoint=str(loaded.folder),
         step=progress["step"],
@@ -62,13 +61,15 @@ def merge(name: str, out: Path | None = None) -> tuple[Path, Merged]:
     config = replace(
         saved, base=None, base_digest=None, base_vocab_size=None, adapter=None, frozen=()
     )  # `frozen` may name adapters
-    with _alone(target), store.publishing(target) as folder:
+    with store.alone(target), store.publishing(target) as folder:
         save_parameters(loaded.model, folder)
         store.write_json(folder / STATE, progress | {"config": digest(config), "merged": fields_as_json(merged)})
         store.write_text(folder / CONFIG, to_toml(config))
         store.write_text(folder / CARD, to_toml(loaded.card))
         for name in loaded.tokenizer.files():
             (folder / name).write_bytes((loaded.folder / name).read_bytes())
+        if origin:
+            write_origin(folder, origin)
     return target, merged
 
 
@@ -82,14 +83,3 @@ def _beside(name: str) -> Path:
     """RUN-merged; of RUN@500, RUN-500-merged."""
     path = Path(name) if Path(name).name not in {"", ".."} else Path(name).resolve()
     return path.with_name(f"{path.name.replace('@', '-')}-merged")
-
-
-@contextmanager
-def _alone(target: Path) -> Generator[None]:
-    """Keeps other processes from publishing the same folder."""
-    lock = target.with_name(f".{target.name}.merging")
-    with store.holding(lock):
-        try:
-            yield
-        finally:
-            shutil.rmtree(lock)

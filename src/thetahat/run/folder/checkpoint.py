@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from msgspec.structs import replace
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch import Tensor
 from thetahat.core import store
 from thetahat.core.config import from_toml, to_toml
 from thetahat.core.errors import ConfigError, DamagedError, ModelError
+from thetahat.data.config import ChatConfig
 from thetahat.data.tokens.roles import ROLES
 from thetahat.data.tokens.tokenizer import TOKENIZER, Tokenizer
 from thetahat.model.adapters.lora import is_adapted
@@ -226,8 +228,15 @@ def read_card(folder: Path) -> Card:
     """The card in a folder; for an older checkpoint it is made from its config and its progress."""
     path = folder / CARD
     if path.exists():
-        return from_toml(path.read_text(encoding="utf-8"), Card, name=str(path))
+        card = from_toml(path.read_text(encoding="utf-8"), Card, name=str(path))
+        return replace(card, chat=_beside(folder, card.chat)) if card.chat else card
     return card_of(read_config(folder), tuple(read_progress(folder)["labels"]))
+
+
+def _beside(folder: Path, chat: ChatConfig) -> ChatConfig:
+    """Where its template is a file beside the card, with that file's path."""
+    path = folder / chat.template
+    return replace(chat, template=str(path)) if path.suffix == ".jinja" and path.is_file() else chat
 
 
 def read_inference(folder: Path) -> InferenceConfig:

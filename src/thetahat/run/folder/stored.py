@@ -15,6 +15,7 @@ from thetahat.data.config import ChatConfig
 from thetahat.data.tokens.roles import Roles
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from thetahat.interop.folder import HubFolder, is_hub_folder, open_folder, parameters_in
+from thetahat.interop.hub import is_hub_name, local_folder
 from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
 from thetahat.objective.config import Causal, Conditional, Factorization, Masked
 from thetahat.run.card import Card
@@ -90,6 +91,7 @@ class Foreign:
             factorization=_factorization(hub),
             context=hub.context or UNBOUNDED,
             num_rows=hub.vocab_size,
+            has_head=hub.has_head,
             chat=ChatConfig(template=str(hub.path / template)) if template and hub.chat_template else None,
         )
 
@@ -113,14 +115,6 @@ class Foreign:
             self.folder, Roles(bos=roles.bos, eos=roles.eos, pad=roles.pad, start=roles.decoder_start)
         )
 
-    def check_head(self) -> None:
-        """Raises ModelError where there is none over the vocabulary, so that logits would mean nothing."""
-        if not self.hub.has_head:
-            raise ModelError(
-                f"{self.folder} has hidden states and no head over its vocabulary: no text has a likelihood under it",
-                cure=f"thetahat train classification base={self.folder} data.train=labelled.jsonl, for one over labels",
-            )
-
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """One after another by our names; a tied table once."""
         return parameters_in(self.hub)
@@ -130,8 +124,19 @@ StoredModel = Checkpoint | Foreign
 """What can be known of a model before its weights are read: folder, card, tokenizer, digest of the weights."""
 
 
+def check_head(stored: StoredModel) -> None:
+    """Raises ModelError where there is none over the vocabulary, so that logits would mean nothing."""
+    if not stored.card.has_head:
+        raise ModelError(
+            f"{stored.folder} has hidden states and no head over its vocabulary: no text has a likelihood under it",
+            cure=f"thetahat train classification base={stored.folder} data.train=labelled.jsonl: a head over labels",
+        )
+
+
 def find_model(name: str) -> StoredModel:
-    """The model that a MODEL argument means: a folder of transformers, or what `find_checkpoint` finds."""
+    """The model that a MODEL argument means: a folder of transformers, here or on the hub, or a checkpoint."""
+    if is_hub_name(name):
+        return Foreign(open_folder(local_folder(name)))
     if is_hub_folder(Path(name)):
         return Foreign(open_folder(Path(name)))
     return Checkpoint(find_checkpoint(name))

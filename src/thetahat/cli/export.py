@@ -1,0 +1,49 @@
+"""`thetahat export`."""
+
+from pathlib import Path
+
+import typer
+
+from thetahat.cli.words import Json, Quiet, emit, emit_json, listen_to_library, say
+
+
+def export(
+    model: str = typer.Argument(metavar="MODEL"),
+    out: Path = typer.Argument(metavar="OUT"),
+    dtype: str | None = typer.Option(
+        None, help="Of the tensors: float32, bfloat16 or float16; without it as they are.", show_default=False
+    ),
+    family: str | None = typer.Option(
+        None, help="The model_type to write, where several have this shape: llama, qwen3, ...", show_default=False
+    ),
+    adapter: bool = typer.Option(False, "--adapter", help="Only the adapter (LoRA), as PEFT reads it."),
+    score: bool = typer.Option(True, "--score/--no-score", help="Whether the model card gets a held-out likelihood."),
+    quiet: bool = Quiet,
+    json: bool = Json,
+) -> None:
+    """Write a model as a folder that Hugging Face's transformers loads, with its tokenizer and a model card.
+
+    MODEL is a run folder, RUN@best, RUN@STEP, a checkpoint, or a folder of transformers. An adapter is merged first.
+    """
+    listen_to_library(quiet=quiet)
+    from thetahat.core.config import from_plain
+    from thetahat.verbs.export import ExportConfig, export as export_model
+
+    plain = {"dtype": dtype, "family": family, "adapter": adapter, "measures": score}
+    how = from_plain({name: value for name, value in plain.items() if value is not None}, ExportConfig)
+    done = export_model(model, out, how)
+    if json:
+        emit_json(done)
+    else:
+        emit(str(done.folder))
+    if quiet:
+        return
+    say(f"{done.architecture}: {done.num_parameters:,} parameters, {done.dtype}")
+    if done.bits_per_byte is not None:
+        ends = done.bits_per_byte_ci95
+        interval = f", 95 % interval {ends[0]:.4f} to {ends[1]:.4f}" if ends else ""
+        say(f"held out: {done.bits_per_byte:.4f} bits per byte{interval}")
+    if adapter:
+        say(f"Next: PeftModel.from_pretrained(BASE, {str(done.folder)!r}), with peft")
+    else:
+        say(f"Next: thetahat score {done.folder} DATA, or AutoModelForCausalLM.from_pretrained({str(done.folder)!r})")

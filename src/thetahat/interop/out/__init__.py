@@ -1,0 +1,1 @@
+"""What an export has beside what every folder of a model has: a frame, a card, an adapter's files."""

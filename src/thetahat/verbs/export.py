@@ -1,0 +1,156 @@
+"""A model as a folder that Hugging Face's transformers reads, or its adapter as PEFT reads one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from logging import getLogger
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from thetahat.core import store
+from thetahat.core.config import Config
+from thetahat.core.errors import ModelError
+from thetahat.interop.around import MODEL_CARD
+from thetahat.interop.config import family_for
+from thetahat.interop.family import Family
+from thetahat.interop.files import opened
+from thetahat.interop.hub import hub_name, is_hub_name
+from thetahat.interop.out.adapter import Trained, check_adapter, write_adapter
+from thetahat.interop.out.card import ModelFacts, model_card
+from thetahat.interop.write import Writing, write_folder
+from thetahat.model.adapters.lora import merge
+from thetahat.objective.config import Labels, Prefix
+from thetahat.run.folder.checkpoint import MODEL
+from thetahat.run.folder.stored import Foreign
+from thetahat.verbs.facts import facts_of, measured
+from thetahat.verbs.load import Loaded, load
+from thetahat.verbs.origin import around_of, origin_of_model
+
+Stored = Literal["float64", "float32", "bfloat16", "float16"]
+_DTYPES: Mapping[torch.dtype, Stored] = {
+    torch.float64: "float64",
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
+logger = getLogger("thetahat")
+
+
+class ExportConfig(Config, kw_only=True):
+    """How a model is exported."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None  # of the tensors; None: as they are
+    family: str | None = None  # a model_type that is preferred where several describe the model
+    adapter: bool = False  # the adapter alone, as PEFT reads it
+    measures: bool = True  # whether what the run held out is scored for the card
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written."""
+
+    folder: Path
+    family: str
+    architecture: str
+    dtype: str
+    num_parameters: int
+    bits_per_byte: float | None  # of what was held out; None: not measured
+    bits_per_byte_ci95: tuple[float, float] | None
+
+
+_AS_IT_IS = ExportConfig()
+
+
+def export(name: str, out: Path, how: ExportConfig = _AS_IT_IS) -> Exported:
+    """Writes the model of this name as a folder that transformers loads, and that scores the same there.
+
+    Products of adapters are added to their matrices first, or, with `how.adapter`, written alone. The folder has the
+    weights, their config, the tokenizer with what it puts around a text, the chat template, the tokens that end what
+    is generated, and a model card; what an imported model came with is in it as it was. Raises ModelError where no
+    family of models has this shape, by name.
+    """
+    store.check_target(out, "OUT")
+    loaded = load(name, needs_head=False)
+    origin = origin_of_model(loaded.stored)
+    preferred = how.family or (origin.family if origin else None)
+    has_head = origin.has_head if origin else True
+    _refuse_unwritable(loaded)
+    family_for(loaded.card.model, preferred, has_head=has_head)
+    if how.adapter:
+        check_adapter(loaded.model)
+    if not how.adapter and (count := merge(loaded.model)):
+        logger.info("%d products of the adapter are added to their matrices", count)
+    _round(loaded.model, how.dtype)
+    likelihood, why_not = (
+        measured(loaded, name) if how.measures and has_head else (None, "that was not asked for, or cannot be")
+    )
+    facts = facts_of(loaded, name, likelihood, why_not)
+    around = around_of(loaded, origin)
+    with store.alone(out):
+        if how.adapter:
+            family = _write_adapter(out, loaded, replace(facts, library="peft"), preferred)
+        else:
+            writing = Writing(family=preferred, dtype=how.dtype or _dtype_of(loaded), has_head=has_head)
+            around = replace(around, model_card=model_card(facts))
+            passengers = origin.passengers if origin else None
+            family = write_folder(out, loaded.model, loaded.card.model, around, passengers, writing)
+    summary = likelihood.summary if likelihood else None
+    return Exported(
+        folder=out,
+        family=family.model_type,
+        architecture=family.architecture if has_head else family.bare,
+        dtype=how.dtype or _dtype_of(loaded),
+        num_parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        bits_per_byte=summary.bits_per_byte if summary else None,
+        bits_per_byte_ci95=summary.bits_per_byte_ci95 if summary else None,
+    )
+
+
+def _refuse_unwritable(loaded: Loaded) -> None:
+    """Raises ModelError for what the families of others compute otherwise, whatever the shape."""
+    card = loaded.card
+    if card.labels or isinstance(card.factorization, Labels):
+        raise ModelError(
+            f"{loaded.folder} predicts labels, and what is exported are language models",
+            cure="the model that it was trained from: thetahat export BASE OUT",
+        )
+    if isinstance(card.factorization, Prefix):
+        raise ModelError(
+            f"{loaded.folder} is a prefix language model: all of a prompt sees all of it, which no decoder of "
+            "transformers computes",
+            allowed="objective.factorization.kind=causal, fim, masked, conditional, spans",
+        )
+
+
+def _dtype_of(loaded: Loaded) -> Stored:
+    """In which the parameters lie on disk."""
+    stored = loaded.stored
+    kept = loaded.model.embedding.weight.dtype
+    if isinstance(stored, Foreign):
+        kept = stored.hub.dtype
+    elif stored.run is None:
+        with opened(stored.folder / MODEL) as file:
+            kept = file.get_tensor("embedding.weight").dtype
+    return _DTYPES[kept]
+
+
+@torch.no_grad()
+def _round(model: torch.nn.Module, dtype: str | None) -> None:
+    """Gives the parameters the values that they will have in the folder, so that these are what is scored."""
+    if dtype is not None:
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(getattr(torch, dtype)))
+
+
+def _write_adapter(out: Path, loaded: Loaded, facts: ModelFacts, preferred: str | None) -> Family:
+    """The folder that `PeftModel.from_pretrained` reads beside the base."""
+    run = loaded.stored.run
+    assert run
+    assert run.base
+    assert run.adapter
+    with store.publishing(out) as folder:
+        base = hub_name(run.base).name if is_hub_name(run.base) else run.base
+        family = write_adapter(folder, loaded.model, loaded.card.model, Trained(run.adapter, base, preferred))
+        store.write_text(folder / MODEL_CARD, model_card(facts))
+    return family

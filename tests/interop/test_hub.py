@@ -1,0 +1,78 @@
+"""A model of the hub by name, from the hub's own cache; there is no network here."""
+
+import logging
+import sys
+
+import huggingface_hub
+import pytest
+
+from thetahat.core.errors import ConfigError, ModelError
+from thetahat.interop.hub import FILES, hub_name, local_folder, pinned
+from thetahat.run.folder.stored import find_model
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The hub's cache, empty and without a network."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def model(cache, folder):
+    """A model in it."""
+    place = cache / "models--somebody--model"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(COMMIT)
+    (place / "snapshots").mkdir()
+    folder.rename(place / "snapshots" / COMMIT)
+    return place / "snapshots" / COMMIT
+
+
+@pytest.mark.parametrize("revision", ["", f"@{COMMIT}", "@main"])
+def test_a_model_of_the_hub_is_a_folder_of_its_cache(model, revision):
+    assert local_folder(f"hf:somebody/model{revision}") == model
+    stored = find_model(f"hf:somebody/model{revision}")
+    assert (stored.folder, stored.card.num_rows) == (model, 11)
+    assert pinned(f"hf:somebody/model{revision}") == f"hf:somebody/model@{COMMIT}"
+
+
+def test_the_commit_that_a_name_means_is_said(model, caplog):
+    with caplog.at_level(logging.INFO, "thetahat"):
+        local_folder(f"hf:somebody/model@{COMMIT}")
+        assert caplog.messages == []
+        local_folder("hf:somebody/model")
+    assert caplog.messages == [f"hf:somebody/model is hf:somebody/model@{COMMIT} today; that name stays what it is"]
+
+
+@pytest.mark.parametrize("revision", ["", f"@{COMMIT}"])
+def test_what_is_not_in_the_cache_asks_for_a_network(revision):
+    with pytest.raises(ModelError, match="is not in the cache, and the hub cannot be reached") as error:
+        find_model(f"hf:somebody/model{revision}")
+    assert "hf download somebody/model" in error.value.cure
+
+
+def test_a_fetch_that_was_broken_off_is_not_taken_for_the_model(model):
+    (model / "model.safetensors").unlink()
+    with pytest.raises(ModelError):
+        find_model(f"hf:somebody/model@{COMMIT}")
+
+
+@pytest.mark.parametrize("name", ["hf:", "hf:a/b/c", "hf:some body/model", "hf:../model@main@main"])
+def test_what_is_no_name_is_refused(name):
+    with pytest.raises(ConfigError, match="is no name of a model on the hub"):
+        hub_name(name)
+
+
+def test_without_the_package_the_command_that_installs_it_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ConfigError, match="is not installed") as error:
+        find_model("hf:somebody/model")
+    assert "pip install 'thetahat[hf]'" in error.value.cure
+
+
+def test_no_code_and_no_pickle_is_fetched():
+    assert all(name.endswith((".json", ".safetensors", ".jinja")) for name in FILES)
