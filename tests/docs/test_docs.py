@@ -231,6 +231,7 @@ def test_every_key_and_recipe_that_a_page_names_exists():
     pairs = [
         (page, key)
         for page, text in TEXTS.items()
+        if page != "docs/api.md"  # it shows values of configs, and is made from them
         for code in [*commands_of(text), *CODE.findall(prose_of(text)), *re.findall(r'"([a-z_.]+=[^"]*)"', text)]
         for key in re.findall(r"(?<![\w.\"'-])([a-z_]+(?:\.[a-z_0-9]+)*)=(?=[\w./:-])", code)
     ]
