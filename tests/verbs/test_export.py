@@ -239,7 +239,7 @@ def test_a_dialogue_is_read_and_ended_as_in_training(place, tmp_path):
 def test_what_no_family_of_others_computes_is_refused_by_name(place, tmp_path):
     for model, factorization, said in (
         (DECODER, Prefix(), "is a prefix language model"),
-        (replace(DECODER, placement="parallel"), None, "no family of models that transformers knows has this shape"),
+        (replace(DECODER, placement="parallel"), None, "no family that transformers knows has this shape"),
     ):
         data = DataConfig(train=str(place / "pairs.jsonl"), held_out="none", context=64, vocab_size=300)
         objective = ObjectiveConfig(factorization=factorization) if factorization else ObjectiveConfig()

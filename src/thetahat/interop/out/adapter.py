@@ -66,7 +66,7 @@ def write_adapter(folder: Path, model: nn.Module, config: ModelConfig, trained: 
             tensors |= {f"{_PREFIX}{module}.lora_A.weight": a, f"{_PREFIX}{module}.lora_B.weight": b}
             ranks[module] = len(a)
     described = _described(ranks, [entry.theirs for entry in found], trained.config)
-    described["fan_in_fan_out"] = any(entry.layout == "transposed" for entry in found)
+    described["fan_in_fan_out"] = any(entry.stored == "transposed" for entry in found)
     described |= {"base_model_name_or_path": trained.base, "task_type": _task(config)}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     write_json(folder / CONFIG, described)
@@ -92,7 +92,7 @@ def joined_product(entry: Entry, parts: Sequence[Product | None]) -> Product:
             block[:, column : column + rank] = part[1]
             column += rank
         blocks.append(block)
-    rows_first = replace(entry, layout="rows") if entry.layout == "transposed" else entry
+    rows_first = replace(entry, stored="rows") if entry.stored == "transposed" else entry
     return a.contiguous(), rows_first.join(blocks).contiguous()
 
 
