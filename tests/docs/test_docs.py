@@ -20,6 +20,7 @@ from thetahat.core.errors import ThetahatError
 from thetahat.core.schema import known_keys
 from thetahat.recipes.catalogue import RECIPES
 from thetahat.run.config import RunConfig
+from thetahat.verbs.export import ExportConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -227,7 +228,7 @@ def test_the_readme_names_every_command():
 
 
 def test_every_key_and_recipe_that_a_page_names_exists():
-    known = set(known_keys(RunConfig))
+    known = {*known_keys(RunConfig), *known_keys(ExportConfig)}
     pairs = [
         (page, key)
         for page, text in TEXTS.items()

@@ -4,18 +4,11 @@ from pathlib import Path
 
 import typer
 
-from thetahat.cli.words import Json, Quiet, emit, emit_json, listen_to_library, say
+from thetahat.cli.words import Json, Quiet, emit, emit_json, listen_to_library, say, split_words
 
 
 def export(
-    model: str = typer.Argument(metavar="MODEL"),
-    out: Path = typer.Argument(metavar="OUT"),
-    dtype: str | None = typer.Option(
-        None, help="Of the tensors: float32, bfloat16 or float16; without it as they are.", show_default=False
-    ),
-    family: str | None = typer.Option(
-        None, help="The model_type to write, where several have this shape: llama, qwen3, ...", show_default=False
-    ),
+    words: list[str] = typer.Argument(metavar="MODEL OUT [KEY=VALUE]..."),
     adapter: bool = typer.Option(False, "--adapter", help="Only the adapter (LoRA), as PEFT reads it."),
     score: bool = typer.Option(True, "--score/--no-score", help="Whether the model card gets a held-out likelihood."),
     quiet: bool = Quiet,
@@ -24,14 +17,18 @@ def export(
     """Write a model as a folder that Hugging Face's transformers loads, with its tokenizer and a model card.
 
     MODEL is a run folder, RUN@best, RUN@STEP, a checkpoint, or a folder of transformers. An adapter is merged first.
+    dtype=float32, bfloat16 or float16 rounds the tensors; family=llama says as what to write them, where several fit.
     """
     listen_to_library(quiet=quiet)
-    from thetahat.core.config import from_plain
+    from thetahat.core.config import override
+    from thetahat.core.errors import ConfigError
     from thetahat.verbs.export import ExportConfig, export as export_model
 
-    plain = {"dtype": dtype, "family": family, "adapter": adapter, "measures": score}
-    how = from_plain({name: value for name, value in plain.items() if value is not None}, ExportConfig)
-    done = export_model(model, out, how)
+    names, pairs = split_words(words)
+    if len(names) != 2:
+        raise ConfigError(f"{len(names)} names came", allowed="MODEL OUT", cure="thetahat export runs/NAME folder")
+    model, out = names
+    done = export_model(model, Path(out), override(ExportConfig(adapter=adapter, measures=score), pairs))
     if json:
         emit_json(done)
     else:
