@@ -33,6 +33,7 @@ class Family:
     passengers: tuple[str, ...] = ()  # patterns of tensors that are carried along unused
     zeros: tuple[str, ...] = ()  # passengers that must be zero, and are written as [1 V] where there are none
     copies: Mapping[str, str] = field(default_factory=dict[str, str])  # second names that files have for a tensor
+    doubles: tuple[str, ...] = ()  # copies that are written, since readers of version 4 begin with zeros without them
     bare_parts: tuple[Part, ...] = ()  # what a bare model has in place of `head_parts`
     head_parts: tuple[Part, ...] = ()
     unties_by_file: bool = False  # a head in the file that is no copy of the embedding counts, whatever is said

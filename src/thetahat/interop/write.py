@@ -63,6 +63,7 @@ def write_folder(
     dtype = getattr(torch, how.dtype) if how.dtype else parameters["embedding.weight"].dtype
     vocab_size = len(parameters["embedding.weight"])
     makes: dict[str, Callable[[], Tensor]] = {one.theirs: partial(_theirs, one, parameters, dtype) for one in found}
+    makes |= {name: partial(_copy, makes[first]) for name in family.doubles if (first := family.copies[name]) in makes}
     makes |= {name: partial(torch.zeros, 1, vocab_size, dtype=dtype) for name in family.zeros}
     makes |= {name: tensor.contiguous for name, tensor in (passengers or {}).items()}
     prefix = "" if how.has_head else family.prefix
@@ -76,6 +77,10 @@ def write_folder(
 
 def _theirs(entry: Entry, parameters: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
     return entry.join([parameters[name].to("cpu", dtype) for name in entry.ours]).contiguous()
+
+
+def _copy(make: Callable[[], Tensor]) -> Tensor:
+    return make().clone()  # no two tensors of a file share memory
 
 
 def _write_weights(folder: Path, makes: Mapping[str, Callable[[], Tensor]], prefix: str, shard_bytes: int) -> None:

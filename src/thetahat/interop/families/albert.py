@@ -47,4 +47,5 @@ ALBERT = replace(
     inert=("down_scale_factor", "gap_size", "net_structure_type", "num_memory_blocks"),
     passengers=("albert.pooler.*", "sop_classifier.*"),
     copies={"predictions.decoder.bias": "predictions.bias"},
+    doubles=("predictions.decoder.bias",),
 )

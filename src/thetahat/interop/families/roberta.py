@@ -37,5 +37,6 @@ ROBERTA = replace(
     prefix="roberta.",
     passengers=("roberta.pooler.*",),
     copies={"lm_head.decoder.bias": "lm_head.bias"},
+    doubles=("lm_head.decoder.bias",),
 )
 XLM_ROBERTA = replace(ROBERTA, model_type="xlm-roberta", architecture="XLMRobertaForMaskedLM", bare="XLMRobertaModel")
