@@ -34,9 +34,9 @@ def chat(
     check_talks(loaded)
     messages = [{"role": "system", "content": as_unicode(system, "--system")}] if system else []
     for number in itertools.count(1):
-        if not (asked := _ask(number)).strip():
+        if not (said := _ask(number)).strip():
             break
-        messages.append({"role": "user", "content": asked})
+        messages.append({"role": "user", "content": said})
         found = answer(loaded, messages, how)
         emit(escape(found.text) if sys.stdout.isatty() else found.text)
         if found.ended != "end" and not quiet:

@@ -8,13 +8,14 @@ import typer
 
 from thetahat.cli.table import Column, show_table
 from thetahat.cli.words import Json, Quiet, Words, emit, emit_json, escape, find_config, in_line, listen_to_library, say
+from thetahat.core.plain import counted
 
 if TYPE_CHECKING:
     from thetahat.verbs.explain import Account, Explained, Token
 
 SHOWN = 24  # groups of the table; --json has them all
 COLOURS = {"asked": "30;42", "end": "30;46", "masked": "30;45", "cut": "9;31", "prompt": "2", "context": "2"}
-LEGEND = {"asked": "asked", "end": "end, asked", "masked": "masked, asked", "cut": "cut", "prompt": "read, not asked"}
+LEGEND = {"asked": "target", "end": "target that ends", "masked": "masked target", "cut": "cut", "prompt": "read only"}
 
 
 def explain(
@@ -25,7 +26,7 @@ def explain(
 ) -> None:
     """Show which tokens a run would learn from, with what weight and why, and what it would leave out.
 
-    On a terminal tokens are coloured; elsewhere asked tokens stand in [brackets] and cut ones in -dashes-.
+    On a terminal tokens are coloured; elsewhere targets stand in [brackets] and cut tokens in -dashes-.
     """
     listen_to_library(quiet=True)
     config = find_config(words)
@@ -48,7 +49,7 @@ def _show(record: "Explained") -> None:
     for note in record.notes:
         emit(f"note: {escape(note)}")
     weights = sorted({round(token.weight, 6) for token in record.tokens if token.weight})
-    emit(f"   weights of what is asked: {', '.join(f'{weight:g}' for weight in weights[:6]) or 'none'}\n")
+    emit(f"   loss weights of the targets: {', '.join(f'{weight:g}' for weight in weights[:6]) or 'none'}\n")
 
 
 def _joined(tokens: list["Token"]) -> list[tuple[str, str]]:
@@ -75,17 +76,19 @@ def _account(whole: "Account") -> None:
         emit("   ".join(f"\x1b[{COLOURS[why]}m{text}\x1b[0m" for why, text in LEGEND.items()) + "\n")
     for line in whole.reading:
         emit(escape(line))
-    emit(f"{whole.records:,} records: {whole.tokens_asked:,} tokens asked, {whole.ends_asked:,} of them ends")
+    targets = counted(whole.tokens_asked, "target")
+    emit(f"{counted(whole.records, 'record')}: {targets}, {whole.ends_asked:,} of them ends")
     if whole.turn_ends:
         emit("turns end with " + ", ".join(f"{name} ({count:,})" for name, count in whole.turn_ends.items()))
-    emit(f"left out: {whole.tokens_cut:,} tokens that were to be asked, {whole.prompt_tokens_cut:,} of prompts")
+    emit(f"left out: {counted(whole.tokens_cut, 'target')}, {counted(whole.prompt_tokens_cut, 'token')} of prompts")
     if whole.records_without_weight:
-        emit(f"not read: {whole.records_without_weight:,} records of weight 0")
+        emit(f"not read: {counted(whole.records_without_weight, 'record')} of weight 0")
     if whole.new_tokens:
         emit(whole.new_tokens)
     if lost := str(whole.losses):
         emit(lost)
-    emit(f"{whole.begins_with_end_of_text:,} sequences begin with {escape(whole.begin)}\n")
+    begins = counted(whole.begins_with_end_of_text, "sequence begins", "sequences begin")
+    emit(f"{begins} with {escape(whole.begin)}\n")
     _show_groups(whole.groups)
     emit("")
     columns = [
@@ -95,11 +98,12 @@ def _account(whole: "Account") -> None:
     ]
     show_table([{"name": name, **row} for name, row in whole.concentration.items()], columns)
     for note, count in whole.notes.items():
-        emit(f"\nin {count:,} record{'s' if count > 1 else ''}: {escape(note)}")
+        emit(f"\nin {counted(count, 'record')}: {escape(note)}")
 
 
 def _show_groups(groups: list[dict[str, Any]]) -> None:
     largest = sorted(groups, key=lambda group: -group["asked"])[:SHOWN]
     texts = [Column(name, itemgetter(name)) for name in ("source", "role", "part")]
-    counts = [Column(name, itemgetter(name), ",") for name in ("records", "read", "asked", "cut")]
+    numbers = {"records": "records", "read": "read", "asked": "targets", "cut": "cut"}
+    counts = [Column(title, itemgetter(name), ",") for name, title in numbers.items()]
     show_table(largest, [*texts, *counts], num_more=len(groups) - len(largest))

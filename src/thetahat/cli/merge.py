@@ -17,7 +17,7 @@ def merge(
 ) -> None:
     """Make a plain model of one that was trained with adapters (LoRA): it needs no base any more, and can be one."""
     listen_to_library(quiet=quiet)
-    from thetahat.core.plain import fields_as_json
+    from thetahat.core.plain import counted, fields_as_json
     from thetahat.verbs.merge import merge as merge_adapters
 
     folder, merged = merge_adapters(model, out)
@@ -26,8 +26,7 @@ def merge(
     else:
         emit(str(folder))
     if not quiet:
-        say(
-            f"{merged.num_matrices} matrices of base={merged.base} with adapters of rank {merged.rank} and alpha "
-            f"{merged.alpha:g}, of step {merged.step}"
-        )
+        matrices = counted(merged.num_matrices, "matrix", "matrices")
+        how = f"with adapters of rank {merged.rank} and alpha {merged.alpha:g}, of step {merged.step}"
+        say(f"{matrices} of base={merged.base} {how}")
         say(f"Next: thetahat score {folder} DATA, or thetahat train base={folder}")

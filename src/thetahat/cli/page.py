@@ -1,4 +1,4 @@
-"""The page of a comparison: one file, with its figures in it and nothing from elsewhere."""
+"""The page of a comparison: one HTML file that contains its figures and loads nothing."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ TALL = 180  # pixels: of the histogram
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """From values to pixels; what lies beyond the ends is drawn at the ends."""
+    """Maps values to pixels; values beyond the ends are drawn at the ends."""
 
     low: float
     high: float
@@ -35,7 +35,7 @@ class Axis:
         return round(self.left + share * (self.right - self.left), 2)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """About five round values, with their places."""
+        """About five round values, with their pixels."""
         step = 10.0 ** math.floor(math.log10((self.high - self.low) / 2))
         step *= next(factor for factor in (0.5, 1, 2, 5, 10) if (self.high - self.low) / (step * factor) <= 6)
         first, last = math.ceil(self.low / step), math.floor(self.high / step)
@@ -49,7 +49,7 @@ def write_page(path: Path, compared: Comparison) -> None:
 
 
 def to_html(compared: Comparison) -> str:
-    """The page; whatever comes from the data is escaped, and the page forbids itself to load anything."""
+    """The page. Everything that comes from the data is escaped, and its own policy forbids it to load anything."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters |= {"plain": escape, "signed": lambda value: f"{value:+.4g}", "p": lambda value: f"{value:.2g}"}
@@ -80,7 +80,7 @@ def _forest(compared: Comparison) -> dict[str, Any]:
 
 
 def _axis(differences: Sequence[Difference]) -> Axis:
-    """Holds 0, every estimate, and intervals as far as three times the middle one's width: a wide one hides nothing."""
+    """An axis with 0, all estimates, and of each interval at most 1.5 times the median width to each side."""
     intervals = [difference.main.interval for difference in differences]
     widths = [high - low for _, low, high in intervals if not math.isnan(low)] or [0.0]
     reach = 1.5 * float(np.median(widths))
@@ -106,7 +106,7 @@ def _bar(difference: Difference, axis: Axis) -> dict[str, Any]:
 
 
 def _histogram(whole: Difference) -> dict[str, Any]:
-    """How many documents have which difference; the outer bins hold the outermost hundredths too."""
+    """How many documents have which difference; the outermost hundredths are in the outer bins."""
     values = whole.main.by_unit
     low, high = (float(end) for end in np.quantile(values, [0.01, 0.99]))
     reach = max(abs(low), abs(high)) or 1.0

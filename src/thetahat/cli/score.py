@@ -116,7 +116,8 @@ def _conclude(model: str, out: Path | None, scored: "Score") -> None:
         say(f"rounding: {count} scored once more, each outside of its batch, which changed {apart}")
     if scored.tokens_cut or scored.prompt_cut:
         say(
-            f"cut by data.over_long: {scored.tokens_cut:,} tokens not scored, {scored.prompt_cut:,} of prompts not read"
+            f"cut by data.over_long: {counted(scored.tokens_cut, 'target')} not scored, "
+            f"{counted(scored.prompt_cut, 'token')} of prompts not read"
         )
     if out:
         say(f"ledger in {out}")

@@ -1,4 +1,4 @@
-"""Words to stderr, data to stdout, errors with a code."""
+"""Messages to stderr, data to stdout, errors with an exit code."""
 
 import json
 import logging
@@ -19,12 +19,12 @@ Quiet = typer.Option(False, "--quiet", "-q", help="No progress, no advice; error
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the one that speaks."""
+    """Whether this process writes messages and results."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def say(text: str) -> None:
-    """A line for a person."""
+    """Writes a line for a person to stderr."""
     sys.stderr.write(f"{folded(text)}\n")
     sys.stderr.flush()
 
@@ -45,7 +45,7 @@ def folded(text: str) -> str:
 
 
 def emit(text: str, *, end: str = "\n") -> None:
-    """Data."""
+    """Writes data to stdout."""
     sys.stdout.write(f"{text}{end}")
     sys.stdout.flush()
 
@@ -56,7 +56,7 @@ def emit_json(value: Any) -> None:
 
 
 def wants_json() -> bool:
-    """Whether the command was typed with `--json`; asked where its options cannot be parsed any more."""
+    """Whether the command was typed with `--json`, for errors that come before or after options are parsed."""
     return "--json" in sys.argv[1:]
 
 
@@ -75,7 +75,7 @@ def fail(error: ThetahatError) -> NoReturn:
 
 
 def escape(text: str) -> str:
-    """The text with control characters shown instead of obeyed: what is printed may come from data."""
+    """The text with control characters escaped, since it may come from data."""
     return "".join(
         character
         if character in "\n\t" or character.isprintable()
@@ -85,12 +85,12 @@ def escape(text: str) -> str:
 
 
 def in_line(text: str) -> str:
-    """A name or an id from data, which may not end the line that it stands in."""
+    """A name or an id from data, escaped so that it stays on one line."""
     return escape(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def listen_to_library(*, quiet: bool) -> None:
-    """Lets the library's log lines reach stderr."""
+    """Writes the library's log lines to stderr."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Escaping("%(message)s"))
     logger = logging.getLogger("thetahat")
@@ -99,7 +99,7 @@ def listen_to_library(*, quiet: bool) -> None:
 
 
 class _Escaping(logging.Formatter):
-    """A line of the library's may quote data."""
+    """Escapes control characters, since a log line may quote data."""
 
     def format(self, record: logging.LogRecord) -> str:
         return folded(escape(super().format(record)))

@@ -1,1 +1,1 @@
-"""What verify and bench share: batches of a config and the definition of its objective."""
+"""What `verify` and benchmarks share: batches of a config, and the definition of its objective."""

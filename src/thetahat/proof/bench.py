@@ -1,4 +1,4 @@
-"""A few sequences of a run's own data, and the trainer's own step on them, cut in any way."""
+"""A few sequences of a run's own data, and the trainer's own step on them, in micro-batches of any form."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace as replace_fields
@@ -25,7 +25,7 @@ from thetahat.run.state import State, first_state
 from thetahat.run.step import step
 
 NUM_SEQUENCES = 8
-MAX_POSITIONS = 128  # of a sequence: the more terms a sum has, the more of its last bits are rounding
+MAX_POSITIONS = 128  # of a sequence: longer sums have larger rounding errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Outcome:
 
 @final
 class Bench:
-    """Sequences of unequal lengths from the first batch of a run, and the model as it begins, in one dtype."""
+    """Sequences of different lengths from the first batch of a run, and the model at step 0, in one dtype."""
 
     def __init__(self, config: RunConfig, prepared: Prepared, dtype: Dtype) -> None:
         still = replace(config.model, dropout=0.0)
@@ -63,7 +63,7 @@ class Bench:
         return gather(self.corpus, plan, np.arange(len(pieces)), Draw(self.config.seed))
 
     def factor(self, packed: Packed, row_length: int | None = None) -> Batch:
-        """What the run asks about them."""
+        """Their inputs and targets under the objective of the run."""
         return factor(packed, self.config.objective, self.corpus.symbols, row_length)
 
     def batch(self, pieces: Pieces, row_length: int | None = None) -> Batch:
@@ -91,14 +91,14 @@ class Bench:
 
     @torch.no_grad()
     def log_probs(self, batch: Batch, targets: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-        """Of these targets, where the batch asks for its own, at the beginning."""
+        """The log-probabilities of `targets` in place of the batch's own, at step 0."""
         model, batch, targets = self.state().model, batch.to(self.device), targets.to(self.device)
         with computing_in(self.config.dtype, self.device):
             hidden = model.hidden(batch.inputs).flatten(0, 1)
             return reference(hidden, model.head, targets.flatten()).log_prob.view_as(targets)
 
     def leak(self) -> float:
-        """The largest change of a log-probability, in nats, when another sequence of its row says something else."""
+        """The largest change of a log-probability, in nats, when another sequence in its row is changed."""
         pieces = self.in_few_rows()
         is_first = np.ones(len(pieces), dtype=np.bool_)  # of the first unit of its row
         is_first[1:] = pieces.row[1:] != pieces.row[:-1]
@@ -108,17 +108,17 @@ class Bench:
         return self._change(packed, changed[packed.piece], ~changed[packed.piece])
 
     def look_ahead(self) -> float:
-        """The largest change, in nats, of the log-probability of an answer when another answer stands in its place."""
+        """The largest change, in nats, of the log-probability of a target when the target itself is changed."""
         pieces = self.rows()
         packed = self.packed(pieces)
         batch = self.factor(packed)
-        sees_itself = batch.inputs.tokens == batch.targets  # 80-10-10 lets some stand as they are
-        asked = batch.origin[(batch.weights != 0) & ~sees_itself].unique()
-        unit = torch.from_numpy(pieces.unit)[packed.piece[asked]]  # one of each: what comes after it may change
+        sees_itself = batch.inputs.tokens == batch.targets  # 80-10-10 leaves some as they are
+        target = batch.origin[(batch.weights != 0) & ~sees_itself].unique()
+        unit = torch.from_numpy(pieces.unit)[packed.piece[target]]  # one in each: later targets may change
         first = torch.ones_like(unit, dtype=torch.bool)
         first[1:] = unit[1:] != unit[:-1]
         where = torch.zeros(len(packed.tokens), dtype=torch.bool)
-        where[asked[first]] = True
+        where[target[first]] = True
         return self._change(packed, where, where)
 
     def _change(self, packed: Packed, where: Bool[Tensor, " N"], watched: Bool[Tensor, " N"]) -> float:
@@ -126,13 +126,13 @@ class Bench:
         other = replace_fields(packed, tokens=torch.where(where, changed, packed.tokens))
         batch = self.factor(packed)
         before, after = self.log_probs(batch, batch.targets), self.log_probs(self.factor(other), batch.targets)
-        asks_it = batch.targets == packed.tokens[batch.origin]  # and not a sentinel or the end, which stand for others
-        counted = ((batch.weights != 0) & asks_it & watched[batch.origin]).to(before.device)
+        is_text = batch.targets == packed.tokens[batch.origin]  # not a sentinel or an end, which have another's origin
+        counted = ((batch.weights != 0) & is_text & watched[batch.origin]).to(before.device)
         return float((after - before)[counted].abs().max()) if bool(counted.any()) else 0.0
 
 
 def _others(tokens: Int[Tensor, " N"], symbols: Symbols) -> Int[Tensor, " N"]:
-    """Another token in place of each that stands for text: of the same kind, so that the same units are masked."""
+    """Each token of text replaced by another of the same kind, so that the same units are masked."""
     other = torch.arange(symbols.vocab_size)
     for kind in (symbols.begins_word & ~symbols.is_special, ~symbols.begins_word & ~symbols.is_special):
         ids = kind.nonzero()[:, 0]
@@ -141,13 +141,13 @@ def _others(tokens: Int[Tensor, " N"], symbols: Symbols) -> Int[Tensor, " N"]:
 
 
 def shortened(pieces: Pieces, max_positions: Int[np.ndarray, " P"]) -> Pieces:
-    """The pieces with at most so many positions each, and at least one that counts."""
+    """The pieces with at most so many positions each, and at least one target."""
     stop = np.minimum(pieces.stop, np.maximum(pieces.start + 1 + max_positions, pieces.scored_from + 1))
     return replace_fields(pieces, stop=stop, size=pieces.size + stop - pieces.stop)
 
 
 def _uneven(prepared: Prepared, seed: int) -> Pieces:
-    """The first sequences in the order of training: of plain text, all but the first are shortened."""
+    """The first sequences in the order of training; those of plain text are shortened, except the first."""
     plan, index = prepared.order.batch(0)
     first = take(plan, index)
     if prepared.train.column["parts.is_prompt"].any():
@@ -161,7 +161,7 @@ def _uneven(prepared: Prepared, seed: int) -> Pieces:
 
 
 def paths(bench: Bench, pieces: Pieces) -> Iterator[tuple[int, list[int], list[int]]]:
-    """Each piece with what stands before it on its path (of a pair: the source), and its own tokens."""
+    """Each piece with the tokens before it on its path (in a pair: what the encoder reads), and its own tokens."""
     tokens = [
         bench.corpus.span(int(span))[start:stop].tolist()
         for span, start, stop in zip(pieces.span, pieces.start, pieces.stop, strict=True)

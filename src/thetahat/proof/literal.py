@@ -1,4 +1,4 @@
-"""The objective read literally: one pass of the model for every single token, each with nothing but what it may see."""
+"""The objective by its definition: one pass of the model for each target, which reads only what the target may see."""
 
 import numpy as np
 import torch
@@ -12,10 +12,10 @@ from thetahat.proof.bench import NUM_SEQUENCES, Bench, Outcome, paths, shortened
 
 
 def prefix_by_prefix(bench: Bench, max_positions: int) -> tuple[Outcome, Outcome]:
-    """The trainer's step, and the same by its definition; on less, since this takes a pass a token.
+    """The outcome of the trainer's step, and that of the definition, on few tokens, since it takes a pass for each.
 
-    Texts are shortened to `max_positions`. Records with prompts stay whole, and there are fewer of them.
-    This side shares neither the factorization, nor packing, nor trees, nor masks, nor the log-softmax with the trainer.
+    Texts are shortened to `max_positions`. Records with prompts stay whole, and there are fewer of them. The definition
+    shares no code with the trainer for factorizations, packing, trees, masks and the log-softmax.
     """
     pieces, is_text = bench.rows(), not bench.corpus.column["parts.is_prompt"].any()
     room = NUM_SEQUENCES * max_positions
@@ -23,34 +23,34 @@ def prefix_by_prefix(bench: Bench, max_positions: int) -> tuple[Outcome, Outcome
     packed = bench.packed(short)
     batch = bench.factor(packed)
     trained = bench.outcome([batch])
-    asked = set(batch.origin[batch.weights != 0].tolist())
+    supervised = set(batch.origin[batch.weights != 0].tolist())
     model = bench.state().model
-    questions: list[tuple[float, Inputs, int]] = []  # the weight, what is read, the token that is asked
+    passes: list[tuple[float, Inputs, int]] = []  # loss weight, what is read, target
     place = 0
     for piece, before, tokens in paths(bench, short):
-        mine = [index for index in range(1, len(tokens)) if place + index in asked]
+        mine = [index for index in range(1, len(tokens)) if place + index in supervised]
         for index in mine:
-            counts = _weight(bench, int(short.span[piece]), int(short.start[piece]) + index)
+            weight = _weight(bench, int(short.span[piece]), int(short.start[piece]) + index)
             inputs = _inputs(bench, before, tokens[:index], num_open=mine[0] + len(before))
-            questions.append((counts, inputs, tokens[index]))
+            passes.append((weight, inputs, tokens[index]))
         place += len(tokens)
-    total, divisor = 0.0, bench.config.objective.step_divisor(sum(counts for counts, _, _ in questions))
-    for counts, inputs, token in questions:
+    total, divisor = 0.0, bench.config.objective.step_divisor(sum(weight for weight, _, _ in passes))
+    for weight, inputs, token in passes:
         with computing_in(bench.config.dtype, bench.device):
             logits = model.head(model.hidden(inputs)[0, -1:])[0]
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        value = counts * wide.log_softmax(-1)[token].double() / divisor
-        (-value).backward()  # at once: the memory of all passes together would be that of a much larger model
+        value = weight * wide.log_softmax(-1)[token].double() / divisor
+        (-value).backward()  # now: the graphs of all passes together would need much memory
         total += value.item()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return trained, Outcome(total, gradients)
 
 
 def _fewer(bench: Bench, pieces: Pieces, room: int) -> Pieces:
-    """Sequences that together ask no more than `room` tokens, those that ask the most first; at least the two least."""
+    """Sequences with at most `room` targets together, those with the most first; at least the two with the fewest."""
     packed = bench.packed(pieces)
-    asked = np.bincount(packed.piece.numpy(), (packed.weight > 0).numpy(), len(pieces))
-    of_unit = np.add.reduceat(asked, pieces.unit_starts)
+    supervised = np.bincount(packed.piece.numpy(), (packed.weight > 0).numpy(), len(pieces))
+    of_unit = np.add.reduceat(supervised, pieces.unit_starts)
     order = np.argsort(-of_unit, kind="stable")
     chosen: list[int] = []
     for unit in order.tolist():
@@ -60,7 +60,7 @@ def _fewer(bench: Bench, pieces: Pieces, room: int) -> Pieces:
 
 
 def _inputs(bench: Bench, before: list[int], tokens: list[int], *, num_open: int) -> Inputs:
-    """What stands before the token that is asked: in one stream, or a source and what has been said of the target."""
+    """What is read before a target: one stream, or what an encoder reads and the completion so far."""
     if bench.corpus.layout.has_source:
         source = _read(bench, before)
         read = Inputs(*source, Visibility(torch.zeros_like(source[0]), is_causal=False))
@@ -79,7 +79,7 @@ def _read(bench: Bench, tokens: list[int]) -> tuple[Tensor, Tensor]:
 
 
 def _weight(bench: Bench, span: int, place: int) -> float:
-    """What a token counts for, from the tables of the corpus."""
+    """The loss weight of a token, from the tables of the corpus."""
     corpus, plan, objective = bench.corpus, bench.prepared.order.plan(0), bench.config.objective
     part = int(corpus.part_of(corpus.offsets[span] + np.array([place]))[0])
     document = int(corpus.column["parts.document"][part])

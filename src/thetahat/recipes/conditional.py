@@ -1,4 +1,4 @@
-"""Fine-tuning and training on what is asked given something else: dialogues, summaries."""
+"""Training on completions given prompts: dialogues and summaries."""
 
 from msgspec.structs import replace
 

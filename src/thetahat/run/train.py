@@ -30,7 +30,7 @@ def train(
 ) -> Iterator[Report]:
     """Trains, or goes on training: the same config in the same folder continues from its newest whole checkpoint.
 
-    A finished run yields nothing. Step 0 is saved before step 1, so that from then on there is always a checkpoint.
+    A finished run yields nothing. Step 0 is saved before step 1, so that there is always a checkpoint.
     """
     folder, config = choose_folder(config, folder, fresh=fresh), resolved(config)
     device, world = set_up(config), join_world(config.device)
@@ -69,13 +69,13 @@ def train(
 
 
 class _Clock:
-    """Adds the time that passes to the seconds of a run."""
+    """Measures time, and adds it to the seconds of a run."""
 
     def __init__(self, state: State) -> None:
         self.state, self.last = state, time.perf_counter()
 
     def tick(self) -> float:
-        """Seconds since the last time."""
+        """Seconds since the last call."""
         now = time.perf_counter()
         spent, self.last = now - self.last, now
         self.state.seconds += spent
@@ -85,7 +85,7 @@ class _Clock:
 def evaluate(
     state: State, prepared: Prepared, world: World, is_abandoned: Callable[[], bool] | None = None
 ) -> Summary | None:
-    """How likely the held-out part is, by the policy and the dtype that `thetahat score` uses: all of it, exactly."""
+    """The likelihood of the whole held-out part, by the policy and the dtype that `thetahat score` uses."""
     if prepared.held_out is None:
         return None
     state.model.eval()
@@ -113,7 +113,7 @@ def _log_step(run: Running, done: StepReport, clock: _Clock) -> None:
 
 
 def _evaluate(run: Running, clock: _Clock, stop: Stop, *, is_saved: bool) -> Summary | None:
-    """Makes the evaluation that is due, and logs it; None if somebody asks to stop meanwhile: it is still due then.
+    """Makes the evaluation that is due, and logs it; None if a signal comes meanwhile, and then it is still due.
 
     Only a checkpoint that an uninterrupted run saves too can be the best.
     """
@@ -140,14 +140,14 @@ def _evaluate(run: Running, clock: _Clock, stop: Stop, *, is_saved: bool) -> Sum
 
 
 def _agree(stop: Stop, is_late: bool, world: World) -> int:
-    """Why all ranks stop now: the number of a signal that one of them got, -1: it is late; 0: they go on."""
+    """Whether all ranks stop now: the number of a signal that one of them got, -1: the time is over, 0: they go on."""
     reasons = {**{int(number): stop.number == number for number in STOPPING}, -1: is_late}
     votes = world.sum(torch.tensor(list(reasons.values()), dtype=torch.int64)).tolist()
     return next((int(reason) for reason, count in zip(reasons, votes, strict=True) if count), 0)
 
 
 def _save(run: Running) -> Path | None:
-    """Saves on the first rank; everyone learns whether it worked."""
+    """Saves on the first rank; if that fails, all ranks raise."""
     state, keep = run.state, run.state.config.checkpoint.keep
     check_parameters(state)
     run.ledger.write(state.step, run.world)

@@ -1,4 +1,4 @@
-"""Intervals for ratios of sums, clustered by document: what honest error bars on a likelihood are made of."""
+"""Confidence intervals for ratios of sums, clustered by document."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -9,12 +9,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from thetahat.core.errors import ConfigError
 
-MIN_DOCUMENTS = 30  # below, documents are too few for an interval: blocks of one document stand in
+MIN_DOCUMENTS = 30  # with fewer, an interval is over blocks of documents
 BLOCK_TOKENS = 1024
 
 
 class Interval(NamedTuple):
-    """An estimate and the ends of its interval, which are NaN where there is too little to say."""
+    """An estimate and the ends of its interval, which are NaN if there are too few units."""
 
     estimate: float
     low: float
@@ -40,7 +40,7 @@ def ratio_interval(numerator: ArrayLike, denominator: ArrayLike, confidence: flo
 
 
 def ratio_error(numerator: ArrayLike, denominator: ArrayLike) -> tuple[float, float]:
-    """The ratio and the standard error of `ratio_interval`; NaN where there is too little to say."""
+    """The ratio and the standard error of `ratio_interval`; NaN if there are too few units."""
     d, t = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
     if d.ndim != 1 or d.shape != t.shape:
         raise ConfigError(f"numerator {list(d.shape)} and denominator {list(t.shape)} need one entry for each unit")
@@ -50,7 +50,7 @@ def ratio_error(numerator: ArrayLike, denominator: ArrayLike) -> tuple[float, fl
     estimate = exact_sum(d) / total
     if len(d) < 2:
         return estimate, math.nan
-    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite comes out as NaN or infinite ends
+    with np.errstate(invalid="ignore", over="ignore"):  # values that are not finite give NaN or infinite ends
         squares = (d - estimate * t) ** 2
     return estimate, math.sqrt(len(d) / (len(d) - 1) * exact_sum(squares) / total**2)
 
@@ -62,7 +62,7 @@ def bits_per_byte_interval(log_prob: ArrayLike, num_bytes: ArrayLike, confidence
 
 
 def sum_by(clusters: Sequence[str], values: ArrayLike) -> NDArray[np.float64]:
-    """The exact sum of the values of each cluster, clusters in the order in which they first come."""
+    """The exact sum of the values of each cluster, in the order of their first values."""
     members: dict[str, list[float]] = {}
     for cluster, value in zip(clusters, np.asarray(values, dtype=np.float64).tolist(), strict=True):
         members.setdefault(cluster, []).append(value)
@@ -70,7 +70,7 @@ def sum_by(clusters: Sequence[str], values: ArrayLike) -> NDArray[np.float64]:
 
 
 def exact_sum(values: Iterable[float]) -> float:
-    """The sum as if no addition had rounded, whatever the order; NaN and infinities come through."""
+    """The sum without rounding errors, in any order; NaN and infinities stay."""
     listed = values.tolist() if isinstance(values, np.ndarray) else list(values)
     try:
         return math.fsum(listed)

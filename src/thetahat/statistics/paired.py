@@ -1,4 +1,4 @@
-"""Statistics of paired differences, one for each document: how sure it is that they do not come from chance alone."""
+"""Statistics of paired differences, one for each document: intervals and tests."""
 
 import math
 from collections import Counter
@@ -20,9 +20,8 @@ def bootstrap_interval(numerator: ArrayLike, denominator: ArrayLike, confidence:
 
     $m^* = \sum_j d_{i_j} / \sum_j t_{i_j}$ with $i_1, \dots, i_n$ drawn from the n documents with replacement, $d$ =
     `numerator` and $t$ = `denominator` of the same draw. Draws are seeded, and made from the documents in the order of
-    their values, all with the other sign where that comes later, so neither a repetition nor the order in which
-    documents come changes a bit, nor does B against A say anything but A against B. With fewer than two documents
-    there is no interval.
+    their values, with all signs reversed if that order comes later. So the bits depend neither on repetitions nor on
+    the order of the documents, and B against A mirrors A against B. With fewer than two documents there is no interval.
 
     Percentile and not BCa: where differences have heavy tails, the acceleration is noise. Over simulated datasets of
     100 documents a nominal 95% covered 94% by percentile and 91% by BCa.
@@ -44,17 +43,17 @@ def bootstrap_interval(numerator: ArrayLike, denominator: ArrayLike, confidence:
 
 
 def sign_flip_p_value(differences: ArrayLike) -> float:
-    r"""How often differences as large as these come when every sign is a toss of a coin, two-sided.
+    r"""The two-sided p-value of the sum of the differences when each sign is random.
 
-    $p = \Pr_s(|\sum_i s_i d_i| \ge |\sum_i d_i|)$ over signs $s_i = \pm 1$, $d$ = `differences`: exact where A and B
-    are alike, so that each d is as likely as -d, whatever its distribution. Up to 12 differences all signs are tried;
-    with more, R = 10,000 seeded ones, and $p = (1 + \#) / (1 + R)$ is never 0. Differences of 0 change nothing.
+    $p = \Pr_s(|\sum_i s_i d_i| \ge |\sum_i d_i|)$ over signs $s_i = \pm 1$, $d$ = `differences`: exact if A and B
+    do not differ, so that each d is as likely as -d, whatever its distribution. With up to 12 differences all signs are
+    tried; with more, R = 10,000 seeded ones, and $p = (1 + \#) / (1 + R)$ is never 0. Differences of 0 change nothing.
 
     Fisher, The Design of Experiments, 1935, § 21; Phipson and Smyth, 2010, arXiv 1603.05766.
     """
     given = np.asarray(differences, dtype=np.float64)
-    d = np.sort(np.abs(given[given != 0]))  # so that B against A is tossed as A against B
-    least = abs(exact_sum(given)) - 1e-11 * exact_sum(d)  # sums that tie are ties, however they were rounded
+    d = np.sort(np.abs(given[given != 0]))  # so that B against A gets the same signs as A against B
+    least = abs(exact_sum(given)) - 1e-11 * exact_sum(d)  # equal sums count as equal, however they were rounded
     if len(d) <= NUM_EXACT:
         flips = np.arange(2 ** len(d))[:, None] >> np.arange(len(d)) & 1
         return float(np.mean(np.abs((2 * flips - 1) @ d) >= least))
@@ -65,13 +64,13 @@ def sign_flip_p_value(differences: ArrayLike) -> float:
 
 
 def _sums_of_eights(d: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For every eight differences the sums under each of their 256 flips: one random byte is eight tosses."""
+    """For each eight differences their sums under all 256 choices of signs: one random byte chooses eight signs."""
     signs = 2.0 * np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) - 1
     return np.pad(d, (0, -len(d) % 8)).reshape(-1, 8) @ signs.T
 
 
 def wilson_interval(count: int, total: int, confidence: float = 0.95, *, effective: float | None = None) -> Interval:
-    r"""The share `count` / `total`, with Wilson's interval for a proportion; NaN where there is nothing to share.
+    r"""The share `count` / `total`, with Wilson's interval for a proportion; NaN if `total` is 0.
 
     The ends are the roots p of $|\hat p - p| = z \sqrt{p (1 - p) / n}$ with n = `effective`, by default `total`.
 
@@ -108,7 +107,7 @@ def effective_number(clusters: Sequence[str], is_right: Sequence[bool]) -> float
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    r"""The p-values, adjusted so that among all of them one error in 20 datasets is made where 0.05 is the limit.
+    r"""The p-values, adjusted for their number: with the limit 0.05, 1 in 20 datasets has any false finding.
 
     The k-th smallest of K becomes $\max_{j \le k} \min(1, (K - j + 1) p_{(j)})$.
 

@@ -6,7 +6,7 @@ from typing import Any
 from thetahat.data.read.prompt import GENERATED, read_prompts
 from thetahat.generation.beam import Beam
 from thetahat.generation.sample import Sampling
-from thetahat.verbs.chat import asked_again, dialogue_prompts
+from thetahat.verbs.chat import dialogue_prompts, written_anew
 from thetahat.verbs.generate import fitted, text_prompts, write
 from thetahat.verbs.load import Loaded
 
@@ -20,12 +20,12 @@ def answer_records(loaded: Loaded, data: str | Sequence[str], how: Sampling | Be
     plain = [record for record in records if record.dialogue is None]
     spelled = text_prompts(loaded, [record.text for record in plain])
     texts = iter(fitted(loaded, spelled, [record.where for record in plain]))
-    asked = [(record.dialogue, record.where) for record in records if record.dialogue is not None]
-    dialogues = iter(dialogue_prompts(loaded, asked))
+    given = [(record.dialogue, record.where) for record in records if record.dialogue is not None]
+    dialogues = iter(dialogue_prompts(loaded, given))
     prompts = [next(texts if record.dialogue is None else dialogues) for record in records]
     written = write(loaded, prompts, how, loaded.inference.evaluation.batch_size)
     numbers = [number for number, record in enumerate(records) if record.dialogue is not None]
-    again = asked_again(loaded, asked, [written[number] for number in numbers], how, numbers)
+    again = written_anew(loaded, given, [written[number] for number in numbers], how, numbers)
     for number, found in zip(numbers, again, strict=True):
         written[number] = found
     return [

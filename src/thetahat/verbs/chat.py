@@ -28,26 +28,26 @@ Located = tuple[Dialogue, str]  # a dialogue, and the place that errors name
 def answer(loaded: Loaded, messages: Sequence[Mapping[str, Any]], how: Sampling | Beam) -> Answer:
     """What the model says after these messages, in the words of the template that it was trained with."""
     where = "the dialogue"
-    asked = [(unanswered({"messages": [*messages]}, where), where)]
-    (found,) = asked_again(loaded, asked, write(loaded, dialogue_prompts(loaded, asked), how), how, [0])
+    dialogues = [(unanswered({"messages": [*messages]}, where), where)]
+    (found,) = written_anew(loaded, dialogues, write(loaded, dialogue_prompts(loaded, dialogues), how), how, [0])
     return found
 
 
-def asked_again(
+def written_anew(
     loaded: Loaded,
-    asked: Sequence[Located],
+    dialogues: Sequence[Located],
     found: Sequence[Answer],
     how: Sampling | Beam,
     numbers: Sequence[int],
 ) -> list[Answer]:
-    """The answers, those that the context had no room for written anew behind half a context of the dialogue.
+    """The answers; one that the context had no room for is written again, behind half a context of its dialogue.
 
-    As training reads less of a dialogue where its answer is longer. `numbers` are those of the generators.
+    So training does: it reads less of a dialogue where the reply is longer. `numbers` are those of the generators.
     """
     cut = [place for place, one in enumerate(found) if one.ended == "context"]
     if not cut or isinstance(loaded.model, EncoderDecoder) or loaded.card.over_long in REFUSING:
         return [*found]
-    shorter = dialogue_prompts(loaded, [asked[place] for place in cut], room=loaded.card.context // 2)
+    shorter = dialogue_prompts(loaded, [dialogues[place] for place in cut], room=loaded.card.context // 2)
     again = write(loaded, shorter, how, loaded.inference.evaluation.batch_size, [numbers[place] for place in cut])
     replaced = dict(zip(cut, again, strict=True))
     return [replaced.get(place, one) for place, one in enumerate(found)]
@@ -117,7 +117,7 @@ def _options(loaded: Loaded, context: int) -> ChatOptions:
 
 
 def _read(encoded: Encoded, room: int | None) -> tuple[list[int], int]:
-    """Of two spans the first, which an encoder reads; of one span what is not asked, and how much of it is too long."""
+    """The tokens that are read before a reply, of one span its prompts, of two the first; and how many are cut."""
     first, *others = encoded.sequences[-1]
     read = [
         token for token, part in zip(first.tokens, first.part, strict=True) if encoded.parts[part].is_prompt or others

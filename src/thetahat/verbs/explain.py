@@ -1,4 +1,4 @@
-"""What a run would learn from: every token with its weight and why, and the account of all records, before step 1."""
+"""What a run would learn from: each token with its loss weight and the reason, and the account of all records."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -34,10 +34,10 @@ class Token:
 
     id: int
     text: str
-    weight: float  # what it counts for, before the divisor of the step
+    weight: float  # its loss weight, before the divisor of the step
     part: str
     role: str
-    why: str  # asked, end (of a turn or a text), masked, prompt, context (read, of weight 0 there), or cut
+    why: str  # asked (a target), end (of a turn or a text), masked, prompt, context (read, with weight 0), or cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +51,21 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """All records: sums over the training part."""
+    """Sums over all records of the training part."""
 
     records: int
-    tokens_asked: int
+    tokens_asked: int  # targets
     tokens_cut: int
     prompt_tokens_cut: int
     records_without_weight: int  # not read, since nothing in them counts
-    ends_asked: int  # how many <|endoftext|> or other special tokens are asked
+    ends_asked: int  # targets that are <|endoftext|> or another special token
     begins_with_end_of_text: int  # sequences that begin as a text does, with <|endoftext|> or what the tokenizer has
     begin: str  # what a text begins with, by name
-    losses: Losses  # what of the text the tokens do not tell
-    turn_ends: dict[str, int]  # the special tokens that end turns which are asked, with how many
-    groups: list[dict[str, Any]]  # by source, role and part: records, tokens asked, tokens cut
+    losses: Losses  # text that the tokens do not represent
+    turn_ends: dict[str, int]  # the special tokens that end supervised turns, with how many
+    groups: list[dict[str, Any]]  # by source, role and part: records, targets (`asked`), tokens read, tokens cut
     concentration: dict[str, dict[str, float]]  # by normalization: effective_number, top_share of the heaviest 1 %
-    notes: dict[str, int]  # what is said of how many records
+    notes: dict[str, int]  # notes, with how many records have each
     read_as: dict[str, int]  # in which form records were written
     unread: dict[str, int]  # what stands in records and is not read, by name
     reading: list[str]  # the same in words
@@ -94,7 +94,7 @@ def explain(config: RunConfig, num_records: int = 3) -> Explanation:
 
 
 def explain_record(prepared: Prepared, document: int) -> Explained:
-    """A record's tokens, sequence by sequence, those that a policy cuts among them."""
+    """A record's tokens, sequence by sequence, with those that data.over_long cuts."""
     corpus, plan = prepared.train, prepared.order.plan(0)
     mine = np.flatnonzero(corpus.column["spans.document"][plan.pieces.span] == document)
     pieces = take(plan.pieces, mine[np.argsort(plan.pieces.span[mine], kind="stable")])
@@ -108,15 +108,15 @@ def explain_record(prepared: Prepared, document: int) -> Explained:
 
 
 def _weights(prepared: Prepared, packed: Packed) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """What each packed token counts for, and whether something else is read in its place."""
+    """The loss weight of each packed token, and whether something else is read in its place."""
     weight, masked = np.zeros(len(packed.tokens)), np.zeros(len(packed.tokens), dtype=np.bool_)
     if not len(packed.tokens):
         return weight, masked
     batch = factor(packed, prepared.config.objective, prepared.train.symbols)
-    asked = batch.weights != 0
-    np.add.at(weight, batch.origin[asked].numpy(), batch.weights[asked].numpy())
+    supervised = batch.weights != 0
+    np.add.at(weight, batch.origin[supervised].numpy(), batch.weights[supervised].numpy())
     if prepared.config.objective.factorization.hides_targets:
-        masked[batch.origin[asked].numpy()] = True
+        masked[batch.origin[supervised].numpy()] = True
     return weight, masked
 
 
@@ -151,7 +151,7 @@ def _text(tokenizer: Tokenizer, labels: tuple[str, ...], id: int, part: str) -> 
 
 
 def account(prepared: Prepared) -> Account:
-    """Records, tokens kept and cut, by source, role and part; on how many records the objective rests."""
+    """The account: records, tokens kept and cut, by source, role and part; how many records the objective rests on."""
     corpus, plan = prepared.train, prepared.order.plan(0)
     column, report = corpus.column, prepared.order.cut
     first = corpus.tokens[corpus.offsets[:-1][column["spans.parent"] == 0]]
@@ -211,14 +211,14 @@ def _groups(corpus: Corpus, plan: Plan) -> list[dict[str, Any]]:
         column["parts.is_prompt"].tolist(),
         strict=True,
     )
-    for source, role, name, there, kept, asked, is_prompt in rows:
+    for source, role, name, there, kept, num_targets, is_prompt in rows:
         key = (source, role, name)
         group = found.setdefault(
             key, {"source": source, "role": role, "part": name, "records": 0, "asked": 0, "read": 0, "cut": 0}
         )
         group["records"] += 1
         group["read"] += there if is_prompt else kept
-        group["asked"] += asked
+        group["asked"] += num_targets
         group["cut"] += 0 if is_prompt else there - kept
     return list(found.values())
 
@@ -228,11 +228,11 @@ def _concentration(prepared: Prepared, plan: Plan, normalization: Any) -> dict[s
     objective = replace_config(prepared.config.objective, normalization=normalization)
     document = torch.tensor(corpus.column["parts.document"])
     weight = torch.from_numpy(corpus.column["parts.weight"] * corpus.column["documents.weight"][document.numpy()])
-    asked, tokens, parts = (
+    num_targets, tokens, parts = (
         torch.from_numpy(x).double() for x in (plan.num_targets, plan.record_tokens, plan.record_parts)
     )
-    of_part, of_record, turns = (values.clamp(min=1) for values in (asked, tokens[document], parts[document]))
-    total = weight * asked / divisor(of_part, of_record, turns, objective)
+    of_part, of_record, turns = (values.clamp(min=1) for values in (num_targets, tokens[document], parts[document]))
+    total = weight * num_targets / divisor(of_part, of_record, turns, objective)
     by_record = torch.zeros(corpus.num_documents, dtype=torch.float64).index_add_(0, document, total)
     found = spread(by_record[by_record > 0].numpy())
     return {name: getattr(found, name) for name in ("effective_number", "top_share")}

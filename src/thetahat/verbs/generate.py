@@ -35,15 +35,15 @@ def generate(loaded: Loaded, prompt: str, how: Sampling | Beam) -> "Stream":
     """
     if isinstance(loaded.model, Encoder):
         return Stream(_whole(Answer(fill(loaded, prompt), "end")))
-    (asked,) = fitted(loaded, text_prompts(loaded, [prompt]), ["the prompt"])
+    (given,) = fitted(loaded, text_prompts(loaded, [prompt]), ["the prompt"])
     if isinstance(loaded.model, Decoder) and isinstance(how, Sampling):
-        return Stream(_drawn(loaded, asked, how))
-    return Stream(_whole(write(loaded, [asked], how)[0]))
+        return Stream(_drawn(loaded, given, how))
+    return Stream(_whole(write(loaded, [given], how)[0]))
 
 
 @final
 class Stream:
-    """A text as it is written; `answer` is what it was, once all of it has come."""
+    """The pieces of a text as they are written; when all have come, `answer` has the whole."""
 
     answer: "Answer"
 
@@ -77,7 +77,7 @@ class Answer:
     prompt_tokens_cut: int = 0  # at the beginning of the prompt, not read
 
     def to_dict(self) -> dict[str, Any]:
-        """What is said about it beside the text."""
+        """What is printed about it beside the text."""
         stopped = {STOP_TEXT: self.stop_text} if self.ended == "stop" else {}
         return {ENDED: self.ended, **stopped, PROMPT_CUT: self.prompt_tokens_cut}
 
@@ -153,8 +153,8 @@ def write(
 ) -> list[Answer]:
     """What a decoder or an encoder-decoder writes after each prompt, those of like length together.
 
-    The i-th is drawn with a generator of its own, a function of (seed, i): whatever the others are and however many are
-    read at once, it is the same text, but where rounding turns the scale. `numbers` may stand for i.
+    The i-th is drawn with a generator of its own, a function of (seed, i): it is the same text whatever the others are
+    and however many are read at once, unless rounding decides between two tokens. `numbers` may replace i.
     """
     if isinstance(loaded.model, Encoder):
         raise ConfigError("an encoder writes no text", cure=f"a prompt with {MASK} in it is filled")
@@ -220,7 +220,7 @@ def _texts(loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam) -> l
 
 
 def _num_read(loaded: Loaded, prompt: Prompt) -> int:
-    """How many positions the decoder reads before it writes: an encoder reads the prompt, and it begins anew."""
+    """How many positions the decoder reads before it writes; one where an encoder reads the prompt."""
     is_alone = isinstance(loaded.model, Decoder)
     return min(len(prompt.tokens), loaded.card.context) if is_alone else len(loaded.tokenizer.frames.target.before)
 

@@ -1,4 +1,4 @@
-r"""A model of ours under the harness's tasks: `lm_eval` asks, `score_corpus` answers.
+r"""A model of ours in the tasks of lm-eval (the harness), scored by `score_corpus`.
 
     thetahat lm-eval --model thetahat --model_args model=runs/NAME --tasks hellaswag
     lm_eval.simple_evaluate(model=HarnessModel("runs/NAME"), tasks=[...])
@@ -121,7 +121,7 @@ class HarnessModel(_Base):
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """The log-probability of each continuation behind its context, and whether no other token was likelier."""
         if empty := [f"{one.task_name} {one.doc_id}" for one in requests if not one.args[1]]:
-            raise DataError(f"nothing is asked, the continuation is empty: {', '.join(empty[:8])}")
+            raise DataError(f"the continuation is empty, so nothing is to be scored: {', '.join(empty[:8])}")
         groups = [list(some) for _, some in itertools.groupby(requests, _question_of)]
         questions = [_question(str(index), some) for index, some in enumerate(groups)]
         found = self._score(questions, over_long=self.over_long)
@@ -131,10 +131,10 @@ class HarnessModel(_Base):
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """The log-probability of each whole text, every token once; 0 of an empty one."""
-        asked = {str(index): one for index, one in enumerate(requests) if one.args[0]}
+        given = {str(index): one for index, one in enumerate(requests) if one.args[0]}
         questions = [
             question([""], [str(one.args[0])], 0, Record("", id, id, "", where=_where(one)))
-            for id, one in asked.items()
+            for id, one in given.items()
         ]
         found = self._score(questions, over_long="window")
         return [found[str(index), CHOICE.format(0)][0] if one.args[0] else 0.0 for index, one in enumerate(requests)]
@@ -194,9 +194,9 @@ def _where(request: Any) -> str:
 
 def _question(id: str, requests: Sequence[Any]) -> Question:
     contexts, choices = [one.args[0] for one in requests], [one.args[1] for one in requests]
-    asked = question([*map(str, contexts)], choices, 0, Record("", id, id, "", where=_where(requests[0])))
+    made = question([*map(str, contexts)], choices, 0, Record("", id, id, "", where=_where(requests[0])))
     prompts = [tuple(context.prompt.tokens) for context in contexts if isinstance(context, Rendered)]
-    return replace(asked, prompts=tuple(prompts))
+    return replace(made, prompts=tuple(prompts))
 
 
 def _sampling(settings: dict[str, Any]) -> Sampling:

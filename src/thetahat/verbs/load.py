@@ -102,7 +102,7 @@ def _inference(stored: StoredModel, overrides: Sequence[str]) -> InferenceConfig
 
 
 def _for_inference(pair: str) -> str:
-    """The KEY=VALUE, if it changes how a model is asked; what would be ignored is refused."""
+    """The KEY=VALUE, if it is a setting of inference; others, which would have no effect, are refused."""
     key, _, value = pair.partition("=")
     key = "evaluation.batch_size" if key == "batch_size" else key
     if key not in (known := known_keys(InferenceConfig)) and not key.startswith("evaluation."):

@@ -35,7 +35,7 @@ def merge(name: str, out: Path | None = None) -> tuple[Path, Merged]:
 
     Each adapted matrix becomes $W + \tfrac{\alpha}{r} B A$, computed in float64 and rounded once to the dtype of the
     run's parameters. The folder is a checkpoint like any other, with a config that has neither base nor adapter, and
-    without an optimizer to go on with: it is scored, asked, and the base of other runs. Without `out` it lies beside
+    without an optimizer: it can be scored, can write, and can be the base of other runs. Without `out` it lies beside
     the run, as RUN-merged. Hu et al., LoRA, 2021 (arXiv 2106.09685), section 4.1.
     """
     target = out or _beside(name)

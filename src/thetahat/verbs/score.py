@@ -53,7 +53,7 @@ class Score:
     rows: list[LedgerRow]
     groups: dict[str, list[GroupLikelihood]]  # by source, role, part, length, position; where there is more than one
     noise: NoiseFloor  # what reading in other company changes
-    tokens_cut: int  # asked by the data and not scored: what the context could not hold under data.over_long
+    tokens_cut: int  # targets of the data that were not scored: what data.over_long cut
     prompt_cut: int  # of prompts and earlier turns, not read
     metadata: dict[str, str]  # what the ledger says of itself
 
@@ -225,7 +225,7 @@ def metadata_of(loaded: Loaded, corpus: Corpus, data: Sequence[str]) -> dict[str
         "policy": policy.to_json(),
         "read": WHOLE if _is_whole(corpus, policy) else "in part through windows or limits",
         "batch_size": "1 at a time" if policy.deterministic else str(policy.batch_size),
-        "first_token": f"{_named(tokenizer, tokenizer.frames)}: read once before each text, never asked",
+        "first_token": f"{_named(tokenizer, tokenizer.frames)}: read once before each text, never a target",
         "computed_on": computed_on(loaded),
         "unit": "nats",
     }

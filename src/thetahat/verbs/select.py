@@ -12,11 +12,12 @@ from torch import Tensor
 
 from thetahat.core import store
 from thetahat.core.errors import DataError, ModelError
+from thetahat.core.plain import counted
 from thetahat.data.corpus.corpus import Corpus
 from thetahat.distribution.world import World, join_world
 from thetahat.ledger.ledger import LedgerRow
 from thetahat.ledger.selection import Candidate, Selection, as_blocks, choose, gain, halves, plain
-from thetahat.ledger.summary import BLOCKS, Summary, summarize
+from thetahat.ledger.summary import BLOCKS, Summary, count_of, summarize
 from thetahat.run.folder.checkpoint import (
     MODEL,
     OPTIMIZER,
@@ -170,7 +171,7 @@ def _models(run: Path, averages: int) -> list[_Model]:
             whole.append(folder)
     if len(whole) < 2:
         raise ModelError(
-            f"{run} has {len(whole)} whole checkpoint{'' if len(whole) == 1 else 's'}: there is nothing to choose from",
+            f"{run} has {counted(len(whole), 'whole checkpoint')}: there is nothing to choose from",
             allowed="a run folder with two or more",
             cure="thetahat train RECIPE checkpoint.every=100 checkpoint.keep=50",
         )
@@ -211,8 +212,8 @@ class _Text(NamedTuple):
 
 
 def _texts(corpus: Corpus) -> list[_Text]:
-    asked = np.flatnonzero(~corpus.column["parts.is_prompt"] & (corpus.part_tokens > 0))
-    parts = zip(corpus.describe(asked), corpus.digests(asked), corpus.part_tokens[asked].tolist(), strict=True)
+    kept = np.flatnonzero(~corpus.column["parts.is_prompt"] & (corpus.part_tokens > 0))
+    parts = zip(corpus.describe(kept), corpus.digests(kept), corpus.part_tokens[kept].tolist(), strict=True)
     return [_Text(part.id, part.document, digest, num_tokens) for part, digest, num_tokens in parts]
 
 
@@ -231,12 +232,12 @@ def _unit(texts: Sequence[Sequence[_Text]], data: Sequence[str]) -> str:
     blocks = [sum(_num_blocks(row) for row in side) for side in texts]
     if min(blocks) < FEWEST * (3 - len(texts)):
         raise DataError(
-            f"{num_documents} document{'' if num_documents == 1 else 's'} of {min(blocks)} {BLOCKS} "
+            f"{counted(num_documents, 'document')} of {count_of(min(blocks), BLOCKS)} "
             f"{'are' if num_documents > 1 else 'is'} too little to choose by and to report on",
             allowed=f"at least {FEWEST} documents, or {BLOCKS}, on each side, better hundreds",
             cure="more data, or data.split_on=TEXT if the documents of a .txt stand between such",
         )
-    return f"{BLOCKS} of {num_documents} document{'' if num_documents == 1 else 's'}"
+    return f"{BLOCKS} of {counted(num_documents, 'document')}"
 
 
 def _num_blocks(text: _Text) -> int:

@@ -34,7 +34,7 @@ class ChatOptions:
     over_long: OverLong = (
         "error"  # of turns too long with their history; of one stream only "keep-last-turns" acts here
     )
-    streams: Literal[1, 2] = 1  # 2: an encoder reads the history, a decoder is asked the turn
+    streams: Literal[1, 2] = 1  # 2: an encoder reads the history, a decoder predicts the turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +134,9 @@ class DialogueEncoder:
         found = TurnEnds(frozenset(special[name] for name in self._options.template.ends_turn))
         for dialogue in trials():
             script = self._script(dialogue, "a trial of the template")
-            asked = [script.turns(dialogue)]
+            turns = [script.turns(dialogue)]
             with suppress(DataError):  # what a template refuses ends nothing
-                for path in self._paths([script], asked, self._texts([script], asked))[0]:
+                for path in self._paths([script], turns, self._texts([script], turns))[0]:
                     last = path.completion[-1]
                     found |= TurnEnds(frozenset({last} & {*special.values()}), path.turn.end)
         return found
@@ -145,21 +145,21 @@ class DialogueEncoder:
         template, names = self._options.template, self._tokenizer.special_names
         return Script(dialogue, template, names, self._renderer, where, self._forms)
 
-    def _texts(self, scripts: Sequence[Script], asked: Sequence[Sequence[Turn]]) -> list[list[Rendered | Refusal]]:
+    def _texts(self, scripts: Sequence[Script], turns: Sequence[Sequence[Turn]]) -> list[list[Rendered | Refusal]]:
         """The turns of each script, rendered; all together, since that is faster."""
-        return self._renderer.render([script.jobs(turns) for script, turns in zip(scripts, asked, strict=True)])
+        return self._renderer.render([script.jobs(some) for script, some in zip(scripts, turns, strict=True)])
 
     def _paths(
         self,
         scripts: Sequence[Script],
-        asked: Sequence[Sequence[Turn]],
+        turns: Sequence[Sequence[Turn]],
         texts: Sequence[Sequence[Rendered | Refusal]],
     ) -> list[list[_Path]]:
         """The turns of each script, tokenised."""
-        turns = [script.divided(some, written) for script, some, written in zip(scripts, asked, texts, strict=True)]
-        found = iter(self._tokenizer.rendered([turn.texts for some in turns for turn in some]))
+        whole = [script.divided(some, written) for script, some, written in zip(scripts, turns, texts, strict=True)]
+        found = iter(self._tokenizer.rendered([turn.texts for some in whole for turn in some]))
         beginning = [*self._tokenizer.frames.text.before]  # what is read before anything is written
-        paths = [[(turn, *next(found)) for turn in some] for some in turns]
+        paths = [[(turn, *next(found)) for turn in some] for some in whole]
         return [[_Path(turn, prompt.ids or beginning, said) for turn, prompt, said in some] for some in paths]
 
     def _shortened(self, script: Script, path: _Path) -> _Path:
@@ -173,8 +173,8 @@ class DialogueEncoder:
         starts = starts or list(range(first + 1, len(roles)))
 
         def without(start: int) -> _Path:
-            asked = [[replace(path.turn, left_out=(first, start))]]
-            ((found,),) = self._paths([script], asked, self._texts([script], asked))
+            shorter = [[replace(path.turn, left_out=(first, start))]]
+            ((found,),) = self._paths([script], shorter, self._texts([script], shorter))
             turn = found.turn
             what = f"({start - first} of {path.turn.num_before})"
             note = f"{turn.name}: the oldest messages are not read, since with them the turn would be too long {what}"

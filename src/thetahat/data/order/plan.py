@@ -86,7 +86,7 @@ def _account(corpus: Corpus, plan: Plan) -> dict[str, int]:
 
 
 def plan_scoring(corpus: Corpus, context: int, stride: int) -> Plan:
-    """Windows in which every token is asked exactly once, each with all the context that fits; a tree is one unit."""
+    """Windows in which every token is a target exactly once, with all the context that fits; a tree is one unit."""
     targets = _targets(corpus)
     is_whole = corpus.layout.is_whole
     pieces = windows(corpus.lengths[targets], context - is_whole, min(stride, context - is_whole))
@@ -100,7 +100,7 @@ def plan_scoring(corpus: Corpus, context: int, stride: int) -> Plan:
 
 
 def _targets(corpus: Corpus) -> Ints:
-    """The spans that are asked: all but those that an encoder reads for a decoder."""
+    """The spans that have targets: all but those that an encoder reads for a decoder."""
     if not corpus.layout.has_source:
         return np.arange(len(corpus.lengths))
     return np.flatnonzero(corpus.column["spans.parent"])
@@ -138,9 +138,9 @@ def _paired(corpus: Corpus, pieces: Pieces, share: float) -> Pieces:
 
 
 def _supervised(corpus: Corpus, pieces: Pieces, config: DataConfig) -> Pieces:
-    """Without the units that ask nothing or count nothing, so that no step is without a target that counts.
+    """The pieces without units that have no target with a loss weight, so that no step is without one.
 
-    A record of weight 0 is left out; one of which nothing is asked is an error.
+    A record of weight 0 is left out; one without targets is an error, or left out by data.unsupervised.
     """
     low, high = corpus.offsets[pieces.span] + pieces.scored_from, corpus.offsets[pieces.span] + pieces.stop
     num_targets = corpus.targets_before(high) - corpus.targets_before(low)
@@ -172,7 +172,7 @@ def _plan(corpus: Corpus, pieces: Pieces) -> Plan:
 
 
 def _ends(corpus: Corpus, pieces: Pieces) -> Ints:
-    """[parts], how many of the kept tokens close a text: who reads it whole is asked for what it says, not its end."""
+    """[parts], how many of the kept tokens end a text: where a text is read whole, its end is no target."""
     number = np.arange(len(corpus.symbols.frames.text.after))
     last = (corpus.offsets[pieces.span] + pieces.stop - 1)[:, None] - number
     last = last[number < np.maximum(pieces.targets, 1)[:, None]]

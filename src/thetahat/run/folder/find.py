@@ -41,7 +41,7 @@ def find_checkpoint(name: str, *, with_optimizer: bool = False) -> Path:
 
 
 def _named(run: Path, which: str) -> Path | None:
-    """The folder itself, if it is a checkpoint, or the one that `which` names; None for the latest."""
+    """The folder itself if it is a checkpoint, else the one that `which` names; None for the latest."""
     if (run / MODEL).exists() or (run / store.MANIFEST).exists():
         return run
     if not run.is_dir() or not (run / "checkpoints").is_dir():
@@ -103,7 +103,7 @@ def _cannot_be_used(run: Path, fault: Rejected, names: list[str]) -> ModelError:
 
 
 def _whole_ones(run: Path, older: list[Path], config: RunConfig) -> list[str]:
-    """What to type for each of the older checkpoints that is whole, newest first."""
+    """The names RUN@STEP of the older checkpoints that are whole, newest first."""
     names: list[str] = []
     for folder in reversed(older):
         with suppress(ModelError):
@@ -113,7 +113,7 @@ def _whole_ones(run: Path, older: list[Path], config: RunConfig) -> list[str]:
 
 
 def _pointed(run: Path, which: str) -> Path | None:
-    """The folder that `latest` or `best` names; where that file is gone, the best is known from the newest state."""
+    """The folder that `latest` or `best` names; if that file is gone, the newest state knows the best."""
     pointer = run / "checkpoints" / which
     name = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.is_file() else ""
     if which not in {"latest", "best"}:

@@ -1,4 +1,4 @@
-"""The run folder: its name, its config, the record of where it ran."""
+"""The run folder: its name, its config, and the environment in which the run was made."""
 
 import importlib.metadata
 import json
@@ -32,7 +32,7 @@ def choose_folder(config: RunConfig, out: Path | None, *, fresh: bool) -> Path:
 
 
 def _first_free(folder: Path, world: World) -> Path:
-    """What the first rank finds, for every rank: a folder that it has made already is the one, not the next."""
+    """The folder that the first rank finds, on every rank: to the others it would exist already."""
 
     def named(number: int) -> Path:
         return folder.with_name(f"{folder.name}-{number}") if number > 1 else folder
@@ -44,7 +44,7 @@ def _first_free(folder: Path, world: World) -> Path:
 
 
 def enter(folder: Path, config: RunConfig) -> None:
-    """Writes the config into a new folder, or refuses one that belongs to another config or to somebody else."""
+    """Writes the config into a new folder; refuses a folder of another config, or one that is no run's."""
     _refuse_foreign(folder)
     store.remove_partial(folder)
     (folder / "checkpoints").mkdir(exist_ok=True)
@@ -54,7 +54,9 @@ def enter(folder: Path, config: RunConfig) -> None:
         raise ModelError(f"{folder / CONFIG} is gone, and the run has begun", cure=cure)
     changed = differences(config, read_config(folder)) if (folder / CONFIG).exists() else []
     if changed and not has_begun(folder):
-        leave_nothing(folder, also_folder=False)  # a command that failed before step 0 was killed while it said so
+        leave_nothing(
+            folder, also_folder=False
+        )  # an earlier command failed before step 0, and was killed before it could clean up
     elif changed:
         raise _of_another_config(folder, changed)
     if not (folder / CONFIG).exists():
@@ -63,9 +65,9 @@ def enter(folder: Path, config: RunConfig) -> None:
 
 
 def note_watch(folder: Path, config: RunConfig, step: int) -> None:
-    """Writes down how the run is watched from `step` on, where that is not as before, and says what is other.
+    """Records how the run is watched from `step` on if that has changed, and logs the change.
 
-    Steps after `step` are made again, so what was noted of them is left out.
+    Steps after `step` are made again, so their records are removed.
     """
     noted = [line for line in read_lines(folder / WATCH) if line["step"] <= step]
     before, now = read_config(folder).watch, config.watch
@@ -81,7 +83,7 @@ def note_watch(folder: Path, config: RunConfig, step: int) -> None:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """The environment is what a run writes first: without it, what has the name of a run's file is another's."""
+    """Refuses files with the names of a run's where there is no environment, which a run writes first."""
     if (folder / ENVIRONMENT).exists() or has_begun(folder):
         return
     for name in (CONFIG, TOKENIZER):
@@ -99,13 +101,13 @@ def has_begun(folder: Path) -> bool:
 
 
 def leave_nothing(folder: Path, *, also_folder: bool = True) -> None:
-    """Deletes what a run that has not begun has written, and its folder where nothing else is in it."""
+    """Deletes the files of a run that has not begun, and its folder if nothing else is in it."""
     for name in (CONFIG, ENVIRONMENT, TOKENIZER, ROLES, METRICS, WATCH):
         (folder / name).unlink(missing_ok=True)
     if also_folder:
         (folder / ".lock").unlink(missing_ok=True)
         for empty in (folder / "checkpoints", folder):
-            with suppress(OSError):  # it holds something of somebody else's
+            with suppress(OSError):  # other files are in it
                 empty.rmdir()
 
 
@@ -119,7 +121,7 @@ def _of_another_config(folder: Path, changed: list[str]) -> FolderError:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, hardware and commit: an allow-list, so no secret of the environment gets in."""
+    """Versions, hardware and commit. It is an allow-list, so that no secret of the environment is recorded."""
     packages = ("thetahat", "torch", "tokenizers", "safetensors", "numpy", "pyarrow", "msgspec")
     return {
         "packages": {name: version_of(name) for name in packages},
@@ -135,7 +137,7 @@ def environment() -> dict[str, Any]:
 
 
 def version_of(name: str) -> str | None:
-    """Of an installed package; None where it is not installed."""
+    """The version of a package; None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

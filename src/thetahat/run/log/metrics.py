@@ -1,4 +1,4 @@
-"""metrics.jsonl: lines of steps and of evaluations, cut back to the checkpoint on resume, so each stands there once."""
+"""metrics.jsonl: a line for each step and each evaluation; on resume it is cut back to the checkpoint."""
 
 import json
 import os
@@ -11,15 +11,15 @@ from thetahat.core.errors import ModelError, naming_full_disk
 from thetahat.core.store import flush_folder
 
 METRICS = "metrics.jsonl"
-HELD_OUT = "held_out_"  # what the names of an evaluation's numbers begin with
+HELD_OUT = "held_out_"  # prefix of the names of an evaluation's numbers
 logger = getLogger("thetahat")
 
 
 @final
 class MetricsLog:
-    """An append-only file of JSON lines, cut to what belongs to the checkpoint of `step`.
+    """An append-only file of JSON lines, cut to what belongs to the checkpoint of `step` when it is opened.
 
-    That are the `num_bytes` which the checkpoint knows, and the evaluation of its step where it was logged later.
+    It keeps the `num_bytes` that the checkpoint recorded, and the evaluation of its step if that was logged later.
     """
 
     def __init__(self, path: Path, num_bytes: int, step: int = 0) -> None:
@@ -35,19 +35,19 @@ class MetricsLog:
         flush_folder(path.parent)
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Adds a line and hands it to the operating system."""
+        """Adds a line, without waiting until it is on disk."""
         with naming_full_disk(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
 
     def settle(self) -> int:
-        """Makes what was written durable, and returns its length in bytes."""
+        """Flushes the file to disk, and returns its length in bytes."""
         with naming_full_disk(self.path), self.path.open("rb") as file:
             os.fsync(file.fileno())
             return os.fstat(file.fileno()).st_size
 
 
 def held_out_bits(path: Path, step: int) -> float | None:
-    """Bits per byte of what is held out, as evaluated after `step`; None where no whole line of the log says so."""
+    """Bits per byte of the held-out part after `step`; None if no whole line of the log has them."""
     if not path.exists():
         return None
     with path.open("rb") as file:
@@ -67,7 +67,7 @@ def _bits(line: bytes, step: int) -> float | None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a JSON lines file of a run; none where there is no file."""
+    """The lines of a JSON lines file of a run; none if there is no file."""
     if not path.exists():
         return
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
