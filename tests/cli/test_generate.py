@@ -489,7 +489,7 @@ def test_a_context_may_be_what_a_user_says(place, tmp_path):
     write(tmp_path / "asked.jsonl", asked)
     loaded = load("runs/talk", ("dtype=float64",))
     told = choose(loaded, [str(tmp_path / "plain.jsonl")], chat=True)
-    found, expected = told.answers, choose(loaded, [str(tmp_path / "asked.jsonl")], chat=True).answers
+    found, expected = told.questions, choose(loaded, [str(tmp_path / "asked.jsonl")], chat=True).questions
     assert found[:2] == [dataclasses.replace(one, source="plain.jsonl") for one in expected[:2]]
     sums = [one.scores["sum"][0] for one in (expected[0], expected[2])]  # of one choice behind both contexts
     assert found[2].scores["sum"] == pytest.approx(sums, rel=1e-9)
@@ -507,7 +507,7 @@ def test_a_dialogue_too_long_for_its_choices_is_cut_only_where_that_is_asked_for
     assert "--over-long truncate-left" in thetahat("choose", "runs/talk", str(tmp_path / "asked.jsonl"), code=3)
     for policy in ("error", "truncate-left"):
         loaded = with_policy(load("runs/talk"), policy)
-        assert len(choose(loaded, [str(tmp_path / "asked.jsonl")], over_long="truncate-left").answers) == 1
+        assert len(choose(loaded, [str(tmp_path / "asked.jsonl")], over_long="truncate-left").questions) == 1
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_what_cannot_be_chosen_from_is_refused_before_anything_is_scored(place, 
     with pytest.raises(DataError, match="60 documents would choose and be reported on"):
         select(str(place / "run"), [more], report=[more])
     (tmp_path / "short.txt").write_text("\n".join(texts_of(6)))
-    with pytest.raises(DataError, match="1 document of 1 blocks of 1,024 tokens is too little"):
+    with pytest.raises(DataError, match="1 document of 1 block of 1,024 tokens is too little"):
         select(str(place / "run"), [str(tmp_path / "short.txt")])
     with pytest.raises(ModelError, match="0 whole checkpoints"):
         select(str(tmp_path), [more])
