@@ -61,9 +61,9 @@ def packed_of(pieces: Sequence[Sequence[int]], parents: Sequence[int], starts: S
 
 @torch.inference_mode()
 def by_branches(loaded: Loaded, record: Record, labels: Sequence[str], ids: Sequence[Sequence[int]]) -> str:
-    end = loaded.tokenizer.end_of_text
-    prompt = [end, *loaded.tokenizer.encode([record.prompt])[0]]
-    pieces = [prompt, *([prompt[-1], *label, end] for label in ids)]
+    frame = loaded.tokenizer.frames.text
+    prompt = [*frame.before, *loaded.tokenizer.encode([record.prompt])[0]]
+    pieces = [prompt, *([prompt[-1], *label, *frame.after] for label in ids)]
     packed = packed_of(pieces, [-1, *[0] * len(ids)], [0, *[len(prompt) - 1] * len(ids)])
     batch = causal(packed)
     hidden, targets = (
@@ -77,11 +77,11 @@ def by_branches(loaded: Loaded, record: Record, labels: Sequence[str], ids: Sequ
 
 @torch.inference_mode()
 def by_head(loaded: Loaded, records: Sequence[Record]) -> list[str]:
-    end, objective = loaded.tokenizer.end_of_text, ObjectiveConfig(factorization=Labels())
+    frame, objective = loaded.tokenizer.frames.text, ObjectiveConfig(factorization=Labels())
     found: list[str] = []
     for first in range(0, len(records), 64):
         texts = loaded.tokenizer.encode([record.prompt for record in records[first : first + 64]])
-        pieces = [[end, *text, end, 0] for text in texts]
+        pieces = [[*frame.around(text), 0] for text in texts]
         packed = packed_of(pieces, [-1] * len(pieces), [0] * len(pieces))
         packed.weight.fill_(1.0)
         rows = torch.arange(len(pieces))

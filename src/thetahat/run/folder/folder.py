@@ -86,7 +86,7 @@ def _refuse_foreign(folder: Path) -> None:
     """Refuses files with the names of a run's where there is no environment, which a run writes first."""
     if (folder / ENVIRONMENT).exists() or has_begun(folder):
         return
-    for name in (CONFIG, TOKENIZER):
+    for name in (CONFIG, TOKENIZER, ROLES):
         if (folder / name).exists():
             raise FolderError(
                 f"{folder / name} is not of a run, and would be taken for one's",
