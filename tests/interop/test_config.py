@@ -88,6 +88,11 @@ def test_both_dialects_of_a_config_are_one_config(name):
     assert read_config({**old, **NEW[name]}) == read_config(old)  # both in one file
 
 
+def test_what_later_versions_repeat_is_understood():
+    repeated = {"partial_rotary_factor": 0.25, "rope_theta": 10000}
+    assert read_config({**CONFIGS["pythia"], **repeated}) == read_config(CONFIGS["pythia"])
+
+
 def test_layers_are_the_shortest_pattern():
     gemma = read_config(CONFIGS["gemma3"])
     assert [mixer.distance for mixer in gemma.layers] == [511, 511, 511, 511, 511, None]
@@ -201,6 +206,10 @@ REFUSED = {
     "a decoder inside an encoder": (changed("bert", is_decoder=True), "is_decoder=true"),
     "relative positions in BERT": (changed("bert", position_embedding_type="relative_key"), "'relative_key'"),
     "interleaved rotary pairs": (changed("smollm2", rope_interleaved=True), "rope_interleaved=true"),
+    "a share of a head said twice, and not alike": (
+        changed("pythia", partial_rotary_factor=0.5),
+        "0.25, which is rotary_pct",
+    ),
     "heads of two numbers": (changed("bart", encoder_attention_heads=6), "encoder_attention_heads=6"),
     "a projection of an unknown kind": (changed("t5", feed_forward_proj="gated-swish"), "'gated-swish'"),
 }

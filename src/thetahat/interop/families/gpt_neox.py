@@ -2,7 +2,7 @@
 
 from thetahat.interop.families.llama import SIZES, head_width, num_heads
 from thetahat.interop.family import ACTIVATIONS, Family
-from thetahat.interop.fields import Fields, Fixed, Pair, Plain, Value
+from thetahat.interop.fields import Fields, Fixed, Pair, Plain, Value, refused
 from thetahat.interop.layers import Layers, RopeNames
 from thetahat.interop.names import Link
 from thetahat.model.config import DecoderConfig
@@ -12,13 +12,22 @@ def _heads(fields: Fields) -> Plain:
     return {"num_kv_heads": num_heads(fields), "head_width": head_width(fields)}
 
 
+def _repeated(fields: Fields) -> Plain:
+    """Later versions of transformers 4 repeat the two fields of rotary positions under the names of other families."""
+    named = {"partial_rotary_factor": ("rotary_pct", 0.25), "rope_theta": ("rotary_emb_base", 10_000)}
+    for name, (first, default) in named.items():
+        if (value := fields.get(first, default)) != fields.get(name, value):
+            raise refused(name, fields.get(name), f"{value}, which is {first}")
+    return {}
+
+
 GPT_NEOX = Family(
     model_type="gpt_neox",
     kind=DecoderConfig,
     architecture="GPTNeoXForCausalLM",
     parts=(
         *SIZES,
-        Pair(_heads),
+        *(Pair(_heads), Pair(_repeated)),
         Value("layer_norm_eps", "norm_epsilon", default=1e-5),
         Value("hidden_act", "mlp.activation", default="gelu", choices=ACTIVATIONS),
         Value("tie_word_embeddings", "ties_embeddings", default=False),
