@@ -95,3 +95,14 @@ def test_the_cure_for_an_empty_part_is_another_than_what_is_set(tmp_path, rule, 
     assert f"data.held_out={rule}" not in cure
     assert ("data.on_bad_record=skip leaves out" in cure) == (policy == "skip")
     assert ("data.held_out=tail:0.1" in cure) == (rule != "tail:0.1")
+
+
+def test_records_of_both_parts_that_cannot_be_used_are_named_together(tmp_path):
+    records = [{"prompt": f"p{n} " + "word " * (90 if n % 3 == 0 else 3), "completion": "c"} for n in range(30)]
+    path = lines(tmp_path / "a.jsonl", records)
+    pairs = ("data.over_long=error", "data.source_context=64", "data.held_out=hash:0.4")
+    with pytest.raises(DataError, match="^10 records cannot be used:") as error:
+        prepared("translation", f"data.train={path}", *pairs)
+    assert str(error.value).count("the prompt of a.jsonl:") == 10
+    train, held_out = divide(DataConfig(train=str(path), held_out="hash:0.4"))
+    assert all(any(len(record.prompt) > 90 for record in part) for part in (train, held_out))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from thetahat.data.corpus.corpus import Corpus, note_counts, reading_of, shared_
 from thetahat.data.corpus.encode import Encoding
 from thetahat.data.corpus.losses import losses_of
 from thetahat.data.order.stream import TrainingOrder
+from thetahat.data.read.bad import settle_together
 from thetahat.data.read.cache import cache_folder
 from thetahat.data.read.files import holds_objects
 from thetahat.data.read.record import Record
@@ -122,13 +124,13 @@ def _tokenizer_and_corpora(
     labels = _labels(config, train_records)
     cache, card = cache_folder("corpora"), card_of(config, labels)
     encoding = replace(encoding_of(card), on_bad_record=config.data.on_bad_record)
-    train = build_corpus(train_records, tokenizer, {"part": "train"}, cache, encoding)
-    held_out = None
-    if held_out_records is not None:
-        held_out = build_corpus(held_out_records, tokenizer, {"part": "held-out"}, cache, encoding)
+    parts = [(train_records, "train")] + ([(held_out_records, "held-out")] if held_out_records is not None else [])
+    train, *others = settle_together(
+        partial(build_corpus, records, tokenizer, {"part": name}, cache, encoding) for records, name in parts
+    )
     if config.data.chat and not train.holds_dialogues:
         raise _no_dialogue(config, f"none of its {train.num_documents:,} records is one")
-    return tokenizer, train, held_out, labels
+    return tokenizer, train, next(iter(others), None), labels
 
 
 def _no_dialogue(config: RunConfig, why: str) -> DataError:

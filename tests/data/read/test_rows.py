@@ -228,3 +228,8 @@ def test_what_a_row_group_holds_does_not_matter(tmp_path):
     for size in (1, 7, 1000):
         parquet.write_table(table, tmp_path / "a.parquet", row_group_size=size)
         assert [row["text"] for row in rows_of(tmp_path / "a.parquet")] == table["text"].to_pylist()
+
+
+def test_a_ledger_of_ours_is_no_text(written):
+    with pytest.raises(DataError, match="a ledger or a table of tokens, which holds no texts"):
+        rows_of(written(pa.table({"id": ["a"]}).replace_schema_metadata({"thetahat": "{}"})))

@@ -111,7 +111,10 @@ UNCLEAR = {
     "preference": ({"prompt": "p", "chosen": "c", "rejected": "r"}, r"a preference\n.*\n.*columns\.completion=chosen"),
     "preference of talk": ({"chosen": TALK, "rejected": TALK}, r"a preference\n.*\n.*columns\.messages=chosen"),
     "a copy": ({"prompt": "Where?", "messages": TALK}, r"a mixture of formats.*\n.*\n.*columns\.messages=messages"),
-    "another name": ({"content": "words", "id": "3"}, r"without a text.*\n.*\n.*data\.columns\.text=content"),
+    "another name": (
+        {"url": "x", "content": "words"},
+        r"without a text.*\n.*\n.*data\.columns\.text=content",
+    ),
     "speaker": ({"conversations": [{"from": "bard", "value": "x"}]}, r"turn 0: from 'bard'\n.*human, user, gpt"),
     "two speakers": ({"conversations": [{"from": "gpt", "role": "user"}]}, "from beside role or content"),
     "no list": ({"conversations": "hi"}, "conversations is a string"),

@@ -2,9 +2,9 @@
 
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from logging import getLogger
-from typing import final
+from typing import TypeVar, final
 
 from thetahat.core import store
 from thetahat.core.errors import DataError, ThetahatError
@@ -13,6 +13,16 @@ from thetahat.data.read.cache import default_cache
 
 SHOWN = 10  # of the records that are named; a file has all of them
 logger = getLogger("thetahat")
+Some = TypeVar("Some")
+
+
+@final
+class UnusableError(DataError):
+    """Records that cannot be used, each with its own error."""
+
+    def __init__(self, what: str, *, allowed: str, cure: str, errors: Sequence[DataError]) -> None:
+        super().__init__(what, allowed=allowed, cure=cure)
+        self.errors = tuple(errors)
 
 
 @final
@@ -45,10 +55,11 @@ class BadRecords:
         first = self._errors[0]
         allowed, cure = ({getattr(error, name) for error in self._errors} for name in ("allowed", "cure"))
         what = first.what if len(self) == 1 else _listed(f"{len(self):,} records cannot be used:", self.lines)
-        raise DataError(
+        raise UnusableError(
             what,
             allowed=first.allowed if len(allowed) == 1 else "",
             cure=self._cure_beside(first.cure if len(cure) == 1 else ""),
+            errors=self._errors,
         )
 
     def _cure_beside(self, own: str) -> str:
@@ -58,6 +69,20 @@ class BadRecords:
             return f"{own}; or {self._cure}" if own else self._cure
         skip = f"data.on_bad_record=skip to leave {them} out and count {them}"
         return f"{own}; or {skip}" if own else f"mend {them}, or {skip}"
+
+
+def settle_together(parts: Iterable[Callable[[], Some]]) -> list[Some]:
+    """What each part makes of its data; raises one error for the records of all parts that cannot be used."""
+    made: list[Some] = []
+    bad = BadRecords("error")
+    for part in parts:
+        try:
+            made.append(part())
+        except UnusableError as unusable:
+            for error in unusable.errors:
+                bad(error)
+    bad.settle()
+    return made
 
 
 @functools.cache

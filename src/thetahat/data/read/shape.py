@@ -184,7 +184,9 @@ def _cure(there: Fields) -> str:
         best = next((wanted for wanted in whole if "messages" in wanted), whole[0])
         return " ".join(f"data.columns.{name}={name}" for name in sorted(best)) + ", to read nothing else"
     texts = [name for name, value in there.items() if isinstance(value, str) and name not in BESIDE]
-    return f"data.columns.text={texts[0]}, if that is the text" if texts and not found else ""
+    if not texts or found:
+        return ""
+    return f"data.columns.text={max(texts, key=lambda name: len(there[name]))}, if that is the text"
 
 
 def _pair(there: dict[str, Any], first: str, second: str, answer: str, where: str) -> Shaped:

@@ -73,6 +73,8 @@ def _rows(
     names: list[str] = schema.names
     if twice := [name for name in names if names.count(name) > 1]:
         raise DataError(f"{path}: the column {twice[0]!r} stands twice")
+    if b"thetahat" in (schema.metadata or {}):
+        raise DataError(f"{path}: a ledger or a table of tokens, which holds no texts", cure="the texts themselves")
     unread = dict.fromkeys(set(names) - set(_chosen(schema, columns)), UNREAD)
     converts = {name: _convert(schema, name) for name in names if name not in unread}
     for batch in batches:
