@@ -30,6 +30,10 @@ def prepared(recipe, *pairs):
     return prepare(override(find_recipe(recipe), ["data.vocab_size=300", *pairs]), None, World())
 
 
+def told(caplog):
+    return [record.getMessage() for record in caplog.records if record.module == "prepare"]
+
+
 TALK = [{"role": role, "content": f"{role} {n} " + "word " * 12} for n in range(6) for role in ("user", "assistant")]
 
 
@@ -58,7 +62,7 @@ def test_the_account_before_step_1_says_what_was_read_how_and_what_was_not(tmp_p
     with caplog.at_level(logging.INFO, "thetahat"):
         pairs = ("data.held_out=none", "data.context=160", "data.over_long=keep-last-turns")
         prepared("dialogue", f"data.train={path}", *pairs)
-    said = [record.getMessage() for record in caplog.records]
+    said = told(caplog)
     assert said[:3] == [
         "8 records read as conversations: human is user, gpt is assistant",
         "1 record read as messages",
@@ -73,7 +77,7 @@ def test_records_that_are_split_are_counted_where_there_are_prompts_too(tmp_path
     path = lines(tmp_path / "a.jsonl", [{"prompt": "p", "completion": "word " * n} for n in (5, 90, 5)])
     with caplog.at_level(logging.INFO, "thetahat"):
         prepared("quickstart", f"data.train={path}", "data.held_out=none", "data.context=32", "data.over_long=split")
-    (said,) = [record.getMessage() for record in caplog.records]
+    (said,) = told(caplog)
     assert said.endswith("over_long=split at context=32: 1 split, no target left out")
 
 
@@ -101,7 +105,7 @@ def test_records_of_both_parts_that_cannot_be_used_are_named_together(tmp_path):
     records = [{"prompt": f"p{n} " + "word " * (90 if n % 3 == 0 else 3), "completion": "c"} for n in range(30)]
     path = lines(tmp_path / "a.jsonl", records)
     pairs = ("data.over_long=error", "data.source_context=64", "data.held_out=hash:0.4")
-    with pytest.raises(DataError, match="^10 records cannot be used:") as error:
+    with pytest.raises(DataError, match=r"^10 records cannot be used:") as error:
         prepared("translation", f"data.train={path}", *pairs)
     assert str(error.value).count("the prompt of a.jsonl:") == 10
     train, held_out = divide(DataConfig(train=str(path), held_out="hash:0.4"))
