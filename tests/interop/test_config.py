@@ -93,6 +93,21 @@ def test_what_later_versions_repeat_is_understood():
     assert read_config({**CONFIGS["pythia"], **repeated}) == read_config(CONFIGS["pythia"])
 
 
+@pytest.mark.parametrize(
+    ("name", "older"),
+    [
+        ("gpt2", {"_num_labels": 1, "n_special": 0, "predict_special_tokens": True, "xla_device": None}),
+        (
+            "bart",
+            {"student_encoder_layers": None, "replacing_rate": 0, "prefix": " ", "static_position_embeddings": False},
+        ),
+        ("llama3.2", {"transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}, "unsloth_fixed": True}),
+    ],
+)
+def test_fields_that_say_nothing_of_the_model_are_passed_over(name, older):
+    assert read_config({**CONFIGS[name], **older}) == read_config(CONFIGS[name])
+
+
 def test_layers_are_the_shortest_pattern():
     gemma = read_config(CONFIGS["gemma3"])
     assert [mixer.distance for mixer in gemma.layers] == [511, 511, 511, 511, 511, None]

@@ -284,6 +284,7 @@ REFUSED = {
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "has no weights"),
     "an adapter": (adapter, "is an adapter of somebody/model"),
     "a special token that is no id": (described(bos_token_id="<s>"), "bos_token_id='<s>'|is no id of a token"),
+    "positions that are no number": (described(max_position_embeddings="many"), "max_position_embeddings='many'"),
     "no size of the vocabulary": (described(vocab_size=None), "vocab_size=None"),
 }
 

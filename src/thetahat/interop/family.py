@@ -54,7 +54,17 @@ BOOKKEEPING = (
     *("task_specific_params", "tokenizer_class", "gradient_checkpointing", "initializer_range", "init_std"),
     *("initializer_factor", "chunk_size_feed_forward", "attn_implementation", "_attn_implementation"),
     *("_attn_implementation_autoset", "_commit_hash", "_from_model_config", "use_flash_attn", "pretraining_tp"),
-    *("unsloth_version", "unsloth_fixed", "transformers.js_config", "*dropout*", "*pdrop", "*layerdrop"),
+    *(
+        "unsloth_version",
+        "unsloth_fixed",
+        "_num_labels",
+        "xla_device",
+        "_flash_attn_2_enabled",
+        "transformers.js_config",
+        "*dropout*",
+        "*pdrop",
+        "*layerdrop",
+    ),
     *("summary_*", "n_ctx", "classifier_pooling", "is_encoder_decoder", "output_past"),
 )
 """Fields of any family that say where a file comes from, how it was trained or how it is run."""
@@ -65,7 +75,15 @@ GENERATION = (
     *("max_length", "min_length", "max_new_tokens", "do_sample", "early_stopping", "num_beams", "num_beam_groups"),
     *("diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty"),
     *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences"),
-    *("output_scores", "return_dict_in_generate", "remove_invalid_values", "exponential_decay_length_penalty"),
+    *(
+        "eos_token_ids",
+        "min_new_tokens",
+        "renormalize_logits",
+        "output_scores",
+        "return_dict_in_generate",
+        "remove_invalid_values",
+        "exponential_decay_length_penalty",
+    ),
     *("suppress_tokens", "begin_suppress_tokens", "cache_implementation"),
 )
 """Fields of any family that say how text is generated; ids of special tokens are read apart."""

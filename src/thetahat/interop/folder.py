@@ -83,7 +83,7 @@ def open_folder(path: Path) -> HubFolder:
             f"{path / TOKENIZER} has ids up to {needed - 1}, and the embedding has {vocab_size} rows",
             cure="the tokenizer.json that belongs to this model",
         )
-    context = config.max_positions or plain.get(family.context)
+    context = config.max_positions or _context(plain, family)
     return HubFolder(
         path=path,
         family=family.model_type,
@@ -156,6 +156,13 @@ def _config_in(path: Path) -> dict[str, Any]:
             allowed="models of text alone",
         )
     return plain
+
+
+def _context(plain: Mapping[str, Any], family: Family) -> int | None:
+    context = plain.get(family.context)
+    if context is not None and (not isinstance(context, int) or context < 1):
+        raise ModelError(f"{CONFIG}: {family.context}={context!r}", allowed="a positive integer")
+    return context
 
 
 def _vocab_size(plain: Mapping[str, Any]) -> int:

@@ -96,7 +96,10 @@ BART = Family(
         "normalize_embedding": True,
         "static_position_embeddings": False,
     },
-    inert=("extra_pos_embeddings", "force_bos_token_to_be_generated", "num_hidden_layers"),
+    inert=(
+        *("extra_pos_embeddings", "force_bos_token_to_be_generated", "num_hidden_layers"),
+        *("replacing_rate", "save_step", "student_decoder_layers", "student_encoder_layers"),  # of distilled models
+    ),
     prefix="model.",
     zeros=("final_logits_bias",),
     copies={

@@ -67,6 +67,6 @@ GPT2 = Family(
     prefix="transformer.",
     context="n_positions",
     assumed={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
-    inert=("reorder_and_upcast_attn",),
+    inert=("reorder_and_upcast_attn", "n_special", "predict_special_tokens"),
     leftovers=("transformer.h.*.attn.bias", "transformer.h.*.attn.masked_bias"),
 )
