@@ -16,9 +16,15 @@ import typer
 
 from thetahat.cli.main import app, main
 from thetahat.core.axes import AXES
+from thetahat.core.config import override
 from thetahat.core.errors import ThetahatError
 from thetahat.core.schema import known_keys
-from thetahat.recipes.catalogue import RECIPES
+from thetahat.data.tokens.tokenizer import train_tokenizer
+from thetahat.interop.around import Around, Roles
+from thetahat.interop.write import write_folder
+from thetahat.model.build import build_model
+from thetahat.model.init import initialize
+from thetahat.recipes.catalogue import RECIPES, find_recipe
 from thetahat.run.config import RunConfig
 from thetahat.verbs.export import ExportConfig
 
@@ -112,7 +118,19 @@ def desk(tmp_path_factory):
     ]
     (folder / "dialogues.jsonl").write_text("".join(json.dumps(one) + "\n" for one in turns), encoding="utf-8")
     (folder / "other.txt").write_text("\n".join(lines[:20]), encoding="utf-8")
+    _write_their_model(folder / "their-model", lines)
     return folder
+
+
+def _write_their_model(folder, lines):
+    """A folder as transformers has it, of the shape that SMALL gives to all models here."""
+    config = override(find_recipe("quickstart"), SMALL).model
+    tokenizer = train_tokenizer(lines, 300)
+    model = build_model(config, tokenizer.vocab_size)
+    initialize(model, 0)
+    end = tokenizer.roles.eos[0]
+    around = Around(roles=Roles(bos=end, eos=(end,)), context=64, tokenizer=tokenizer.files()["tokenizer.json"])
+    write_folder(folder, model, config, around)
 
 
 @pytest.fixture(scope="module")

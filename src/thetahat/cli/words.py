@@ -142,7 +142,7 @@ def find_config(words: list[str] | None) -> Any:
             allowed="one recipe, config file or model, then KEY=VALUE",
         )
     name = names[0] if names else "quickstart"
-    if os.path.isdir(name):
+    if os.path.isdir(name) or name.startswith("hf:"):
         from thetahat.recipes.fine_tuning import fine_tuning
         from thetahat.run.folder.stored import find_model
 
