@@ -23,8 +23,8 @@ class Standing:
 
     done: int
     total: int
-    num_new: int  # of what is done, since the last time
-    num_tokens: int  # likewise
+    num_new: int  # done since the last standing
+    num_tokens: int  # read or predicted since the last standing
     known: str = ""
     brief: str = ""  # the same for a narrow terminal
     is_news: bool = False  # worth a line of its own
@@ -35,7 +35,7 @@ Shows = Callable[[Standing], None]
 
 @contextmanager
 def progress(unit: str, *, shown: bool, stays: bool) -> Generator[Shows]:
-    """Something to call with every standing; `unit` is what is counted, and the bar `stays` at the end or goes."""
+    """A function to call with every standing. `unit` is what is counted; the bar `stays` on the screen, or goes."""
     if not shown:
         yield lambda standing: None
     elif sys.stderr.isatty():

@@ -1,1 +1,1 @@
-"""What joins a run with its neighbours, one file a verb."""
+"""What a user does with models and data: one file for each verb."""

@@ -29,7 +29,7 @@ OverLong = Literal["error", "truncate-left"]
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """How often the right choice was the likeliest, and all that this was counted from."""
+    """How often the right choice was the likeliest, with the questions behind these counts."""
 
     questions: list[ScoredQuestion]
     overall: dict[str, Accuracy]  # by rule, every question alike
@@ -70,7 +70,7 @@ def choose(
     over_long: OverLong = "error",
     chat: bool = False,
 ) -> Choices:
-    r"""Asks a model every question of `data`, and says how often the right choice is the likeliest, rule by rule.
+    r"""How often the right choice of the questions of `data` is the likeliest under a model, by each rule.
 
     Decoders and encoder-decoders by $\log \Pr(\text{choice} \mid \text{context})$; encoders by the
     pseudo-log-likelihood of the choice's tokens, each masked alone (Salazar et al., Masked Language Model Scoring,
@@ -131,7 +131,7 @@ def score_questions(
 
 
 def _policy_of(loaded: Loaded) -> Policy:
-    """Of questions. Of a masked model each token is masked alone, however a run's held-out text is scored."""
+    """The policy for questions: a masked model masks each token alone, even if its run scores otherwise."""
     return replace(loaded.policy, passes=0)
 
 

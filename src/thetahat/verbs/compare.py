@@ -25,7 +25,7 @@ _OF_DATA = ("data.split_on=", "data.columns.", "data.columns=")
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """How a text is read, as far as it is known."""
+    """How a text is read, as far as that is known."""
 
     separator: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -80,7 +80,7 @@ def _scored(model: "Loaded | str | Path", data: Sequence[str], overrides: Sequen
 
 
 def _with_texts(compared: Comparison, data: Sequence[str], read: _Read) -> Comparison:
-    """The same, with the texts of the largest gains and losses; raises DataError where they are not those scored."""
+    """The comparison with the texts of the largest gains and losses; raises DataError if they have changed since."""
     cases = [*compared.gains, *compared.losses]
     ids, digests = {case.id for case in cases}, {case.digest for case in cases if case.digest}
     by_id: dict[str, Record] = {}

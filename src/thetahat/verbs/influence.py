@@ -1,4 +1,4 @@
-"""What the step after a checkpoint does to each sequence of its batch, and whom a run's objective was made of."""
+"""The effect of the step after a checkpoint on each sequence of its batch, and the account of a run's ledger."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -49,7 +49,7 @@ _Base: Any = import_module("lm_eval.api.model").LM if _IS_THERE else object
 
 
 def run_harness(words: Sequence[str]) -> None:
-    """The harness's own command line, which knows the model `thetahat` and ends as it ends."""
+    """Runs the harness's own command line, with the model `thetahat` registered, and exits as it does."""
     if not _IS_THERE:
         raise ConfigError("lm-eval is not installed", cure=_CURE)
     import_module("lm_eval.api.registry").model_registry.register("thetahat", target=f"{__name__}:HarnessModel")
@@ -64,7 +64,7 @@ class Rendered(str):
 
 
 class HarnessModel(_Base):
-    """What the harness asks of a model: log-likelihoods of continuations and of whole texts, and texts."""
+    """The harness's interface to a model: log-likelihoods of continuations and of whole texts, and writing."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class HarnessModel(_Base):
 
     @property
     def tokenizer_name(self) -> str:
-        """What the harness keeps rendered requests under: the tokenizer and the template, by their digests."""
+        """The name under which the harness caches rendered requests: digests of the tokenizer and the template."""
         template = hashlib.sha256(repr(self._template()).encode()).hexdigest()
         return f"thetahat-{self.loaded.tokenizer.digest[:16]}-{template[:16]}"
 
@@ -209,7 +209,7 @@ def _sampling(settings: dict[str, Any]) -> Sampling:
 
 
 def _say(encoded: EncodedQuestions, rows: Sequence[LedgerRow]) -> None:
-    """What a person should know about how these were tokenised."""
+    """Logs how contexts and continuations were tokenised, where that matters."""
     straddling, cut = sum(encoded.straddling), int(encoded.corpus.column["documents.prompt_cut"].sum())
     if straddling:
         logger.info("%d tokens of %d continuations straddle the end of the context", straddling, len(rows))

@@ -49,7 +49,7 @@ class Loaded:
 
     @property
     def policy(self) -> Policy:
-        """How it scores text."""
+        """The policy by which it scores text."""
         return self.card.policy(self.inference)
 
 

@@ -46,7 +46,7 @@ _NAME_DATA = "thetahat score MODEL DATA"
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The totals, the rows they are sums of, and how these were computed."""
+    """The totals, the rows that they are sums of, and how these were computed."""
 
     summary: Summary
     policy: str
@@ -129,7 +129,7 @@ def _check_targets(out: Path | None, tokens: Path | None) -> None:
 
 
 def _journal(out: Path, metadata: dict[str, str], world: World, stack: ExitStack) -> FolderJournal:
-    """What an earlier start of the same command has scored; saved once more when this one is interrupted."""
+    """The journal with what an earlier start of this command has scored; it is saved if this one is interrupted."""
     key = hashlib.sha256(repr(sorted(metadata.items())).encode()).hexdigest()[:16]
     journal = FolderJournal(_journal_folder(out), key, world.rank)
     if world.is_first:
@@ -140,7 +140,7 @@ def _journal(out: Path, metadata: dict[str, str], world: World, stack: ExitStack
 
 
 def _remove_after(path: Path, error: type[BaseException] | None, *_: object) -> None:
-    """How a `with` ends: where the ledger failed, its table of tokens would stand in the way of the next start."""
+    """For the end of a `with` block: if the ledger failed, its table of tokens is removed for the next start."""
     if error:
         path.unlink(missing_ok=True)
 
@@ -201,18 +201,18 @@ def _is_whole(corpus: Corpus, policy: Policy) -> bool:
 
 
 def computed_on(loaded: Loaded) -> str:
-    """The device, and of a CPU the threads, with which sums are taken in another order."""
+    """The device, and for a CPU the number of threads, on which the order of sums depends."""
     threads = f", threads={torch.get_num_threads()}" if loaded.device.type == "cpu" else ""
     return f"{loaded.device.type}{threads}"
 
 
 def policy_on(loaded: Loaded, corpus: Corpus) -> Policy:
-    """How the model scores this text."""
+    """The policy by which the model scores this text."""
     return msgspec.structs.replace(loaded.policy, reads_parts_together=corpus.reads_parts_together)
 
 
 def metadata_of(loaded: Loaded, corpus: Corpus, data: Sequence[str]) -> dict[str, str]:
-    """What the ledger says of itself: all on which a number in it depends."""
+    """The metadata of the ledger: everything on which its numbers depend."""
     tokenizer, policy = loaded.tokenizer, policy_on(loaded, corpus)
     return {
         "thetahat": version_of("thetahat") or "",

@@ -39,7 +39,7 @@ logger = getLogger("thetahat")
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """How a chosen model does on documents that chose nothing."""
+    """The likelihood that a chosen model gives to documents on which nothing was chosen."""
 
     name: str
     summary: Summary
@@ -55,7 +55,7 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """The choice, and what can be expected of it."""
+    """The choice, with the likelihoods to expect."""
 
     selection: Selection
     best: Reported
@@ -89,7 +89,7 @@ class Selected:
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """One candidate: the checkpoints whose parameters it is the mean of."""
+    """A candidate: one checkpoint, or the mean of several."""
 
     name: str
     folders: tuple[Path, ...]
@@ -151,7 +151,7 @@ def select(
 
 
 def _metadata(loaded: Loaded, data: Sequence[str], report: Sequence[str], corpora: Sequence[Corpus]) -> dict[str, str]:
-    """What the numbers were computed from: as the ledgers of `score` would say it of the texts that choose."""
+    """What was scored, and how, as in the metadata of score's ledgers, for the texts that choose."""
     names = "\n".join(report) or "the other half of what chooses"
     told = metadata_of(loaded, corpora[0], data) | {"model": str(loaded.folder.parent.parent)}
     return told | {"report": corpora[-1].fingerprint, "report_paths": names}
@@ -218,7 +218,7 @@ def _texts(corpus: Corpus) -> list[_Text]:
 
 
 def _unit(texts: Sequence[Sequence[_Text]], data: Sequence[str]) -> str:
-    """What is chosen and reported by: documents, or blocks where documents are too few; before hours of scoring."""
+    """The unit of the choice: documents, or blocks if documents are too few. It is known before scoring begins."""
     sides = texts if len(texts) == 2 else halves(texts[0])
     if shared := {row.digest for row in sides[0]} & {row.digest for row in sides[1]}:
         names = list(dict.fromkeys(row.id for row in sides[1] if row.digest in shared))
@@ -254,7 +254,7 @@ def _sides(scored: Sequence[Sequence[LedgerRow]], unit: str) -> list[Sequence[Le
 
 @torch.no_grad()
 def _save(target: Path, model: _Model, loaded: Loaded) -> None:
-    """A folder like the last checkpoint of the model's, with its parameters, and no optimizer to go on with."""
+    """Publishes a folder like the last checkpoint of the model, with its parameters and without an optimizer."""
     copy_parameters(loaded.model, _parameters(model), model.name)
     with store.publishing(target) as folder:
         for name in store.names(model.folders[-1]):

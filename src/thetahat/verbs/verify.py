@@ -1,4 +1,4 @@
-"""Proves promise 1 on a config and its data: the objective does not depend on how a batch is cut.
+"""Proves on a config and its data that the objective does not depend on how a batch is cut.
 
 Every equivalence runs the trainer's own `step` on the same sequences, cut another way, and compares value and gradient.
 """
@@ -37,7 +37,7 @@ CEILINGS: dict[Dtype, float] = {"float64": 1e-12, "float32": 1e-4, "bfloat16": 1
 
 @dataclass(frozen=True, slots=True)
 class Equivalence:
-    """One way of computing the same thing, held against the plain way."""
+    """The errors of one way to compute the step, compared with the plain way."""
 
     name: str
     dtype: str
@@ -77,7 +77,7 @@ def verify(config: RunConfig, *, ranks: Sequence[int] = (2, 3)) -> Iterator[Equi
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """All sequences in one micro-batch, one a row: what every other way is held against."""
+    """The plain way, with which all others are compared: all sequences in one micro-batch, one a row."""
 
     bench: Bench
     outcome: Outcome
@@ -123,7 +123,7 @@ def _cuttings(plain: Plain) -> Iterator[Equivalence]:
 
 
 def _perturbations(bench: Bench) -> Iterator[Equivalence]:
-    """What must change nothing at all: other documents of the row, and the answer itself with what comes after it."""
+    """Changes that must have no effect: of other documents in the row, of the target itself, and of what follows it."""
     yield Equivalence("no-leak", bench.config.dtype, bench.leak(), 0.0, 0.0)
     yield Equivalence("no-look-ahead", bench.config.dtype, bench.look_ahead(), 0.0, 0.0)
 
@@ -149,7 +149,7 @@ def gradient_distance(plain: dict[str, torch.Tensor], other: dict[str, torch.Ten
 
 
 def _rank(name: str, dtypes: list[Dtype]) -> None:
-    """What each of several ranks does: its share of the sequences, unequal, and none at all for the last of three."""
+    """The work of one of several ranks: an unequal share of the sequences; the last of three has none."""
     folder = Path(name)
     config = from_toml((folder / "config.toml").read_text(encoding="utf-8"), RunConfig)
     set_up(config)

@@ -1,4 +1,4 @@
-"""The order of training: a pure function of (seed, position), whatever was asked before and however many ranks ask."""
+"""The order of training: a pure function of (seed, position), whatever the number of ranks."""
 
 import hashlib
 import itertools
