@@ -41,6 +41,7 @@ from thetahat.core.errors import (
 from thetahat.run.signals import Interrupted
 
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]  # which typer keeps where each version likes
+ANEW = "; of a run micro_batch_size, too, with --fresh, or with base=RUN --out DIR to train on from what it has saved"
 INTERRUPTED = 128 + signal.SIGINT  # what typer returns where Ctrl-C ended a command
 app = typer.Typer(
     name="thetahat",
@@ -100,7 +101,7 @@ def main() -> None:
             sys.exit(141)  # 128 + SIGPIPE, the convention of shells
         raise
     except MemoryError:
-        fail(OutOfMemoryError("the host's memory is full", cure="a smaller micro_batch_size or batch_size"))
+        fail(OutOfMemoryError("the host's memory is full", cure=f"a smaller batch_size{ANEW}"))
     except Exception as error:  # noqa: BLE001 - the last place that can speak
         fail(_named(error))
 
@@ -140,7 +141,7 @@ def _named(error: Exception) -> ThetahatError:
     if says_full(error):
         return DiskFullError(f"no space left: {error}", cure="free some space and start the same command again")
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
-        cure = "a smaller micro_batch_size, or objective.chunk_size=4096"
+        cure = f"a smaller batch_size, or objective.chunk_size=4096{ANEW}"
         return OutOfMemoryError(f"the device's memory is full: {str(error).splitlines()[0]}", cure=cure)
     if isinstance(error, OSError):
         return _refused_by_the_system(error)

@@ -15,6 +15,7 @@ from thetahat.core.errors import DataError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _DEEPEST = 100  # tool calls in objects in lists
+_WEIGHTS = "0, or a finite number from 1e-300 to 1e300"
 _SHAPE = '{"role": "user", "content": "..."}'
 
 
@@ -113,7 +114,7 @@ def _message(value: Any, where: str) -> Message:
     if strange := [call for call in calls if not isinstance(call, dict)]:
         raise DataError(f"{where}: a tool call is {_kind(strange[0])}", allowed="an object")
     kept = {name: given for name, given in fields.items() if name not in ("weight", "content")}
-    weight = _weight(fields.get("weight"), 1.0 if role == "assistant" else 0.0, where)
+    weight = check_weight(fields.get("weight"), 1.0 if role == "assistant" else 0.0, where)
     says_weight = fields.get("weight") is not None
     kept["content"], parts = _content(fields.get("content"), where)
     if not kept["content"]:
@@ -156,15 +157,15 @@ def _check_empty(fields: Mapping[str, Any], where: str, *, may_be: bool) -> None
     )
 
 
-def _weight(value: Any, default: float, where: str) -> float:
+def check_weight(value: Any, default: float, where: str) -> float:
+    """The weight of a record or a message, within the bounds in which sums and quotients of weights are numbers."""
     if value is None:
         return default
-    allowed = "a finite number, 0 or more"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(f"{where}: the weight is {_kind(value)}", allowed=allowed)
-    if not 0 <= value < 1e300:  # an integer may have hundreds of digits
-        shown = f"{value:.6g}" if abs(value) < 1e300 or not isinstance(value, int) else "far too large"
-        raise DataError(f"{where}: the weight is {shown}", allowed=allowed)
+        raise DataError(f"{where}: the weight is {_kind(value)}", allowed=_WEIGHTS)
+    if value != 0 and not 1e-300 <= value <= 1e300:  # an integer may have hundreds of digits
+        is_large = isinstance(value, int) and abs(value) > 1e300
+        raise DataError(f"{where}: the weight is {'far too large' if is_large else f'{value:.6g}'}", allowed=_WEIGHTS)
     return float(value)
 
 

@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from thetahat.core.errors import DataError
-from thetahat.data.read.dialogue import Dialogue, Message, parse_dialogue
+from thetahat.data.read.dialogue import Dialogue, Message, check_weight, parse_dialogue
 from thetahat.data.read.shape import shaped
 from thetahat.data.read.strict_json import kind_of_value
 
@@ -103,7 +102,7 @@ def parse_record(
     fields = shape.fields
     own_id = check_identity(fields.get("id"), where)
     id, document = own_id or id, document_of(own_id, id, source)
-    source, weight = check_source(fields.get("source"), where) or source, _weight(fields.get("weight"), where)
+    source, weight = check_source(fields.get("source"), where) or source, check_weight(fields.get("weight"), 1.0, where)
     if shape.kind == "messages":
         dialogue = parse_dialogue(fields, where)
         record = Record("\n".join(dialogue.texts), id, document, source, weight, dialogue=dialogue, where=where)
@@ -156,20 +155,3 @@ def check_source(value: Any, where: str) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     raise DataError(f"{where}: the source is {kind_of_value(value)}", allowed="a string")
-
-
-def _weight(value: Any, where: str) -> float:
-    if value is None:
-        return 1.0
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise DataError(f"{where}: the weight is {kind_of_value(value)}", allowed="a number, 0 or more")
-    try:
-        weight = float(value)
-    except OverflowError:  # an integer of hundreds of digits
-        weight = math.inf
-    if not math.isfinite(weight) or weight < 0:
-        raise DataError(
-            f"{where}: the weight is {value:.6g}" if weight != math.inf else f"{where}: the weight is infinite",
-            allowed="a finite number, 0 or more",
-        )
-    return weight
