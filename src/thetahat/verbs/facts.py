@@ -71,11 +71,10 @@ def _task(loaded: Loaded) -> str:
 
 def _lines(loaded: Loaded) -> list[str]:
     card, num = loaded.card, sum(parameter.numel() for parameter in loaded.model.parameters())
-    lines = [
-        f"{kind_of(card.model)} of {num:,} parameters, trained by maximum likelihood: {kind_of(card.factorization)}"
-    ]
-    lines += [f"{loaded.tokenizer.vocab_size:,} tokens; context {card.context:,}"]
+    lines = [f"{kind_of(card.model)} of {num:,} parameters; {loaded.tokenizer.vocab_size:,} tokens"]
+    lines += [f"context of {card.context:,} tokens"]
     if loaded.stored.run is not None:
+        lines += [f"trained by maximum likelihood with thetahat: {kind_of(card.factorization)}"]
         progress = read_progress(loaded.folder)
         lines += [f"{progress['step']:,} steps, {progress['tokens']:,} targets"]
     frame = loaded.tokenizer.frames.text
