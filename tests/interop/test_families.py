@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.interop.tiny import (
     MODELS,
+    VARIANTS,
     asked,
     described,
     distance,
@@ -35,7 +36,7 @@ from thetahat.objective.log_prob import reference
 from thetahat.optimization.adamw import build_adamw
 from thetahat.optimization.config import AdamW
 
-EVERY = pytest.mark.parametrize("name", MODELS)
+EVERY = pytest.mark.parametrize("name", [*MODELS, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)])
 
 
 @pytest.fixture(scope="module")

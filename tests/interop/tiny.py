@@ -163,13 +163,47 @@ MODELS = {  # name: (class of the model, class of the config, its fields)
         {**BART, "pad_token_id": 96, "scale_embedding": True, "activation_function": "swish"},
     ),
 }
+
+
+def _like(name, kind=None, **fields):
+    model, config, own = MODELS[name]
+    return kind or model, config, {**own, **fields}
+
+
+_HALF = {"beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.3, "truncate": False}
+_SLIDING = {"use_sliding_window": True, "sliding_window": 5}
+VARIANTS = {  # rarer choices, tried by the slow tests
+    **{
+        f"{name}_untied": _like(name, tie_word_embeddings=False) for name in ("gpt2", "modernbert", "electra", "gemma2")
+    },
+    **{f"{name}_tied": _like(name, tie_word_embeddings=True) for name in ("phi3", "olmo2", "gpt_neox", "qwen3")},
+    "gpt_neox_without_biases": _like("gpt_neox", attention_bias=False, hidden_act="gelu_new"),
+    "smollm3_windows": _like("smollm3", **_SLIDING),
+    "qwen3_windows": _like("qwen3", **_SLIDING, max_window_layers=2),
+    "gemma2_without_caps": _like("gemma2", attn_logit_softcapping=None, final_logit_softcapping=None),
+    "olmo2_biases": _like("olmo2", **YARN, attention_bias=True),
+    "llama_gelu": _like("llama", hidden_act="gelu", num_key_value_heads=6),
+    "llama_yarn": _like("llama", **rope("yarn", factor=4.0, original_max_position_embeddings=32, **_HALF)),
+    "llama_mscale": _like(
+        "llama", **rope("yarn", factor=4.0, original_max_position_embeddings=32, mscale=0.7, mscale_all_dim=0.9)
+    ),
+    "bert_relu": _like("bert", hidden_act="relu", layer_norm_eps=1e-5),
+    "t5_silu": _like("t5", feed_forward_proj="gated-silu"),
+    "t5_gelu": _like("t5", feed_forward_proj="gelu_new"),
+    "bart_scaled": _like("bart", scale_embedding=True, activation_function="relu"),
+    "roberta_bare": _like("roberta", "RobertaModel"),
+    "electra_bare": _like("electra", "ElectraModel"),
+    "albert_bare": _like("albert", "AlbertModel"),
+    "distilbert_bare": _like("distilbert", "DistilBertModel"),
+    "modernbert_bare": _like("modernbert", "ModernBertModel"),
+}
 UNTIED = {"t5_1.1", "mt5"}  # a class of theirs ties these as long as they are random
 
 
 @torch.no_grad()
 def made(name):
     """A model of theirs in which every parameter has values of its own."""
-    kind, config, fields = MODELS[name]
+    kind, config, fields = (MODELS | VARIANTS)[name]
     torch.manual_seed(0)
     model = getattr(transformers, kind)(getattr(transformers, config)(**fields))
     if name in UNTIED:
