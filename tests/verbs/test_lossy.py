@@ -30,8 +30,9 @@ from thetahat.verbs.score import score
 draw = random.Random(0)
 WORDS = ["The", "King", "", "said\tto", "be", "or", "not", "中文", "café", "café", "ﬁne", "Hello,", "lords"]
 TEXTS = [" ".join(["So", *draw.choices(WORDS, k=draw.randint(1, 12))]) for _ in range(40)]
-RECORDS = [Record(text, f"d{number}", f"d{number}", "here") for number, text in enumerate(TEXTS)]
-PAIRS = [Record(text, f"p{number}", f"p{number}", "here", prompt=text[::-1]) for number, text in enumerate(TEXTS)]
+SAID = [*TEXTS, "\u200d\x07"]  # of which some tokenizers make no token
+RECORDS = [Record(text, f"d{number}", f"d{number}", "here") for number, text in enumerate(SAID)]
+PAIRS = [Record(text, f"p{number}", f"p{number}", "here", prompt=text[::-1]) for number, text in enumerate(SAID)]
 
 
 def told(corpus):
@@ -53,14 +54,14 @@ def test_the_bytes_of_a_part_are_those_of_its_text(kind, records, layout):
     name, tokenizer = kind
     corpus = build_corpus(records, tokenizer, {}, None, Encoding(layout))
     num_bytes, is_lossless, sums = told(corpus)
-    assert num_bytes == sums.tolist() == [len(text.encode()) for text in TEXTS]
+    assert num_bytes == sums.tolist() == [len(text.encode()) for text in SAID]
     assert losses_of(corpus).records >= is_lossless.count(False)
     assert not all(is_lossless) or name in {"llama", "phi"}  # which lose U+2581 and leading blanks alone
 
 
 def test_sizes_are_kept_only_where_the_table_does_not_tell_them(tmp_path, monkeypatch):
     monkeypatch.setattr("thetahat.data.corpus.build._BATCH_CHARACTERS", 200)
-    plain = [record for record in RECORDS if record.text.isascii()]
+    plain = [Record(f"The King said {number}", f"a{number}", f"a{number}", "here") for number in range(40)]
     tokenizer = load_tokenizer(folder_of("nfc", tmp_path))
     exact = build_corpus(plain, tokenizer, {}, tmp_path / "cache")
     assert exact.sizes is None
@@ -108,7 +109,7 @@ def test_a_score_says_what_is_lost(place, scores):
     assert min(counts) > 0
     assert read_ledger(place / "words.parquet")[0] == lossy.rows
     assert lossy.metadata["first_token"].startswith("[EOS], id 1:")
-    assert exact.metadata["first_token"] == "<|endoftext|>, id 0: read once before each text, never asked"
+    assert exact.metadata["first_token"].startswith("<|endoftext|>, id 0:")
 
 
 def test_lower_bounds_are_compared_only_where_that_is_asked_for(place, scores):

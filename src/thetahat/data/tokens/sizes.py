@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from tokenizers import Encoding
 
 _WIDTHS = (0x7F, 0x7FF, 0xFFFF)  # the last characters that UTF-8 writes with 1, 2 and 3 bytes
 
@@ -50,19 +49,19 @@ def _without(count: int, sizes: list[int]) -> list[int]:
     return sizes
 
 
-def by_ends(text: str, encoding: Encoding) -> Tokens:
+def by_ends(text: str, ids: list[int], ends: Sequence[int]) -> Tokens:
     """The end rule: a token gets the bytes between the furthest end so far and its own; the last one gets the rest.
 
+    Ends are places in the text, in characters.
     It adds up to the text where offsets do not: parts of one character each have all of it, and what a normalizer took
     away belongs to no token.
     """
-    ids: list[int] = encoding.ids
     if not ids:
         return Tokens([], [], not text, len(text.encode()))
     characters = np.frombuffer(text.encode("utf-32-le"), "<u4")
     edges = np.zeros(len(characters) + 1, np.int64)
     np.cumsum(1 + np.searchsorted(_WIDTHS, characters), out=edges[1:])
-    reached = edges[np.maximum.accumulate([end for _, end in encoding.offsets])]
+    reached = edges[np.maximum.accumulate(ends)]
     reached[-1] = edges[-1]
     return Tokens(ids, np.diff(reached, prepend=0).tolist(), is_lossless=False)
 

@@ -85,13 +85,13 @@ class Tokenizer:
         inner, prefix = (self._going_on, b"") if goes_on else (self._inner, self.prefix)
         if self._spelling.of_words:  # which do not say what stands between them
             encodings = inner.encode_batch(list(texts), add_special_tokens=False)
-            return [by_ends(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
+            return [_by_ends(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
         encodings = inner.encode_batch_fast(list(texts), add_special_tokens=False)
         pairs = zip(texts, encodings, strict=True)
         found = [by_table(text, encoding.ids, self.token_bytes, prefix) for text, encoding in pairs]
         unlike = [text for text, one in zip(texts, found, strict=True) if one is None]
         again = iter(inner.encode_batch(unlike, add_special_tokens=False) if unlike else ())
-        return [one or by_ends(text, next(again)) for text, one in zip(texts, found, strict=True)]
+        return [one or _by_ends(text, next(again)) for text, one in zip(texts, found, strict=True)]
 
     def goes_on(self, last: int) -> bool:
         """Whether a text goes on with another behind this token, or begins one."""
@@ -217,6 +217,10 @@ def _special(vocabulary: Vocabulary, roles: Roles) -> dict[str, int]:
     named = {id: name for name, id in vocabulary.ids.items()}
     told = (roles.bos, *roles.eos, roles.unk, roles.pad, roles.sep, roles.cls, roles.mask, roles.start)
     return {**vocabulary.special, **{named[id]: id for id in told if id in named}}
+
+
+def _by_ends(text: str, encoding: tokenizers.Encoding) -> Tokens:
+    return by_ends(text, encoding.ids, [end for _, end in encoding.offsets])
 
 
 def _library(description: Mapping[str, Any] | None) -> tokenizers.Tokenizer | None:
