@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from thetahat.cli.main import main
-from thetahat.cli.words import escape, split_words
+from thetahat.cli.words import escape, find_config, split_words
+from thetahat.core.errors import ModelError
 
 
 def ended(monkeypatch, *words):
@@ -153,3 +154,13 @@ def test_a_config_that_is_not_one_is_named_with_what_to_type(tmp_path, monkeypat
     error = json.loads(capsys.readouterr().out.splitlines()[-1])["error"]
     assert message in error["message"]
     assert cure in (error["cure"] or "")
+
+
+def test_a_folder_with_the_name_of_a_recipe_does_not_stand_in_for_it(tmp_path, monkeypatch):
+    """As after `thetahat train masked --out masked`: the same command means the same recipe."""
+    monkeypatch.chdir(tmp_path)
+    recipe = find_config(["masked"])
+    (tmp_path / "masked").mkdir()
+    assert find_config(["masked"]) == recipe
+    with pytest.raises(ModelError, match="masked is not a model"):
+        find_config(["./masked"])

@@ -129,11 +129,11 @@ def _is_key(key: str) -> bool:
 def find_config(words: list[str] | None) -> Any:
     """The RunConfig that [RECIPE | CONFIG.toml | MODEL] [KEY=VALUE ...] means; without a name, the quickstart.
 
-    The folder of a model means that training goes on from it.
+    The folder of a model means that training goes on from it; one with the name of a recipe is typed as ./NAME.
     """
     from thetahat.core.config import override
     from thetahat.core.errors import ConfigError
-    from thetahat.recipes.catalogue import find_recipe
+    from thetahat.recipes.catalogue import RECIPES, find_recipe
 
     names, pairs = split_words(words)
     if len(names) > 1:
@@ -142,7 +142,7 @@ def find_config(words: list[str] | None) -> Any:
             allowed="one recipe, config file or model, then KEY=VALUE",
         )
     name = names[0] if names else "quickstart"
-    if os.path.isdir(name) or name.startswith("hf:"):
+    if name not in RECIPES and (os.path.isdir(name) or name.startswith("hf:")):
         from thetahat.recipes.fine_tuning import fine_tuning
         from thetahat.run.folder.stored import find_model
 
