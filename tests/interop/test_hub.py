@@ -1,9 +1,16 @@
 """A model of the hub by name, from the hub's own cache; there is no network here."""
 
+import hashlib
+import http.server
+import json
 import logging
+import os
+import subprocess
 import sys
+import threading
+from pathlib import Path
 
-import huggingface_hub
+import huggingface_hub.constants
 import pytest
 
 from thetahat.core.errors import ConfigError, ModelError
@@ -76,3 +83,58 @@ def test_without_the_package_the_command_that_installs_it_is_said(monkeypatch):
 
 def test_no_code_and_no_pickle_is_fetched():
     assert all(name.endswith((".json", ".safetensors", ".jinja")) for name in FILES)
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """What the hub answers about one model, of which it has more files than are wanted."""
+
+    folder, asked = None, []
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        path = self.path.split("?")[0]
+        self.asked.append(path)
+        if "/somebody/model" not in path:
+            return self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
+        if path.startswith("/api/"):
+            names = ["code.py", "pytorch_model.bin", *(file.name for file in self.folder.iterdir() if file.is_file())]
+            listed = [{"type": "file", "path": name, "size": 1, "oid": "a" * 40} for name in names]
+            told = listed if "/tree/" in path else {"id": "somebody/model", "sha": COMMIT}
+            return self.answer(200, json.dumps(told).encode(), {"Content-Type": "application/json"})
+        body = (self.folder / path.rpartition("/")[2]).read_bytes()
+        return self.answer(200, body, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(body).hexdigest()}"'})
+
+    def answer(self, status, body, headers):
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.slow
+def test_what_is_fetched_is_pinned_and_holds_no_code(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Hub, "folder", folder)
+    monkeypatch.setattr(Hub, "asked", [])
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "home")}
+        names = f"'hf:somebody/model', 'hf:somebody/model@{COMMIT}'"
+        code = f"from thetahat.interop.hub import local_folder\nfor name in [{names}]: print(local_folder(name))"
+        env = {**os.environ, **place, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
+        said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+        server.shutdown()
+    first, second = map(Path, said.split())
+    assert (first, first.name) == (second, COMMIT)
+    assert sorted(path.name for path in first.iterdir()) == sorted(
+        path.name for path in folder.iterdir() if path.is_file() and path.name != "MANIFEST.json"
+    )
+    fetched = [path for path in Hub.asked if "/resolve/" in path and path.endswith("model.safetensors")]
+    assert len(fetched) <= 2  # its head and its body; the pinned name asks for nothing
+    assert not [path for path in Hub.asked if path.endswith((".py", ".bin"))]
