@@ -173,6 +173,15 @@ def test_bfloat16_comes_back_bit_for_bit(name, root, tmp_path):
     assert described(tmp_path / "back")["torch_dtype"] == "bfloat16"
 
 
+def test_shards_that_transformers_wrote_are_one_model(root, tmp_path):
+    model, path = saved("t5_1.1", root)
+    model.save_pretrained(tmp_path / "shards", max_shard_size="50KB")
+    assert len(list((tmp_path / "shards").glob("model-*.safetensors"))) > 2
+    (one, mine), (other, sharded) = loaded(path), loaded(tmp_path / "shards")
+    assert one.config == other.config
+    are_equal(dict(sharded.named_parameters()), dict(mine.named_parameters()))
+
+
 def copied(name, root, tmp_path):
     _, path = saved(name, root)
     return shutil.copytree(path, tmp_path / "old")

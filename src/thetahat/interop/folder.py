@@ -15,7 +15,7 @@ from thetahat.core.errors import ModelError
 from thetahat.interop.around import TOKENIZER, Around, Roles, around_in, vocabulary_of
 from thetahat.interop.config import family_of, is_inert, read_config
 from thetahat.interop.family import GAIN_NAMES, Family
-from thetahat.interop.files import FLOATS, Stored, blocks, gguf_refused, read_object, stored_in, tensors
+from thetahat.interop.files import FLOATS, INDEX, WEIGHTS, Stored, blocks, gguf_refused, read_object, stored_in, tensors
 from thetahat.interop.names import Entry, Link, entries
 from thetahat.model.build import build_model
 from thetahat.model.config import ModelConfig
@@ -129,14 +129,14 @@ def _config_in(path: Path) -> dict[str, Any]:
     """The config.json of a folder that may be read."""
     if path.suffix == ".gguf":
         raise gguf_refused(path)
+    if (path / "adapter_config.json").is_file() and not any((path / name).exists() for name in (WEIGHTS, INDEX)):
+        base = read_object(path / "adapter_config.json").get("base_model_name_or_path")
+        raise ModelError(
+            f"{path} is an adapter of {base or 'a model that it does not name'}, and no model",
+            allowed="the folder of a model",
+            cure="PeftModel.from_pretrained(MODEL, FOLDER).merge_and_unload().save_pretrained(NEW), with peft",
+        )
     if not (path / CONFIG).is_file():
-        if (path / "adapter_config.json").is_file():
-            base = read_object(path / "adapter_config.json").get("base_model_name_or_path")
-            raise ModelError(
-                f"{path} is an adapter of {base or 'a model that it does not name'}, and no model",
-                allowed="the folder of a model",
-                cure="PeftModel.from_pretrained(MODEL, FOLDER).merge_and_unload().save_pretrained(NEW), with peft",
-            )
         raise ModelError(f"{path} has no {CONFIG}", allowed="a folder as transformers' save_pretrained writes it")
     plain = read_object(path / CONFIG)
     if plain.get("auto_map"):
