@@ -20,15 +20,21 @@ def export(
     dtype=float32, bfloat16 or float16 rounds the tensors; family=llama says as what to write them, where several fit.
     """
     listen_to_library(quiet=quiet)
+    from thetahat.cli.progress import token_progress
     from thetahat.core.config import override
     from thetahat.core.errors import ConfigError
+    from thetahat.core.plain import counted
     from thetahat.verbs.export import ExportConfig, export as export_model
 
     names, pairs = split_words(words)
     if len(names) != 2:
-        raise ConfigError(f"{len(names)} names came", allowed="MODEL OUT", cure="thetahat export runs/NAME folder")
+        raise ConfigError(
+            f"{counted(len(names), 'name')} came", allowed="MODEL OUT", cure="thetahat export runs/NAME folder"
+        )
     model, out = names
-    done = export_model(model, Path(out), override(ExportConfig(adapter=adapter, measures=score), pairs))
+    how = override(ExportConfig(adapter=adapter, measures=score), pairs)
+    with token_progress(shown=not quiet) as shows:
+        done = export_model(model, Path(out), how, shows=shows)
     if json:
         emit_json(done)
     else:

@@ -46,6 +46,20 @@ def progress(unit: str, *, shown: bool, stays: bool) -> Generator[Shows]:
         yield _Lines(unit)
 
 
+@contextmanager
+def token_progress(*, shown: bool) -> Generator[Callable[[int, int], None]]:
+    """The same for tokens that are scored: a function of how many are done, and of how many."""
+    with progress("tokens", shown=shown, stays=False) as show:
+        before = 0
+
+        def shows(done: int, total: int) -> None:
+            nonlocal before
+            show(Standing(done, total, done - before, done - before))
+            before = done
+
+        yield shows
+
+
 class _Bar:
     def __init__(self, bar: Progress, unit: str, *, is_wide: bool) -> None:
         self.bar, self.unit, self.is_wide, self.task, self.rate = bar, unit, is_wide, None, Rate()

@@ -43,7 +43,7 @@ def score(
     the same command goes on where it was interrupted.
     """
     listen_to_library(quiet=quiet)
-    from thetahat.cli.progress import Standing, progress
+    from thetahat.cli.progress import token_progress
     from thetahat.core.errors import ConfigError, NonFiniteError
     from thetahat.run.signals import interrupting
     from thetahat.verbs.load import load
@@ -54,14 +54,7 @@ def score(
         raise ConfigError("no MODEL came", cure="thetahat score runs/NAME my.txt")
     model, *data = names
     what, cure = KEPT if out else NOT_KEPT
-    with interrupting(what, cure), progress("tokens", shown=is_first_rank() and not quiet, stays=False) as show:
-        before = 0
-
-        def shows(done: int, total: int) -> None:
-            nonlocal before
-            show(Standing(done, total, done - before, done - before))
-            before = done
-
+    with interrupting(what, cure), token_progress(shown=is_first_rank() and not quiet) as shows:
         scored = score_text(load(model, tuple(pairs)), data, out=out, tokens=tokens, shows=shows)
     if not is_first_rank():
         return

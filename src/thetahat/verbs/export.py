@@ -26,6 +26,7 @@ from thetahat.run.folder.stored import Foreign
 from thetahat.verbs.facts import facts_of, measured
 from thetahat.verbs.load import Loaded, load
 from thetahat.verbs.origin import around_of, origin_of_model
+from thetahat.verbs.score import Shows
 
 Stored = Literal["float64", "float32", "bfloat16", "float16"]
 _DTYPES: Mapping[torch.dtype, Stored] = {
@@ -62,7 +63,7 @@ class Exported:
 _AS_IT_IS = ExportConfig()
 
 
-def export(name: str, out: Path, how: ExportConfig = _AS_IT_IS) -> Exported:
+def export(name: str, out: Path, how: ExportConfig = _AS_IT_IS, *, shows: Shows | None = None) -> Exported:
     """Writes the model of this name as a folder that transformers loads, and that scores the same there.
 
     Products of adapters are added to their matrices first, or, with `how.adapter`, written alone. The folder has the
@@ -83,7 +84,7 @@ def export(name: str, out: Path, how: ExportConfig = _AS_IT_IS) -> Exported:
         logger.info("%d products of the adapter are added to their matrices", count)
     _round(loaded.model, how.dtype)
     likelihood, why_not = (
-        measured(loaded, name) if how.measures and has_head else (None, "that was not asked for, or cannot be")
+        measured(loaded, name, shows) if how.measures and has_head else (None, "that was not asked for, or cannot be")
     )
     facts = facts_of(loaded, name, likelihood, why_not)
     around = around_of(loaded, origin)

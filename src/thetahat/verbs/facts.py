@@ -15,7 +15,7 @@ from thetahat.run.config import RunConfig
 from thetahat.run.folder.checkpoint import read_progress
 from thetahat.run.folder.folder import version_of
 from thetahat.verbs.load import Loaded
-from thetahat.verbs.score import score
+from thetahat.verbs.score import Shows, score
 
 logger = getLogger("thetahat")
 _BUNDLED = "bundled:"
@@ -28,12 +28,12 @@ _PATHS = {
 }
 
 
-def measured(loaded: Loaded, name: str) -> tuple[Measured | None, str]:
+def measured(loaded: Loaded, name: str, shows: Shows | None) -> tuple[Measured | None, str]:
     """How likely the model makes what its run held out, or why that is not said."""
     if loaded.stored.run is None:
         return None, "it was not trained here, so nothing was held out"
     try:
-        found = score(loaded)
+        found = score(loaded, shows=shows)
     except ThetahatError as error:
         logger.info("the card has no likelihood: %s", error.what)
         return None, error.what

@@ -31,7 +31,7 @@ def check_adapter(model: nn.Module) -> None:
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     others = [name for name in trained if name.rpartition(".")[0] not in inside]
     if not inside:
-        raise ModelError("the model has no adapter", cure="thetahat export without --adapter")
+        raise ModelError("the model has no adapter", cure="thetahat export MODEL OUT, without --adapter")
     if others:
         what = "rows of new tokens" if others[0].endswith(".new_rows") else "a whole tensor"
         raise ModelError(f"the adapter has {what} beside its products, {others[0]}, and is no LoRA alone", cure=_MERGE)
