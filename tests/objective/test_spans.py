@@ -8,10 +8,21 @@ import torch
 from hypothesis import given, strategies as st
 
 from tests.examples import packed_of, run_config
-from tests.objective.layouts import END, SENTINELS, SIZE, SYMBOLS, VOCABULARY, WIDTHS, layouts, read_by, written_out
+from tests.objective.layouts import (
+    END,
+    MASK as MASKED,
+    SENTINELS,
+    SIZE,
+    SYMBOLS,
+    VOCABULARY,
+    WIDTHS,
+    layouts,
+    read_by,
+    written_out,
+)
 from tests.oracles import factorization as oracle
 from thetahat.core.errors import ModelError
-from thetahat.core.special import MASK
+from thetahat.core.special import MASK, Frame, Frames
 from thetahat.data.config import DataConfig
 from thetahat.model.config import EncoderDecoderConfig
 from thetahat.objective.config import ObjectiveConfig, Spans
@@ -225,3 +236,22 @@ def test_no_mask_is_needed():
         packed, Spans(), replace(SYMBOLS, special={name: id for name, id in SYMBOLS.special.items() if name != MASK})
     )
     assert torch.equal(packed.tokens, torch.tensor([END, 6, 7, END]))
+
+
+@given(plain_texts(), CHOICES)
+def test_source_and_target_stand_in_the_frames_of_encoder_and_decoder(texts, choice):
+    """As T5: nothing before a source, a start of its own before a target, and one that is given behind it."""
+    texts, seeds = texts
+    packed = packed_of(texts, [[1.0] * (len(text) - 1) for text in texts], [0] * len(texts), seeds=seeds)
+    frames = Frames(Frame((END,), (END,)), Frame((), (END,)), Frame((MASKED, 23), (END,)))
+    plain = with_spans_left_out(packed, choice, SYMBOLS)
+    found = with_spans_left_out(packed, choice, replace(SYMBOLS, frames=frames))
+    for index in range(len(packed.row)):
+        (source, target), (theirs, says) = (
+            [one.tokens[one.piece == 2 * index + side].tolist() for side in (0, 1)] for one in (found, plain)
+        )
+        assert source == theirs[1:]
+        assert target == [MASKED, 23, *says[1:]]
+        weights = found.weight[found.piece == 2 * index + 1]
+        assert weights[:2].tolist() == [0, 0]
+        assert (weights[2:] > 0).all()
