@@ -193,3 +193,21 @@ def test_the_digest_tells_everything_that_changes_a_rendering():
     changes = [{}, {"variables": {"a": 1}}, {"date": "2025-01-31"}, {"eos_token": "</s>"}, {"ends_turn": ("<x>",)}]
     changes += [{"special_tokens": ("<x>",)}, {"template": "chatml"}]
     assert len({load_template(replace(config, **change)).digest for change in changes}) == len(changes)
+
+
+def test_the_folder_of_a_model_brings_its_templates(tmp_path):
+    """As transformers reads them: a file of its own comes first, others go by name."""
+    named = {"default": "of the config", "rag": "with documents"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**CONFIG, "chat_template": named}))
+    for template in (tmp_path, tmp_path / "tokenizer_config.json"):
+        assert load_template(ChatConfig(template=str(template))).source == "of the config"
+        assert load_template(ChatConfig(template=str(template), named="rag")).source == "with documents"
+    (tmp_path / "chat_template.jinja").write_text("of its file")
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tools.jinja").write_text("with tools")
+    assert load_template(ChatConfig(template=str(tmp_path))).source == "of its file"
+    assert load_template(ChatConfig(template=str(tmp_path), named="tools")).source == "with tools"
+    for file in ("chat_template.jinja", "additional_chat_templates/tools.jinja"):
+        assert load_template(ChatConfig(template=str(tmp_path / file))).special_tokens == ("<s>", "<|user|>", "</s>")
+    with pytest.raises(ConfigError, match=r"no chat_template of the name 'x'\n.*default, rag, tools"):
+        load_template(ChatConfig(template=str(tmp_path), named="x"))
