@@ -189,3 +189,18 @@ def test_the_objective_of_a_folder_does_not_depend_on_how_a_batch_is_cut(name, f
     found = list(verify(config, ranks=()))
     assert [one.name for one in found if not one.holds] == []
     assert {"packed", "padded", "no-leak"} <= {one.name for one in found}
+
+
+def test_ids_of_another_vocabulary_are_passed_over_and_named(folder, tokenizer, texts, caplog):
+    """A config that was written with another vocabulary in mind: transformers' defaults are GPT-2's."""
+    base = folder("gpt2")
+    for name in ("config.json", "generation_config.json"):
+        path = find_model(base).folder / name
+        if path.exists():
+            path.write_text(path.read_text().replace('eos_token_id": 0', 'eos_token_id": 50256'))
+    config = find_model(base).folder / "config.json"
+    assert "50256" in config.read_text()
+    loaded = load(base)
+    assert "eos_token_id=50256 is passed over" in caplog.text
+    assert loaded.tokenizer.roles.eos == tokenizer.roles.eos
+    assert score(loaded, [texts]).summary.num_documents == 6

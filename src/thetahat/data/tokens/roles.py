@@ -26,6 +26,9 @@ _SENTINELS = ("<extra_id_{}>", "▁<extra_id_{}>")  # T5's; of mT5 they are piec
 _PROBE = "a"
 
 
+_SINGLE = ("bos", "unk", "pad", "sep", "cls", "mask")
+
+
 @final
 class Roles(Config, kw_only=True):
     """The ids of the special tokens that have a task; None where a tokenizer has no such token."""
@@ -43,6 +46,17 @@ class Roles(Config, kw_only=True):
         """These roles, and of the others those that these leave open."""
         own = {name: value for name, value in msgspec.structs.asdict(self).items() if value not in (None, ())}
         return msgspec.structs.replace(others, **own)
+
+    def beyond(self, size: int) -> dict[str, int]:
+        """The roles whose id a vocabulary of this size lacks."""
+        ids = {f"{role}_token_id": getattr(self, role) for role in (*_SINGLE, "start")}
+        ids |= {"eos_token_id": next((id for id in self.eos if id >= size), None)}
+        return {name: id for name, id in ids.items() if id is not None and id >= size}
+
+    def among(self, size: int) -> "Roles":
+        """These roles without ids that a vocabulary of this size lacks."""
+        single = {role: id for role in (*_SINGLE, "start") if (id := getattr(self, role)) is not None and id < size}
+        return Roles(eos=tuple(id for id in self.eos if id < size), **single)
 
 
 NO_ROLES = Roles()
@@ -134,9 +148,6 @@ def read_roles(folder: Path, vocabulary: Vocabulary) -> Roles:
     known = tuple(dict.fromkeys(id for id in listed if isinstance(id, int)))
     start = generation.get("decoder_start_token_id")
     return Roles(eos=known, start=start if isinstance(start, int) else None, **found)
-
-
-_SINGLE = ("bos", "unk", "pad", "sep", "cls", "mask")
 
 
 def _object(path: Path) -> Mapping[str, Any]:

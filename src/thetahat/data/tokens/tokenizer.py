@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from logging import getLogger
 from pathlib import Path
 from typing import Any, final
 
@@ -35,6 +36,7 @@ from thetahat.data.tokens.roles import (
 from thetahat.data.tokens.sizes import Tokens, by_ends, by_table, joined
 
 TOKENIZER = "tokenizer.json"
+logger = getLogger("thetahat")
 _ONE = "a"  # a text, to see what stands before the first word of one
 
 
