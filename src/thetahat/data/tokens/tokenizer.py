@@ -58,6 +58,10 @@ class Tokenizer:
         vocabulary = Vocabulary(inner, description)
         self._added = added_by(inner)
         told = told.over(read_roles(beside, vocabulary)) if beside else told
+        if beyond := told.beyond(vocabulary.size):  # what a config says by default, of another vocabulary
+            said = ", ".join(f"{name}={id}" for name, id in beyond.items())
+            logger.warning("the tokenizer has %s ids, so %s is passed over", f"{vocabulary.size:,}", said)
+            told = told.among(vocabulary.size)
         self.roles: Roles = known_roles(vocabulary, self._added, told)
         self._is_told = self.roles != known_roles(vocabulary, self._added, NO_ROLES)
         self.frames: Frames = frames_of(self._added, self.roles)
