@@ -163,7 +163,7 @@ BAD = {
     b'{"text": ""}': "the document is empty",
     b'{"text": "x", "weight": -1}': "the weight is -1",
     b'{"text": "x", "weight": "1"}': "the weight is a string",
-    b'{"text": "x", "weight": ' + b"9" * 400 + b"}": "the weight is infinite",
+    b'{"text": "x", "weight": ' + b"9" * 400 + b"}": "the weight is far too large",
     b'{"text": "x", "weight": true}': "the weight is true or false",
     b'{"text": "x", "weight": NaN}': "not JSON: NaN",
     b'{"text": "x", "score": -Infinity}': "not JSON: -Infinity",
