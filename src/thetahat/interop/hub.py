@@ -20,6 +20,7 @@ FILES = (
 """What is fetched of a model: no pickles, no code, no weights in other formats."""
 
 _NAME = re.compile(r"hf:(?P<name>[\w.-]+(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
+_AGAIN = "the same command where there is a network (hf download {} there, then copy), or a folder"
 logger = getLogger("thetahat")
 
 
@@ -75,38 +76,29 @@ def pinned(text: str) -> str:
 
 
 def _snapshot(wanted: HubName) -> Path:
-    """A pinned model that the cache has whole is not asked for again; all others are."""
+    """Its folder in the cache; of a pinned model that is there nothing is asked."""
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
     except ImportError as error:
         raise ConfigError(
             f"{wanted} is on the hub, and the package that speaks with it is not installed",
             cure="pip install 'thetahat[hf]', or download the folder and name it",
         ) from error
-
-    def fetched(*, is_local: bool) -> Path:
-        return Path(
-            snapshot_download(
-                wanted.name, revision=wanted.revision, allow_patterns=list(FILES), local_files_only=is_local
-            )
+    folder = Path(snapshot_download(wanted.name, revision=wanted.revision, allow_patterns=list(FILES)))
+    if missing := _missing(folder):
+        raise ModelError(
+            f"{wanted} has no {missing[0]}, on the hub or in the part of it that is in the cache",
+            allowed="models with safetensors",
+            cure=_AGAIN.format(wanted.name),
         )
-
-    if wanted.is_pinned:
-        try:
-            return _whole(fetched(is_local=True))
-        except (LocalEntryNotFoundError, FileNotFoundError):
-            pass
-    return fetched(is_local=False)
+    return folder
 
 
-def _whole(folder: Path) -> Path:
-    """The folder, if all of its weights are there: a fetch that was broken off may have left others of its files."""
+def _missing(folder: Path) -> list[str]:
+    """The files of weights that are not there: without a network a part of a model may be all that the cache has."""
     index = folder / INDEX
     shards = set(read_object(index)["weight_map"].values()) if index.exists() else {WEIGHTS}
-    if all((folder / name).exists() for name in ("config.json", *shards)):
-        return folder
-    raise FileNotFoundError(folder)
+    return sorted(name for name in shards if not (folder / name).exists())
 
 
 @contextmanager
@@ -117,7 +109,7 @@ def _speaking(wanted: HubName) -> Generator[None]:
     except ImportError:
         yield
         return
-    again = f"the same command where there is a network (hf download {wanted.name} there, then copy), or a folder"
+    again = _AGAIN.format(wanted.name)
     try:
         yield
     except errors.GatedRepoError as error:
