@@ -33,9 +33,7 @@ def in_this_process(folder, *arguments):
         patch.chdir(folder)
         patch.setenv("THETAHAT_CACHE", str(folder / "cache"))
         patch.setattr(sys, "argv", ["thetahat", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-    assert ended.value.code in {0, None}
+        main()
 
 
 @pytest.mark.parametrize(("name", "seed"), ASKED)
