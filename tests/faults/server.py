@@ -32,6 +32,7 @@ def start(order):
     if child == 0:
         try:
             become(order)
+            end_child(0)
         except SystemExit as end:
             end_child(end.code if isinstance(end.code, int) else 0)
         except KeyboardInterrupt:  # before there is a `main` to catch it: as the interpreter ends then
