@@ -26,7 +26,12 @@ IGNORED = {
     "masked": ["objective.factorization.mean_span=5", "data.source_context=64"],
     "classification": ["objective.length_exponent=1", "objective.normalization=token objective.length_exponent=0.1"],
     "translation": ['data.labels=["a", "b"]'],
-    "dialogue": ["data.chat.date=2025-01-31", "data.chat.variables.enable_thinking=true", "data.chat.variables.x=1"],
+    "dialogue": [
+        "data.chat.date=2025-01-31",
+        "data.chat.named=rag",
+        "data.chat.variables.enable_thinking=true",
+        "data.chat.variables.x=1",
+    ],
 }
 READ = {
     "quickstart": ["objective.normalization=length objective.length_exponent=0.3", "ledger.tokens=true"],
