@@ -272,7 +272,7 @@ def test_the_harness_asks_in_the_template_or_says_that_there_is_none(place, talk
     assert say(place, "-m", "thetahat", *model, "model=talk", *words).returncode == 0
     done = say(place, "-m", "thetahat", *model, "model=run", *words)
     assert done.returncode == 2
-    assert "was not trained on dialogues and has no template" in done.stderr
+    assert "was not trained on dialogues and has no chat template" in done.stderr
 
 
 @pytest.mark.skipif(IS_THERE, reason="lm-eval is installed")
