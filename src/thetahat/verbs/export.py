@@ -20,7 +20,6 @@ from thetahat.interop.out.adapter import Trained, check_adapter, write_adapter
 from thetahat.interop.out.card import ModelFacts, model_card
 from thetahat.interop.write import Writing, write_folder
 from thetahat.model.adapters.lora import merge
-from thetahat.objective.config import Labels, Prefix
 from thetahat.run.folder.checkpoint import MODEL
 from thetahat.run.folder.stored import Foreign
 from thetahat.verbs.facts import facts_of, measured
@@ -111,12 +110,12 @@ def export(name: str, out: Path, how: ExportConfig = _AS_IT_IS, *, shows: Shows 
 def _refuse_unwritable(loaded: Loaded) -> None:
     """Raises ModelError for what the families of others compute otherwise, whatever the shape."""
     card = loaded.card
-    if card.labels or isinstance(card.factorization, Labels):
+    if card.labels or card.factorization.layout.predicts_label:
         raise ModelError(
             f"{loaded.folder} predicts labels, and what is exported are language models",
             cure="the model that it was trained from: thetahat export BASE OUT",
         )
-    if isinstance(card.factorization, Prefix):
+    if card.factorization.opens_prompts:
         raise ModelError(
             f"{loaded.folder} is a prefix language model: all of a prompt sees all of it, which no decoder of "
             "transformers computes",
