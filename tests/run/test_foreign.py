@@ -37,6 +37,7 @@ from thetahat.run.base import parameters_of
 from thetahat.run.folder.checkpoint import CARD, MODEL, read_config
 from thetahat.run.folder.stored import find_model
 from thetahat.run.train import train
+from thetahat.verbs.compare import compare
 from thetahat.verbs.load import find_checkpoint, load
 from thetahat.verbs.merge import merge
 from thetahat.verbs.score import score
@@ -202,3 +203,10 @@ def test_ids_of_another_vocabulary_are_passed_over_and_named(folder, tokenizer, 
     assert "eos_token_id=50256 is passed over" in caplog.text
     assert loaded.tokenizer.roles.eos == tokenizer.roles.eos
     assert score(loaded, [texts]).summary.num_documents == 6
+
+
+def test_two_models_are_compared_at_the_context_of_the_one_that_reads_fewer(tmp_path, folder, texts):
+    """Documents of 30 tokens and more: cut in windows by one, and whole in the other."""
+    tuned = ran(tuning(folder("llama"), texts, context=16, max_steps=1), tmp_path / "tuned")
+    found = compare(folder("gpt2"), str(tuned), [texts])
+    assert [policy.count("context=16") for policy in (found.policy_a, found.policy_b)] == [1, 1]

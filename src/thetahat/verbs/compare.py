@@ -5,6 +5,7 @@ Two ledgers are compared without a model; torch is imported only where something
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from thetahat.ledger.pairing import Scored
 if TYPE_CHECKING:
     from thetahat.verbs.load import Loaded
 
+logger = getLogger("thetahat")
 _OF_DATA = ("data.split_on=", "data.columns.", "data.columns=")
 
 
@@ -47,19 +49,34 @@ def compare(
     """B against A on the same rows, with the `top` largest gains and losses, and their text where `data` is given.
 
     Each is a ledger that `score` wrote, or a MODEL, which is first asked to score `data`; without data, what its run
-    held out. `overrides` change how models are asked, as in `load`. With a `lower_bound`, models of two tokenizers are
+    held out. `overrides` change how models are asked, as in `load`; unless they name a context, two models read no more
+    positions at once than the one that reads fewer. With a `lower_bound`, models of two tokenizers are
     compared also where one of them loses some of the text.
     """
     ledgers = [model for model in (a, b) if _is_ledger(model)]
     if len(ledgers) == 2 and (strange := [pair for pair in overrides if not pair.startswith(_OF_DATA)]):
         allowed = "data.split_on=TEXT, data.columns.NAME=COLUMN"
         raise ConfigError(f"{strange[0]} changes nothing: both ledgers are written", allowed=allowed)
-    (ours, read_a), (theirs, read_b) = (_scored(model, data, overrides) for model in (a, b))
+    asked = [*overrides, *_common_context(a, b, overrides)]
+    (ours, read_a), (theirs, read_b) = (_scored(model, data, asked) for model in (a, b))
     compared = compare_ledgers(ours, theirs, top, lower_bound=lower_bound)
     if not data:
         return compared
     given = override(DataConfig(), [pair.removeprefix("data.") for pair in overrides if pair.startswith(_OF_DATA)])
     return _with_texts(compared, data, _Read(given.separator, given.columns).or_as(read_a).or_as(read_b))
+
+
+def _common_context(a: "Loaded | str | Path", b: "Loaded | str | Path", overrides: Sequence[str]) -> list[str]:
+    """The context that both are asked with, where they would read another number of positions each."""
+    if any(pair.startswith("context=") for pair in overrides) or _is_ledger(a) or _is_ledger(b):
+        return []
+    from thetahat.run.folder.stored import find_model
+
+    contexts = [(find_model(str(model)) if isinstance(model, str | Path) else model).card.context for model in (a, b)]
+    if contexts[0] == contexts[1]:
+        return []
+    logger.info("both read at most %s positions at once, as the one does that reads fewer", f"{min(contexts):,}")
+    return [f"context={min(contexts)}"]
 
 
 def _is_ledger(model: "Loaded | str | Path") -> bool:
