@@ -490,7 +490,9 @@ def test_a_context_may_be_what_a_user_says(place, tmp_path):
     loaded = load("runs/talk", ("dtype=float64",))
     told = choose(loaded, [str(tmp_path / "plain.jsonl")], chat=True)
     found, expected = told.questions, choose(loaded, [str(tmp_path / "asked.jsonl")], chat=True).questions
-    assert found[:2] == [dataclasses.replace(one, source="plain.jsonl") for one in expected[:2]]
+    assert found[:2] == [
+        dataclasses.replace(one, source="plain.jsonl", document=f"plain.jsonl#{one.id}") for one in expected[:2]
+    ]
     sums = [one.scores["sum"][0] for one in (expected[0], expected[2])]  # of one choice behind both contexts
     assert found[2].scores["sum"] == pytest.approx(sums, rel=1e-9)
     assert told.policy.endswith("contexts in the chat template")

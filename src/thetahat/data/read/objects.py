@@ -109,8 +109,10 @@ def _lines(path: Path, formats: str, on_error: Callable[[DataError], None]) -> I
             try:
                 value = decode_json(data)
             except ValueError as error:
-                cure = "name it .json if it is an array of objects" if number == 1 and data.lstrip()[:1] == b"[" else ""
-                on_error(DataError(f"{where}: {error}", allowed="one JSON object a line", cure=cure))
+                if number == 1 and data.lstrip()[:1] == b"[":  # no record of this file is one
+                    cure = "name it .json if it is an array of objects"
+                    raise DataError(f"{where}: {error}", allowed="one JSON object a line", cure=cure) from error
+                on_error(DataError(f"{where}: {error}", allowed="one JSON object a line"))
                 continue
             if (checked := _checked(value, where, "line", formats, on_error)) is not None:
                 yield number, checked
