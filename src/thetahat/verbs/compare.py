@@ -57,7 +57,7 @@ def compare(
     if len(ledgers) == 2 and (strange := [pair for pair in overrides if not pair.startswith(_OF_DATA)]):
         allowed = "data.split_on=TEXT, data.columns.NAME=COLUMN"
         raise ConfigError(f"{strange[0]} changes nothing: both ledgers are written", allowed=allowed)
-    asked = [*overrides, *_common_context(a, b, overrides)]
+    asked = [*overrides, *_smaller_context(a, b, overrides)]
     (ours, read_a), (theirs, read_b) = (_scored(model, data, asked) for model in (a, b))
     compared = compare_ledgers(ours, theirs, top, lower_bound=lower_bound)
     if not data:
@@ -66,7 +66,7 @@ def compare(
     return _with_texts(compared, data, _Read(given.separator, given.columns).or_as(read_a).or_as(read_b))
 
 
-def _common_context(a: "Loaded | str | Path", b: "Loaded | str | Path", overrides: Sequence[str]) -> list[str]:
+def _smaller_context(a: "Loaded | str | Path", b: "Loaded | str | Path", overrides: Sequence[str]) -> list[str]:
     """The context that both are asked with, where they would read another number of positions each."""
     if any(pair.startswith("context=") for pair in overrides) or _is_ledger(a) or _is_ledger(b):
         return []
