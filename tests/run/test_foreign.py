@@ -12,6 +12,7 @@ from tests.run.test_base import SHAPE, dialogues, ran, write
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.data.config import DataConfig
 from thetahat.data.tokens.tokenizer import train_tokenizer
+from thetahat.distribution.world import World
 from thetahat.interop.around import Around, Roles
 from thetahat.interop.write import Writing, write_folder
 from thetahat.model.adapters.lora import LoRAConfig
@@ -32,10 +33,12 @@ from thetahat.model.config import (
     Unrotated,
 )
 from thetahat.objective.config import Labels, Masked, ObjectiveConfig
+from thetahat.proof.bench import Bench
 from thetahat.recipes.fine_tuning import fine_tuning
-from thetahat.run.base import parameters_of
+from thetahat.run.base import parameters_of, resolved
 from thetahat.run.folder.checkpoint import CARD, MODEL, read_config
 from thetahat.run.folder.stored import find_model
+from thetahat.run.prepare import prepare
 from thetahat.run.train import train
 from thetahat.verbs.compare import compare
 from thetahat.verbs.load import find_checkpoint, load
@@ -210,3 +213,13 @@ def test_two_models_are_compared_at_the_context_of_the_one_that_reads_fewer(tmp_
     tuned = ran(tuning(folder("llama"), texts, context=16, max_steps=1), tmp_path / "tuned")
     found = compare(folder("gpt2"), str(tuned), [texts])
     assert [policy.count("context=16") for policy in (found.policy_a, found.policy_b)] == [1, 1]
+
+
+def test_the_proof_is_of_the_parameters_of_the_folder(folder, texts):
+    base = folder("gpt2")
+    data = DataConfig(train=texts, held_out="none", context=64, over_long="truncate-right")
+    config = resolved(replace(fine_tuning(base, find_model(base).card), data=data, device="cpu", threads=1))
+    bench = Bench(config, prepare(config, None, World()), "float64")
+    theirs = dict(find_model(base).parameters())
+    for name, parameter in bench.state().model.named_parameters():
+        assert torch.equal(parameter, theirs[name].double()), name

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace as replace_fields
-from functools import partial
+from functools import cached_property, partial
 from typing import final
 
 import numpy as np
@@ -19,6 +19,7 @@ from thetahat.distribution.world import World
 from thetahat.model.precision import Dtype, computing_in
 from thetahat.objective.factorization import factor
 from thetahat.objective.log_prob import chunked, reference
+from thetahat.run.base import load_base
 from thetahat.run.config import RunConfig
 from thetahat.run.prepare import Prepared
 from thetahat.run.state import State, first_state
@@ -53,9 +54,22 @@ class Bench:
         starts = self.pieces.unit_starts
         self.longest = int(np.add.reduceat(self.pieces.size, starts).max())
 
+    @torch.no_grad()
     def state(self) -> State:
-        """Step 0."""
-        return first_state(self.config, self.vocab_size, 1, self.device, len(self.prepared.labels))
+        """Step 0, with the parameters of the base where there is one."""
+        state = first_state(self.config, self.vocab_size, 1, self.device, len(self.prepared.labels))
+        if self.config.base:
+            for name, parameter in state.model.named_parameters():
+                parameter.copy_(self._first[name])
+        return state
+
+    @cached_property
+    def _first(self) -> dict[str, Tensor]:
+        """The parameters of step 0 of a run with a base, read once."""
+        num_labels = len(self.prepared.labels)
+        state = first_state(self.config, self.vocab_size, 1, self.device, num_labels)
+        load_base(state.model, self.config, num_labels)
+        return {name: parameter.detach() for name, parameter in state.model.named_parameters()}
 
     def packed(self, pieces: Pieces) -> Packed:
         """The tokens of these pieces."""
