@@ -66,7 +66,7 @@ def search(rows: DecodingBatch, beam: Beam, texts: Sequence[Writing]) -> list[Wr
     active = searches
     while True:
         log_probs = torch.tensor([one.log_probs for one in active], dtype=torch.float64)
-        found = extensions(rows.read(), log_probs, num_extensions)
+        found = extensions(rows.read(), log_probs, num_extensions, texts[0].num_tokens)
         width = log_probs.shape[1]
         kept = [one.advance(found[place]) for place, one in enumerate(active)]
         going = [place for place, one in enumerate(active) if not one.is_over]
@@ -77,14 +77,17 @@ def search(rows: DecodingBatch, beam: Beam, texts: Sequence[Writing]) -> list[Wr
         rows.append([(text.tokens or [0])[-1] for one in active for text in one.texts])
 
 
-def extensions(logits: Float[Tensor, "N V"], log_probs: Float[Tensor, "B n"], number: int) -> list[list[Extension]]:
-    """For each search the most likely continuations by a token, the most likely first.
+def extensions(
+    logits: Float[Tensor, "N V"], log_probs: Float[Tensor, "B n"], number: int, num_tokens: int | None = None
+) -> list[list[Extension]]:
+    """For each search the most likely continuations by one of the first `num_tokens` tokens, the most likely first.
 
     With k tokens that end a text, k continuations of a beam end at most: among 1 + k times as many as beams, there are
     as many as beams that do not.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    tops, tokens = logits.topk(min(number, logits.shape[1]))  # by logit, as by log-probability within a beam
+    written = logits[:, :num_tokens]
+    tops, tokens = written.topk(min(number, written.shape[1]))  # by logit, as by log-probability within a beam
     each = (tops - logits.logsumexp(-1, keepdim=True)).double().cpu()
     totals = (log_probs[:, :, None] + each.view(*log_probs.shape, -1)).flatten(1)
     best, places = totals.topk(min(number, totals.shape[1]))

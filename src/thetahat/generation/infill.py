@@ -11,9 +11,14 @@ from thetahat.model.encoder import Encoder
 
 @torch.inference_mode()
 def infill(
-    model: Encoder, texts: Sequence[Sequence[int]], mask: int, *, num_steps: int | None = None
+    model: Encoder,
+    texts: Sequence[Sequence[int]],
+    mask: int,
+    *,
+    num_steps: int | None = None,
+    num_tokens: int | None = None,
 ) -> list[list[int]]:
-    r"""Each text with `mask` replaced by a token in every place; other places do not change.
+    r"""Each text with `mask` replaced by one of the first `num_tokens` tokens in every place; others do not change.
 
     Every step reads the whole text and, of the m masked places left, fills the $\lceil m / s \rceil$ whose most likely
     token is the most likely, s being the steps left; `num_steps` None: one place a step. A place that is filled is read
@@ -35,6 +40,8 @@ def infill(
         logits = model.head(model.hidden(inputs)[places])
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         logits[:, mask] = -torch.inf
+        if num_tokens is not None:
+            logits[:, num_tokens:] = -torch.inf
         certainty, tokens = logits.log_softmax(-1).max(-1)
         by_row = places.sum(1).tolist()
         found = zip(open_rows, certainty.split(by_row), tokens.split(by_row), places, strict=True)

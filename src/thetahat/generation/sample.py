@@ -34,7 +34,8 @@ def draw(
     """
     active = list(range(len(texts)))
     while True:
-        tokens = choose_each(rows.read().float(), sampling, [draws[row] for row in active])
+        logits = rows.read().float()[:, : texts[0].num_tokens]
+        tokens = choose_each(logits, sampling, [draws[row] for row in active])
         for row, token in zip(active, tokens, strict=True):
             texts[row].add(token)
         yield texts

@@ -55,6 +55,11 @@ class Writing:
         self._held = ""  # the beginning of a stop text
 
     @property
+    def num_tokens(self) -> int:
+        """How many tokens there are to write; a model may have rows beyond, of no token, which are never chosen."""
+        return len(self._token_bytes)
+
+    @property
     def text(self) -> str:
         """All characters that are certain."""
         return "".join(self._certain)

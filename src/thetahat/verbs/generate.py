@@ -284,7 +284,7 @@ def fill(loaded: Loaded, text: str) -> str:
     read, room = tokenizer.frames.text.around(tokens.ids), loaded.card.context
     if len(read) > room:
         raise DataError(f"the text has {len(read):,} tokens, where the model reads {room:,}", cure="a shorter text")
-    (filled,) = infill(model, [read], mask)
+    (filled,) = infill(model, [read], mask, num_tokens=tokenizer.vocab_size)
     return tokenizer.decode(filled)
 
 
