@@ -19,8 +19,9 @@ from thetahat.core.axes import AXES
 from thetahat.core.config import override
 from thetahat.core.errors import ThetahatError
 from thetahat.core.schema import known_keys
+from thetahat.data.tokens.roles import Roles
 from thetahat.data.tokens.tokenizer import train_tokenizer
-from thetahat.interop.around import Around, Roles
+from thetahat.interop.around import Around
 from thetahat.interop.write import write_folder
 from thetahat.model.build import build_model
 from thetahat.model.init import initialize

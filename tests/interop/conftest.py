@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from thetahat.interop.around import Around, Roles
+from thetahat.data.tokens.roles import Roles
+from thetahat.interop.around import Around
 from thetahat.interop.write import write_folder
 from thetahat.model.build import build_model
 from thetahat.model.config import DecoderConfig

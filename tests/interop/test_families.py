@@ -31,7 +31,7 @@ from tests.interop.tiny import (
 from thetahat.core.errors import ModelError
 from thetahat.interop.around import Around
 from thetahat.interop.folder import open_folder
-from thetahat.interop.write import Writing, write_around, write_folder
+from thetahat.interop.write import WriteConfig, write_around, write_folder
 from thetahat.objective.log_prob import reference
 from thetahat.optimization.adamw import build_adamw
 from thetahat.optimization.config import AdamW
@@ -47,7 +47,7 @@ def root(tmp_path_factory):
 def back(path, folder, model, **how):
     """The folder of a model that came from another, and its tensors."""
     how = {"family": folder.family, "has_head": folder.has_head} | how
-    write_folder(path, model, folder.config, folder.around, folder.passenger_tensors(), Writing(**how))
+    write_folder(path, model, folder.config, folder.around, folder.passenger_tensors(), WriteConfig(**how))
     return load_file(path / "model.safetensors")
 
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.interop.conftest import AROUND, SMALL, lively
 from thetahat.core.errors import DiskFullError, FolderError, ModelError
-from thetahat.interop.around import Roles
+from thetahat.data.tokens.roles import Roles
 from thetahat.interop.folder import is_hub_folder, load_folder, open_folder
-from thetahat.interop.write import Writing, write_folder
+from thetahat.interop.write import WriteConfig, write_folder
 from thetahat.model.build import build_model
 from thetahat.model.init import allocate
 
@@ -66,7 +66,7 @@ def test_config_json_says_everything_to_old_readers_and_new(folder):
 
 
 def test_shards_are_listed_with_their_total_size_and_read_as_one(tmp_path, small):
-    write_folder(tmp_path / "model", small, SMALL, AROUND, how=Writing(shard_bytes=4000))
+    write_folder(tmp_path / "model", small, SMALL, AROUND, how=WriteConfig(shard_bytes=4000))
     index = json.loads((tmp_path / "model" / "model.safetensors.index.json").read_text())
     files = sorted((tmp_path / "model").glob("*.safetensors"))
     assert len(files) > 2
@@ -78,7 +78,7 @@ def test_shards_are_listed_with_their_total_size_and_read_as_one(tmp_path, small
 
 
 def test_an_index_without_its_total_size_is_read(tmp_path, small):
-    write_folder(tmp_path / "model", small, SMALL, AROUND, how=Writing(shard_bytes=4000))
+    write_folder(tmp_path / "model", small, SMALL, AROUND, how=WriteConfig(shard_bytes=4000))
     edited(tmp_path / "model" / "model.safetensors.index.json", metadata={})
     assert are_equal(loaded(tmp_path / "model"), small)
 
@@ -88,7 +88,7 @@ def test_the_dtype_of_a_file_is_known_and_kept(tmp_path):
     write_folder(tmp_path / "half", half, SMALL, AROUND)
     assert open_folder(tmp_path / "half").dtype == torch.bfloat16
     whole = loaded(tmp_path / "half")  # bfloat16 fits into float32
-    write_folder(tmp_path / "back", whole, SMALL, AROUND, how=Writing(dtype="bfloat16"))
+    write_folder(tmp_path / "back", whole, SMALL, AROUND, how=WriteConfig(dtype="bfloat16"))
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("half", "back"))
     assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in ours)
     mixed = {name: tensor.float() if "norm" in name else tensor for name, tensor in ours.items()}
@@ -163,7 +163,7 @@ def test_loading_holds_little_beside_the_model(tmp_path, dtype, shard_bytes):
     allocate(model, dtype=torch.bfloat16)
     for parameter in model.parameters():
         parameter.data.fill_(0.5)
-    write_folder(tmp_path / "model", model, config, AROUND, how=Writing(shard_bytes=shard_bytes))
+    write_folder(tmp_path / "model", model, config, AROUND, how=WriteConfig(shard_bytes=shard_bytes))
     command = [sys.executable, "-c", LOAD, str(tmp_path / "model"), dtype]
     assert float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) < 1.2
 

@@ -8,8 +8,8 @@ from functools import cache, partial
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.model.test_families import laid
 from thetahat.core.batch import Inputs, Source
-from thetahat.core.visibility import visibility_of
 from thetahat.interop.folder import load_folder, open_folder
 from thetahat.model.build import build_model
 from thetahat.model.config import EncoderConfig, EncoderDecoderConfig, Rotary
@@ -245,20 +245,6 @@ def loaded(path, dtype=torch.float32):
 
 def tokens(length, rows=2, seed=3):
     return torch.randint(3, 90, (rows, length), generator=torch.Generator().manual_seed(seed))
-
-
-def laid(texts, rows, *, is_causal):
-    """Texts one after the other in their rows, padded at the end; where each lies."""
-    places, columns = [], [0] * (max(rows) + 1)
-    for row, text in zip(rows, texts, strict=True):
-        places.append((row, slice(columns[row], columns[row] + len(text))))
-        columns[row] += len(text)
-    tokens, position = torch.zeros(2, len(columns), max(columns) + 1, dtype=torch.int64)
-    piece = torch.full_like(tokens, -1)
-    for number, (place, text) in enumerate(zip(places, texts, strict=True)):
-        tokens[place], position[place], piece[place] = torch.tensor(text), torch.arange(len(text)), number
-    is_plain = len(columns) == len(texts)
-    return Inputs(tokens, position, visibility_of(piece, is_causal=is_causal, is_plain=is_plain)), places
 
 
 def asked(config, texts, sources, rows=None):

@@ -9,12 +9,14 @@ from safetensors.torch import load_file, save_file
 
 from tests.examples import SENTENCE, lively, run_config
 from tests.run.test_base import SHAPE, dialogues, ran, write
+from thetahat.core import store
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.data.config import DataConfig
+from thetahat.data.tokens.roles import Roles
 from thetahat.data.tokens.tokenizer import train_tokenizer
 from thetahat.distribution.world import World
-from thetahat.interop.around import Around, Roles
-from thetahat.interop.write import Writing, write_folder
+from thetahat.interop.around import Around
+from thetahat.interop.write import WriteConfig, write_folder
 from thetahat.model.adapters.lora import LoRAConfig
 from thetahat.model.build import build_model
 from thetahat.model.config import (
@@ -35,7 +37,8 @@ from thetahat.model.config import (
 from thetahat.objective.config import Labels, Masked, ObjectiveConfig
 from thetahat.proof.bench import Bench
 from thetahat.recipes.fine_tuning import fine_tuning
-from thetahat.run.base import parameters_of, resolved
+from thetahat.run.base import parameters_of, refuse_typed, resolved
+from thetahat.run.folder import stored as stored_module
 from thetahat.run.folder.checkpoint import CARD, MODEL, read_config
 from thetahat.run.folder.stored import find_model
 from thetahat.run.prepare import prepare
@@ -89,9 +92,9 @@ def folder(tmp_path, tokenizer, monkeypatch):
 
     def written(name):
         config, end = MODELS[name], tokenizer.roles.eos
-        around = Around(roles=Roles(eos=end, decoder_start=end[0]), context=64, tokenizer=tokenizer.to_json())
+        around = Around(roles=Roles(eos=end, start=end[0]), context=64, tokenizer=tokenizer.to_json())
         model = lively(build_model(config, ROWS), torch.float32)
-        how = Writing(family="bert", has_head=False) if name == "bare" else Writing(family=name)
+        how = WriteConfig(family="bert", has_head=False) if name == "bare" else WriteConfig(family=name)
         write_folder(tmp_path / name, model, config, around, None, how)
         return str(tmp_path / name)
 
@@ -223,3 +226,15 @@ def test_the_proof_is_of_the_parameters_of_the_folder(folder, texts):
     theirs = dict(find_model(base).parameters())
     for name, parameter in bench.state().model.named_parameters():
         assert torch.equal(parameter, theirs[name].double()), name
+
+
+def test_a_folder_is_hashed_and_its_tokenizer_read_once_however_often_it_is_asked(tmp_path, folder, texts, monkeypatch):
+    base, hashed, read = folder("gpt2"), [], []
+    digest, tokenizer = store.digest_file, stored_module.load_tokenizer
+    monkeypatch.setattr(store, "digest_file", lambda path: hashed.append(path) or digest(path))
+    monkeypatch.setattr(stored_module, "load_tokenizer", lambda *told: read.append(1) or tokenizer(*told))
+    config = tuning(base, texts)
+    refuse_typed(config, {}, {})
+    assert hashed == []
+    ran(config, tmp_path / "run")
+    assert (hashed.count(tmp_path / "gpt2" / "model.safetensors"), len(read)) == (1, 1)

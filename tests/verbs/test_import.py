@@ -12,8 +12,9 @@ from tests.examples import SENTENCE
 from tests.interop.conftest import SMALL, lively
 from tests.run.test_base import dialogues, ran, write
 from thetahat.core.errors import ConfigError, FolderError, ModelError
+from thetahat.data.tokens.roles import Roles
 from thetahat.data.tokens.tokenizer import train_tokenizer
-from thetahat.interop.around import Around, Roles
+from thetahat.interop.around import Around
 from thetahat.interop.folder import open_folder
 from thetahat.interop.write import write_folder
 from thetahat.model.adapters.lora import LoRAConfig

@@ -39,8 +39,8 @@ def score(
 ) -> None:
     """Say how likely a text is under a model, exactly and with an interval.
 
-    MODEL is a run folder, RUN@best, RUN@STEP or a checkpoint folder. Without DATA: what the run held out. With --out,
-    the same command goes on where it was interrupted.
+    MODEL is a run folder, RUN@best, RUN@STEP, a checkpoint, or a folder of transformers. Without DATA: what the run
+    held out. With --out, the same command goes on where it was interrupted.
     """
     listen_to_library(quiet=quiet)
     from thetahat.cli.progress import token_progress

@@ -13,7 +13,7 @@ import typer
 from thetahat.core.errors import ThetahatError
 from thetahat.core.plain import as_json
 
-Words = typer.Argument(None, metavar="[RECIPE|CONFIG.toml] [KEY=VALUE]...", show_default=False)
+Words = typer.Argument(None, metavar="[RECIPE|CONFIG.toml|MODEL] [KEY=VALUE]...", show_default=False)
 Json = typer.Option(False, "--json", help="One JSON object as the last line of stdout.")
 Quiet = typer.Option(False, "--quiet", "-q", help="No progress, no advice; errors only.")
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, cast, final
 
 from thetahat.core.errors import ModelError
+from thetahat.data.chat.template import templates_in
+from thetahat.data.tokens.roles import NO_ROLES, Roles
 from thetahat.interop.files import read_object, read_text
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -17,21 +19,10 @@ MODEL_CARD = "README.md"
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Roles:
-    """Ids of special tokens by what they are for; None: there is none. Text ends with any of `eos`."""
-
-    bos: int | None = None
-    eos: tuple[int, ...] = ()
-    pad: int | None = None
-    decoder_start: int | None = None  # what a decoder that reads a source reads first
-
-
-@final
-@dataclass(frozen=True, kw_only=True)
 class Around:
     """What a folder holds beside the weights of a model and the fields that describe it."""
 
-    roles: Roles = Roles()
+    roles: Roles = NO_ROLES
     context: int | None = None  # positions that the model was trained for; None: not said
     tokenizer: str | None = None  # the text of tokenizer.json; None: there is none
     tokenizer_config: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -56,7 +47,7 @@ def roles_of(config: Mapping[str, Any], generation: Mapping[str, Any]) -> Roles:
         return next(iter(named(name)), None)
 
     eos = tuple(dict.fromkeys(named("eos")))
-    return Roles(bos=one("bos"), eos=eos, pad=one("pad"), decoder_start=one("decoder_start"))
+    return Roles(bos=one("bos"), eos=eos, pad=one("pad"), start=one("decoder_start"))
 
 
 def around_in(folder: Path, config: Mapping[str, Any], inert: Mapping[str, Any]) -> Around:
@@ -71,7 +62,7 @@ def around_in(folder: Path, config: Mapping[str, Any], inert: Mapping[str, Any])
         roles=roles_of(config, generation),
         tokenizer=tokenizer,
         tokenizer_config=tokenizer_config,
-        templates=chat_templates(folder, tokenizer_config),
+        templates=templates_in(folder, tokenizer_config, read_text),
         generation=generation,
         fields=inert,
     )
@@ -88,22 +79,3 @@ def vocabulary_of(tokenizer: str) -> int:
         return max(ids) + 1
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelError(f"{TOKENIZER} describes no tokenizer: {error}") from error
-
-
-def chat_templates(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
-    """The chat templates of a folder by name; the one that is used without a name is "default".
-
-    A file of its own comes before tokenizer_config.json, as in transformers.
-    """
-    found: dict[str, str] = {}
-    given = tokenizer_config.get("chat_template")
-    if isinstance(given, str):
-        found["default"] = given
-    elif isinstance(given, list):
-        listed = [one for one in cast("list[Any]", given) if isinstance(one, dict)]
-        found |= {str(one.get("name")): str(one.get("template")) for one in cast("list[dict[str, Any]]", listed)}
-    others = sorted((folder / TEMPLATES).glob("*.jinja")) if (folder / TEMPLATES).is_dir() else []
-    found |= {path.stem: read_text(path) for path in others}
-    if (folder / TEMPLATE).is_file():
-        found["default"] = read_text(folder / TEMPLATE)
-    return found

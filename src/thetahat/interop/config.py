@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from math import log
 from typing import Any, cast
 
 from msgspec.structs import replace
@@ -14,6 +13,7 @@ from thetahat.interop.family import ASSUMED, BOOKKEEPING, GENERATION, Family
 from thetahat.interop.fields import MOST_LAYERS, Fields, MisfitError, Part, Plain, nested, refused
 from thetahat.interop.layers import resolved
 from thetahat.model.config import EncoderDecoderConfig, Mixer, ModelConfig, Rotary, YarnScaling
+from thetahat.model.layers.rope import attention_factor
 
 
 def family_of(plain: Mapping[str, Any]) -> Family:
@@ -144,13 +144,10 @@ def _resolved(mixer: Mixer, config: ModelConfig) -> Mixer:
 def _plain(rotary: Rotary) -> Rotary:
     """With the attention factor of YaRN left out where it is the default."""
     scaling = rotary.scaling
-    if isinstance(scaling, YarnScaling) and scaling.attention_factor == _default_factor(scaling):
-        return replace(rotary, scaling=replace(scaling, attention_factor=None))
-    return rotary
-
-
-def _default_factor(scaling: YarnScaling) -> float:
-    return 0.1 * log(scaling.factor) + 1 if scaling.factor > 1 else 1.0
+    if not isinstance(scaling, YarnScaling):
+        return rotary
+    usual = replace(scaling, attention_factor=None)
+    return replace(rotary, scaling=usual) if scaling.attention_factor == attention_factor(usual) else rotary
 
 
 def _unresolved(mixer: Mixer, base: float | None) -> Mixer:

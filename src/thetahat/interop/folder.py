@@ -12,7 +12,8 @@ from msgspec import structs
 from torch import Tensor, nn
 
 from thetahat.core.errors import ModelError
-from thetahat.interop.around import TOKENIZER, Around, Roles, around_in, vocabulary_of
+from thetahat.data.tokens.roles import Roles
+from thetahat.interop.around import TOKENIZER, Around, around_in, vocabulary_of
 from thetahat.interop.config import family_of, is_inert, read_config
 from thetahat.interop.family import GAIN_NAMES, Family
 from thetahat.interop.files import FLOATS, INDEX, WEIGHTS, Stored, blocks, gguf_refused, read_object, stored_in, tensors

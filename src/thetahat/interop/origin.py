@@ -1,15 +1,17 @@
 """What an imported model came with, kept beside its weights, so that it can be written back as it was."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
 from safetensors.torch import save_file
 from torch import Tensor
 
+from thetahat.core.config import from_plain, to_plain
 from thetahat.core.store import write_json
-from thetahat.interop.around import Around, Roles
+from thetahat.data.tokens.roles import Roles
+from thetahat.interop.around import Around
 from thetahat.interop.files import opened, read_object
 from thetahat.interop.folder import HubFolder
 
@@ -39,7 +41,8 @@ def origin_of(folder: HubFolder) -> Origin:
 
 def write_origin(folder: Path, origin: Origin) -> None:
     """Puts it beside the weights. The tokenizer is a file of its own there, and not repeated."""
-    around = {name: value for name, value in asdict(origin.around).items() if name != "tokenizer"}
+    around = {name: value for name, value in vars(origin.around).items() if name != "tokenizer"}
+    around |= {"roles": to_plain(origin.around.roles)}
     write_json(folder / ORIGIN, {"family": origin.family, "has_head": origin.has_head, "around": around})
     if origin.passengers:
         save_file(dict(origin.passengers), folder / PASSENGERS)
@@ -51,12 +54,11 @@ def read_origin(folder: Path, tokenizer: str | None) -> Origin | None:
         return None
     said = read_object(folder / ORIGIN)
     around: dict[str, Any] = said["around"]
-    roles: dict[str, Any] = around.pop("roles")
-    ended = Roles(**{name: id for name, id in roles.items() if name != "eos"}, eos=tuple(roles["eos"]))
+    roles = from_plain(around.pop("roles"), Roles)
     return Origin(
         family=said["family"],
         has_head=said["has_head"],
-        around=Around(**around, roles=ended, tokenizer=tokenizer),
+        around=Around(**around, roles=roles, tokenizer=tokenizer),
         passengers=_passengers(folder / PASSENGERS),
     )
 

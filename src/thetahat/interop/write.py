@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from thetahat.core.config import Config
 from thetahat.core.store import publishing, write_json, write_text
+from thetahat.data.tokens.roles import Roles
 from thetahat.interop.around import (
     GENERATION,
     MODEL_CARD,
@@ -21,7 +22,6 @@ from thetahat.interop.around import (
     TOKENIZER,
     TOKENIZER_CONFIG,
     Around,
-    Roles,
 )
 from thetahat.interop.config import family_for, write_config
 from thetahat.interop.family import Family
@@ -33,7 +33,7 @@ _TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 _STALE = ("auto_map", "chat_template", "tokenizer_file", "name_or_path", "added_tokens_decoder", "backend")
 
 
-class Writing(Config, kw_only=True):
+class WriteConfig(Config, kw_only=True):
     """How a folder is written."""
 
     family: str | None = None  # a model_type; None: the first that has this shape
@@ -42,7 +42,7 @@ class Writing(Config, kw_only=True):
     shard_bytes: int = 5_000_000_000  # of a file, beyond which there are several
 
 
-_PLAIN = Writing()
+_PLAIN = WriteConfig()
 
 
 def write_folder(
@@ -51,7 +51,7 @@ def write_folder(
     config: ModelConfig,
     around: Around,
     passengers: Mapping[str, Tensor] | None = None,
-    how: Writing = _PLAIN,
+    how: WriteConfig = _PLAIN,
 ) -> Family:
     """Publishes a model at `target`, where nothing may be; what comes back is the family that it is written as.
 
@@ -131,7 +131,7 @@ def _ids(roles: Roles, *, is_pair: bool) -> dict[str, Any]:
     """The ids of special tokens; null where there is none, or a class of theirs would take ids of its own."""
     eos = list(roles.eos) if len(roles.eos) > 1 else next(iter(roles.eos), None)
     ids = {"bos_token_id": roles.bos, "eos_token_id": eos, "pad_token_id": roles.pad}
-    return ids | ({"decoder_start_token_id": roles.decoder_start} if is_pair else {})
+    return ids | ({"decoder_start_token_id": roles.start} if is_pair else {})
 
 
 def write_around(folder: Path, around: Around, *, is_pair: bool) -> None:

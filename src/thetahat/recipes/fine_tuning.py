@@ -19,7 +19,7 @@ RECIPES = {"decoder": quickstart, "encoder": masked, "encoder-decoder": translat
 
 
 def fine_tuning(base: str, card: Card) -> RunConfig:
-    """The config that goes on from a model: its shape, its objective, AdamW with small steps, and one pass of 300.
+    """The config that goes on from a model: its shape, its objective, 300 steps of AdamW at a small rate.
 
     The learning rate, 2e-5, is the usual one of full fine-tuning (Devlin et al., BERT, 2018, arXiv 1810.04805, section
     A.3); an adapter asks for about ten times as much: optimization.matrices.learning_rate=2e-4.

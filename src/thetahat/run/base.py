@@ -133,7 +133,7 @@ def _stored(config: RunConfig, name: str) -> StoredModel:
             f"base={name} is gone, which this run was started from: {str(error).splitlines()[0]}",
             cure="bring it back under that name, or type the command in the folder where the run was started",
         ) from error
-    if config.base_digest not in {None, _digest(stored)}:
+    if config.base_digest is not None and config.base_digest != _digest(stored):
         raise ModelError(
             f"{name} is another model than the one that was started from, or adapted: its digest is {_digest(stored)}, "
             f"not {config.base_digest}",

@@ -19,6 +19,7 @@ from thetahat.ledger.ledger import read_ledger
 from thetahat.ledger.pairing import Scored
 
 if TYPE_CHECKING:
+    from thetahat.run.folder.stored import StoredModel
     from thetahat.verbs.load import Loaded
 
 logger = getLogger("thetahat")
@@ -57,8 +58,7 @@ def compare(
     if len(ledgers) == 2 and (strange := [pair for pair in overrides if not pair.startswith(_OF_DATA)]):
         allowed = "data.split_on=TEXT, data.columns.NAME=COLUMN"
         raise ConfigError(f"{strange[0]} changes nothing: both ledgers are written", allowed=allowed)
-    asked = [*overrides, *_smaller_context(a, b, overrides)]
-    (ours, read_a), (theirs, read_b) = (_scored(model, data, asked) for model in (a, b))
+    (ours, read_a), (theirs, read_b) = _scored_both(a, b, data, overrides)
     compared = compare_ledgers(ours, theirs, top, lower_bound=lower_bound)
     if not data:
         return compared
@@ -66,17 +66,21 @@ def compare(
     return _with_texts(compared, data, _Read(given.separator, given.columns).or_as(read_a).or_as(read_b))
 
 
-def _smaller_context(a: "Loaded | str | Path", b: "Loaded | str | Path", overrides: Sequence[str]) -> list[str]:
-    """The context that both are asked with, where they would read another number of positions each."""
-    if any(pair.startswith("context=") for pair in overrides) or _is_ledger(a) or _is_ledger(b):
-        return []
+def _scored_both(
+    a: "Loaded | str | Path", b: "Loaded | str | Path", data: Sequence[str], overrides: Sequence[str]
+) -> list[tuple[Scored, _Read]]:
+    """Both ledgers, and how their texts were read; two models by name read no more than the one that reads fewer."""
+    if any(not isinstance(model, str | Path) or _is_ledger(model) for model in (a, b)):
+        return [_scored(model, data, overrides) for model in (a, b)]
     from thetahat.run.folder.stored import find_model
 
-    contexts = [(find_model(str(model)) if isinstance(model, str | Path) else model).card.context for model in (a, b)]
-    if contexts[0] == contexts[1]:
-        return []
-    logger.info("both read at most %s positions at once, as the one does that reads fewer", f"{min(contexts):,}")
-    return [f"context={min(contexts)}"]
+    found = {str(model): find_model(str(model)) for model in (a, b)}
+    contexts = {stored.card.context for stored in found.values()}
+    asked = [*overrides]
+    if len(contexts) > 1 and not any(pair.startswith("context=") for pair in overrides):
+        logger.info("both read at most %s positions at once, as the one does that reads fewer", f"{min(contexts):,}")
+        asked.append(f"context={min(contexts)}")
+    return [_scored_by(found[str(model)], str(model), data, asked) for model in (a, b)]
 
 
 def _is_ledger(model: "Loaded | str | Path") -> bool:
@@ -85,14 +89,21 @@ def _is_ledger(model: "Loaded | str | Path") -> bool:
 
 def _scored(model: "Loaded | str | Path", data: Sequence[str], overrides: Sequence[str]) -> tuple[Scored, _Read]:
     """The ledger, and how the text was read that was scored for it."""
-    if isinstance(model, str | Path) and _is_ledger(model):
+    if not isinstance(model, str | Path):
+        return _scored_by(model, str(model.folder), data, overrides)
+    if _is_ledger(model):
         return Scored(str(model), *read_ledger(Path(model))), _Read()
-    from thetahat.verbs.load import load
+    return _scored_by(str(model), str(model), data, overrides)
+
+
+def _scored_by(
+    model: "Loaded | StoredModel | str", name: str, data: Sequence[str], overrides: Sequence[str]
+) -> tuple[Scored, _Read]:
+    from thetahat.verbs.load import Loaded, load
     from thetahat.verbs.score import score
 
-    loaded = load(str(model), tuple(overrides)) if isinstance(model, str | Path) else model
+    loaded = model if isinstance(model, Loaded) else load(model, tuple(overrides))
     found = score(loaded, data)
-    name = str(model) if isinstance(model, str | Path) else str(loaded.folder)
     return Scored(name, found.rows, found.metadata), _Read(loaded.card.separator, loaded.card.columns)
 
 

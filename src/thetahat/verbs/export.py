@@ -18,7 +18,7 @@ from thetahat.interop.files import opened
 from thetahat.interop.hub import hub_name, is_hub_name
 from thetahat.interop.out.adapter import Trained, check_adapter, write_adapter
 from thetahat.interop.out.card import ModelFacts, model_card
-from thetahat.interop.write import Writing, write_folder
+from thetahat.interop.write import WriteConfig, write_folder
 from thetahat.model.adapters.lora import merge
 from thetahat.run.folder.checkpoint import MODEL
 from thetahat.run.folder.stored import Foreign
@@ -86,12 +86,12 @@ def export(name: str, out: Path, how: ExportConfig = _AS_IT_IS, *, shows: Shows 
         measured(loaded, name, shows) if how.measures and has_head else (None, "that was not asked for, or cannot be")
     )
     facts = facts_of(loaded, name, likelihood, why_not)
-    around = around_of(loaded, origin)
+    around, dtype = around_of(loaded, origin), how.dtype or _dtype_of(loaded)
     with store.alone(out):
         if how.adapter:
             family = _write_adapter(out, loaded, replace(facts, library="peft"), preferred)
         else:
-            writing = Writing(family=preferred, dtype=how.dtype or _dtype_of(loaded), has_head=has_head)
+            writing = WriteConfig(family=preferred, dtype=dtype, has_head=has_head)
             around = replace(around, model_card=model_card(facts))
             passengers = origin.passengers if origin else None
             family = write_folder(out, loaded.model, loaded.card.model, around, passengers, writing)
@@ -100,7 +100,7 @@ def export(name: str, out: Path, how: ExportConfig = _AS_IT_IS, *, shows: Shows 
         folder=out,
         family=family.model_type,
         architecture=family.architecture if has_head else family.bare,
-        dtype=how.dtype or _dtype_of(loaded),
+        dtype=dtype,
         num_parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
         bits_per_byte=summary.bits_per_byte if summary else None,
         bits_per_byte_ci95=summary.bits_per_byte_ci95 if summary else None,
@@ -119,7 +119,7 @@ def _refuse_unwritable(loaded: Loaded) -> None:
         raise ModelError(
             f"{loaded.folder} is a prefix language model: all of a prompt sees all of it, which no decoder of "
             "transformers computes",
-            allowed="objective.factorization.kind=causal, fim, masked, conditional, spans",
+            allowed="objective.factorization.kind=causal, fill-in-the-middle, masked, conditional, spans",
         )
 
 

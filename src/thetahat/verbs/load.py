@@ -53,15 +53,15 @@ class Loaded:
         return self.card.policy(self.inference)
 
 
-def load(name: str, overrides: tuple[str, ...] = (), *, needs_head: bool = True) -> Loaded:
-    """The model of this name, whatever made it; no optimizer and no data of a run is needed.
+def load(name: str | StoredModel, overrides: tuple[str, ...] = (), *, needs_head: bool = True) -> Loaded:
+    """The model of this name, or found already, whatever made it; no optimizer and no data of a run is needed.
 
     `overrides` replace settings of its run: the keys of InferenceConfig; batch_size, short for evaluation.batch_size;
     context, the positions that are read at once; data.split_on, the text between the documents of a .txt; data.columns;
     and data.on_bad_record. Raises ModelError where no text has a likelihood under the model, unless it is asked for
     without its head.
     """
-    stored = find_model(name)
+    stored = find_model(name) if isinstance(name, str) else name
     if needs_head:
         check_head(stored)
     card, inference = _with_context(stored.card, overrides), _inference(stored, overrides)

@@ -6,11 +6,14 @@ from dataclasses import replace
 from logging import getLogger
 from typing import Any
 
+from msgspec import structs
+
 from thetahat.core.errors import ModelError
 from thetahat.core.special import Frame
 from thetahat.data.chat.encode import ChatOptions, DialogueEncoder
 from thetahat.data.chat.template import ChatTemplate, load_template
-from thetahat.interop.around import Around, Roles
+from thetahat.data.tokens.roles import Roles
+from thetahat.interop.around import Around
 from thetahat.interop.origin import Origin, origin_of, read_origin
 from thetahat.interop.out.frame import with_frame
 from thetahat.run.folder.checkpoint import TOKENIZER
@@ -56,7 +59,7 @@ def around_of(loaded: Loaded, origin: Origin | None) -> Around:
         around, roles = origin.around, origin.around.roles
     eos = tuple(dict.fromkeys((*roles.eos, *ends)))
     templates = {**around.templates} if template is None else {**around.templates, "default": template}
-    return replace(around, roles=replace(roles, eos=eos), templates=templates, tokenizer=tokenizer)
+    return replace(around, roles=structs.replace(roles, eos=eos), templates=templates, tokenizer=tokenizer)
 
 
 def _frame(loaded: Loaded) -> Frame:
@@ -74,7 +77,7 @@ def _roles(loaded: Loaded) -> Roles:
         bos=ours.bos if ours.bos is not None else frames.text.before[0],
         eos=ours.eos,
         pad=ours.eos[0] if ours.pad is None and is_pair else ours.pad,  # labels are shifted with it
-        decoder_start=frames.target.before[0] if is_pair else None,
+        start=frames.target.before[0] if is_pair else None,
     )
 
 

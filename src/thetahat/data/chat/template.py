@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -80,10 +80,12 @@ def _object(path: Path) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def templates_in(folder: Path | None, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
+def templates_in(
+    folder: Path | None, tokenizer_config: Mapping[str, Any], read: Callable[[Path], str] = _text
+) -> dict[str, str]:
     """The templates in the folder of a model by name; the one that is used without a name is "default".
 
-    A file of its own comes before tokenizer_config.json, as in transformers.
+    A file of its own comes before tokenizer_config.json, as in transformers; `read` gives the text of one.
     """
     source = tokenizer_config.get("chat_template")
     if isinstance(source, list):  # several, by name
@@ -92,8 +94,8 @@ def templates_in(folder: Path | None, tokenizer_config: Mapping[str, Any]) -> di
     found = {str(name): text for name, text in listed.items() if isinstance(text, str)}
     if folder is None:
         return found
-    found |= {path.stem: _text(path) for path in sorted((folder / _OTHERS).glob("*.jinja"))}
-    return found | ({"default": _text(folder / _OWN)} if (folder / _OWN).is_file() else {})
+    found |= {path.stem: read(path) for path in sorted((folder / _OTHERS).glob("*.jinja"))}
+    return found | ({"default": read(folder / _OWN)} if (folder / _OWN).is_file() else {})
 
 
 def template_of(

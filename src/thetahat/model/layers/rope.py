@@ -53,7 +53,7 @@ def scaled(frequency: Float[Tensor, " J"], scaling: RotaryScaling, base: float) 
         case YarnScaling():
             kept = 1 - _ramp(len(frequency), scaling, base).to(frequency)
     frequency = (1 - kept) * frequency / scaling.factor + kept * frequency
-    return frequency, _yarn_length(scaling) if isinstance(scaling, YarnScaling) else 1.0
+    return frequency, attention_factor(scaling) if isinstance(scaling, YarnScaling) else 1.0
 
 
 def _ramp(num_pairs: int, yarn: YarnScaling, base: float) -> Float[Tensor, " J"]:
@@ -70,7 +70,8 @@ def _ramp(num_pairs: int, yarn: YarnScaling, base: float) -> Float[Tensor, " J"]
     return ((torch.arange(num_pairs, dtype=torch.float64) - low) / (high - low)).clamp(0, 1)
 
 
-def _yarn_length(yarn: YarnScaling) -> float:
+def attention_factor(yarn: YarnScaling) -> float:
+    """What YaRN multiplies cosines and sines by: the given factor, or 0.1 ln(factor) + 1 (its equation 22)."""
     if yarn.attention_factor is not None:
         return yarn.attention_factor
     return 0.1 * math.log(yarn.factor) + 1 if yarn.factor > 1 else 1.0

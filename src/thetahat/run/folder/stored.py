@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import final
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from thetahat.core import store
 from thetahat.core.errors import ModelError
 from thetahat.data.config import ChatConfig
-from thetahat.data.tokens.roles import Roles
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from thetahat.interop.folder import HubFolder, is_hub_folder, open_folder, parameters_in
 from thetahat.interop.hub import is_hub_name, local_folder
@@ -106,14 +105,15 @@ class Foreign:
 
     def tokenizer(self) -> Tokenizer:
         """Its tokenizer, with the special tokens that its config names."""
+        return self._tokenizer
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
         if self.hub.tokenizer is None:
             raise ModelError(
                 f"{self.folder} has no tokenizer.json", cure="the tokenizer.json that belongs to this model, beside it"
             )
-        roles = self.hub.roles
-        return load_tokenizer(
-            self.folder, Roles(bos=roles.bos, eos=roles.eos, pad=roles.pad, start=roles.decoder_start)
-        )
+        return load_tokenizer(self.folder, self.hub.roles)
 
     def parameters(self) -> Iterator[tuple[str, Tensor]]:
         """One after another by our names; a tied table once."""
@@ -136,10 +136,23 @@ def check_head(stored: StoredModel) -> None:
 def find_model(name: str) -> StoredModel:
     """The model that a MODEL argument means: a folder of transformers, here or on the hub, or a checkpoint."""
     if is_hub_name(name):
-        return Foreign(open_folder(local_folder(name)))
+        return _foreign(local_folder(name))
     if is_hub_folder(Path(name)):
-        return Foreign(open_folder(Path(name)))
+        return _foreign(Path(name))
     return Checkpoint(find_checkpoint(name))
+
+
+def _foreign(path: Path) -> Foreign:
+    """The folder, checked, hashed and its tokenizer read once a process, as long as no file in it changes."""
+    with store.reading(path):
+        files = sorted([path, *path.glob("*"), *path.glob("*/*.jinja")])
+        states = [(file, file.stat()) for file in files if file.is_file()]
+    return _opened(path, tuple((file, state.st_size, state.st_mtime_ns, state.st_ino) for file, state in states))
+
+
+@lru_cache(maxsize=4)
+def _opened(path: Path, files: tuple[tuple[Path, int, int, int], ...]) -> Foreign:
+    return Foreign(open_folder(path))
 
 
 def _factorization(hub: HubFolder) -> Factorization:
