@@ -35,9 +35,9 @@ from thetahat.data.read.record import Record
 from thetahat.data.read.texts import read_records
 from thetahat.data.tokens.tokenizer import train_tokenizer
 from thetahat.model.build import build_model
-from thetahat.model.config import DecoderConfig
+from thetahat.model.config import DecoderConfig, Dtype
 from thetahat.model.init import initialize
-from thetahat.model.precision import Dtype, computing_in
+from thetahat.model.precision import computing_in
 from thetahat.objective.factorization import causal
 from thetahat.objective.log_prob import reference
 from thetahat.objective.objective import log_likelihood

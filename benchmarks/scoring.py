@@ -37,10 +37,9 @@ from thetahat.data.tokens.tokenizer import END_OF_TEXT, Tokenizer, load_tokenize
 from thetahat.distribution.world import World
 from thetahat.ledger.policy import Policy
 from thetahat.model.build import build_model
-from thetahat.model.config import DecoderConfig
+from thetahat.model.config import DecoderConfig, Dtype
 from thetahat.model.decoder import Decoder
 from thetahat.model.init import initialize
-from thetahat.model.precision import Dtype
 from thetahat.recipes.catalogue import find_recipe
 from thetahat.scoring.likelihood import score_corpus
 

@@ -218,5 +218,9 @@ def test_help_does_not_wait_for_torch(code):
     assert {"torch", "numpy", "pyarrow", "tokenizers"} & loaded(code) == set()
 
 
+def test_what_a_config_is_made_of_does_not_wait_for_torch():
+    assert {"torch", "numpy", "pyarrow"} & loaded("import thetahat.recipes.catalogue, thetahat.run.card") == set()
+
+
 def test_the_version_is_one():
     assert re.fullmatch(r"\d+\.\d+\.\d+", thetahat.__version__)

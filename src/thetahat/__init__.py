@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from thetahat.generation.beam import Beam as Beam
     from thetahat.generation.sample import Sampling as Sampling
     from thetahat.ledger.ledger import read_ledger as read_ledger
-    from thetahat.model.adapters.lora import LoRAConfig as LoRAConfig
+    from thetahat.model.adapters.config import LoRAConfig as LoRAConfig
     from thetahat.model.config import (
         AttentionConfig as AttentionConfig,
         AttentionMixer as AttentionMixer,
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
         WatchConfig as WatchConfig,
     )
     from thetahat.run.train import train as train
-    from thetahat.scoring.likelihood import EvaluationConfig as EvaluationConfig
+    from thetahat.scoring.config import EvaluationConfig as EvaluationConfig
     from thetahat.verbs.choose import choose as choose
     from thetahat.verbs.compare import compare as compare
     from thetahat.verbs.explain import explain as explain
@@ -128,7 +128,7 @@ CONFIGS = {
     "EmbeddingConfig": "model.config",
     "TransformConfig": "model.config",
     "HeadConfig": "model.config",
-    "LoRAConfig": "model.adapters.lora",
+    "LoRAConfig": "model.adapters.config",
     "ObjectiveConfig": "objective.config",
     "Causal": "objective.config",
     "FillInTheMiddle": "objective.config",
@@ -143,7 +143,7 @@ CONFIGS = {
     "Constant": "optimization.config",
     "Cosine": "optimization.config",
     "WSD": "optimization.config",
-    "EvaluationConfig": "scoring.likelihood",
+    "EvaluationConfig": "scoring.config",
     "CheckpointConfig": "run.config",
     "LedgerConfig": "run.config",
     "WatchConfig": "run.config",

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from tests.examples import SENTENCE, run_config
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.data.config import ChatConfig, DataConfig
-from thetahat.model.adapters.lora import LoRAConfig, merge
+from thetahat.model.adapters.config import LoRAConfig
+from thetahat.model.adapters.lora import merge
 from thetahat.model.adapters.rows import HeadWithRows, train_new_rows
 from thetahat.model.config import DecoderConfig, EncoderConfig
 from thetahat.model.layers.head import Head

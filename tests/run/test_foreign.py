@@ -17,7 +17,7 @@ from thetahat.data.tokens.tokenizer import train_tokenizer
 from thetahat.distribution.world import World
 from thetahat.interop.around import Around
 from thetahat.interop.write import WriteConfig, write_folder
-from thetahat.model.adapters.lora import LoRAConfig
+from thetahat.model.adapters.config import LoRAConfig
 from thetahat.model.build import build_model
 from thetahat.model.config import (
     AttentionConfig,

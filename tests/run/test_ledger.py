@@ -16,8 +16,9 @@ from thetahat.ledger.ledger import read_ledger
 from thetahat.ledger.policy import read_policy
 from thetahat.ledger.run_ledger import part_files, read_run_ledger
 from thetahat.run.card import card_of
-from thetahat.run.config import CheckpointConfig, LedgerConfig, set_up
+from thetahat.run.config import CheckpointConfig, LedgerConfig
 from thetahat.run.log import ledger as module
+from thetahat.run.machine import set_up
 from thetahat.run.prepare import prepare
 from thetahat.run.state import first_state
 from thetahat.run.train import train

@@ -15,7 +15,7 @@ from thetahat.data.config import ChatConfig, DataConfig
 from thetahat.generation.sample import Sampling
 from thetahat.interop.names import Entry
 from thetahat.interop.out.adapter import joined_product
-from thetahat.model.adapters.lora import LoRAConfig
+from thetahat.model.adapters.config import LoRAConfig
 from thetahat.model.config import AttentionConfig
 from thetahat.verbs.export import ExportConfig, export
 from thetahat.verbs.generate import answer

@@ -17,7 +17,7 @@ from thetahat.data.tokens.tokenizer import train_tokenizer
 from thetahat.interop.around import Around
 from thetahat.interop.folder import open_folder
 from thetahat.interop.write import write_folder
-from thetahat.model.adapters.lora import LoRAConfig
+from thetahat.model.adapters.config import LoRAConfig
 from thetahat.verbs.export import export
 from thetahat.verbs.import_ import import_
 from thetahat.verbs.load import load

@@ -16,7 +16,7 @@ from thetahat.core import store
 from thetahat.core.errors import ConfigError, DiskFullError, FolderError, ModelError
 from thetahat.core.plain import as_json
 from thetahat.data.config import DataConfig
-from thetahat.model.adapters.lora import LoRAConfig
+from thetahat.model.adapters.config import LoRAConfig
 from thetahat.model.config import DecoderConfig, EncoderConfig
 from thetahat.objective.config import Labels, Masked, ObjectiveConfig
 from thetahat.run.config import CheckpointConfig

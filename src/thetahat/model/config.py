@@ -13,6 +13,7 @@ from thetahat.core.errors import ConfigError
 
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
+Dtype = Literal["float32", "bfloat16", "float64"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 Placement = Literal["pre", "post", "sandwich", "branch", "parallel"]
 

@@ -1,12 +1,11 @@
 """The dtype of the arithmetic."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Dtype = Literal["float32", "bfloat16", "float64"]
+from thetahat.model.config import Dtype
 
 
 def parameter_dtype(dtype: Dtype) -> torch.dtype:

@@ -16,7 +16,8 @@ from thetahat.core.random import generator
 from thetahat.data.order.pack import Pieces, lay, take, unit_pieces
 from thetahat.data.order.plan import Draw, gather
 from thetahat.distribution.world import World
-from thetahat.model.precision import Dtype, computing_in
+from thetahat.model.config import Dtype
+from thetahat.model.precision import computing_in
 from thetahat.objective.factorization import factor
 from thetahat.objective.log_prob import chunked, reference
 from thetahat.run.base import load_base

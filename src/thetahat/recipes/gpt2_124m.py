@@ -7,7 +7,7 @@ from thetahat.model.config import DecoderConfig
 from thetahat.optimization.config import WSD, AdamW, Muon, OptimizationConfig
 from thetahat.recipes.quickstart import quickstart
 from thetahat.run.config import CheckpointConfig, RunConfig
-from thetahat.scoring.likelihood import EvaluationConfig
+from thetahat.scoring.config import EvaluationConfig
 
 
 def gpt2_124m() -> RunConfig:

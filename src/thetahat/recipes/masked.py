@@ -8,7 +8,7 @@ from thetahat.objective.config import Labels, Masked, ObjectiveConfig
 from thetahat.optimization.config import WSD, AdamW, Muon, OptimizationConfig
 from thetahat.recipes.quickstart import quickstart
 from thetahat.run.config import CheckpointConfig, RunConfig
-from thetahat.scoring.likelihood import EvaluationConfig
+from thetahat.scoring.config import EvaluationConfig
 
 
 def masked() -> RunConfig:

@@ -4,7 +4,7 @@ from thetahat.data.config import DataConfig
 from thetahat.model.config import DecoderConfig
 from thetahat.optimization.config import WSD, AdamW, Muon, OptimizationConfig
 from thetahat.run.config import CheckpointConfig, RunConfig
-from thetahat.scoring.likelihood import EvaluationConfig
+from thetahat.scoring.config import EvaluationConfig
 
 
 def quickstart() -> RunConfig:

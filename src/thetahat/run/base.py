@@ -14,7 +14,7 @@ from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from thetahat.interop.hub import is_hub_name, pinned
 from thetahat.model.adapters.lora import merge
 from thetahat.model.build import LanguageModel
-from thetahat.run.config import RunConfig, resolve
+from thetahat.run.config import RunConfig
 from thetahat.run.folder.checkpoint import (
     CONFIG,
     MODEL,
@@ -26,6 +26,7 @@ from thetahat.run.folder.checkpoint import (
 )
 from thetahat.run.folder.stored import Foreign, StoredModel, check_head, find_model
 from thetahat.run.ignored import OfBase, beside_base, refuse_beside_base, refuse_beside_tokenizer, refuse_ignored
+from thetahat.run.machine import resolve
 from thetahat.run.state import first_model
 
 

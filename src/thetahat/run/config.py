@@ -1,21 +1,18 @@
 """The config of a run."""
 
-import os
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 
-import torch
 from msgspec import Meta
 from msgspec.structs import replace
 
 from thetahat.core.config import Config, differences as all_differences, digest as digest_of, kind_of
 from thetahat.core.errors import ConfigError
 from thetahat.data.config import DataConfig
-from thetahat.model.adapters.lora import LoRAConfig
-from thetahat.model.config import ModelConfig
-from thetahat.model.precision import Dtype
+from thetahat.model.adapters.config import LoRAConfig
+from thetahat.model.config import Dtype, ModelConfig
 from thetahat.objective.config import FACTORIZATIONS, ObjectiveConfig
 from thetahat.optimization.config import OptimizationConfig
-from thetahat.scoring.likelihood import EvaluationConfig, ScoringConfig
+from thetahat.scoring.config import EvaluationConfig, ScoringConfig
 
 Count = Annotated[int, Meta(ge=1, le=2**40)]
 Device = Literal["auto", "cpu", "cuda"]
@@ -158,27 +155,3 @@ def digest(config: RunConfig) -> str:
 def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
     """A line `key: theirs -> ours` for each value that differs and that the result depends on."""
     return all_differences(ours.essence, theirs.essence)
-
-
-Machine = TypeVar("Machine", RunConfig, InferenceConfig)
-
-
-def resolve(config: Machine) -> Machine:
-    """The config with `auto` and 0 replaced by the device and the number of threads of this machine."""
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device=cuda, but torch sees no GPU here", allowed="cpu", cure="device=cpu")
-    return replace(config, device=device, threads=config.threads or len(os.sched_getaffinity(0)))
-
-
-def set_up(config: RunConfig | InferenceConfig) -> torch.device:
-    """Sets threads and determinism for this process, and returns the device."""
-    torch.set_num_threads(config.threads)
-    if config.deterministic or torch.are_deterministic_algorithms_enabled():
-        torch.use_deterministic_algorithms(config.deterministic)  # imports the compiler, which takes more than a second
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    index = torch.cuda.current_device() if config.device == "cuda" else None
-    return torch.device(config.device, index) if index is not None else torch.device(config.device)

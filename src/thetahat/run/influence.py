@@ -13,7 +13,8 @@ from thetahat.core.errors import NonFiniteError
 from thetahat.core.parts import Part
 from thetahat.core.random import derived_seed
 from thetahat.distribution.world import World
-from thetahat.model.precision import Dtype, computing_in
+from thetahat.model.config import Dtype
+from thetahat.model.precision import computing_in
 from thetahat.objective.log_prob import Told
 from thetahat.objective.objective import log_likelihood
 from thetahat.objective.weights import part_weights

@@ -13,10 +13,11 @@ from thetahat.ledger.summary import Summary, summarize
 from thetahat.run.base import resolved
 from thetahat.run.blame import check_parameters
 from thetahat.run.card import card_of
-from thetahat.run.config import RunConfig, set_up
+from thetahat.run.config import RunConfig
 from thetahat.run.folder.checkpoint import folder_of, save, settle
 from thetahat.run.folder.folder import choose_folder
 from thetahat.run.log.report import Report, evaluation_line, step_line
+from thetahat.run.machine import set_up
 from thetahat.run.prepare import Prepared
 from thetahat.run.signals import STOPPING, Interrupted, Stop, listening
 from thetahat.run.start import Running, corpora_noted, fingerprints, start_or_resume

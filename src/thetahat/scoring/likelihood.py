@@ -4,17 +4,15 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated, NamedTuple, Protocol, final, runtime_checkable
+from typing import NamedTuple, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor
 
 from thetahat.core.batch import Batch
-from thetahat.core.config import Config
 from thetahat.core.threads import at_once, is_compiled, of_threads
 from thetahat.core.transfer import later, onto
 from thetahat.data.corpus.corpus import Corpus, Ints
@@ -34,20 +32,6 @@ from thetahat.statistics.interval import BLOCK_TOKENS, exact_sum
 
 LOGITS_ON_CPU, LOGITS_ON_GPU = 2**19, 2**24  # logits of a group that exist at once: 2 and 64 MiB in float32
 ROOM_ON_CPU, ROOM_ON_GPU = 640, 2**14  # positions of a group: enough for full speed, in little memory
-
-
-class ScoringConfig(Config, kw_only=True):
-    """How text is scored, in the loop and by `score` alike."""
-
-    stride: Annotated[int, Meta(ge=1)] | None = None  # of the windows over long documents; None: half the context
-    batch_size: Annotated[int, Meta(ge=1)] = 16  # windows read at once; of shorter texts, as many as take their room
-    passes: Annotated[int, Meta(ge=0)] = 0  # of a masked model: one token in so many is masked at once; 0: one alone
-
-
-class EvaluationConfig(ScoringConfig, kw_only=True):
-    """How and when what is held out is scored in the loop."""
-
-    every: Annotated[int, Meta(ge=0)] = 0  # steps; 0: only at the end
 
 
 @dataclass(frozen=True, slots=True)

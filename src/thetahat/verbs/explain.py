@@ -22,7 +22,8 @@ from thetahat.ledger.contribution import spread
 from thetahat.objective.factorization import factor
 from thetahat.objective.weights import divisor
 from thetahat.run.base import new_tokens, resolved
-from thetahat.run.config import RunConfig, set_up
+from thetahat.run.config import RunConfig
+from thetahat.run.machine import set_up
 from thetahat.run.prepare import Prepared, prepare
 
 NORMALIZATIONS = ("token", "sequence", "turn", "dialogue", "length")

@@ -17,11 +17,12 @@ from thetahat.ledger.ledger import SCHEMA, write_columns
 from thetahat.ledger.policy import POLICY
 from thetahat.ledger.run_ledger import part_files, read_run_ledger
 from thetahat.run.base import load_base
-from thetahat.run.config import RunConfig, resolve, set_up
+from thetahat.run.config import RunConfig
 from thetahat.run.folder.checkpoint import all_checkpoints, read_config, read_progress, restore, step_of
 from thetahat.run.folder.find import find_checkpoint
 from thetahat.run.influence import Effect, dtype_of_sums, effects
 from thetahat.run.log.ledger import training_policy
+from thetahat.run.machine import resolve, set_up
 from thetahat.run.prepare import Prepared, prepare
 from thetahat.run.start import check_data
 from thetahat.run.state import State, first_state

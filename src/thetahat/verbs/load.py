@@ -19,10 +19,11 @@ from thetahat.model.init import allocate
 from thetahat.model.precision import parameter_dtype
 from thetahat.run.base import load_base
 from thetahat.run.card import Card
-from thetahat.run.config import InferenceConfig, resolve, set_up
+from thetahat.run.config import InferenceConfig
 from thetahat.run.folder.checkpoint import load_parameters
 from thetahat.run.folder.find import find_checkpoint as find_checkpoint
 from thetahat.run.folder.stored import Foreign, StoredModel, check_head, find_model
+from thetahat.run.machine import resolve, set_up
 from thetahat.run.state import first_model
 
 _SEPARATOR, _COLUMNS = "data.split_on", "data.columns"

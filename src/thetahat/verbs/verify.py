@@ -21,11 +21,12 @@ from thetahat.core.plain import fields_as_json
 from thetahat.core.random import generator
 from thetahat.distribution.launch import launch
 from thetahat.distribution.world import World, join_world
-from thetahat.model.precision import Dtype
+from thetahat.model.config import Dtype
 from thetahat.proof.bench import Bench, Outcome
 from thetahat.proof.literal import prefix_by_prefix
 from thetahat.run.base import resolved
-from thetahat.run.config import RunConfig, set_up
+from thetahat.run.config import RunConfig
+from thetahat.run.machine import set_up
 from thetahat.run.prepare import prepare
 
 BOUNDS: dict[Dtype, float] = {"float64": 1e-12, "float32": 2e-6, "bfloat16": 3e-2}

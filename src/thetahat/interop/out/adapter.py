@@ -14,7 +14,8 @@ from thetahat.core.store import write_json
 from thetahat.interop.config import family_for
 from thetahat.interop.family import Family
 from thetahat.interop.names import Entry, entries
-from thetahat.model.adapters.lora import LoRAConfig, LowRank
+from thetahat.model.adapters.config import LoRAConfig
+from thetahat.model.adapters.lora import LowRank
 from thetahat.model.config import DecoderConfig, EncoderDecoderConfig, ModelConfig
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

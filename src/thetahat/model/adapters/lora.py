@@ -2,37 +2,19 @@
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, ClassVar, final
+from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 from jaxtyping import Float
-from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from thetahat.core.config import Config
 from thetahat.core.errors import ConfigError
 from thetahat.core.random import generator
+from thetahat.model.adapters.config import LoRAConfig
 from thetahat.model.adapters.rows import merge_new_rows
 from thetahat.model.build import LanguageModel
 from thetahat.model.law import BIAS, MATRIX, Constant, Law
-
-
-class LoRAConfig(Config, kw_only=True):
-    """How wide the product is, what it is multiplied with, and which matrices get one."""
-
-    rank: Annotated[int, Meta(ge=1)] = 8
-    alpha: Annotated[float, Meta(gt=0)] = 16.0
-    also: tuple[str, ...] = ()  # patterns of the base's parameters that are trained as well, for example embedding.*
-    targets: tuple[str, ...] = (
-        "*.query",
-        "*.key",
-        "*.value",
-        "*.output",
-        "*.gate",
-        "*.up",
-        "*.down",
-    )  # names of modules
 
 
 @final

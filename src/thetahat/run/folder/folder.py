@@ -17,9 +17,10 @@ from thetahat.core.config import differences as all_differences, to_plain, to_to
 from thetahat.core.errors import FolderError, ModelError
 from thetahat.data.tokens.roles import ROLES
 from thetahat.distribution.world import World, join_world
-from thetahat.run.config import RunConfig, differences, digest, resolve
+from thetahat.run.config import RunConfig, differences, digest
 from thetahat.run.folder.checkpoint import CONFIG, TOKENIZER, all_checkpoints, read_config
 from thetahat.run.log.metrics import METRICS, read_lines
+from thetahat.run.machine import resolve
 
 ENVIRONMENT, WATCH = "environment.json", "watch.jsonl"
 logger = getLogger("thetahat")
