@@ -16,7 +16,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(Path(__file__).parent))  # mkdocs loads this file by its path
-from formulas import draw  # noqa: E402
+from formulas import draw
 
 ROOT = Path(__file__).parents[1]
 OF_THE_ROOT = {"README.md": "start.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}

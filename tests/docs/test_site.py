@@ -1,4 +1,4 @@
-"""The site is built of the pages, whole: no link leads nowhere, no formula is left as TeX, nothing comes from elsewhere."""
+"""The site is whole: no link leads nowhere, no formula is left as TeX, nothing comes from elsewhere."""
 
 import re
 import shutil
