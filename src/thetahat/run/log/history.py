@@ -1,0 +1,93 @@
+"""The curves of a run, from metrics.jsonl: one array a number, for its steps and for its evaluations."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from thetahat.run.log.metrics import HELD_OUT, METRICS
+
+Column = NDArray[np.float64]
+Columns = Mapping[str, Column]
+SHOWN = 3  # numbers of lines in a note
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a run logged. A value that a line does not have is NaN."""
+
+    steps: Columns  # by the name that metrics.jsonl gives it; rows ascend by step
+    evaluations: Columns  # likewise, without the prefix `held_out_`; an interval is NAME_low and NAME_high
+    notes: tuple[str, ...]  # what could not be read
+
+    @property
+    def last_step(self) -> int:
+        """The newest step that was logged; 0 where none was."""
+        return int(self.steps["step"][-1]) if len(self.steps["step"]) else 0
+
+
+def read_history(run: Path) -> History:
+    """The curves of a run folder. Lines that are torn or damaged are left out, and a note says which."""
+    path, decode = run / METRICS, msgspec.json.Decoder(dict[str, Any]).decode
+    if not path.is_file():
+        return History(_columns([]), _columns([]), (f"there is no {METRICS}",))
+    steps: dict[int, dict[str, Any]] = {}
+    evaluations: dict[int, dict[str, Any]] = {}
+    damaged: list[int] = []
+    with path.open("rb") as file:
+        for number, data in enumerate(file, start=1):
+            try:
+                line = decode(data)
+                step = int(line["step"])
+            except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+                damaged.append(number)
+                continue
+            (evaluations if _is_evaluation(line) else steps)[step] = line
+    notes = [f"{METRICS}: {_lines(damaged)} cannot be read, and left out"] if damaged else []
+    if lost := _lost(sorted(steps)):
+        notes.append(f"{METRICS}: {lost} are missing")
+    found = [{_short(name): value for name, value in evaluations[step].items()} for step in sorted(evaluations)]
+    return History(_columns([steps[step] for step in sorted(steps)]), _columns(found), tuple(notes))
+
+
+def _is_evaluation(line: Mapping[str, Any]) -> bool:
+    return any(name.startswith(HELD_OUT) for name in line)
+
+
+def _short(name: str) -> str:
+    return name.removeprefix(HELD_OUT)
+
+
+def _columns(lines: Iterable[Mapping[str, Any]]) -> Columns:
+    rows = [_numbers(line) for line in lines]
+    names = dict.fromkeys(("step", *(name for row in rows for name in row)))
+    return {name: np.array([row.get(name, np.nan) for row in rows], np.float64) for name in names}
+
+
+def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a line; of an interval both ends. Text, such as the digest of a batch, is no curve."""
+    found: dict[str, float] = {}
+    for name, value in line.items():
+        if isinstance(value, int | float):
+            found[name] = float(value)
+        elif isinstance(value, list) and len(value) == 2 and all(isinstance(end, int | float) for end in value):
+            found |= {f"{name}_low": float(value[0]), f"{name}_high": float(value[1])}
+    return found
+
+
+def _lines(numbers: list[int]) -> str:
+    shown = ", ".join(f"{number:,}" for number in numbers[:SHOWN])
+    more = f" and {len(numbers) - SHOWN:,} more" if len(numbers) > SHOWN else ""
+    return f"line{'s' * (len(numbers) > 1)} {shown}{more}"
+
+
+def _lost(steps: list[int]) -> str:
+    """The steps between the first and the last that are not there."""
+    gaps = [(before + 1, after - 1) for before, after in itertools.pairwise(steps) if after > before + 1]
+    shown = ", ".join(f"{low:,} to {high:,}" if high > low else f"{low:,}" for low, high in gaps[:SHOWN])
+    return f"steps {shown}{', ...' if len(gaps) > SHOWN else ''}" if gaps else ""
