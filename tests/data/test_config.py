@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from thetahat.core.config import from_toml, override, to_toml
+from thetahat.core.config import from_toml, override, to_plain, to_toml
 from thetahat.core.errors import ConfigError
 from thetahat.data.config import DataConfig
 
@@ -56,3 +56,19 @@ def test_a_config_is_frozen():
     with pytest.raises(AttributeError):
         DataConfig().context = 8
     assert msgspec.structs.replace(DataConfig(), context=8).context == 8
+
+
+def test_files_may_be_a_list_and_one_place_stays_as_it_is():
+    config = override(DataConfig(), ['train=["a.jsonl", "b/*.parquet"]', 'held_out=["hash:0.1"]'])
+    assert config.train == ("a.jsonl", "b/*.parquet")
+    assert config.division == ("path", 0)  # what is in a list is a file
+    assert from_toml(to_toml(config), DataConfig) == config
+    assert override(DataConfig(), ["train=[ab].jsonl"]).train == "[ab].jsonl"  # a glob
+    assert 'train = "a.jsonl"' in to_toml(DataConfig(train="a.jsonl"))
+    for value in ("train=[]", 'train=["a", ""]', "held_out=[]"):
+        with pytest.raises(ConfigError, match="is empty"):
+            override(DataConfig(), [value])
+
+
+def test_what_has_no_value_leaves_the_digest_of_a_config_as_it_was():
+    assert not {"trees", "preference"} & to_plain(DataConfig()).keys()

@@ -106,7 +106,7 @@ ALWAYS = """recipe seed device dtype threads deterministic compile data model ba
 """What every run reads, and names of tables."""
 
 ACCEPTED = """data.train data.held_out data.split_on data.context data.over_long data.source_weights data.on_bad_record
-data.columns data.unsupervised
+data.columns data.trees data.preference data.unsupervised
     data.packing data.shifts_splits data.chat data.special_tokens adapter objective.factorization objective.kernel
     objective.chunk_size optimization evaluation.stride evaluation.batch_size evaluation.every checkpoint
     ledger.every"""

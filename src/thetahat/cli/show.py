@@ -12,6 +12,7 @@ from typing import Any
 from thetahat.cli.progress import Standing, progress
 from thetahat.cli.words import emit, escape, say
 from thetahat.core.special import MASK
+from thetahat.data.config import as_typed
 from thetahat.generation.sample import Sampling
 from thetahat.ledger.summary import Summary
 from thetahat.run.config import RunConfig
@@ -22,7 +23,7 @@ from thetahat.verbs.load import load
 
 def announce(config: RunConfig, folder: Path) -> None:
     """One line before anything takes time."""
-    say(f"{config.recipe}: {config.data.train} -> {folder}")
+    say(f"{config.recipe}: {as_typed(config.data.train)} -> {folder}")
 
 
 @contextmanager
@@ -61,7 +62,7 @@ def conclude(outcome: dict[str, Any], config: RunConfig, folder: Path) -> None:
         bits = outcome["held_out_bits_per_byte"]
         say(f"held-out text, all of it: {bits:.4f} bits per byte after step {outcome['step']}")
     say(f"{outcome['tokens']:,} tokens in {outcome['seconds']:.0f} s; saved in {outcome['checkpoint']}")
-    is_bundled = config.data.train.startswith("bundled:")
+    is_bundled = as_typed(config.data.train).startswith("bundled:")
     prompt = config.prompt if is_bundled else ""  # a recipe's prompt goes with its text
     if config.prompt:
         say("\nIt goes on like this:\n")
@@ -91,7 +92,7 @@ def following(config: RunConfig, run: str) -> Generator[tuple[str, str]]:
         filled = f"generate {run} --prompt 'TEXT {MASK} TEXT'", "what it guesses there"
         yield filled if is_masked else (f"generate {run} --max-tokens 500", "more of it")
     yield f"score {run} {others}", asked
-    if config.data.train.startswith("bundled:"):
+    if as_typed(config.data.train).startswith("bundled:"):
         yield "train data.train=YOUR.txt", "the same on your own text"
 
 

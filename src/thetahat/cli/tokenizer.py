@@ -1,10 +1,14 @@
 """`thetahat tokenizer train`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from thetahat.cli.words import Json, Quiet, emit, emit_json, listen_to_library, say, split_words
+
+if TYPE_CHECKING:
+    from thetahat.data.config import ReadOptions
 
 app = typer.Typer(help="Tokenizers of one's own.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -23,7 +27,7 @@ def train(
     from thetahat.verbs.tokenizer import train as train_on
 
     data, pairs = split_words(words)
-    tokenizer = train_on(data, vocab_size, out, "skip" if skip_bad else "error", _columns(data, pairs))
+    tokenizer = train_on(data, vocab_size, out, "skip" if skip_bad else "error", _options(data, pairs))
     if json:
         emit_json({"tokenizer": str(out), "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.digest})
     else:
@@ -32,13 +36,14 @@ def train(
         say(f"{tokenizer.vocab_size:,} pieces\nNext: thetahat train data.train={data[0]} data.tokenizer={out}")
 
 
-def _columns(data: list[str], pairs: list[str]) -> dict[str, str]:
+def _options(data: list[str], pairs: list[str]) -> "ReadOptions":
     from thetahat.core.config import override
     from thetahat.core.errors import ConfigError
-    from thetahat.data.config import DataConfig
+    from thetahat.data.config import OF_READING, DataConfig, is_of_reading
 
     if not data:
         raise ConfigError("no DATA came", cure="thetahat tokenizer train my.txt --vocab-size 4096")
-    if strange := [pair for pair in pairs if not pair.startswith("data.columns.")]:
-        raise ConfigError(f"{strange[0]} changes nothing here", allowed="data.columns.NAME=COLUMN")
-    return override(DataConfig(), [pair.removeprefix("data.") for pair in pairs]).columns
+    if strange := [pair for pair in pairs if not is_of_reading(pair)]:
+        allowed = ", ".join(f"data.{name}" for name in OF_READING)
+        raise ConfigError(f"{strange[0]} changes nothing here", allowed=allowed)
+    return override(DataConfig(), [pair.removeprefix("data.") for pair in pairs]).read_options

@@ -1,8 +1,11 @@
 """What to train on, what to hold out, and how documents are laid into the model's context."""
 
 import datetime
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
@@ -14,12 +17,55 @@ OverLong = Literal["error", "split", "truncate-left", "truncate-right", "drop", 
 Packing = Literal["best-fit", "none"]
 Unsupervised = Literal["error", "skip"]
 OnBadRecord = Literal["error", "skip"]
+Trees = Literal["best", "all"]
+Preference = Literal["chosen"]
+Place = str | tuple[str, ...]  # of files
 
 MARKS = frozenset({"text", "label", "prompt", "completion", "messages"})  # fields that a record is made of
 COLUMNS = MARKS | {"answers", "tools", "id", "source", "weight"}  # all that data.columns may name
+OF_READING = ("split_on", "columns", "trees", "preference")  # the keys of ReadOptions
 Plain = bool | int | float | str  # what a template may be given by name
 Weight = Annotated[float, Meta(ge=0, lt=1e300)]
 _FORMS = "hash:F (whole documents, by digest), tail:F (the end of the data), PATH, none; F between 0 and 1"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How what stands in files becomes records; beside the files, all that it depends on."""
+
+    split_on: str | None = None  # what stands between the documents of a .txt; None: it is one
+    columns: Mapping[str, str] | None = None  # under which names the fields of a record stand
+    trees: Trees | None = None  # which replies of a tree of messages are learned; None: there may be none
+    preference: Preference | None = None  # which answer of a preference is learned; None: there may be none
+
+    def told(self) -> list[Any]:
+        """What data is told apart by."""
+        return [self.split_on, self.columns or None, self.trees, self.preference]
+
+    def or_as(self, other: "ReadOptions") -> "ReadOptions":
+        """These, and where they say nothing, as the others say."""
+        return ReadOptions(
+            self.split_on if self.split_on is not None else other.split_on,
+            self.columns or other.columns,
+            self.trees or other.trees,
+            self.preference or other.preference,
+        )
+
+
+def is_of_reading(pair: str) -> bool:
+    """Whether KEY=VALUE sets one of the options that say how records are taken from files."""
+    above, _, name = pair.partition("=")[0].partition(".")
+    return above == "data" and name.partition(".")[0] in OF_READING
+
+
+def named(place: Place) -> tuple[str, ...]:
+    """What names files, one or several."""
+    return (place,) if isinstance(place, str) else place
+
+
+def as_typed(place: Place) -> str:
+    """What names files, as it is typed behind KEY=."""
+    return place if isinstance(place, str) else json.dumps(place, ensure_ascii=False)
 
 
 class ChatConfig(Config, frozen=True, kw_only=True):
@@ -47,9 +93,11 @@ class ChatConfig(Config, frozen=True, kw_only=True):
 class DataConfig(Config, frozen=True, kw_only=True):
     """The dataset, its division in two, and the policies that turn documents into rows."""
 
-    train: str = "bundled:tinyshakespeare"  # a file, a folder, a glob, - or bundled:NAME
-    held_out: str = "hash:0.1"  # hash:F, tail:F, none, or other files
+    train: Place = "bundled:tinyshakespeare"  # a file, a folder, a glob, - or bundled:NAME; or a list of these
+    held_out: Place = "hash:0.1"  # hash:F, tail:F, none, or other files
     columns: dict[str, str] = field(default_factory=dict[str, str])  # of a record: prompt=question completion=answer
+    trees: Trees | None = None  # replies of a tree of messages that are learned: the best ranked, or all
+    preference: Preference | None = None  # chosen: of a preference the chosen answer is learned, the other not read
     split_on: str | None = None  # what stands between the documents of a .txt, or \n, \t, \r for it
     context: Annotated[int, Meta(ge=2, le=2**22)] = 1024  # positions that the model reads at once
     source_context: Annotated[int, Meta(ge=2, le=2**22)] | None = (
@@ -68,8 +116,9 @@ class DataConfig(Config, frozen=True, kw_only=True):
     labels: tuple[str, ...] = ()  # of a classification; empty: those of the training part
 
     def __post_init__(self) -> None:
-        if not self.train:
-            raise ConfigError("data.train is empty", allowed="a file, a folder, a glob, - or bundled:tinyshakespeare")
+        if "" in named(self.train) or not self.train:
+            allowed = "a file, a folder, a glob, - or bundled:tinyshakespeare, or a list of these"
+            raise ConfigError("data.train is empty", allowed=allowed)
         if self.split_on == "":
             raise ConfigError("data.split_on is empty", cure="data.split_on=none, or the text between documents")
         if unknown := sorted(self.columns.keys() - COLUMNS):
@@ -80,7 +129,13 @@ class DataConfig(Config, frozen=True, kw_only=True):
             raise ConfigError(f"data.columns.{empty[0]} is empty", allowed="the name of a field", cure="leave it out")
         rule, fraction = self.division
         if rule in {"hash", "tail"} and not 0 < fraction < 1:
-            raise ConfigError(f"data.held_out={self.held_out!r} leaves one part empty", allowed=_FORMS)
+            what = f"data.held_out={as_typed(self.held_out)!r} leaves one part empty"
+            raise ConfigError(what, allowed=_FORMS)
+
+    @property
+    def read_options(self) -> ReadOptions:
+        """How records are taken from the files."""
+        return ReadOptions(self.separator, self.columns, self.trees, self.preference)
 
     @property
     def separator(self) -> str | None:
@@ -95,8 +150,10 @@ class DataConfig(Config, frozen=True, kw_only=True):
     @property
     def division(self) -> tuple[Literal["hash", "tail", "none", "path"], Fraction]:
         """The rule by which documents are held out, and its fraction (0 where it has none)."""
-        if not self.held_out:
+        if "" in named(self.held_out) or not self.held_out:
             raise ConfigError("data.held_out is empty", allowed=_FORMS)
+        if not isinstance(self.held_out, str):
+            return "path", Fraction(0)
         if self.held_out == "none":
             return "none", Fraction(0)
         rule, colon, number = self.held_out.partition(":")

@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import Meta, field
 
 from thetahat.core.config import Config
-from thetahat.data.config import ChatConfig, OverLong, Unsupervised
+from thetahat.data.config import ChatConfig, OverLong, Preference, ReadOptions, Trees, Unsupervised
 from thetahat.ledger.policy import Policy
 from thetahat.model.config import ModelConfig
 from thetahat.objective.config import Factorization
@@ -28,10 +28,17 @@ class Card(Config, kw_only=True):
     source_context: Positions | None = None  # that an encoder reads for a decoder; None: as many
     separator: str | None = None  # what stands between the documents of a .txt
     columns: dict[str, str] = field(default_factory=dict[str, str])  # where a record has its text, prompt, ...
+    trees: Trees | None = None  # which replies of a tree of messages were learned
+    preference: Preference | None = None  # which answer of a preference
     chat: ChatConfig | None = None  # how dialogues are written; None: there were none
     labels: tuple[str, ...] = ()  # of a classification, in the order of the head
     over_long: OverLong = "error"  # what is done with longer texts
     unsupervised: Unsupervised = "error"  # what is done with a record without targets
+
+    @property
+    def read_options(self) -> ReadOptions:
+        """How records are taken from files."""
+        return ReadOptions(self.separator, self.columns, self.trees, self.preference)
 
     @property
     def source_room(self) -> int:
@@ -63,6 +70,8 @@ def card_of(config: RunConfig, labels: tuple[str, ...]) -> Card:
         source_context=data.source_context,
         separator=data.separator,
         columns=data.columns,
+        trees=data.trees,
+        preference=data.preference,
         chat=data.chat,
         labels=labels,
         over_long=data.over_long,

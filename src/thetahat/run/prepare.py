@@ -12,6 +12,7 @@ from thetahat.core.errors import ConfigError, DataError
 from thetahat.core.plain import counted
 from thetahat.data.chat.encode import ChatOptions
 from thetahat.data.chat.template import load_template
+from thetahat.data.config import as_typed, named
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.corpus import Corpus, note_counts, reading_of, shared_documents
 from thetahat.data.corpus.encode import Encoding
@@ -59,7 +60,7 @@ def prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:
 
     The first rank does the work and writes it to the cache, from which the others read it.
     """
-    if config.data.train == "-" and world.size > 1:
+    if "-" in named(config.data.train) and world.size > 1:
         raise ConfigError(
             "standard input has one reader, not several ranks", cure="write it to a file: data.train=PATH"
         )
@@ -135,7 +136,7 @@ def _tokenizer_and_corpora(
 
 def _no_dialogue(config: RunConfig, why: str) -> DataError:
     return DataError(
-        f"data.train={config.data.train} holds no dialogue, which data.chat is for: {why}",
+        f"data.train={as_typed(config.data.train)} holds no dialogue, which data.chat is for: {why}",
         allowed='records like {"messages": [{"role": "user", "content": "..."}, ...]}, in .jsonl, .parquet or .arrow',
         cure="another recipe, for what it holds: thetahat recipes",
     )

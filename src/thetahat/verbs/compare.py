@@ -3,15 +3,15 @@
 Two ledgers are compared without a model; torch is imported only where something must be scored.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from thetahat.core.config import override
 from thetahat.core.errors import ConfigError, DataError
-from thetahat.data.config import DataConfig
+from thetahat.data.config import DataConfig, ReadOptions, is_of_reading
 from thetahat.data.read.record import Record
 from thetahat.data.read.texts import read_records
 from thetahat.ledger.compare import Case, Comparison, compare_ledgers
@@ -23,19 +23,6 @@ if TYPE_CHECKING:
     from thetahat.verbs.load import Loaded
 
 logger = getLogger("thetahat")
-_OF_DATA = ("data.split_on=", "data.columns.", "data.columns=")
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """How a text is read, as far as that is known."""
-
-    separator: str | None = None
-    columns: Mapping[str, str] = field(default_factory=dict[str, str])
-
-    def or_as(self, other: "_Read") -> "_Read":
-        """This, and where it says nothing, as the other says."""
-        return _Read(self.separator or other.separator, self.columns or other.columns)
 
 
 def compare(
@@ -55,20 +42,20 @@ def compare(
     compared also where one of them loses some of the text.
     """
     ledgers = [model for model in (a, b) if _is_ledger(model)]
-    if len(ledgers) == 2 and (strange := [pair for pair in overrides if not pair.startswith(_OF_DATA)]):
-        allowed = "data.split_on=TEXT, data.columns.NAME=COLUMN"
+    if len(ledgers) == 2 and (strange := [pair for pair in overrides if not is_of_reading(pair)]):
+        allowed = "data.split_on=TEXT, data.columns.NAME=COLUMN, data.trees, data.preference"
         raise ConfigError(f"{strange[0]} changes nothing: both ledgers are written", allowed=allowed)
     (ours, read_a), (theirs, read_b) = _scored_both(a, b, data, overrides)
     compared = compare_ledgers(ours, theirs, top, lower_bound=lower_bound)
     if not data:
         return compared
-    given = override(DataConfig(), [pair.removeprefix("data.") for pair in overrides if pair.startswith(_OF_DATA)])
-    return _with_texts(compared, data, _Read(given.separator, given.columns).or_as(read_a).or_as(read_b))
+    given = override(DataConfig(), [pair.removeprefix("data.") for pair in overrides if is_of_reading(pair)])
+    return _with_texts(compared, data, given.read_options.or_as(read_a).or_as(read_b))
 
 
 def _scored_both(
     a: "Loaded | str | Path", b: "Loaded | str | Path", data: Sequence[str], overrides: Sequence[str]
-) -> list[tuple[Scored, _Read]]:
+) -> list[tuple[Scored, ReadOptions]]:
     """Both ledgers, and how their texts were read; two models by name read no more than the one that reads fewer."""
     if any(not isinstance(model, str | Path) or _is_ledger(model) for model in (a, b)):
         return [_scored(model, data, overrides) for model in (a, b)]
@@ -87,33 +74,33 @@ def _is_ledger(model: "Loaded | str | Path") -> bool:
     return isinstance(model, str | Path) and (Path(model).is_file() or Path(model).suffix == ".parquet")
 
 
-def _scored(model: "Loaded | str | Path", data: Sequence[str], overrides: Sequence[str]) -> tuple[Scored, _Read]:
+def _scored(model: "Loaded | str | Path", data: Sequence[str], overrides: Sequence[str]) -> tuple[Scored, ReadOptions]:
     """The ledger, and how the text was read that was scored for it."""
     if not isinstance(model, str | Path):
         return _scored_by(model, str(model.folder), data, overrides)
     if _is_ledger(model):
-        return Scored(str(model), *read_ledger(Path(model))), _Read()
+        return Scored(str(model), *read_ledger(Path(model))), ReadOptions()
     return _scored_by(str(model), str(model), data, overrides)
 
 
 def _scored_by(
     model: "Loaded | StoredModel | str", name: str, data: Sequence[str], overrides: Sequence[str]
-) -> tuple[Scored, _Read]:
+) -> tuple[Scored, ReadOptions]:
     from thetahat.verbs.load import Loaded, load
     from thetahat.verbs.score import score
 
     loaded = model if isinstance(model, Loaded) else load(model, tuple(overrides))
     found = score(loaded, data)
-    return Scored(name, found.rows, found.metadata), _Read(loaded.card.separator, loaded.card.columns)
+    return Scored(name, found.rows, found.metadata), loaded.card.read_options
 
 
-def _with_texts(compared: Comparison, data: Sequence[str], read: _Read) -> Comparison:
+def _with_texts(compared: Comparison, data: Sequence[str], read: ReadOptions) -> Comparison:
     """The comparison with the texts of the largest gains and losses; raises DataError if they have changed since."""
     cases = [*compared.gains, *compared.losses]
     ids, digests = {case.id for case in cases}, {case.digest for case in cases if case.digest}
     by_id: dict[str, Record] = {}
     by_digest: dict[str, Record] = {}  # by which a text is found under whatever name it has in this data
-    for record in read_records(data, read.separator, columns=read.columns):
+    for record in read_records(data, read):
         if record.id in ids:
             by_id[record.id] = record
         if (digest := record.digest.hex()) in digests:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from msgspec.structs import replace
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 from thetahat.core.config import override
 from thetahat.core.errors import ConfigError, NonFiniteError
 from thetahat.core.schema import known_keys
-from thetahat.data.config import DataConfig, OnBadRecord
+from thetahat.data.config import OF_READING, DataConfig, OnBadRecord, is_of_reading
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.interop.folder import load_folder
 from thetahat.ledger.policy import Policy
@@ -26,8 +27,8 @@ from thetahat.run.folder.stored import Foreign, StoredModel, check_head, find_mo
 from thetahat.run.machine import resolve, set_up
 from thetahat.run.state import first_model
 
-_SEPARATOR, _COLUMNS = "data.split_on", "data.columns"
-_OF_DATA = (_SEPARATOR, _COLUMNS, "data.on_bad_record")
+_ON_BAD = "data.on_bad_record"
+_OF_DATA = (*(f"data.{name}" for name in OF_READING), _ON_BAD)
 _CONTEXT = "context"
 
 
@@ -58,18 +59,16 @@ def load(name: str | StoredModel, overrides: tuple[str, ...] = (), *, needs_head
     """The model of this name, or found already, whatever made it; no optimizer and no data of a run is needed.
 
     `overrides` replace settings of its run: the keys of InferenceConfig; batch_size, short for evaluation.batch_size;
-    context, the positions that are read at once; data.split_on, the text between the documents of a .txt; data.columns;
-    and data.on_bad_record. Raises ModelError where no text has a likelihood under the model, unless it is asked for
-    without its head.
+    context, the positions that are read at once; data.split_on, data.columns, data.trees and data.preference, which say
+    how records are taken from files; and data.on_bad_record. Raises ModelError where no text has a likelihood under the
+    model, unless it is asked for without its head.
     """
     stored = find_model(name) if isinstance(name, str) else name
     if needs_head:
         check_head(stored)
     card, inference = _with_context(stored.card, overrides), _inference(stored, overrides)
-    given = [pair for pair in overrides if pair.partition("=")[0] in _OF_DATA]
-    data = override(DataConfig(), [pair.removeprefix("data.") for pair in given])
-    if any(pair.startswith(_SEPARATOR) for pair in given):
-        card = replace(card, separator=data.separator)
+    data = override(DataConfig(), [pair.removeprefix("data.") for pair in overrides if _is_of_data(pair)])
+    card = _reading_as(card, data, overrides)
     device, tokenizer = set_up(inference), stored.tokenizer()
     model = _model(stored, inference, tokenizer.vocab_size, device)
     if sick := [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]:
@@ -77,6 +76,20 @@ def load(name: str | StoredModel, overrides: tuple[str, ...] = (), *, needs_head
             f"{stored.folder}: parameters are not finite: {', '.join(sick[:5])}", cure="another checkpoint"
         )
     return Loaded(model.eval(), tokenizer, card, inference, stored, device, data.on_bad_record)
+
+
+def _is_of_data(pair: str) -> bool:
+    return is_of_reading(pair) or pair.partition("=")[0] == _ON_BAD
+
+
+def _reading_as(card: Card, data: DataConfig, overrides: Sequence[str]) -> Card:
+    """The card with the options of reading that were typed; the others stay those of its training."""
+    typed = {pair.partition("=")[0].split(".")[1] for pair in overrides if is_of_reading(pair)}
+    values = {"columns": data.columns, "trees": data.trees, "preference": data.preference}
+    changes: dict[str, Any] = {name: value for name, value in values.items() if name in typed}
+    if "split_on" in typed:
+        changes["separator"] = data.separator
+    return replace(card, **changes)
 
 
 def _with_context(card: Card, overrides: Sequence[str]) -> Card:
@@ -93,8 +106,8 @@ def _with_context(card: Card, overrides: Sequence[str]) -> Card:
 
 def _inference(stored: StoredModel, overrides: Sequence[str]) -> InferenceConfig:
     """The model's own settings of inference, with the overrides applied."""
-    elsewhere = (*_OF_DATA, _CONTEXT)
-    pairs = [_for_inference(pair) for pair in overrides if pair.partition("=")[0] not in elsewhere]
+    others = [pair for pair in overrides if not _is_of_data(pair) and pair.partition("=")[0] != _CONTEXT]
+    pairs = list(map(_for_inference, others))
     inference = override(stored.inference, pairs)
     is_named = any(pair.startswith("device=") for pair in pairs)
     if inference.device == "cuda" and not torch.cuda.is_available() and not is_named:

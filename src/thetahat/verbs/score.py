@@ -172,7 +172,7 @@ def corpus_of(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
 
 def _records(loaded: Loaded, data: Sequence[str]) -> Texts | Records:
     if data:
-        return Texts(find_files(data), loaded.card.separator, loaded.on_bad_record, loaded.card.columns)
+        return Texts(find_files(data), loaded.card.read_options, loaded.on_bad_record)
     if loaded.stored.run is None:
         raise DataError(f"{loaded.folder} is of no run, which would have held out text", cure=_NAME_DATA)
     try:

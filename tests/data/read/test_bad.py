@@ -3,6 +3,7 @@ import json
 import pytest
 
 from thetahat.core.errors import DataError
+from thetahat.data.config import ReadOptions
 from thetahat.data.read import bad
 from thetahat.data.read.files import find_files
 from thetahat.data.read.prompt import read_prompts
@@ -18,7 +19,7 @@ BAD = ["no JSON", '{"text": ""}', '["a list"]', '{"prompt": 3}', '{"good": "a", 
 
 
 def kept(path, policy):
-    return list(Texts(find_files(str(path)), None, policy))
+    return list(Texts(find_files(str(path)), ReadOptions(), policy))
 
 
 def streamed(path, policy):

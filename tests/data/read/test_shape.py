@@ -6,16 +6,17 @@ import pytest
 from hypothesis import given, strategies as st
 
 from thetahat.core.errors import ConfigError, DataError
-from thetahat.data.config import COLUMNS, DataConfig
+from thetahat.data.config import COLUMNS, DataConfig, ReadOptions
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.corpus import reading_of
 from thetahat.data.read.prompt import parse_prompt
-from thetahat.data.read.record import parse_record
+from thetahat.data.read.record import parse_records
 from thetahat.data.read.texts import read_records
 
 
 def read(fields, columns=None):
-    return parse_record(fields, "a.jsonl:1", id="a", source="a.jsonl", columns=columns)
+    (record,) = parse_records(fields, "a.jsonl:1", ReadOptions(columns=columns), id="a", source="a.jsonl")
+    return record
 
 
 def said(role, content, **more):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from thetahat.core.errors import DataError
-from thetahat.data.config import DataConfig
+from thetahat.data.config import DataConfig, ReadOptions
 from thetahat.data.read import texts
 from thetahat.data.read.files import find_files
 from thetahat.data.read.source import divide
@@ -15,7 +15,7 @@ TEXTS = [f"document {index}, " + "word " * (index % 7) for index in range(200)]
 
 
 def read(path, split_on=None):
-    return list(read_records(str(path), split_on))
+    return list(read_records(str(path), ReadOptions(split_on)))
 
 
 def test_a_record_brings_its_id_source_and_weight_or_gets_them(write):
@@ -379,3 +379,14 @@ def test_a_source_weighs_what_the_config_says_and_one_that_is_not_there_is_named
     train, _ = divide(DataConfig(train=str(path), held_out="none", source_weights={"c": 3.0}))
     with pytest.raises(DataError, match="names 'c', a source that no record has"):
         list(train)
+
+
+def test_several_places_are_one_dataset_in_their_order(write):
+    some, more = write("b/some.jsonl", [{"text": "one"}]), write("a/more.jsonl", [{"text": "two"}])
+    config = DataConfig(train=(str(some), str(more)), held_out=(str(write("c.jsonl", [{"text": "three"}])),))
+    training, held_out = divide(config)
+    assert [record.text for record in training] == ["one", "two"]
+    assert [record.text for record in held_out] == ["three"]
+    for twice in ({"train": (str(some), str(some))}, {"train": str(some), "held_out": (str(some),)}):
+        with pytest.raises(DataError, match=r"is named twice|is in data\.train="):
+            divide(DataConfig(**twice))

@@ -10,7 +10,7 @@ import pytest
 
 from thetahat.core import store
 from thetahat.core.errors import DataError
-from thetahat.data.config import DataConfig
+from thetahat.data.config import DataConfig, ReadOptions
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.read import manifest, texts
 from thetahat.data.read.cache import default_cache
@@ -63,10 +63,13 @@ def test_what_is_kept_is_what_was_parsed(write, monkeypatch, size):
     write("x/a.jsonl", [*MANY, DIALOGUE, {"prompt": "p", "completion": "c"}])
     write("x/b.txt.gz", gzip.compress(b"one|two\n|three"))
     files = find_files(str(write("x/c.txt", "last").parent))
-    kept, streamed = list(Texts(files, "|")), list(read_records([str(path) for path in files], "|"))
+    kept, streamed = (
+        list(Texts(files, ReadOptions("|"))),
+        list(read_records([str(path) for path in files], ReadOptions("|"))),
+    )
     assert kept == streamed
     assert [record.canonical for record in kept] == [record.canonical for record in streamed]
-    np.testing.assert_array_equal(Texts(files, "|").index.sizes, [len(r.canonical.encode()) for r in kept])
+    np.testing.assert_array_equal(Texts(files, ReadOptions("|")).index.sizes, [len(r.canonical.encode()) for r in kept])
 
 
 @pytest.mark.parametrize("held_out", ["hash:0.3", "tail:0.2", "none", "elsewhere.jsonl"])
@@ -149,15 +152,15 @@ def test_a_torn_manifest_is_made_again(write, monkeypatch, tmp_path, content):
 
 def test_text_that_changes_while_it_is_parsed_is_refused(write, monkeypatch):
     path = write("a.jsonl", MANY)
-    read = texts.parse_record
+    read = texts.parse_records
 
     def changing(*arguments, **names):
         with path.open("a") as file:
             file.write(json.dumps(MANY[0]) + "\n")
-        monkeypatch.setattr(texts, "parse_record", read)
+        monkeypatch.setattr(texts, "parse_records", read)
         return read(*arguments, **names)
 
-    monkeypatch.setattr(texts, "parse_record", changing)
+    monkeypatch.setattr(texts, "parse_records", changing)
     with pytest.raises(DataError, match="changed while it was read"):
         list(Texts([path]))
     assert list(Texts([path]))[-1].document == "a.jsonl#0"

@@ -15,7 +15,7 @@ from pyarrow import compute
 from thetahat.core.batch import Symbols
 from thetahat.core.layout import STREAM, Layout
 from thetahat.core.parts import Part
-from thetahat.data.read.shape import OWN
+from thetahat.data.read.form.shape import OWN
 
 Ints = NDArray[np.int64]
 Table = Any  # pyarrow's

@@ -7,8 +7,8 @@ from typing import Any, NoReturn
 
 from thetahat.core.errors import DataError
 from thetahat.data.read.files import kind_of_file
+from thetahat.data.read.form.shape import FORMATS
 from thetahat.data.read.opening import COMPRESSIONS, ORDER_MARK, opening
-from thetahat.data.read.shape import FORMATS
 from thetahat.data.read.strict_json import decode_json, kind_of_value
 from thetahat.data.read.table.rows import TABLES, read_rows
 

@@ -17,9 +17,9 @@ from thetahat.data.config import OnBadRecord
 from thetahat.data.read.bad import BadRecords, tell_skipped
 from thetahat.data.read.dialogue import Dialogue, parse_dialogue
 from thetahat.data.read.files import find_files, holds_objects, say_once
+from thetahat.data.read.form.shape import as_prompt
 from thetahat.data.read.objects import read_objects
 from thetahat.data.read.record import check_text
-from thetahat.data.read.shape import as_prompt
 from thetahat.data.read.table.rows import UNREAD
 
 GENERATED = "generated"  # the key of what is written, and those of what is said about it:

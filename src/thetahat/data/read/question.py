@@ -21,6 +21,7 @@ from thetahat.data.config import OnBadRecord
 from thetahat.data.read.bad import BadRecords, tell_skipped
 from thetahat.data.read.dialogue import Dialogue
 from thetahat.data.read.files import find_files, holds_objects, label_files
+from thetahat.data.read.form.shape import without_nulls
 from thetahat.data.read.objects import read_objects
 from thetahat.data.read.prompt import unanswered
 from thetahat.data.read.record import (
@@ -30,7 +31,6 @@ from thetahat.data.read.record import (
     check_text,
     document_of,
 )
-from thetahat.data.read.shape import without_nulls
 from thetahat.data.read.strict_json import kind_of_value
 from thetahat.data.read.texts import with_own_id
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from thetahat.core.errors import DataError
+from thetahat.data.config import ReadOptions
 from thetahat.data.read.dialogue import Dialogue, Message, check_weight, parse_dialogue
-from thetahat.data.read.shape import shaped
+from thetahat.data.read.form.shape import Shaped, shaped
 from thetahat.data.read.strict_json import kind_of_value
 
+_PLAIN = ReadOptions()
 _ASKED_AND_GIVEN = {
     "text": ("text", None),
     "text and label": ("label", "text"),
@@ -91,14 +93,18 @@ def document_of(own_id: str, id: str, label: str) -> str:
     return f"{label}#{own_id}" if own_id else id
 
 
-def parse_record(
-    fields: Mapping[str, Any], where: str, *, id: str, source: str, columns: Mapping[str, str] | None = None
-) -> Record:
-    """The record that a JSON object holds, with this id and source where it brings none; errors name `where`.
+def parse_records(
+    fields: Mapping[str, Any], where: str, options: ReadOptions = _PLAIN, *, id: str, source: str
+) -> list[Record]:
+    """What a JSON object holds, with this id and source where it brings none; errors name `where`.
 
-    `columns` says under which names its text, prompt and so on stand; else it may have a form of others, see shape.py.
+    It is one record, but for a tree of messages, which has one for each path. `options` say under which names its text,
+    prompt and so on stand; else it may have a form of others, see form/shape.py.
     """
-    shape = shaped(fields, where, columns)
+    return [_record(shape, where, id, source) for shape in (shaped(fields, where, options.columns),)]
+
+
+def _record(shape: Shaped, where: str, id: str, source: str) -> Record:
     fields = shape.fields
     own_id = check_identity(fields.get("id"), where)
     id, document = own_id or id, document_of(own_id, id, source)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thetahat.core.errors import DataError
-from thetahat.data.config import DataConfig, OnBadRecord
+from thetahat.data.config import DataConfig, OnBadRecord, as_typed
 from thetahat.data.read.files import find_files, identity
 from thetahat.data.read.record import Record
 from thetahat.data.read.texts import Index, Texts
@@ -154,7 +154,7 @@ class Records:
         """What stands nowhere in the texts to train on divides nothing, and one huge document is not what was meant."""
         if not self.texts.is_split:
             raise DataError(
-                f"data.split_on={self.config.separator!r} stands nowhere in data.train={self.config.train}",
+                f"data.split_on={self.config.separator!r} stands nowhere in data.train={as_typed(self.config.train)}",
                 cure=r"what stands between documents (\n is a line break, \\ a backslash), or data.split_on=none",
             )
 
@@ -165,12 +165,12 @@ def divide(config: DataConfig) -> tuple[Records, Records | None]:
     `hash` leaves no document and no prompt in both, `tail` no document.
     """
     files = find_files(config.train)
-    texts = Texts(files, config.separator, config.on_bad_record, config.columns)
+    texts = Texts(files, config.read_options, config.on_bad_record)
     rule, _ = config.division
     if rule == "none":
         return Records(texts, config), None
     if rule == "path":
-        theirs = Texts(_other_files(config, files), config.separator, config.on_bad_record, config.columns)
+        theirs = Texts(_other_files(config, files), config.read_options, config.on_bad_record)
         return Records(texts, config), Records(theirs, config, held_out=True)
     division = Division(texts, config)
     return Records(texts, config, division), Records(texts, config, division, held_out=True)
@@ -181,7 +181,7 @@ def _other_files(config: DataConfig, files: Sequence[Path]) -> tuple[Path, ...]:
     ours = set(map(identity, files))
     if both := [path for path in held_out if identity(path) in ours]:
         raise DataError(
-            f"{both[0]} is in data.train={config.train} and in data.held_out={config.held_out}",
+            f"{both[0]} is in data.train={as_typed(config.train)} and in data.held_out={as_typed(config.held_out)}",
             cure="keep the two apart, or let data.held_out=hash:0.1 divide one set",
         )
     return held_out
@@ -196,5 +196,6 @@ def _nothing_left(config: DataConfig, num_records: int, purpose: str) -> DataErr
     if config.on_bad_record == "skip":
         cures.append("mend the records that data.on_bad_record=skip leaves out")
     count = f"{num_records:,} record{'s' * (num_records != 1)}"
-    what = f"data.train={config.train} with data.held_out={config.held_out} leaves no document to {purpose}: {count}"
+    given = f"data.train={as_typed(config.train)} with data.held_out={as_typed(config.held_out)}"
+    what = f"{given} leaves no document to {purpose}: {count}"
     return DataError(what, cure=", or ".join(cures))

@@ -18,53 +18,50 @@ from numpy.typing import NDArray
 
 from thetahat.core import store
 from thetahat.core.errors import DamagedError, DataError
-from thetahat.data.config import OnBadRecord
+from thetahat.data.config import OnBadRecord, ReadOptions
 from thetahat.data.read.bad import BadRecords, tell_skipped
 from thetahat.data.read.cache import cache_folder, code_digest, waiting_for
 from thetahat.data.read.files import find_files, holds_objects, kind_of_file, label_files, say_once
+from thetahat.data.read.form.shape import known_columns
 from thetahat.data.read.manifest import digests_of, stamp_of
 from thetahat.data.read.objects import read_objects
 from thetahat.data.read.opening import opening
-from thetahat.data.read.record import Record, parse_record
-from thetahat.data.read.shape import known_columns
+from thetahat.data.read.record import Record, parse_records
 from thetahat.data.read.table.rows import TABLES
 
 _BLOCK_BYTES = 1 << 20  # of records that are compressed, and read again, together
 _CHUNK = 1 << 20
 _FACTS = "facts.json"
-Columns = Mapping[str, str] | None  # data.columns
+_PLAIN = ReadOptions()
 _DECODER = msgspec.json.Decoder(list[Record])
 
 
 def read_records(
-    specs: str | Sequence[str],
-    split_on: str | None = None,
-    on_bad: OnBadRecord = "error",
-    columns: Columns = None,
+    specs: str | Sequence[str], options: ReadOptions = _PLAIN, on_bad: OnBadRecord = "error"
 ) -> Iterator[Record]:
     """Every record of files, folders or globs, in order, each with an id of its own; no file counts twice."""
-    return _streamed(find_files(specs), split_on, on_bad, columns)
+    return _streamed(find_files(specs), options, on_bad)
 
 
-def _streamed(files: Sequence[Path], split_on: str | None, on_bad: OnBadRecord, columns: Columns) -> Iterator[Record]:
+def _streamed(files: Sequence[Path], options: ReadOptions, on_bad: OnBadRecord) -> Iterator[Record]:
     bad = BadRecords(on_bad)
-    yield from _parse(files, split_on, bad, columns)
+    yield from _parse(files, options, bad)
     tell_skipped(*bad.lines)
 
 
-def _parse(files: Sequence[Path], split_on: str | None, bad: BadRecords, columns: Columns = None) -> Iterator[Record]:
+def _parse(files: Sequence[Path], options: ReadOptions, bad: BadRecords) -> Iterator[Record]:
     taken: dict[str, int] = {}
-    known = known_columns(columns)
+    known = known_columns(options.columns)
     for path, label in zip(files, label_files(files), strict=True):
-        is_empty, num_bad, named = True, len(bad), columns if holds_objects(path) else None
-        for number, fields in read_objects(path, split_on, columns=known, on_error=bad):
+        is_empty, num_bad, how = True, len(bad), options if holds_objects(path) else _PLAIN
+        for number, fields in read_objects(path, options.split_on, columns=known, on_error=bad):
             is_empty = False
             try:
-                record = parse_record(fields, f"{path}:{number}", id=f"{label}:{number}", source=label, columns=named)
+                records = parse_records(fields, f"{path}:{number}", how, id=f"{label}:{number}", source=label)
             except DataError as error:
                 bad(error)
             else:
-                yield with_own_id(record, taken)
+                yield from (with_own_id(record, taken) for record in records)
         if is_empty and len(bad) == num_bad and (kind_of_file(path) not in TABLES or len(files) == 1):
             raise DataError(f"{path} is empty", cure="remove it, or write some text into it")
     bad.settle()
@@ -95,26 +92,20 @@ class Index:
 class Texts:
     """The records of some files, read anew each time they are iterated; the files themselves are parsed once at most.
 
-    The copy in the cache is named by a digest of all that it is made from: the bytes of the files, their paths, what
-    splits them, which columns are read, and the code that reads them.
+    The copy in the cache is named by a digest of all that it is made from: the bytes of the files, their paths, how
+    they are read, and the code that reads them.
     """
 
-    def __init__(
-        self,
-        files: Sequence[Path],
-        split_on: str | None = None,
-        on_bad: OnBadRecord = "error",
-        columns: Columns = None,
-    ) -> None:
-        self.files, self.split_on, self.columns = tuple(files), split_on, columns or None
+    def __init__(self, files: Sequence[Path], options: ReadOptions = _PLAIN, on_bad: OnBadRecord = "error") -> None:
+        self.files, self.options = tuple(files), options
         self.on_bad: OnBadRecord = on_bad
 
     @cached_property
     def digest(self) -> str:
-        """Of the bytes of the files, the names by which records know them and what splits them; nothing is parsed."""
+        """Of the bytes of the files, the names by which records know them and how they are read; nothing is parsed."""
         labels = label_files(self.files)
         told = [[label, kind_of_file(path)] for label, path in zip(labels, self.files, strict=True)]
-        return _digest([self.split_on, told, self._digests, self.columns])
+        return _digest([self.options.told(), told, self._digests])
 
     @cached_property
     def index(self) -> Index:
@@ -149,7 +140,7 @@ class Texts:
         """The folder of the copy, which is made where it is not there or not whole."""
         cache = cache_folder("records")
         paths = [str(path) for path in self.files]
-        name = _digest([code_digest(), self.split_on, self.on_bad, paths, self._digests, self.columns])
+        name = _digest([code_digest(), self.options.told(), self.on_bad, paths, self._digests])
         folder = cache / name
         with waiting_for(cache / f".{name}.lock"):
             if not is_whole(folder):
@@ -158,7 +149,7 @@ class Texts:
                     raise _changed()
                 with store.publishing(folder) as partial:
                     bad = BadRecords(self.on_bad)
-                    counts = _write(partial, _parse(self.files, self.split_on, bad, self.columns))
+                    counts = _write(partial, _parse(self.files, self.options, bad))
                     facts = {"is_split": self._finds_separator(counts), "bad": bad.lines}
                     store.write_json(partial / _FACTS, facts)
                     if [stamp_of(path) for path in self.files] != stamps:
@@ -169,9 +160,9 @@ class Texts:
     def _finds_separator(self, counts: Mapping[str, int]) -> bool:
         labelled = zip(self.files, label_files(self.files), strict=True)
         texts = [(path, label) for path, label in labelled if not holds_objects(path)]
-        if self.split_on is None or not texts or any(counts[label] > 1 for _, label in texts):
+        if self.options.split_on is None or not texts or any(counts[label] > 1 for _, label in texts):
             return True
-        return any(_holds(path, self.split_on.encode()) for path, _ in texts)
+        return any(_holds(path, self.options.split_on.encode()) for path, _ in texts)
 
 
 def _write(folder: Path, records: Iterable[Record]) -> Counter[str]:

@@ -1,0 +1,1 @@
+"""In which form records are written: ours, and those of others."""
