@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 
 import thetahat as th
+from thetahat.core.schema import meanings
 
 PAGE = Path(__file__).with_name("api.md")
 HEAD = """# The Python API
@@ -52,13 +53,20 @@ def signature(function: object) -> str:
 
 
 def config(name: str) -> str:
-    """A struct: its docstring, and each key with its default."""
-    kind = getattr(th, name)
-    rows = [f"| `{field.name}` | {default(field)} |" for field in msgspec.structs.fields(kind)]
-    table = "\n".join(["| key | default |", "|---|---|", *rows]) + "\n" if rows else ""
+    """A struct: its docstring, and each key with its default and its meaning."""
+    kind, told = getattr(th, name), meanings(getattr(th, name))
+    rows = [
+        f"| `{field.name}` | {default(field)} | {cell(told[field.name])} |" for field in msgspec.structs.fields(kind)
+    ]
+    table = "\n".join(["| key | default | meaning |", "|---|---|---|", *rows]) + "\n" if rows else ""
     tag = kind.__struct_config__.tag
     chosen = f" Its `kind` is `{tag}`." if tag else ""
     return f"### `th.{name}`\n\n{inspect.getdoc(kind)}{chosen}\n\n{table}"
+
+
+def cell(text: str) -> str:
+    """Text in a table, in which what looks like markup is text."""
+    return text.replace("|", "\\|").replace("<\\|", "`<\\|").replace("\\|>", "\\|>`").replace("*", "\\*")
 
 
 def default(field: msgspec.structs.FieldInfo) -> str:

@@ -1,7 +1,13 @@
-"""What a config may contain, read off its types: keys, variants, and the values that each key takes."""
+"""What a config may contain, read off its types and its text: keys, variants, the values of each key, its meaning.
 
+The meaning of a key is the string that stands below its field, where documentation tools look for it, too.
+"""
+
+import ast
+import inspect
+import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -103,3 +109,42 @@ def _bounds(meta: msgspec.Meta) -> Iterator[str]:
         yield "that is not empty" if meta.min_length == 1 else f"of {meta.min_length} or more"
     if meta.pattern is not None:
         yield f"like {meta.pattern}"
+
+
+@cache
+def meanings(kind: type) -> Mapping[str, str]:
+    """The meaning of each field, on one line; a field without one is left out."""
+    found: dict[str, str] = {}
+    for owner in reversed(kind.__mro__):
+        found |= _below_fields(owner.__module__).get(owner.__qualname__, {})
+    return found
+
+
+def purpose(kind: type) -> str:
+    """The first sentence of a config's docstring, without the formula or the source in brackets at its end."""
+    told = " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].split())
+    return told.partition(". ")[0].rstrip(".") + "."
+
+
+def choice(kind: type) -> str:
+    """The `kind` of a variant with its purpose, or the purpose alone where there is no choice."""
+    return ": ".join(filter(None, (tag(kind), purpose(kind))))
+
+
+@cache
+def _below_fields(module: str) -> Mapping[str, Mapping[str, str]]:
+    """Of each class at the top of a module, the strings below its fields."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except (OSError, TypeError):  # built in, or without its source
+        return {}
+    return {node.name: dict(_strings(node)) for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _strings(owner: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    for field, below in zip(owner.body, owner.body[1:], strict=False):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(ast.Constant(str(text))):
+                yield name, " ".join(text.split())
+            case _:
+                pass

@@ -71,16 +71,24 @@ def as_typed(place: Place) -> str:
 class ChatConfig(Config, frozen=True, kw_only=True):
     """Which template a dialogue is written with."""
 
-    template: str = "chatml"  # one of TEMPLATES, or the path of a .jinja file, a tokenizer_config.json or a folder
-    named: str | None = None  # which template of a folder that has several; None: its default
-    special_tokens: tuple[str, ...] = ()  # of a .jinja file
-    ends_turn: tuple[str, ...] = ()  # what ends a turn of the assistant, where it is not the last special token of it
-    bos_token: str | None = None  # instead of the template's own
+    template: str = "chatml"
+    """The chat template: the name of one that comes along, or the path of a .jinja file, a tokenizer_config.json or
+    a folder.
+    """
+    named: str | None = None
+    """Which template of a folder that has several; none: its default."""
+    special_tokens: tuple[str, ...] = ()
+    """Special tokens that a .jinja file writes; a tokenizer_config.json names its own."""
+    ends_turn: tuple[str, ...] = ()
+    """What ends a turn of the assistant, where it is not the last special token of the turn."""
+    bos_token: str | None = None
+    """The token that the template is given as `bos_token`; none: the template's own."""
     eos_token: str | None = None
-    variables: dict[str, Plain] = field(
-        default_factory=dict
-    )  # what the template asks for, for example enable_thinking=false
-    date: str | None = None  # the day, 2025-01-31, for templates that ask for it: training must not depend on the clock
+    """The token that the template is given as `eos_token`; none: the template's own."""
+    variables: dict[str, Plain] = field(default_factory=dict)
+    """What the template asks for by name, for example data.chat.variables.enable_thinking=false."""
+    date: str | None = None
+    """The day, like 2025-01-31, for templates that ask for it: training must not depend on the clock."""
 
     def __post_init__(self) -> None:
         if self.date is not None:
@@ -93,27 +101,52 @@ class ChatConfig(Config, frozen=True, kw_only=True):
 class DataConfig(Config, frozen=True, kw_only=True):
     """The dataset, its division in two, and the policies that turn documents into rows."""
 
-    train: Place = "bundled:tinyshakespeare"  # a file, a folder, a glob, - or bundled:NAME; or a list of these
-    held_out: Place = "hash:0.1"  # hash:F, tail:F, none, or other files
-    columns: dict[str, str] = field(default_factory=dict[str, str])  # of a record: prompt=question completion=answer
-    trees: Trees | None = None  # replies of a tree of messages that are learned: the best ranked, or all
-    preference: Preference | None = None  # chosen: of a preference the chosen answer is learned, the other not read
-    split_on: str | None = None  # what stands between the documents of a .txt, or \n, \t, \r for it
-    context: Annotated[int, Meta(ge=2, le=2**22)] = 1024  # positions that the model reads at once
-    source_context: Annotated[int, Meta(ge=2, le=2**22)] | None = (
-        None  # what an encoder reads for a decoder; None: same
-    )
-    over_long: OverLong = "error"  # what becomes of a document that has more targets than that
-    source_weights: dict[str, Weight] = field(default_factory=dict[str, Weight])  # beside records' own; others: 1
-    unsupervised: Unsupervised = "error"  # what becomes of a record of which nothing is asked
-    on_bad_record: OnBadRecord = "error"  # what becomes of a record that cannot be read; all are named and counted
+    train: Place = "bundled:tinyshakespeare"
+    """What to train on: a file, a folder, a glob, - for standard input, or bundled:NAME; or a list of these."""
+    held_out: Place = "hash:0.1"
+    """What is not trained on but scored: hash:F (whole documents, by digest), tail:F (the end of the data), other
+    files, or none.
+    """
+    columns: dict[str, str] = field(default_factory=dict[str, str])
+    """Where a record has its fields: data.columns.prompt=question reads the field `question` as the prompt."""
+    trees: Trees | None = None
+    """Which replies of a tree of messages are learned: the best ranked of each message, or all; none: a file with
+    trees is refused.
+    """
+    preference: Preference | None = None
+    """chosen: of a preference the chosen answer is learned, and the rejected one is not read; none: such a file is
+    refused.
+    """
+    split_on: str | None = None
+    r"""What stands between the documents of a .txt, with \n, \t and \r as escapes; none: the file is one document."""
+    context: Annotated[int, Meta(ge=2, le=2**22)] = 1024
+    """Positions that the model reads at once: the context length."""
+    source_context: Annotated[int, Meta(ge=2, le=2**22)] | None = None
+    """Positions that an encoder reads for a decoder; none: as many as data.context."""
+    over_long: OverLong = "error"
+    """What becomes of a document with more tokens than the context has positions."""
+    source_weights: dict[str, Weight] = field(default_factory=dict[str, Weight])
+    """A loss weight for all records of a source, beside their own: data.source_weights.books=0.5; 1 for sources that
+    are not named.
+    """
+    unsupervised: Unsupervised = "error"
+    """What becomes of a record in which nothing is a target."""
+    on_bad_record: OnBadRecord = "error"
+    """What becomes of a record that cannot be read; `skip` leaves it out, counts it and names it."""
     packing: Packing = "best-fit"
-    shifts_splits: bool = False  # whether each epoch splits over-long documents at other places
+    """How pieces are laid into rows: best-fit fills a row with several, none gives each a row of its own."""
+    shifts_splits: bool = False
+    """Whether each epoch splits over-long documents at other places."""
     vocab_size: Annotated[int, Meta(ge=257, le=2**24)] = 4096
-    tokenizer: str | None = None  # the path of a tokenizer.json, or of the folder of one, to use as it is
-    chat: ChatConfig | None = None  # how dialogues are written; None: there are none
-    special_tokens: tuple[str, ...] = ()  # to be in the vocabulary beside <|endoftext|> and what the objective needs
-    labels: tuple[str, ...] = ()  # of a classification; empty: those of the training part
+    """Size of the vocabulary that is trained on the training part; not beside data.tokenizer or a base."""
+    tokenizer: str | None = None
+    """The path of a tokenizer.json, or of the folder of one, to use as it is; none: one is trained."""
+    chat: ChatConfig | None = None
+    """How dialogues are written; none: there are no dialogues."""
+    special_tokens: tuple[str, ...] = ()
+    """Tokens that the vocabulary gets beside <|endoftext|> and what the objective needs."""
+    labels: tuple[str, ...] = ()
+    """The labels of a classification, in the order of the head; empty: those of the training part."""
 
     def __post_init__(self) -> None:
         if "" in named(self.train) or not self.train:

@@ -18,9 +18,13 @@ class Beam(Config, kw_only=True):
     """How many beams to keep, and how texts of different lengths are compared."""
 
     num_beams: Annotated[int, Meta(ge=1)] = 5
-    length_exponent: Annotated[float, Meta(ge=0)] = 1.0  # of the length that divides a log-probability; 0: no division
+    """How many texts are kept at once."""
+    length_exponent: Annotated[float, Meta(ge=0)] = 1.0
+    """The exponent of the length that divides a log-probability when texts are compared; 0: nothing is divided."""
     max_tokens: Annotated[int, Meta(ge=1)] = 256
-    stop: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  # texts before which a text ends
+    """The most tokens to write."""
+    stop: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    """Texts before which a text ends."""
 
 
 @dataclass(frozen=True, slots=True)

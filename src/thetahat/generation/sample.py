@@ -16,12 +16,18 @@ from thetahat.generation.writing import Writing
 class Sampling(Config, kw_only=True):
     """How the next token is drawn, and where a text ends."""
 
-    temperature: Annotated[float, Meta(ge=0, le=1000)] = 1.0  # 0: always the most likely
-    top_k: Annotated[int, Meta(ge=0)] = 0  # keep this many of the most likely; 0: all
-    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0  # keep the fewest whose probabilities reach this sum
+    temperature: Annotated[float, Meta(ge=0, le=1000)] = 1.0
+    """What logits are divided by; 0: always the most likely token."""
+    top_k: Annotated[int, Meta(ge=0)] = 0
+    """Draw from this many of the most likely tokens; 0: from all."""
+    top_p: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    """Draw from the fewest tokens whose probabilities reach this sum."""
     max_tokens: Annotated[int, Meta(ge=1)] = 256
-    stop: tuple[Annotated[str, Meta(min_length=1)], ...] = ()  # texts that end a text, and are no part of it
+    """The most tokens to write."""
+    stop: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    """Texts that end a text, and are no part of it."""
     seed: int = 0
+    """The number that the draws come from."""
 
 
 @torch.inference_mode()

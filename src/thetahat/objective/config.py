@@ -76,7 +76,8 @@ class FillInTheMiddle(Variant, kw_only=True, tag="fill-in-the-middle", tag_field
     layout = Layout("stream", num_added=len(INFILLING))
     is_left_to_right, shares_prefixes = False, True
 
-    rate: Annotated[float, Meta(ge=0, le=1)] = 0.5  # of the texts without a prompt, which are read so
+    rate: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    """The share of texts without a prompt that are read this way."""
 
     def special_tokens(self, context: int) -> Sequence[str]:
         """The three sentinels."""
@@ -95,10 +96,16 @@ class Masked(Variant, kw_only=True, tag="masked", tag_field="kind"):
     model_kind = "encoder"
     is_likelihood, is_pseudo, is_left_to_right, hides_targets = False, True, False, True
 
-    rate: Share = 0.3  # of the tokens that may be masked
-    replace: Literal["mask", "80-10-10"] = "mask"  # always <|mask|>; or 80 % of it, 10 % any token, 10 % the same
+    rate: Share = 0.3
+    """The share of tokens that are masked, of those that may be."""
+    replace: Literal["mask", "80-10-10"] = "mask"
+    """What is read in place of a masked token: always <|mask|>, or that in 80 %, any token in 10 % and the same in
+    10 %.
+    """
     unit: Literal["token", "word", "span"] = "token"
-    mean_span: Annotated[float, Meta(ge=1, le=100)] = 3.0  # tokens, of the unit `span`
+    """What is masked as a whole."""
+    mean_span: Annotated[float, Meta(ge=1, le=100)] = 3.0
+    """Mean length in tokens of what is masked under unit=span."""
 
     def special_tokens(self, context: int) -> Sequence[str]:
         """The mask."""
@@ -125,7 +132,9 @@ class Spans(Variant, kw_only=True, tag="spans", tag_field="kind"):
     is_likelihood, is_sample, is_left_to_right, hides_targets = False, True, False, True
 
     rate: Share = 0.15
-    mean_span: Annotated[float, Meta(ge=1, le=100)] = 3.0  # tokens
+    """The share of tokens that are left out."""
+    mean_span: Annotated[float, Meta(ge=1, le=100)] = 3.0
+    """Mean length of a span, in tokens."""
 
     def counts(self, size: int) -> tuple[int, int]:
         r"""How many of `size` = n tokens are left out, and in how many spans.
@@ -163,10 +172,19 @@ class ObjectiveConfig(Config, kw_only=True):
     """What is maximised, and how it is computed."""
 
     factorization: Factorization = Causal()
+    """Which tokens are targets, and what each is given."""
     normalization: Normalization = "token"
-    length_exponent: Annotated[float, Meta(ge=0, le=1)] = 0.5  # of the normalization `length`
-    kernel: Literal["auto", "reference", "chunked", "fused"] = "auto"  # auto: fused where compile=true, else reference
-    chunk_size: Annotated[int, Meta(ge=0)] = 0  # tokens whose logits exist at once; 0: all of a micro-batch
+    """What counts alike: each token, sequence, turn or dialogue; length: a sequence with n targets as
+    n^length_exponent; sum: nothing is divided.
+    """
+    length_exponent: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    """The exponent of the normalization `length`, from 0 (a sequence counts once) to 1 (a token does)."""
+    kernel: Literal["auto", "reference", "chunked", "fused"] = "auto"
+    """How log-probabilities are computed from hidden states; auto: fused where compile=true, else reference, or
+    chunked with a chunk_size.
+    """
+    chunk_size: Annotated[int, Meta(ge=0)] = 0
+    """Tokens whose logits exist at once, to save memory; 0: all of a micro-batch."""
 
     def __post_init__(self) -> None:
         if self.kernel == "chunked" and not self.chunk_size:

@@ -17,6 +17,7 @@ class Constant(Config, frozen=True, kw_only=True, tag="constant", tag_field="kin
     """The peak learning rate, after a linear warm-up."""
 
     warmup_steps: int = 0
+    """Steps of linear warm-up from 0 to the peak learning rate."""
 
     def __post_init__(self) -> None:
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "a whole number of steps >= 0")
@@ -26,7 +27,9 @@ class Cosine(Config, frozen=True, kw_only=True, tag="cosine", tag_field="kind"):
     """A linear warm-up, then half a cosine from the peak to `final` of it at the end of the run."""
 
     warmup_steps: int = 0
+    """Steps of linear warm-up from 0 to the peak learning rate."""
     final: float = 0.1
+    """The learning rate at the end, as a fraction of the peak."""
 
     def __post_init__(self) -> None:
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "a whole number of steps >= 0")
@@ -37,8 +40,11 @@ class WSD(Config, frozen=True, kw_only=True, tag="wsd", tag_field="kind"):
     """Warm-up, stable, decay: the last `decay` of the run goes linearly from the peak to `final` of it."""
 
     warmup_steps: int = 0
+    """Steps of linear warm-up from 0 to the peak learning rate."""
     decay: float = 0.2
+    """The last share of the run, in which the rate declines linearly."""
     final: float = 0.0
+    """The learning rate at the end, as a fraction of the peak."""
 
     def __post_init__(self) -> None:
         _require(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "a whole number of steps >= 0")
@@ -50,10 +56,15 @@ class AdamW(Config, frozen=True, kw_only=True, tag="adamw", tag_field="kind"):
     """Adam with decoupled weight decay: a step of about the learning rate in every coordinate."""
 
     learning_rate: float
+    """The peak learning rate, which the schedule multiplies."""
     beta1: float = 0.9
+    """Decay rate of the mean of gradients."""
     beta2: float = 0.95
+    """Decay rate of the mean of squared gradients."""
     epsilon: float = 1e-8
+    """Added to the root of the mean square, so that nothing is divided by 0."""
     weight_decay: float = 0.0
+    """Decoupled weight decay: each step also shrinks parameters by learning rate times this."""
 
     def __post_init__(self) -> None:
         _require(0 < self.learning_rate < INFINITY, "learning_rate", self.learning_rate, "a number above 0")
@@ -71,10 +82,15 @@ class Muon(Config, frozen=True, kw_only=True, tag="muon", tag_field="kind"):
     """
 
     learning_rate: float
+    """The peak learning rate, which the schedule multiplies."""
     momentum: float = 0.95
+    """Decay rate of the mean of gradients (Nesterov's momentum)."""
     weight_decay: float = 0.0
+    """Decoupled weight decay: each step also shrinks parameters by learning rate times this."""
     num_iterations: int = 5
+    """Newton-Schulz iterations of the orthogonalization."""
     scale: Literal["shape", "rms"] = "shape"
+    """How a step grows with a matrix's shape: shape, or rms to match the steps of AdamW and its learning rates."""
 
     def __post_init__(self) -> None:
         _require(0 < self.learning_rate < INFINITY, "learning_rate", self.learning_rate, "a number above 0")
@@ -88,10 +104,15 @@ class OptimizationConfig(Config, frozen=True, kw_only=True):
     """An update rule for each kind of parameter, their common schedule, and the clipping of the gradient."""
 
     matrices: Muon | AdamW
-    embeddings: AdamW  # of tokens, and the head
-    vectors: AdamW  # gains and biases
+    """The update rule of the matrices inside the blocks."""
+    embeddings: AdamW
+    """The update rule of the tables of tokens and positions, and of the head."""
+    vectors: AdamW
+    """The update rule of gains and biases."""
     schedule: Constant | Cosine | WSD = Constant()
-    clip: float | None = None  # global norm of the gradient; None: measured, not clipped
+    """How learning rates change over the run, the same for all parameters."""
+    clip: float | None = None
+    """The largest global norm of the gradient; a larger gradient is scaled down to it. none: measured, not clipped."""
 
     def __post_init__(self) -> None:
         if self.clip is not None:

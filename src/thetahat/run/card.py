@@ -21,19 +21,35 @@ class Card(Config, kw_only=True):
     """
 
     model: ModelConfig
+    """The shape of the model."""
     factorization: Factorization
-    context: Positions  # that the model reads at once
-    num_rows: Annotated[int, Meta(ge=1)] | None = None  # of its table of tokens; None: as many as the tokenizer has ids
-    has_head: bool = True  # over its vocabulary; False: it gives hidden states, and no text has a likelihood under it
-    source_context: Positions | None = None  # that an encoder reads for a decoder; None: as many
-    separator: str | None = None  # what stands between the documents of a .txt
-    columns: dict[str, str] = field(default_factory=dict[str, str])  # where a record has its text, prompt, ...
-    trees: Trees | None = None  # which replies of a tree of messages were learned
-    preference: Preference | None = None  # which answer of a preference
-    chat: ChatConfig | None = None  # how dialogues are written; None: there were none
-    labels: tuple[str, ...] = ()  # of a classification, in the order of the head
-    over_long: OverLong = "error"  # what is done with longer texts
-    unsupervised: Unsupervised = "error"  # what is done with a record without targets
+    """What it predicts, given what."""
+    context: Positions
+    """Positions that the model reads at once."""
+    num_rows: Annotated[int, Meta(ge=1)] | None = None
+    """Rows of its table of tokens; none: as many as the tokenizer has ids."""
+    has_head: bool = True
+    """Whether it has a head over its vocabulary; false: it gives hidden states, and no text has a likelihood under
+    it.
+    """
+    source_context: Positions | None = None
+    """Positions that an encoder reads for a decoder; none: as many as the context."""
+    separator: str | None = None
+    """What stands between the documents of a .txt; none: a file is one document."""
+    columns: dict[str, str] = field(default_factory=dict[str, str])
+    """Where a record has its text, prompt, and so on."""
+    trees: Trees | None = None
+    """Which replies of a tree of messages are read."""
+    preference: Preference | None = None
+    """Which answer of a preference is read."""
+    chat: ChatConfig | None = None
+    """How dialogues are written; none: there were none."""
+    labels: tuple[str, ...] = ()
+    """The labels of a classification, in the order of the head."""
+    over_long: OverLong = "error"
+    """What is done with longer texts."""
+    unsupervised: Unsupervised = "error"
+    """What is done with a record without targets."""
 
     @property
     def read_options(self) -> ReadOptions:

@@ -22,30 +22,39 @@ Threads = Annotated[int, Meta(ge=0, le=1024)]  # of the CPU; 0: all
 class CheckpointConfig(Config, kw_only=True):
     """When to save, and how many of the newest checkpoints to keep; the best one is kept, too. Step 0 is saved."""
 
-    every: Annotated[int, Meta(ge=0)] = 0  # steps; 0: only at the start and the end
+    every: Annotated[int, Meta(ge=0)] = 0
+    """Steps between two checkpoints; 0: only at the start and at the end."""
     keep: Count = 2
+    """How many of the newest checkpoints are kept; the best is kept, too."""
 
 
 class LedgerConfig(Config, kw_only=True):
     """What the training ledger records."""
 
-    every: Annotated[int, Meta(ge=0)] = 1  # steps whose sequences get a row; 0: none
-    tokens: bool = False  # the log-probability of each token, too
+    every: Annotated[int, Meta(ge=0)] = 1
+    """Steps between two steps whose sequences get a row; 1: all steps, 0: none."""
+    tokens: bool = False
+    """Whether the log-probability of each token is recorded, too."""
 
 
 class EvaluationTimes(Config, kw_only=True):
     """When the held-out part is scored."""
 
-    every: Annotated[int, Meta(ge=0)] = 0  # steps; 0: only at the end
+    every: Annotated[int, Meta(ge=0)] = 0
+    """Steps between two evaluations of what is held out; 0: only at the end."""
 
 
 class WatchConfig(Config, kw_only=True):
     """How a run is watched. No parameter depends on it, so it may change when the run is resumed."""
 
     evaluation: EvaluationTimes = EvaluationTimes()
+    """When what is held out is scored."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """When checkpoints are saved, and how many are kept."""
     ledger: LedgerConfig = LedgerConfig()
+    """What the ledger of the run records."""
     prompt: str = ""
+    """A text that is continued when training ends; empty: none."""
 
     def evaluates(self, step: int, num_steps: int) -> bool:
         """Whether the held-out part is scored after this step."""
@@ -65,40 +74,76 @@ class InferenceConfig(Config, kw_only=True):
     """How a trained model computes: on which device, in which dtype, in batches of which size."""
 
     device: Device = "auto"
+    """Where to compute; auto: a GPU if there is one."""
     dtype: Dtype = "float32"
+    """The dtype of matrix products; parameters stay float32 under bfloat16."""
     threads: Threads = 0
+    """Threads of the CPU; 0: all cores that this process may use."""
     deterministic: bool = False
+    """Whether only deterministic kernels are used."""
     evaluation: ScoringConfig = ScoringConfig()
+    """How text is scored."""
 
 
 class RunConfig(Config, kw_only=True):
     """A training run: everything that its result depends on, and how it is watched."""
 
-    recipe: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]  # it names the run folder
+    recipe: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    """The name that the run folder begins with."""
     seed: Annotated[int, Meta(ge=0, le=2**62)] = 0
+    """The number that every random choice comes from: initial parameters, order, masks, dropout."""
     device: Device = "auto"
+    """Where to train; auto: on a GPU if there is one."""
     dtype: Dtype = "float32"
-    threads: Threads = 0  # backward passes depend on them, so they are resolved and kept
+    """The dtype of matrix products; parameters, gradients and optimizer state stay float32 under bfloat16."""
+    threads: Threads = 0
+    """Threads of the CPU; 0: all cores that this process may use. Results depend on it, so the number is kept."""
     deterministic: bool = False
-    compile: bool = False  # torch.compile, block by block
+    """Whether only deterministic kernels are used, which makes a run on a GPU repeatable bit by bit."""
+    compile: bool = False
+    """Whether blocks are compiled by torch.compile."""
     data: DataConfig
-    model: ModelConfig  # of a run with a base: that one's, but for its dropout
-    base: str | None = None  # MODEL to start from; None: from the beginning
-    base_digest: str | None = None  # of its parameters; filled in when the run begins, and held to from then on
-    base_vocab_size: int | None = None  # tokens that it has; filled in likewise: those behind them are new
-    base_rows: int | None = None  # of its table of tokens, where there are more than its tokenizer has ids; likewise
-    adapter: LoRAConfig | None = None  # trained beside the frozen base
-    frozen: tuple[str, ...] = ()  # patterns of parameters that are not trained, for example embedding.*
+    """What to train on, what to hold out, and how documents are laid into rows."""
+    model: ModelConfig
+    """The shape of the model; of a run with a base that one's, but for its dropout."""
+    base: str | None = None
+    """The model to start from: a run, a checkpoint, a folder of transformers, or hf:owner/name; none: from the
+    beginning.
+    """
+    base_digest: str | None = None
+    """The digest of the base's parameters; filled in when the run begins, and held to from then on."""
+    base_vocab_size: int | None = None
+    """Tokens that the base has; filled in when the run begins. Those behind them are new."""
+    base_rows: int | None = None
+    """Rows of the base's table of tokens, where there are more than its tokenizer has ids; filled in when the run
+    begins.
+    """
+    adapter: LoRAConfig | None = None
+    """Low-rank adapters (LoRA) that are trained beside the frozen base; none: the parameters themselves are trained."""
+    frozen: tuple[str, ...] = ()
+    """Patterns of parameters that are not trained, for example embedding.*"""
     objective: ObjectiveConfig = ObjectiveConfig()
+    """What is maximised, and how it is computed."""
     optimization: OptimizationConfig
-    batch_size: Count  # rows of data.context positions in one step, over all ranks
-    micro_batch_size: Count | None = None  # rows that one rank reads at once; None: all of its own
+    """How parameters are updated."""
+    batch_size: Count
+    """Rows of data.context positions in one step, over all ranks and micro-batches."""
+    micro_batch_size: Count | None = None
+    """Rows that one rank reads at once; gradients of a step's micro-batches are added. none: all of the rank's rows."""
     max_steps: Count
-    max_tokens: Count | None = None  # stop at the first step that reaches so many targets, if that is earlier
+    """Steps of the run, over which the schedule goes."""
+    max_tokens: Count | None = None
+    """The run ends at the first step that has learned from so many targets, if that is earlier than max_steps; none:
+    no limit.
+    """
     evaluation: EvaluationConfig = EvaluationConfig()
+    """How and when what is held out is scored."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """When checkpoints are saved, and how many are kept."""
     ledger: LedgerConfig = LedgerConfig()
-    prompt: str = ""  # continued when training ends
+    """What the ledger of the run records."""
+    prompt: str = ""
+    """A text that is continued when training ends; empty: none."""
 
     def __post_init__(self) -> None:
         model, factorization = kind_of(self.model), self.objective.factorization

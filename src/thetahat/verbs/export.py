@@ -40,10 +40,14 @@ logger = getLogger("thetahat")
 class ExportConfig(Config, kw_only=True):
     """How a model is exported."""
 
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None  # of the tensors; None: as they are
-    family: str | None = None  # a model_type that is preferred where several describe the model
-    adapter: bool = False  # the adapter alone, as PEFT reads it
-    measures: bool = True  # whether what the run held out is scored for the card
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """The dtype of the tensors that are written; none: as they are."""
+    family: str | None = None
+    """The model_type that is preferred where several families describe the model; none: the first."""
+    adapter: bool = False
+    """Whether the adapter alone is written, as PEFT reads it."""
+    measures: bool = True
+    """Whether what the run held out is scored for the model card."""
 
 
 @dataclass(frozen=True, slots=True)
