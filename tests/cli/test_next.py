@@ -25,4 +25,4 @@ def test_what_is_offered_is_what_a_model_of_this_kind_can_do(recipe, first, othe
 
 
 def test_after_the_bundled_text_ones_own_is_offered():
-    assert ("train data.train=YOUR.txt", "the same on your own text") in following(find_recipe("quickstart"), "runs/it")
+    assert ("train YOUR.txt", "the same on your own text") in following(find_recipe("quickstart"), "runs/it")

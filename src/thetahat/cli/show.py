@@ -93,7 +93,7 @@ def following(config: RunConfig, run: str) -> Generator[tuple[str, str]]:
         yield filled if is_masked else (f"generate {run} --max-tokens 500", "more of it")
     yield f"score {run} {others}", asked
     if as_typed(config.data.train).startswith("bundled:"):
-        yield "train data.train=YOUR.txt", "the same on your own text"
+        yield "train YOUR.txt", "the same on your own text"
 
 
 def _program() -> str:

@@ -13,7 +13,7 @@ import typer
 from thetahat.core.errors import ThetahatError
 from thetahat.core.plain import as_json
 
-Words = typer.Argument(None, metavar="[RECIPE|CONFIG.toml|MODEL] [KEY=VALUE]...", show_default=False)
+Words = typer.Argument(None, metavar="[RECIPE|CONFIG.toml|MODEL] [DATA]... [KEY=VALUE]...", show_default=False)
 Json = typer.Option(False, "--json", help="One JSON object as the last line of stdout.")
 Quiet = typer.Option(False, "--quiet", "-q", help="No progress, no advice; errors only.")
 
@@ -127,21 +127,18 @@ def _is_key(key: str) -> bool:
 
 
 def find_config(words: list[str] | None) -> Any:
-    """The RunConfig that [RECIPE | CONFIG.toml | MODEL] [KEY=VALUE ...] means; without a name, the quickstart.
+    """The RunConfig that [RECIPE | CONFIG.toml | MODEL] [DATA ...] [KEY=VALUE ...] means; the quickstart by default.
 
     The folder of a model means that training goes on from it; one with the name of a recipe is typed as ./NAME.
+    DATA is short for data.train=DATA.
     """
+    from thetahat.cli.places import as_pairs, divide_names
     from thetahat.core.config import override
-    from thetahat.core.errors import ConfigError
     from thetahat.recipes.catalogue import RECIPES, find_recipe
 
     names, pairs = split_words(words)
-    if len(names) > 1:
-        raise ConfigError(
-            f"{len(names)} names came: {', '.join(names)}",
-            allowed="one recipe, config file or model, then KEY=VALUE",
-        )
-    name = names[0] if names else "quickstart"
+    first, places = divide_names(names)
+    name, pairs = first or "quickstart", [*as_pairs(places, pairs), *pairs]
     if name not in RECIPES and (os.path.isdir(name) or name.startswith("hf:")):
         from thetahat.recipes.fine_tuning import fine_tuning
         from thetahat.run.folder.stored import find_model
