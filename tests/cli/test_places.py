@@ -94,3 +94,8 @@ def test_an_unknown_name_is_missed_as_a_recipe(desk):
         find_config(["dialog"])
     with pytest.raises(DataError, match=r"gone\.txt"):
         find_files(find_config(["gone.txt"]).data.train)
+
+
+def test_several_places_are_a_list(desk):
+    assert find_config(["dialogue", "my.jsonl", "more.jsonl"]).data.train == ("my.jsonl", "more.jsonl")
+    assert find_config(["my.jsonl", "more.jsonl"]).data.train == ("my.jsonl", "more.jsonl")
