@@ -114,7 +114,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     trees is refused.
     """
     preference: Preference | None = None
-    """chosen: of a preference the chosen answer is learned, and the rejected one is not read; none: such a file is
+    """Which answer of a preference is learned: the chosen one, and the rejected one is not read; none: such a file is
     refused.
     """
     split_on: str | None = None
