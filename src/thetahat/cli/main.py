@@ -20,6 +20,7 @@ from thetahat.cli import (
     generate,
     import_,
     influence,
+    keys,
     lm_eval,
     merge,
     recipes,
@@ -56,6 +57,7 @@ app = typer.Typer(
 for command in (
     train.train,
     recipes.recipes,
+    keys.keys,
     explain.explain,
     verify.verify,
     score.score,

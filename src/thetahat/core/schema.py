@@ -91,9 +91,10 @@ def allowed(hint: Any) -> str:
         bounds = [bound for note in notes if isinstance(note, msgspec.Meta) for bound in _bounds(note)]
         return " ".join([allowed(kind), " and ".join(bounds)]).strip()
     if get_origin(hint) in (Union, types.UnionType):
-        tables = [tag(kind) for kind in variants(hint)]
-        others = [allowed(kind) for kind in get_args(hint) if not variants(kind)]
-        return ", ".join([*([f"a table with kind = {' | '.join(tables)}"] if tables else []), *others])
+        kinds = variants(hint)
+        tables = [f"a table with kind = {' | '.join(map(tag, kinds))}"] if any(map(tag, kinds)) else []
+        tables = tables or [allowed(kind) for kind in kinds]
+        return ", ".join([*tables, *(allowed(kind) for kind in get_args(hint) if not variants(kind))])
     if get_origin(hint) is Literal:
         return ", ".join(str(value) for value in get_args(hint))
     if variants(hint):
