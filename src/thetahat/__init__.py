@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from thetahat.verbs.influence import influence as influence
     from thetahat.verbs.load import load as load
     from thetahat.verbs.merge import merge as merge
+    from thetahat.verbs.report import report as report
     from thetahat.verbs.score import score as score
     from thetahat.verbs.select import select as select
     from thetahat.verbs.verify import verify as verify
@@ -98,6 +99,7 @@ VERBS = {
     "select": "verbs.select",
     "choose": "verbs.choose",
     "influence": "verbs.influence",
+    "report": "verbs.report",
     "merge": "verbs.merge",
     "export": "verbs.export",
     "import_": "verbs.import_",

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from thetahat.cli.words import say
+from thetahat.core.plain import duration
 
 SILENCE = 10.0  # seconds between two lines
 RECENT = 20.0  # seconds, about, of which a rate is the mean
@@ -105,17 +106,6 @@ class Rate:
         keep = math.exp(-spent / RECENT)
         self.number, self.seconds = keep * self.number + number, keep * self.seconds + spent
         return self.number / max(self.seconds, 1e-9)
-
-
-def duration(seconds: float) -> str:
-    """A time in its two largest units: "45 s", "3 min 20 s", "5 h 7 min", "2 d 3 h"."""
-    left, units = round(seconds), (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
-    first = next((place for place, (_, size) in enumerate(units) if left >= size), len(units) - 1)
-    parts: list[str] = []
-    for name, size in units[first : first + 2]:
-        number, left = divmod(left, size)
-        parts += [f"{number} {name}"] if number or not parts else []
-    return " ".join(parts)
 
 
 def _columns(width: int) -> list[ProgressColumn]:

@@ -39,6 +39,17 @@ def counted(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or f'{one}s'}"
 
 
+def duration(seconds: float) -> str:
+    """A time in its two largest units: "45 s", "3 min 20 s", "5 h 7 min", "2 d 3 h"."""
+    left, units = round(seconds), (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+    first = next((place for place, (_, size) in enumerate(units) if left >= size), len(units) - 1)
+    parts: list[str] = []
+    for name, size in units[first : first + 2]:
+        number, left = divmod(left, size)
+        parts += [f"{number} {name}"] if number or not parts else []
+    return " ".join(parts)
+
+
 def unescaped(text: str) -> str:
     r"""The text of an option with its escapes read.
 

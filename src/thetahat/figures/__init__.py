@@ -1,0 +1,1 @@
+"""Pictures, over plotting libraries; what they show comes as arrays and words."""
