@@ -61,11 +61,13 @@ if TYPE_CHECKING:
         OptimizationConfig as OptimizationConfig,
     )
     from thetahat.recipes.catalogue import find_recipe as find_recipe
+    from thetahat.run.branch import branch as branch
     from thetahat.run.card import Card as Card
     from thetahat.run.config import (
         CheckpointConfig as CheckpointConfig,
         InferenceConfig as InferenceConfig,
         LedgerConfig as LedgerConfig,
+        ParentConfig as ParentConfig,
         RunConfig as RunConfig,
         WatchConfig as WatchConfig,
     )
@@ -91,6 +93,7 @@ VERBS = {
     "from_toml": "core.config",
     "to_toml": "core.config",
     "train": "run.train",
+    "branch": "run.branch",
     "explain": "verbs.explain",
     "verify": "verbs.verify",
     "load": "verbs.load",
@@ -148,6 +151,7 @@ CONFIGS = {
     "EvaluationConfig": "scoring.config",
     "CheckpointConfig": "run.config",
     "LedgerConfig": "run.config",
+    "ParentConfig": "run.config",
     "WatchConfig": "run.config",
     "InferenceConfig": "run.config",
     "Card": "run.card",

@@ -5,7 +5,18 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from thetahat.core.config import Config, differences, digest, from_plain, from_toml, override, to_plain, to_toml
+from thetahat.core.config import (
+    Config,
+    changed_keys,
+    differences,
+    digest,
+    from_plain,
+    from_toml,
+    override,
+    pairs_between,
+    to_plain,
+    to_toml,
+)
 from thetahat.core.errors import ConfigError, DataError
 from thetahat.core.schema import known_keys
 
@@ -275,3 +286,26 @@ def test_errors_of_a_config_are_config_errors_whatever_they_were():
     for x in (1, 2):
         with pytest.raises(ConfigError, match=r"^x is (odd|even)$"):
             from_plain({"x": x}, Odd)
+
+
+@given(RUNS, RUNS)
+def test_the_pairs_between_two_configs_make_the_one_of_the_other(ours, theirs):
+    pairs = pairs_between(ours, theirs)
+    assert override(theirs, pairs) == ours
+    assert override(theirs, pairs_between(theirs, theirs)) == theirs
+    assert (pairs == []) == (changed_keys(ours, theirs) == [])
+
+
+def test_the_pairs_between_two_configs_are_what_a_person_would_type():
+    before = run(schedule=Cosine(warmup=5), clip=1.0, files=("a",), mixture={"x.y": 1.0})
+    after = Run(name="2024", schedule=Stable(decay=0.3), files=("a b",), batch_size=8)
+    assert pairs_between(after, before) == [
+        "name=2024",
+        "batch_size=8",
+        "schedule.kind=stable",
+        "schedule.warmup=10",
+        "schedule.decay=0.3",
+        'files=["a b"]',
+        "mixture={}",
+        "clip=none",
+    ]

@@ -17,7 +17,7 @@ from thetahat.model.config import DecoderConfig, EncoderConfig
 from thetahat.model.layers.head import Head
 from thetahat.objective.config import Labels, Masked, ObjectiveConfig
 from thetahat.run.base import parameters_of
-from thetahat.run.folder.checkpoint import MODEL
+from thetahat.run.folder.files import MODEL
 from thetahat.run.train import train
 from thetahat.verbs.explain import explain
 from thetahat.verbs.load import find_checkpoint, load

@@ -12,7 +12,8 @@ from thetahat.core.errors import ConfigError, DataError, ModelError
 from thetahat.data.config import DataConfig
 from thetahat.generation.sample import Sampling
 from thetahat.run.card import Card
-from thetahat.run.folder.checkpoint import CARD, CONFIG, MODEL, OPTIMIZER, STATE, TOKENIZER
+from thetahat.run.folder.checkpoint import TOKENIZER
+from thetahat.run.folder.files import CARD, CONFIG, MODEL, OPTIMIZER, STATE
 from thetahat.run.folder.find import find_checkpoint
 from thetahat.run.train import train
 from thetahat.verbs.choose import choose

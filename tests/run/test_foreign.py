@@ -39,7 +39,8 @@ from thetahat.proof.bench import Bench
 from thetahat.recipes.fine_tuning import fine_tuning
 from thetahat.run.base import parameters_of, refuse_typed, resolved
 from thetahat.run.folder import stored as stored_module
-from thetahat.run.folder.checkpoint import CARD, MODEL, read_config
+from thetahat.run.folder.checkpoint import read_config
+from thetahat.run.folder.files import CARD, MODEL
 from thetahat.run.folder.stored import find_model
 from thetahat.run.prepare import prepare
 from thetahat.run.train import train

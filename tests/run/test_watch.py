@@ -15,7 +15,8 @@ from thetahat.core.errors import FolderError
 from thetahat.core.store import digest_file
 from thetahat.data.config import DataConfig
 from thetahat.run.config import RunConfig, differences, digest
-from thetahat.run.folder.checkpoint import MODEL, read_config, settle
+from thetahat.run.folder.checkpoint import read_config, settle
+from thetahat.run.folder.files import MODEL
 from thetahat.run.log.metrics import METRICS, MetricsLog, held_out_bits
 from thetahat.run.train import train
 
@@ -77,7 +78,10 @@ def test_no_setting_of_the_watch_is_a_difference(config, pair):
 @pytest.mark.parametrize("pair", ["evaluation.stride=8", "evaluation.batch_size=2", "seed=9", "micro_batch_size=1"])
 def test_what_numbers_depend_on_is_a_difference_and_train_says_how_to_train_on(config, tmp_path, pair):
     list(train(config, tmp_path / "run"))
-    with pytest.raises(FolderError, match=r"(?s)" + pair.split("=")[0] + r": .*--fresh .*--out .*base=\S+run "):
+    with pytest.raises(
+        FolderError,
+        match=r"(?s)" + pair.split("=")[0] + r": .*--branch \S+run " + pair + r" .*base=\S+run .*--fresh .*--out ",
+    ):
         list(train(override(config, [pair]), tmp_path / "run"))
 
 

@@ -30,7 +30,7 @@ from thetahat.model.config import (
     Unrotated,
 )
 from thetahat.objective.config import Conditional, Masked, ObjectiveConfig, Prefix
-from thetahat.run.folder.checkpoint import read_progress
+from thetahat.run.folder.files import read_progress
 from thetahat.verbs.chat import dialogue_prompts
 from thetahat.verbs.export import ExportConfig, export
 from thetahat.verbs.load import load

@@ -20,7 +20,8 @@ from thetahat.model.adapters.config import LoRAConfig
 from thetahat.model.config import DecoderConfig, EncoderConfig
 from thetahat.objective.config import Labels, Masked, ObjectiveConfig
 from thetahat.run.config import CheckpointConfig
-from thetahat.run.folder.checkpoint import MODEL, TOKENIZER, read_config, read_progress
+from thetahat.run.folder.checkpoint import TOKENIZER, read_config
+from thetahat.run.folder.files import MODEL, read_progress
 from thetahat.verbs.load import load
 from thetahat.verbs.merge import merge
 from thetahat.verbs.score import score

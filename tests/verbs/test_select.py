@@ -11,7 +11,7 @@ from tests.examples import texts_of
 from thetahat.core.config import override
 from thetahat.core.errors import DataError, FolderError, ModelError
 from thetahat.recipes.catalogue import find_recipe
-from thetahat.run.folder.checkpoint import all_checkpoints
+from thetahat.run.folder.files import all_checkpoints
 from thetahat.run.folder.find import find_checkpoint
 from thetahat.run.train import train
 from thetahat.verbs.score import score

@@ -5,7 +5,7 @@ import hashlib
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn, TypeVar, cast, dataclass_transform
+from typing import Any, NoReturn, TypeVar, cast, dataclass_transform, get_origin
 
 import msgspec
 import tomli_w
@@ -80,8 +80,63 @@ def digest(config: Config) -> str:
 def differences(ours: Config, theirs: Config) -> list[str]:
     """One line for each value that differs, `key: theirs -> ours`."""
     new, old = dict(_leaves(to_plain(ours))), dict(_leaves(to_plain(theirs)))
-    changed = [key for key in [*old, *(key for key in new if key not in old)] if old.get(key) != new.get(key)]
-    return [f"{key}: {old.get(key, '(unset)')} -> {new.get(key, '(unset)')}" for key in changed]
+    return [f"{key}: {old.get(key, '(unset)')} -> {new.get(key, '(unset)')}" for key in _changed(new, old)]
+
+
+def changed_keys(ours: Config, theirs: Config) -> list[str]:
+    """The keys of the values that differ."""
+    return _changed(dict(_leaves(to_plain(ours))), dict(_leaves(to_plain(theirs))))
+
+
+def _changed(new: Plain, old: Plain) -> list[str]:
+    return [key for key in [*old, *(key for key in new if key not in old)] if old.get(key) != new.get(key)]
+
+
+def pairs_between(ours: Config, theirs: Config) -> list[str]:
+    """The KEY=VALUE pairs by which `override` makes `ours` of `theirs`."""
+    return [f"{key}={_typed(value)}" for key, value in _between(to_plain(ours), to_plain(theirs), type(ours))]
+
+
+def _between(new: Plain, old: Plain, hint: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Tables are gone through key by key, those of another variant from nothing; a table of free names is one value."""
+    for name in [*new, *(name for name in old if name not in new)]:
+        ours, theirs, kind = new.get(name), old.get(name), fields(hint).get(name)
+        if ours == theirs:
+            continue
+        if isinstance(ours, dict) and ours and variants(kind):
+            table, before = cast(Plain, ours), cast(Plain, theirs) if isinstance(theirs, dict) else {}
+            is_another = table.get("kind") != before.get("kind")
+            yield from _between(table, {} if is_another else before, kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name, _empty(kind) if ours is None else ours
+
+
+def _empty(hint: Any) -> Any:
+    """What stands for a key that is left out: None, or an empty table or list where there is no None."""
+    kinds = [get_origin(kind) or kind for kind in alternatives(hint)]
+    return None if type(None) in kinds else next((kind() for kind in (dict, tuple, list) if kind in kinds), None)
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed behind KEY=: `none`, TOML on one line, or text that would be read as nothing else."""
+    if value is None:
+        return "none"
+    if isinstance(value, str) and _value(value, str) == value and value not in ("", "none") and value == value.strip():
+        return value
+    return _in_line(value)
+
+
+def _in_line(value: Any) -> str:
+    if isinstance(value, dict):
+        pairs = [_assigned(name).removesuffix("0") + _in_line(one) for name, one in cast(Plain, value).items()]
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_in_line, cast('list[Any]', value)))}]"
+    return _assigned("value", value).removeprefix("value = ")
+
+
+def _assigned(name: str, value: Any = 0) -> str:
+    return tomli_w.dumps({name: value}).rstrip("\n")
 
 
 def settings(pairs: Sequence[str], kind: type[Config]) -> dict[str, Any]:

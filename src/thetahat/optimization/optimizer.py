@@ -53,6 +53,25 @@ class Optimizer:
         for name, slot in slots.items():
             slot.copy_(state[name])
 
+    def adopt_state(self, state: Mapping[str, Tensor]) -> list[str]:
+        """Loads what fits of the state of another optimizer, and returns the parameters that begin with a new state.
+
+        That of a parameter is taken over as a whole, converted to its dtype, where the other optimizer kept the same
+        slots of the same shapes for it.
+        """
+        of_parameter: dict[str, dict[str, Tensor]] = {}
+        for name, slot in self._slots().items():
+            of_parameter.setdefault(name.rpartition("/")[0], {})[name] = slot
+        anew: list[str] = []
+        for parameter, slots in of_parameter.items():
+            theirs = {name for name in state if name.rpartition("/")[0] == parameter}
+            if theirs != slots.keys() or any(state[name].shape != slot.shape for name, slot in slots.items()):
+                anew.append(parameter)
+                continue
+            for name, slot in slots.items():
+                slot.copy_(state[name])
+        return anew
+
     def _slots(self) -> dict[str, Tensor]:
         return {
             f"{name}/{slot}": tensor

@@ -5,7 +5,14 @@ from typing import Annotated, Literal
 from msgspec import Meta
 from msgspec.structs import replace
 
-from thetahat.core.config import Config, differences as all_differences, digest as digest_of, kind_of
+from thetahat.core.config import (
+    Config,
+    changed_keys as all_changed_keys,
+    differences as all_differences,
+    digest as digest_of,
+    kind_of,
+    pairs_between,
+)
 from thetahat.core.errors import ConfigError
 from thetahat.data.config import DataConfig
 from thetahat.model.adapters.config import LoRAConfig
@@ -17,6 +24,21 @@ from thetahat.scoring.config import EvaluationConfig, ScoringConfig
 Count = Annotated[int, Meta(ge=1, le=2**40)]
 Device = Literal["auto", "cpu", "cuda"]
 Threads = Annotated[int, Meta(ge=0, le=1024)]  # of the CPU; 0: all
+
+FIXED = (
+    "model",
+    "adapter",
+    "base",
+    "base_digest",
+    "base_vocab_size",
+    "base_rows",
+    "data.vocab_size",
+    "data.tokenizer",
+    "data.special_tokens",
+)
+"""Keys, and tables of them, on which names, shapes or rows of the parameters depend: no branch can change them."""
+
+FREE = ("model.dropout",)  # of these tables, what no parameter depends on
 
 
 class CheckpointConfig(Config, kw_only=True):
@@ -85,6 +107,19 @@ class InferenceConfig(Config, kw_only=True):
     """How text is scored."""
 
 
+class ParentConfig(Config, kw_only=True):
+    """The checkpoint whose whole state a branched run begins from; `th.branch` fills this in."""
+
+    run: str
+    """Its run folder, where it was; its digest finds it elsewhere."""
+    step: Annotated[int, Meta(ge=0)]
+    """The step of the checkpoint."""
+    digest: str
+    """The digest of the checkpoint's manifest, which names every byte of it."""
+    changes: tuple[str, ...] = ()
+    """What differs from the parent's config, a line `key: theirs -> ours` each."""
+
+
 class RunConfig(Config, kw_only=True):
     """A training run: everything that its result depends on, and how it is watched."""
 
@@ -106,6 +141,8 @@ class RunConfig(Config, kw_only=True):
     """What to train on, what to hold out, and how documents are laid into rows."""
     model: ModelConfig
     """The shape of the model; of a run with a base that one's, but for its dropout."""
+    parent: ParentConfig | None = None
+    """The checkpoint whose whole state the run begins from; thetahat train --branch fills it in."""
     base: str | None = None
     """The model to start from: a run, a checkpoint, a folder of transformers, or hf:owner/name; none: from the
     beginning.
@@ -172,12 +209,21 @@ class RunConfig(Config, kw_only=True):
         return WatchConfig(evaluation=times, checkpoint=self.checkpoint, ledger=self.ledger, prompt=self.prompt)
 
     @property
+    def first_step(self) -> int:
+        """The updates that were made before this run began: those of its parent."""
+        return self.parent.step if self.parent else 0
+
+    @property
     def essence(self) -> "RunConfig":
-        """What the result depends on: the config with the default `WatchConfig`."""
+        """What the result depends on: the config with the default `WatchConfig`.
+
+        A base and a parent are what their digests say, wherever they lie.
+        """
         usual = WatchConfig()
         evaluation = replace(self.evaluation, every=usual.evaluation.every)
         watch = {"checkpoint": usual.checkpoint, "ledger": usual.ledger, "prompt": usual.prompt}
-        return replace(self, evaluation=evaluation, **watch)
+        parent = replace(self.parent, run="", changes=()) if self.parent else None
+        return replace(self, evaluation=evaluation, base=self.base_digest or self.base, parent=parent, **watch)
 
     @property
     def inference(self) -> InferenceConfig:
@@ -200,3 +246,18 @@ def digest(config: RunConfig) -> str:
 def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
     """A line `key: theirs -> ours` for each value that differs and that the result depends on."""
     return all_differences(ours.essence, theirs.essence)
+
+
+def changed_keys(ours: RunConfig, theirs: RunConfig) -> list[str]:
+    """The keys of these values."""
+    return all_changed_keys(ours.essence, theirs.essence)
+
+
+def changes(ours: RunConfig, theirs: RunConfig) -> list[str]:
+    """The KEY=VALUE pairs that make, of what the result depends on, ours of theirs."""
+    return pairs_between(ours.essence, theirs.essence)
+
+
+def is_fixed(key: str) -> bool:
+    """Whether a key cannot change by branching."""
+    return key not in FREE and any(key == one or key.startswith(f"{one}.") for one in FIXED)

@@ -40,7 +40,7 @@ class Feed:
         """A digest of the sequences and tokens of the whole global batch, over all ranks."""
         if self._now and self._now.step == step:
             return self._now.fingerprint
-        return self._prepared.order.fingerprint(step)
+        return self._prepared.fingerprint(step)
 
     def _take(self, step: int) -> _Fed:
         made = self._next.result() if self._next else None
@@ -50,4 +50,4 @@ class Feed:
         batches = self._prepared.batches(step, self._world)
         if self._thread:  # copies from pinned memory overlap with the device's work
             batches = [batch.map(Tensor.pin_memory) for batch in batches]
-        return _Fed(step, batches, self._prepared.order.fingerprint(step) if self._world.is_first else "")
+        return _Fed(step, batches, self._prepared.fingerprint(step) if self._world.is_first else "")

@@ -46,13 +46,33 @@ class Prepared:
     held_out: Corpus | None
     num_steps: int
     labels: tuple[str, ...] = ()  # of a classification, in the order of the head
+    offset: int = 0  # of the position in the order from the step; another one than 0 only where a run was branched
 
     def batches(self, step: int, world: World) -> list[Batch]:
         """The micro-batches of one rank for the update after `step` updates."""
         rows = self.config.micro_batch_size or self.config.batch_size
         row_length = self.config.data.context if self.config.compile else None  # one shape, compiled once
-        packed = self.order.packed(step, world.rank, world.size, rows)
+        packed = self.order.packed(step + self.offset, world.rank, world.size, rows)
         return [factor(pack, self.config.objective, self.train.symbols, row_length) for pack in packed]
+
+    def fingerprint(self, step: int) -> str:
+        """A digest of the global batch of that update."""
+        return self.order.fingerprint(step + self.offset)
+
+    def standing(self, step: int) -> dict[str, int]:
+        """Where the data has been read to after `step` updates: the next global batch, and its epoch and row in it."""
+        position = step + self.offset
+        if position == 0:
+            return {"position": 0, "epoch": 0, "row": 0}
+        epoch, batch = self.order.locate(position - 1)  # that of `position` itself may not be planned yet
+        is_over = batch + 1 == self.order.num_batches(epoch)
+        place = (epoch + 1, 0) if is_over else (epoch, (batch + 1) * self.config.batch_size)
+        return {"position": position, "epoch": place[0], "row": place[1]}
+
+    def from_step(self, step: int, tokens: int, position: int) -> "Prepared":
+        """The same for a run that has learned from `tokens` targets in `step` updates and reads on at `position`."""
+        num_steps = _num_steps(self.config, self.order, (step, tokens, position))
+        return replace(self, offset=position - step, num_steps=num_steps)
 
 
 def prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:
@@ -193,13 +213,13 @@ def _tokenizer(config: RunConfig, folder: Path | None, records: Iterable[Record]
     return tokenizer
 
 
-def _num_steps(config: RunConfig, order: TrainingOrder) -> int:
-    """max_steps, or fewer if max_tokens targets are reached earlier."""
+def _num_steps(config: RunConfig, order: TrainingOrder, begun: tuple[int, int, int] = (0, 0, 0)) -> int:
+    """max_steps, or fewer if max_tokens targets are reached earlier; `begun` are steps, targets and position by now."""
     if config.max_tokens is None:
         return config.max_steps
-    num_tokens = 0
-    for step in range(config.max_steps):
-        num_tokens += order.num_targets(step)
+    first, num_tokens, position = begun
+    for step in range(first, config.max_steps):
         if num_tokens >= config.max_tokens:
-            return step + 1
+            return step
+        num_tokens += order.num_targets(position + step - first)
     return config.max_steps

@@ -11,9 +11,11 @@ import torch
 from thetahat.core.errors import FolderError, ModelError, ThetahatError
 from thetahat.distribution.world import World
 from thetahat.run.base import load_base, new_tokens, resolved
+from thetahat.run.branch import inherit, parent_checkpoint, place, take_tokenizer
 from thetahat.run.config import RunConfig
 from thetahat.run.feed import Feed
-from thetahat.run.folder.checkpoint import Rejected, best_of, newest_verified, read_progress, restore, settle
+from thetahat.run.folder.checkpoint import Rejected, best_of, newest_verified, restore, settle
+from thetahat.run.folder.files import read_progress
 from thetahat.run.folder.folder import enter, has_begun, leave_nothing, note_watch
 from thetahat.run.log.ledger import TrainingLedger
 from thetahat.run.log.metrics import METRICS, MetricsLog, held_out_bits, read_last
@@ -47,21 +49,21 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
     if newest and progress["step"] == progress["num_steps"] and not lacks_evaluation:
         return None
     try:
+        parent = None if newest else parent_checkpoint(config, folder)
+        if parent:
+            world.first_does(lambda: take_tokenizer(parent, folder))
         prepared = prepare(config, folder, world)
+        if parent:
+            prepared = place(prepared, parent)
+        elif newest:
+            check_data(prepared, progress["data"], folder)
+            prepared = going_on(prepared, progress)
+        state = _state(prepared, device, newest, parent)
     except ThetahatError:
         if world.is_first and not newest:
             leave_nothing(folder)
         raise
-    vocab_size, num_labels = prepared.tokenizer.vocab_size, len(prepared.labels)
-    draws = newest is None or config.adapter is not None  # else all parameters are in the checkpoint
-    state = first_state(config, vocab_size, prepared.num_steps, device, num_labels, draws=draws)
-    if world.is_first and newest is None and (told := new_tokens(config, prepared.tokenizer)):
-        logger.info("%s", told)
-    if config.base and (newest is None or config.adapter):
-        load_base(state.model, config, num_labels)
     if newest:
-        check_data(prepared, progress["data"], folder)
-        restore(state, newest)
         state.best_bits_per_byte, state.best_step = best_of(folder, newest)
         if world.is_first:
             logger.info("going on from %s", newest)
@@ -73,13 +75,37 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
     return Running(folder, world, prepared, state, feed, log, ledger, newest is None, lacks_evaluation)
 
 
+def _state(prepared: Prepared, device: torch.device, newest: Path | None, parent: Path | None) -> State:
+    """The state of the newest checkpoint, of the parent's, or of step 0."""
+    config, num_labels = prepared.config, len(prepared.labels)
+    is_loaded = newest is not None or parent is not None
+    draws = not is_loaded or config.adapter is not None  # else all parameters are in the checkpoint
+    state = first_state(config, prepared.tokenizer.vocab_size, prepared.num_steps, device, num_labels, draws=draws)
+    if not is_loaded and (told := new_tokens(config, prepared.tokenizer)):
+        logger.info("%s", told)
+    if config.base and (not is_loaded or config.adapter):
+        load_base(state.model, config, num_labels)
+    if newest:
+        restore(state, newest)
+    elif parent:
+        inherit(state, prepared, parent)
+    return state
+
+
+def going_on(prepared: Prepared, progress: Mapping[str, Any]) -> Prepared:
+    """What is prepared, for the step, the targets and the position in the data that a checkpoint has noted."""
+    standing = progress.get("standing", {"position": progress["step"]})
+    return prepared.from_step(progress["step"], progress["tokens"], standing["position"])
+
+
 _NOTHING: Mapping[str, Any] = {"metrics_bytes": 0, "ledger": {}}
 
 
 def _lacks_evaluation(folder: Path, config: RunConfig, progress: Mapping[str, Any]) -> bool:
     """Whether an evaluation was due after the step of a checkpoint and is not in the log."""
+    is_new = progress["step"] > config.first_step
     is_due = config.watch.evaluates(progress["step"], progress["num_steps"]) and config.data.division[0] != "none"
-    return is_due and held_out_bits(folder / METRICS, progress["step"]) is None
+    return is_new and is_due and held_out_bits(folder / METRICS, progress["step"]) is None
 
 
 def find_newest(folder: Path, config: RunConfig, world: World) -> Path | None:

@@ -14,7 +14,8 @@ from thetahat.run.base import resolved
 from thetahat.run.blame import check_parameters
 from thetahat.run.card import card_of
 from thetahat.run.config import RunConfig
-from thetahat.run.folder.checkpoint import folder_of, save, settle
+from thetahat.run.folder.checkpoint import save, settle
+from thetahat.run.folder.files import folder_of
 from thetahat.run.folder.folder import choose_folder
 from thetahat.run.log.report import Report, evaluation_line, step_line
 from thetahat.run.machine import set_up
@@ -31,8 +32,10 @@ def train(
 ) -> Iterator[Report]:
     """Trains, or goes on training: the same config in the same folder continues from its newest whole checkpoint.
 
-    A finished run yields nothing. Step 0 is saved before step 1, so that there is always a checkpoint.
+    A finished run yields nothing. Step 0 is saved before step 1, so that there is always a checkpoint; of a run whose
+    config comes from `branch`, the step that it begins from. `max_minutes` include the preparation.
     """
+    started = time.perf_counter()
     folder, config = choose_folder(config, folder, fresh=fresh), resolved(config)
     device, world = set_up(config), join_world(config.device)
     with ExitStack() as held:
@@ -43,8 +46,7 @@ def train(
             return world.leave()
         state, watch, wish = run.state, config.watch, 0
         if run.is_new:
-            _save(run)  # step 0
-        started = time.perf_counter()
+            _save(run)  # step 0, or that of the parent
         clock = _Clock(state)
         with listening() as stop:
             while run.lacks_evaluation or state.step < state.num_steps:
@@ -160,6 +162,7 @@ def _save(run: Running) -> Path | None:
             "corpora": corpora_noted(run.prepared),
             "labels": run.prepared.labels,
             "ledger": run.ledger.files,
+            "standing": run.prepared.standing(state.step),
         }
         target = save(state, run.folder, run.prepared.tokenizer, beside)
         settle(run.folder, target, keep)

@@ -20,7 +20,7 @@ from thetahat.interop.out.adapter import Trained, check_adapter, write_adapter
 from thetahat.interop.out.card import ModelFacts, model_card
 from thetahat.interop.write import WriteConfig, write_folder
 from thetahat.model.adapters.lora import merge
-from thetahat.run.folder.checkpoint import MODEL
+from thetahat.run.folder.files import MODEL
 from thetahat.run.folder.stored import Foreign
 from thetahat.verbs.facts import facts_of, measured
 from thetahat.verbs.load import Loaded, load

@@ -12,7 +12,7 @@ from thetahat.interop.hub import PREFIX, hub_name, is_hub_name
 from thetahat.interop.out.card import CorpusFacts, Measured, ModelFacts, without_paths
 from thetahat.model.config import DecoderConfig, EncoderConfig
 from thetahat.run.config import RunConfig
-from thetahat.run.folder.checkpoint import read_progress
+from thetahat.run.folder.files import read_progress
 from thetahat.run.folder.folder import version_of
 from thetahat.verbs.load import Loaded
 from thetahat.verbs.score import Shows, score

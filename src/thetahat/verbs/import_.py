@@ -15,7 +15,7 @@ from thetahat.data.chat.template import load_template
 from thetahat.data.config import ChatConfig
 from thetahat.interop.origin import origin_of, write_origin
 from thetahat.run.card import Card
-from thetahat.run.folder.checkpoint import CARD, MODEL
+from thetahat.run.folder.files import CARD, MODEL
 from thetahat.run.folder.stored import Foreign, find_model
 
 TEMPLATE = "chat_template.jinja"

@@ -18,13 +18,14 @@ from thetahat.ledger.policy import POLICY
 from thetahat.ledger.run_ledger import part_files, read_run_ledger
 from thetahat.run.base import load_base
 from thetahat.run.config import RunConfig
-from thetahat.run.folder.checkpoint import all_checkpoints, read_config, read_progress, restore, step_of
+from thetahat.run.folder.checkpoint import read_config, restore
+from thetahat.run.folder.files import all_checkpoints, read_progress, step_of
 from thetahat.run.folder.find import find_checkpoint
 from thetahat.run.influence import Effect, dtype_of_sums, effects
 from thetahat.run.log.ledger import training_policy
 from thetahat.run.machine import resolve, set_up
 from thetahat.run.prepare import Prepared, prepare
-from thetahat.run.start import check_data
+from thetahat.run.start import check_data, going_on
 from thetahat.run.state import State, first_state
 from thetahat.run.step import StepReport
 
@@ -107,6 +108,7 @@ def _loaded(folder: Path) -> tuple[Prepared, State]:
     device, progress = set_up(config), read_progress(folder)
     prepared = prepare(config, folder, World())
     check_data(prepared, progress["data"], folder)
+    prepared = going_on(prepared, progress)
     num_labels = len(prepared.labels)
     state = first_state(config, prepared.tokenizer.vocab_size, progress["num_steps"], device, num_labels)
     if config.adapter:

@@ -12,7 +12,8 @@ from thetahat.core.plain import fields_as_json
 from thetahat.interop.origin import write_origin
 from thetahat.model.adapters import lora
 from thetahat.run.config import RunConfig, digest
-from thetahat.run.folder.checkpoint import CARD, CONFIG, STATE, read_progress, save_parameters
+from thetahat.run.folder.checkpoint import save_parameters
+from thetahat.run.folder.files import CARD, CONFIG, STATE, read_progress
 from thetahat.verbs.load import load
 from thetahat.verbs.origin import origin_of_model
 

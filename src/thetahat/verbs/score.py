@@ -31,7 +31,7 @@ from thetahat.ledger.ledger import LedgerRow, write_ledger
 from thetahat.ledger.pairing import WHOLE
 from thetahat.ledger.policy import Policy
 from thetahat.ledger.summary import Summary, summarize
-from thetahat.run.folder.checkpoint import read_progress
+from thetahat.run.folder.files import read_progress
 from thetahat.run.folder.folder import version_of
 from thetahat.run.prepare import encoding_of
 from thetahat.scoring.journal import FolderJournal

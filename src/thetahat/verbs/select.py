@@ -18,15 +18,8 @@ from thetahat.distribution.world import World, join_world
 from thetahat.ledger.ledger import LedgerRow
 from thetahat.ledger.selection import Candidate, Selection, as_blocks, choose, gain, halves, plain
 from thetahat.ledger.summary import BLOCKS, Summary, count_of, summarize
-from thetahat.run.folder.checkpoint import (
-    MODEL,
-    OPTIMIZER,
-    all_checkpoints,
-    copy_parameters,
-    load_tensors,
-    save_parameters,
-    step_of,
-)
+from thetahat.run.folder.checkpoint import copy_parameters, load_tensors, save_parameters
+from thetahat.run.folder.files import MODEL, OPTIMIZER, all_checkpoints, step_of
 from thetahat.scoring.likelihood import ledger_rows, score_corpus
 from thetahat.statistics.interval import BLOCK_TOKENS, Interval
 from thetahat.verbs.load import Loaded, load

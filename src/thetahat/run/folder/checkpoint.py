@@ -1,9 +1,6 @@
 """Checkpoints: folders with the digest of every file, published by rename and verified when loaded; no pickle."""
 
-import json
 import os
-import re
-import stat
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from logging import getLogger
@@ -22,15 +19,26 @@ from thetahat.core.errors import ConfigError, DamagedError, ModelError
 from thetahat.data.config import ChatConfig
 from thetahat.data.tokens.roles import ROLES
 from thetahat.data.tokens.tokenizer import TOKENIZER, Tokenizer
+from thetahat.interop.hub import is_hub_name
 from thetahat.model.adapters.lora import is_adapted
 from thetahat.model.build import LanguageModel
 from thetahat.run.card import Card, card_of
 from thetahat.run.config import InferenceConfig, RunConfig, differences, digest
+from thetahat.run.folder.files import (
+    CARD,
+    CONFIG,
+    MODEL,
+    OPTIMIZER,
+    STATE,
+    all_checkpoints,
+    folder_of,
+    read_progress,
+    step_of,
+)
+from thetahat.run.folder.moved import find_model_again
 from thetahat.run.log.metrics import METRICS, held_out_bits
 from thetahat.run.state import State, better
 
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-CONFIG, CARD = "config.toml", "card.toml"
 logger = getLogger("thetahat")
 
 
@@ -46,16 +54,6 @@ class Rejected:
         """Renames it, so that it is neither found nor deleted, and logs why."""
         target = store.set_aside(self.folder, self.kind, self.reason)
         logger.warning("checkpoint %s is %s, and set aside as %s: %s", self.folder.name, self.kind, target, self.reason)
-
-
-def folder_of(run: Path, step: int) -> Path:
-    """The folder of the checkpoint of a step."""
-    return run / "checkpoints" / f"step-{step:08d}"
-
-
-def step_of(folder: Path) -> int:
-    """The number in a checkpoint's name."""
-    return int(folder.name.removeprefix("step-"))
 
 
 def save(state: State, run: Path, tokenizer: Tokenizer, beside: Mapping[str, Any]) -> Path:
@@ -153,18 +151,6 @@ def _write_if_other(path: Path, text: str) -> None:
         store.write_text(path, text)
 
 
-def all_checkpoints(run: Path) -> list[Path]:
-    """Published checkpoints, oldest first; files and folders of other names are not looked at."""
-    above = run / "checkpoints"
-    with store.reading(above):
-        try:
-            names = os.listdir(above)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        folders = [above / name for name in names if re.fullmatch(r"step-\d{8,}", name)]
-        return sorted((folder for folder in folders if not stat.S_ISREG(folder.lstat().st_mode)), key=step_of)
-
-
 def newest_verified(run: Path, config: RunConfig) -> tuple[Path | None, list[Rejected]]:
     """The newest checkpoint that is whole and of this config, and the newer ones that are not.
 
@@ -207,21 +193,22 @@ def restore(state: State, folder: Path) -> None:
     state.step, state.tokens, state.seconds = progress["step"], progress["tokens"], progress["seconds"]
 
 
-def read_progress(folder: Path) -> dict[str, Any]:
-    """The content of `state.json`."""
-    with store.reading(folder / STATE):
-        return json.loads((folder / STATE).read_text(encoding="utf-8"))
-
-
 def read_config(folder: Path) -> RunConfig:
-    """The config of a checkpoint or of a run."""
+    """The config of a checkpoint or of a run; where its base was moved, with the place where it is found now."""
     path = folder / CONFIG
     try:
         with store.reading(path):
             text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
-    return from_toml(text, RunConfig, name=str(path))
+    config = from_toml(text, RunConfig, name=str(path))
+    if config.base is None or config.base_digest is None or _is_there(config.base):
+        return config
+    return replace(config, base=find_model_again(config.base, config.base_digest, folder) or config.base)
+
+
+def _is_there(model: str) -> bool:
+    return is_hub_name(model) or os.path.lexists(model) or os.path.lexists(model.rpartition("@")[0])
 
 
 def read_card(folder: Path) -> Card:

@@ -9,19 +9,10 @@ from shlex import quote
 
 from thetahat.core import store
 from thetahat.core.errors import ModelError
-from thetahat.run.config import RunConfig, differences
-from thetahat.run.folder.checkpoint import (
-    CONFIG,
-    MODEL,
-    OPTIMIZER,
-    Rejected,
-    all_checkpoints,
-    best_of,
-    find_fault,
-    folder_of,
-    read_config,
-    step_of,
-)
+from thetahat.run.config import ParentConfig, RunConfig, differences
+from thetahat.run.folder.checkpoint import Rejected, best_of, find_fault, read_config
+from thetahat.run.folder.files import CONFIG, MODEL, OPTIMIZER, all_checkpoints, folder_of, step_of
+from thetahat.run.folder.moved import find_checkpoint_again
 
 _KINDS = "a run folder, RUN@best, RUN@STEP, a checkpoint folder, or a folder as transformers writes it"
 
@@ -38,6 +29,17 @@ def find_checkpoint(name: str, *, with_optimizer: bool = False) -> Path:
             return _newest(Path(run), shallow)
         store.verify(folder, shallow=shallow)
         return folder
+
+
+def find_parent(parent: ParentConfig, folder: Path) -> Path:
+    """The checkpoint that a run in `folder` was branched from, where it lies now."""
+    found = find_checkpoint_again(parent.run, parent.step, parent.digest, folder)
+    if found is None:
+        raise ModelError(
+            f"{parent.run}@{parent.step}, which this run is a branch of, is not there, nor beside {folder}",
+            cure=f"thetahat train --branch RUN@{parent.step}, where that run lies now, with the same settings",
+        )
+    return found
 
 
 def _named(run: Path, which: str) -> Path | None:

@@ -8,6 +8,7 @@ import subprocess
 from contextlib import suppress
 from logging import getLogger
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ from thetahat.core.config import differences as all_differences, to_plain, to_to
 from thetahat.core.errors import FolderError, ModelError
 from thetahat.data.tokens.roles import ROLES
 from thetahat.distribution.world import World, join_world
-from thetahat.run.config import RunConfig, differences, digest
-from thetahat.run.folder.checkpoint import CONFIG, TOKENIZER, all_checkpoints, read_config
+from thetahat.run.config import RunConfig, changed_keys, changes, differences, digest, is_fixed
+from thetahat.run.folder.checkpoint import TOKENIZER, read_config
+from thetahat.run.folder.files import CONFIG, all_checkpoints
 from thetahat.run.log.metrics import METRICS, read_lines
 from thetahat.run.machine import resolve
 
@@ -59,7 +61,7 @@ def enter(folder: Path, config: RunConfig) -> None:
             folder, also_folder=False
         )  # an earlier command failed before step 0, and was killed before it could clean up
     elif changed:
-        raise _of_another_config(folder, changed)
+        raise _of_another_config(folder, config, read_config(folder))
     if not (folder / CONFIG).exists():
         store.write_json(folder / ENVIRONMENT, environment())
         store.write_text(folder / CONFIG, to_toml(config))
@@ -72,7 +74,7 @@ def note_watch(folder: Path, config: RunConfig, step: int) -> None:
     """
     noted = [line for line in read_lines(folder / WATCH) if line["step"] <= step]
     before, now = read_config(folder).watch, config.watch
-    lines = [*noted] or [{"step": 0, **to_plain(before)}]
+    lines = [*noted] or [{"step": config.first_step, **to_plain(before)}]
     if changed := all_differences(now, before):
         logger.info("from step %d on: %s", step, "; ".join(changed))
     if lines[-1] != (line := {"step": lines[-1]["step"], **to_plain(now)}):
@@ -112,13 +114,18 @@ def leave_nothing(folder: Path, *, also_folder: bool = True) -> None:
                 empty.rmdir()
 
 
-def _of_another_config(folder: Path, changed: list[str]) -> FolderError:
-    shown = "\n".join(f"    {line}" for line in changed)
-    return FolderError(
-        f"{folder} belongs to another config; it would change\n{shown}",
-        cure="--fresh for a new folder beside it, --out DIR for another, the same settings to go on, "
-        f"or base={folder} --out DIR to train on from its model",
-    )
+def _of_another_config(folder: Path, config: RunConfig, theirs: RunConfig) -> FolderError:
+    shown = "\n".join(f"    {line}" for line in differences(config, theirs))
+    name = quote(str(folder))
+    ways = [
+        "the same settings to go on",
+        f"base={name} --out DIR to train on from its model alone",
+        "--fresh for a new folder beside it, --out DIR for another",
+    ]
+    if config.parent == theirs.parent and not any(map(is_fixed, changed_keys(config, theirs))):
+        typed = " ".join(map(quote, changes(config, theirs)))
+        ways.insert(0, f"thetahat train --branch {name} {typed} to go on so from its state, in a new folder")
+    return FolderError(f"{folder} belongs to another config; it would change\n{shown}", cure=";\n    or ".join(ways))
 
 
 def environment() -> dict[str, Any]:

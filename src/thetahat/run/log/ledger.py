@@ -59,7 +59,7 @@ class TrainingLedger:
         self._held: list[_Held] = []
         self._num_held = 0  # bytes
         self._entries: list[Entries] = []
-        self._written = max((last_step(name) for name in listed), default=0)
+        self._written = max((last_step(name) for name in listed), default=config.first_step)
 
     def settle(self) -> None:
         """Deletes files that the checkpoint does not list, on resume and on the first rank: their steps are made again.
