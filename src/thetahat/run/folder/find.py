@@ -53,11 +53,20 @@ def _named(run: Path, which: str) -> Path | None:
     folder = folder_of(run, int(which)) if which.isascii() and which.isdigit() else _pointed(run, which)
     if folder is None or not folder.is_dir():
         there = ["latest", *(["best"] if _pointed(run, "best") else []), *map(str, map(step_of, all_checkpoints(run)))]
-        why = " yet: what is held out was not scored" if which == "best" else ""
+        is_scored = folder is not None or which != "best"
+        why = "" if is_scored else " yet: what is held out was not scored"
         raise ModelError(
-            f"{run}@{which}: there is no such checkpoint{why}", allowed=f"{run}@ one of: {', '.join(there)}"
+            f"{run}@{which}: there is no such checkpoint{why}",
+            allowed=f"{run}@ one of: {', '.join(there)}",
+            cure=_of_parent(run, step_of(folder)) if folder is not None and (run / CONFIG).is_file() else "",
         )
     return folder
+
+
+def _of_parent(run: Path, step: int) -> str:
+    """The name of a checkpoint from before a run was branched; empty where it is of no parent."""
+    parent = read_config(run).parent
+    return f"{quote(f'{parent.run}@{step}')}, of its parent" if parent and step < parent.step else ""
 
 
 def _near(name: Path) -> str:
