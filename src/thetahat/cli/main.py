@@ -31,9 +31,9 @@ from thetahat.cli import (
     train,
     verify,
 )
+from thetahat.cli.hints import misused
 from thetahat.cli.words import fail, say
 from thetahat.core.errors import (
-    ConfigError,
     DiskFullError,
     FolderError,
     OutOfMemoryError,
@@ -135,9 +135,7 @@ def _misused(error: Any) -> ThetahatError:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         sys.exit(error.exit_code)
-    said = error.format_message().rstrip(".")
-    command = error.ctx.command_path if error.ctx else "thetahat"
-    return ConfigError(said[:1].lower() + said[1:], cure=f"{command} --help")
+    return misused(error)
 
 
 def _named(error: Exception) -> ThetahatError:

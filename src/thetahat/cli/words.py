@@ -132,6 +132,7 @@ def find_config(words: list[str] | None) -> Any:
     The folder of a model means that training goes on from it; one with the name of a recipe is typed as ./NAME.
     DATA is short for data.train=DATA.
     """
+    from thetahat.cli.hints import refuse_names_of_others
     from thetahat.cli.places import as_pairs, divide_names
     from thetahat.core.config import override
     from thetahat.recipes.catalogue import RECIPES, find_recipe
@@ -139,6 +140,7 @@ def find_config(words: list[str] | None) -> Any:
     names, pairs = split_words(words)
     first, places = divide_names(names)
     name, pairs = first or "quickstart", [*as_pairs(places, pairs), *pairs]
+    refuse_names_of_others(pairs)
     if name not in RECIPES and (os.path.isdir(name) or name.startswith("hf:")):
         from thetahat.recipes.fine_tuning import fine_tuning
         from thetahat.run.folder.stored import find_model

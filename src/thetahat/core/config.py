@@ -53,7 +53,7 @@ def from_toml(text: str, kind: type[Some], *, name: str = "the config") -> Some:
 def from_plain(plain: Plain, kind: type[Some]) -> Some:
     """Checks every key and value; the error shows the value, what is allowed and the nearest known key."""
     for path in _paths(plain):
-        _check_key(path, kind)
+        _check_key(path, kind, _value_at(plain, path))
     try:
         return msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
@@ -67,7 +67,7 @@ def override(config: Some, pairs: Sequence[str]) -> Some:
     """
     plain, kind = to_plain(config), type(config)
     for path, text in sorted(map(_split, pairs), key=lambda pair: pair[0][-1] != "kind"):
-        _check_key(path, kind)
+        _check_key(path, kind, text)
         _assign(plain, path, _value(text, hint_at(kind, path)))
     return from_plain(plain, kind)
 
@@ -158,30 +158,54 @@ def _split(pair: str) -> tuple[list[str], str]:
     return path, text.strip()
 
 
-def _check_key(path: Sequence[str], root: Any) -> None:
+def _check_key(path: Sequence[str], root: Any, value: Any) -> None:
     hint: Any = root
     for depth, name in enumerate(path):
         known = fields(hint)
         if name not in known and items(hint) is None:
-            raise _unknown(path, depth, sorted(known), known_keys(root))
+            raise _unknown(path, depth, sorted(known), (root, value))
         hint = known.get(name, items(hint))
 
 
-def _unknown(path: Sequence[str], depth: int, siblings: Sequence[str], everything: Sequence[str]) -> ConfigError:
-    above = _dotted(path[:depth])
+def _unknown(path: Sequence[str], depth: int, siblings: Sequence[str], given: tuple[Any, Any]) -> ConfigError:
+    root, value = given
+    above, typed = _dotted(path[:depth]), "..." if isinstance(value, dict | list) else _as_typed(value)
     known = ", ".join(siblings) if siblings else "nothing: it is a plain value"
-    near = max(everything, key=lambda key: _likeness(path, key.split(".")))
     return ConfigError(
         f"unknown config key {_dotted(path)!r}",
         allowed=f"below {above!r}: {known}" if above else known,
-        cure=f"{near}=..." if _likeness(path, near.split(".")) > 0.6 else "",
+        cure=" or ".join(f"{key}={typed}" for key in near_keys(path, root)),
     )
 
 
-def _likeness(ours: Sequence[str], theirs: Sequence[str]) -> float:
-    """Of two keys, in 0 to 1: of their last names or of the whole, whichever is more alike."""
-    pairs = (ours[-1], theirs[-1]), (_dotted(ours), _dotted(theirs))
+def near_keys(path: Sequence[str], root: Any) -> list[str]:
+    """The keys that were probably meant by an unknown one, at most three.
+
+    Those whose last name it is, wherever they stand; else the one that is most alike, below the same table first.
+    """
+    known = known_keys(root)
+    plain = [key for key in known if not variants(hint_at(root, key.split(".")))] or known
+    for ending in (_dotted(path), path[-1]):
+        if same := [key for key in plain if key == ending or key.endswith(f".{ending}")]:
+            return sorted(same, key=lambda key: key.count("."))[:3]
+    above = _dotted(path[:-1])
+    beside = [key for key in plain if above and key.rpartition(".")[0] == above]
+    for candidates, enough in ((beside, 0.6), (known if not beside else plain, 0.6 if not beside else 0.8)):
+        if candidates:
+            near = max(candidates, key=lambda key: _likeness(path, key.split("."), whole=not beside))
+            if _likeness(path, near.split("."), whole=not beside) > enough:
+                return [near]
+    return []
+
+
+def _likeness(ours: Sequence[str], theirs: Sequence[str], *, whole: bool) -> float:
+    """Of two keys, in 0 to 1: of their last names or, if it is more, of the `whole`."""
+    pairs = [(ours[-1], theirs[-1]), *([(_dotted(ours), _dotted(theirs))] if whole else [])]
     return max(difflib.SequenceMatcher(None, a, b).ratio() for a, b in pairs)
+
+
+def _as_typed(value: Any) -> str:
+    return value if isinstance(value, str) else _shown(value)
 
 
 def _complain(error: msgspec.ValidationError, plain: Plain, root: Any) -> NoReturn:
