@@ -169,12 +169,14 @@ def _refuse_overruled(config: Any, pairs: list[str], name: str) -> None:
 def _read_config(name: str) -> Any:
     from pathlib import Path
 
+    from thetahat.cli.hints import refuse_names_of_others
     from thetahat.core.config import from_toml, override
     from thetahat.core.errors import ConfigError
     from thetahat.recipes.catalogue import find_recipe
     from thetahat.run.config import RunConfig
 
     if "=" in name and not name.endswith(".toml"):
+        refuse_names_of_others([name])
         return override(find_recipe("quickstart"), [name])  # a file has the name of a key that is none: that is said
     try:
         return from_toml(Path(name).read_text(encoding="utf-8"), RunConfig, name=name)
