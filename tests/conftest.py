@@ -1,6 +1,7 @@
 """What every test shares: one thread, one device, one stream of examples."""
 
 import os
+import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -32,6 +33,18 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture
 def device(request):
     return torch.device(request.config.getoption("--device"))
+
+
+@pytest.fixture
+def browser():
+    """A Chromium without a window; where there is none, the test is skipped."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    if (found := shutil.which("chromium") or shutil.which("google-chrome")) is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        shown = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield shown
+        shown.close()
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import thetahat as th
+from tests.browser import models, opened
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.ledger.run_ledger import read_run_ledger
 
@@ -36,36 +37,6 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(run):
     return th.report(run).path
-
-
-@pytest.fixture
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    found = shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-def opened(browser, path, said, **options):
-    view = browser.new_page(**options)
-    view.on("console", lambda message: said.append(message.text) if message.type in {"error", "warning"} else None)
-    view.on("pageerror", lambda error: said.append(str(error)))
-    view.on("request", lambda request: said.append(request.url) if not request.url.startswith("file:") else None)
-    view.goto(f"file://{path}")
-    view.wait_for_selector("html[data-drawn=yes]")
-    return view
-
-
-def models(view, kind, field):
-    """A field of every Bokeh model of a kind. The page's policy allows no eval, so this goes through the debugger."""
-    found = (
-        "([kind, field]) => [...Bokeh.documents[0]._all_models.values()].filter(m => m.type == kind).map(m => m[field])"
-    )
-    return view.evaluate(found, [kind, field])
 
 
 def test_the_page_loads_nothing_and_is_small(page):

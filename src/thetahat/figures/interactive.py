@@ -17,7 +17,7 @@ NUM_COLOURS = 8  # of runs, after which they repeat; page.html has their values 
 MOST_POINTS = 600  # of a curve: more are drawn as means of neighbours, with the band from least to greatest
 HEIGHT = 270  # pixels
 MARGIN = 1.015  # of the range along x, behind its last point; page.js has it, too
-_GREY = "#808891"  # legible on white and on black, until the page's script has set its colours
+GREY = "#808891"  # legible on white and on black; the page's script sets the colours of its scheme
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +70,14 @@ def draw(panels: Mapping[str, Panel], x: str) -> dict[str, figure]:
 
 
 def _panel(panel: Panel, x: str, shared: Range1d) -> figure:
-    plot = _plain(y_axis_type="log" if panel.is_log else "linear", x_range=shared)
+    plot = plain(y_axis_type="log" if panel.is_log else "linear", x_range=shared)
     plot.xaxis.axis_label, plot.xaxis.tags, plot.yaxis.axis_label = x, ["x"], panel.unit
     plot.xaxis.formatter = NumeralTickFormatter(format="0.[0]a")  # 20k, 1.5m
     for curve in panel.curves:
         _add(plot, curve, x, panel.unit)
     if panel.limit is not None:
         value, name = panel.limit
-        plot.hspan(y=value, line_color=_GREY, line_dash="dashed", line_width=1.2, legend_label=name)
+        plot.hspan(y=value, line_color=GREY, line_dash="dashed", line_width=1.2, legend_label=name)
     if len({curve.name for curve in panel.curves}) + (panel.limit is not None) > 1:
         _legend(plot)
     else:
@@ -85,7 +85,8 @@ def _panel(panel: Panel, x: str, shared: Range1d) -> figure:
     return plot
 
 
-def _plain(**options: Any) -> figure:
+def plain(**options: Any) -> figure:
+    """An empty figure in the manner of all pages."""
     plot = figure(
         height=HEIGHT,
         sizing_mode="stretch_width",
@@ -100,10 +101,10 @@ def _plain(**options: Any) -> figure:
     )
     plot.toolbar.logo, plot.toolbar.autohide = None, True
     for axis in plot.axis:
-        axis.update(axis_line_color=_GREY, major_tick_line_color=_GREY, minor_tick_line_color=None)
-        axis.update(axis_label_text_color=_GREY, major_label_text_color=_GREY, axis_label_text_font_style="normal")
+        axis.update(axis_line_color=GREY, major_tick_line_color=GREY, minor_tick_line_color=None)
+        axis.update(axis_label_text_color=GREY, major_label_text_color=GREY, axis_label_text_font_style="normal")
     for grid in plot.grid:
-        grid.update(grid_line_color=_GREY, grid_line_alpha=0.25)
+        grid.update(grid_line_color=GREY, grid_line_alpha=0.25)
     return plot
 
 
@@ -116,12 +117,12 @@ def _add(plot: figure, curve: Curve, x: str, unit: str) -> None:
     source, tags = ColumnDataSource(columns), [f"colour-{curve.colour % NUM_COLOURS}"]
     drawn: dict[str, Any] = {"source": source, "legend_label": curve.name, "tags": tags}
     if "low" in columns and curve.has_points:
-        plot.add_layout(Whisker(base="x", lower="low", upper="high", source=source, line_color=_GREY, tags=tags))
+        plot.add_layout(Whisker(base="x", lower="low", upper="high", source=source, line_color=GREY, tags=tags))
     elif "low" in columns:
-        plot.varea("x", "low", "high", fill_alpha=0.18, fill_color=_GREY, **drawn)
-    line = plot.line("x", "y", line_width=1.6, line_color=_GREY, **drawn)
+        plot.varea("x", "low", "high", fill_alpha=0.18, fill_color=GREY, **drawn)
+    line = plot.line("x", "y", line_width=1.6, line_color=GREY, **drawn)
     if curve.has_points:
-        line = plot.scatter("x", "y", size=6, fill_color=_GREY, line_color=None, **drawn)
+        line = plot.scatter("x", "y", size=6, fill_color=GREY, line_color=None, **drawn)
     told = [(name, f"@{{{name}}}{{0,0}}") for name in curve.x] + [(unit, "@y{0,0.0000}")]
     if "low" in columns:
         told.append(("95 % interval" if curve.has_points else "least to greatest", "@low{0,0.000} to @high{0,0.000}"))
@@ -158,7 +159,7 @@ def _compact(values: Column) -> NDArray[Any]:
 def bars(names: Sequence[str], shares: Mapping[str, Column]) -> figure:
     """For each name a horizontal bar of each kind of share, the first name on top; in percent."""
     rows = [*range(len(names), 0, -1)]  # two may have the same name, once it is cut short
-    plot = _plain(y_range=Range1d(start=0.4, end=len(names) + 0.6))
+    plot = plain(y_range=Range1d(start=0.4, end=len(names) + 0.6))
     plot.yaxis.ticker, plot.yaxis.major_label_overrides = rows, dict(zip(rows, names, strict=True))
     plot.height = 90 + 34 * len(rows)
     plot.xaxis.axis_label = "%"
@@ -169,7 +170,7 @@ def bars(names: Sequence[str], shares: Mapping[str, Column]) -> figure:
         columns = {"y": place, "share": 100 * values, "name": np.array(list(names), dtype=object)}
         source = ColumnDataSource(columns)
         drawn = plot.hbar(
-            "y", right="share", height=0.9 * wide, source=source, legend_label=name, fill_color=_GREY, line_color=None
+            "y", right="share", height=0.9 * wide, source=source, legend_label=name, fill_color=GREY, line_color=None
         )
         drawn.tags = [f"colour-{number % NUM_COLOURS}"]
         told = [("", "@name"), (f"share of the {name}", "@share{0.0} %")]
@@ -182,6 +183,6 @@ def _legend(plot: figure) -> None:
     """Above the plot, where it hides nothing; a click on a name hides what it names."""
     for legend in [*plot.legend]:
         legend.update(orientation="horizontal", padding=2, spacing=14, border_line_color=None, margin=0)
-        legend.update(click_policy="hide", label_text_color=_GREY, background_fill_alpha=0.0)
+        legend.update(click_policy="hide", label_text_color=GREY, background_fill_alpha=0.0)
         plot.center.remove(legend)
         plot.add_layout(legend, "above")

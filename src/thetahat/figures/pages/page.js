@@ -6,7 +6,7 @@
   }
   function paint(model) {
     const ink = value("--ink"), soft = value("--soft"), line = value("--line");
-    const number = (model.tags || []).map((tag) => /^colour-(\d+)$/.exec(tag)).filter(Boolean).map((found) => found[1])[0];
+    const number = (model.tags || []).map((tag) => /^colour-(\w+)$/.exec(tag)).filter(Boolean).map((found) => found[1])[0];
     if (number !== undefined) {
       const colour = value("--colour-" + number), glyph = model.glyph || model;
       for (const name of ["line_color", "fill_color"]) {
