@@ -30,7 +30,7 @@ def to_html(compared: Comparison) -> str:
             whole.main.by_unit, compared.unit, whole.interval_unit, float(whole.main.interval.estimate)
         ),
     }
-    filters = {"plain": printable, "signed": lambda value: f"{value:+.4g}", "p": lambda value: f"{value:.2g}"}
+    filters = {"plain": printable, "signed": "{:+.4g}".format, "p": "{:.2g}".format}
     return render(
         "compare.html",
         embed(figures),

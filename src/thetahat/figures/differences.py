@@ -40,7 +40,10 @@ def forest(rows: Sequence[Estimate], unit: str) -> figure:
     low, high = _ends(rows)
     margin = 0.06 * (high - low) or 1.0
     places = list(range(len(rows), 0, -1))
-    ranges = {"x_range": Range1d(start=low - margin, end=high + margin), "y_range": Range1d(0.4, len(rows) + 0.6)}
+    ranges = {
+        "x_range": Range1d(start=low - margin, end=high + margin),
+        "y_range": Range1d(start=0.4, end=len(rows) + 0.6),
+    }
     plot = plain(**ranges)
     plot.height = 70 + 28 * len(rows)
     plot.yaxis.ticker, plot.yaxis.major_label_overrides = places, {p: r.name for p, r in zip(places, rows, strict=True)}
