@@ -14,7 +14,7 @@ from thetahat.recipes.catalogue import find_recipe
         ("dialogue", "chat runs/it", "OTHER.jsonl"),
         ("translation", "generate runs/it --prompts PROMPTS.jsonl", "OTHER.jsonl"),
         ("masked", "generate runs/it --prompt 'TEXT <|mask|> TEXT'", "OTHER.txt"),
-        ("classification", "score runs/it OTHER.jsonl", "OTHER.jsonl"),
+        ("classification", "classify runs/it TEXT", "OTHER.jsonl"),
     ],
 )
 def test_what_is_offered_is_what_a_model_of_this_kind_can_do(recipe, first, others):

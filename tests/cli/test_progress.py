@@ -45,6 +45,39 @@ def test_elsewhere_than_on_a_terminal_a_line_comes_every_ten_seconds_and_for_new
     ]
 
 
+def test_what_an_evaluation_takes_is_in_no_rate_and_what_the_others_will_take_is_in_the_time_left(clock, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with progress("step", shown=True, stays=True) as shows:
+        for step in range(1, 11):
+            clock[0] += 1.0
+            shows(Standing(step, 110, 1, 2000, later=60.0))
+        for done in range(1, 31):
+            clock[0] += 1.0
+            shows.aside("held-out tokens", done * 100, 3000)
+        clock[0] += 1.0
+        shows(Standing(11, 110, 1, 2000, is_news=True, paused=30.0, later=30.0))
+    assert sys.stderr.getvalue().splitlines() == [
+        "step 10/110  2,000 tokens/s  2 min 40 s left",
+        "  held-out tokens 1,000/3,000  20 s left",
+        "  held-out tokens 2,000/3,000  10 s left",
+        "step 11/110  2,000 tokens/s  2 min 9 s left",
+    ]
+
+
+def test_on_a_terminal_an_evaluation_has_a_bar_of_its_own_until_it_is_done(clock, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Screen())
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with progress("step", shown=True, stays=True) as shows:
+        shows(Standing(1, 10, 1, 10))
+        for done in (100, 200):
+            clock[0] += 1.0
+            shows.aside("held-out tokens", done, 300)
+        assert [task.description or task.fields["said"] for task in shows.bar.tasks][1:] == ["held-out tokens"]
+        shows.aside("held-out tokens", 300, 300)
+        assert len(shows.bar.tasks) == 1
+
+
 @pytest.mark.parametrize(("columns", "expected"), [(80, "-2.000/token"), (120, "log-likelihood -2.000/token")])
 def test_a_bar_fits_into_its_terminal(monkeypatch, columns, expected):
     monkeypatch.setattr(sys, "stderr", Screen())

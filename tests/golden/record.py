@@ -50,8 +50,8 @@ CASES: dict[str, list[str]] = {
 }  # fmt: skip
 Curves = dict[str, list[float]]
 Run = Callable[..., object]
-HELD_OUT = "held_out_bits_per_byte"
-LOGGED = "log_likelihood_per_token", "gradient_norm", HELD_OUT  # by lines of steps or by lines of evaluations
+HELD_OUT = "held_out_bits_per_byte", "held_out_nats_per_label"  # of which a run has one
+LOGGED = "log_likelihood_per_token", "gradient_norm", *HELD_OUT  # by lines of steps or by lines of evaluations
 
 
 def data() -> dict[str, str]:
@@ -99,10 +99,8 @@ def case(folder: Path, name: str, seed: int, dtype: str, does: Run = thetahat) -
     lines = [json.loads(line) for line in (folder / run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     does(folder, "score", run, "--out", f"{run}.parquet", "--quiet")
     scored = parquet.read_table(folder / f"{run}.parquet", columns=["log_prob"])["log_prob"].to_pylist()
-    return {
-        **{name: [line[name] for line in lines if name in line] for name in LOGGED},
-        "score": scored,
-    }
+    logged = {name: [line[name] for line in lines if name in line] for name in LOGGED}
+    return {**{name: values for name, values in logged.items() if values}, "score": scored}
 
 
 def record(folder: Path, dtype: str, seeds: tuple[int, ...] = (0, 1), only: str = ".*") -> dict[str, Curves]:

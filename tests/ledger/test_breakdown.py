@@ -112,7 +112,7 @@ def test_positions_are_counted_from_1_in_buckets_that_grow():
             at = slice(before + low, before + min(high, size))
             if low < size:
                 one = (name, row.document, min(high, size) - low, num_bytes[at].sum(), math.fsum(nats[at]))
-                expected.append(one)
+                expected.append((*one, False))
         before += size
     cells = list(position_cells(rows, nats, num_bytes))
     assert cells == expected

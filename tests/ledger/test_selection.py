@@ -47,7 +47,7 @@ def test_the_best_is_the_likeliest_and_each_is_behind_by_a_paired_ratio(num, cou
         error = math.sqrt(count / (count - 1) * squares) / size.sum()
         assert standing.behind == pytest.approx(behind, abs=1e-12)
         assert standing.behind_error == pytest.approx(error, rel=1e-9, abs=1e-12)
-        assert standing.bits_per_byte == pytest.approx(-math.fsum(row) / math.log(2) / size.sum())
+        assert standing.value == pytest.approx(-math.fsum(row) / math.log(2) / size.sum())
     steps = [s.step for s in found.standings if s.behind <= s.behind_error or s.behind == 0]
     assert found.standings[found.one_error].step == min(steps)
 

@@ -17,7 +17,7 @@ from thetahat.data.config import DataConfig
 from thetahat.run.config import RunConfig, differences, digest
 from thetahat.run.folder.checkpoint import read_config, settle
 from thetahat.run.folder.files import MODEL
-from thetahat.run.log.metrics import METRICS, MetricsLog, held_out_bits
+from thetahat.run.log.metrics import METRICS, MetricsLog, evaluation_after
 from thetahat.run.train import train
 
 WATCHING = ["evaluation.every=1", "checkpoint.every=2", "checkpoint.keep=5", "ledger.every=0", "prompt=Once"]
@@ -120,7 +120,7 @@ def test_an_evaluation_that_is_missing_is_made_and_names_the_best(config, tmp_pa
     weights = digest_file(newest / MODEL)
     (report,) = train(config, run)
     assert (report.step, report.checkpoint) == (None, None)
-    assert report.held_out.bits_per_byte == held_out_bits(run / METRICS, 6)
+    assert report.held_out.bits_per_byte == evaluation_after(run / METRICS, 6).value
     assert lines_of(run)[-1] == {k: v for k, v in json.loads(whole.splitlines()[-1]).items() if "second" not in k}
     settle(run, newest, 2)
     assert (run / "checkpoints" / "best").read_text() == best

@@ -42,9 +42,9 @@ def test_each_candidate_has_the_likelihood_that_score_gives_it(place):
     assert names == ["0", "4", "8", "12", "16", "mean of the last 2", "mean of the last 3"]
     for standing in found.selection.standings[:5]:
         scored = score(f"{place / 'run'}@{standing.name}", [str(place / "more.jsonl")])
-        assert standing.bits_per_byte == pytest.approx(scored.summary.bits_per_byte, rel=1e-12)
+        assert standing.value == pytest.approx(scored.summary.bits_per_byte, rel=1e-12)
     best = found.selection.standings[found.selection.best]
-    assert best.bits_per_byte == min(standing.bits_per_byte for standing in found.selection.standings)
+    assert best.bits_per_byte == min(standing.value for standing in found.selection.standings)
     assert (found.num_report_units, found.unit) == (40, "documents")
     assert found.last.summary == score(str(place / "run"), [str(place / "report.jsonl")]).summary
     json.dumps(found.to_dict(), allow_nan=False)
@@ -80,7 +80,7 @@ def test_the_mean_of_checkpoints_is_saved_as_a_model(place, tmp_path):
     standing = found.selection.standings[found.selection.best]
     mine = [row for row in chosen if int(row.digest[:8], 16) % 2]
     nats = -sum(row.log_prob for row in mine) / 0.6931471805599453 / sum(row.num_bytes for row in mine)
-    assert standing.bits_per_byte == pytest.approx(nats, rel=1e-9)
+    assert standing.value == pytest.approx(nats, rel=1e-9)
 
 
 def test_a_checkpoint_that_is_not_there_is_named_with_those_that_are(place):

@@ -1,7 +1,7 @@
 """`thetahat compare`."""
 
 import shlex
-from math import isnan
+from math import fsum, isnan, log
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +10,12 @@ import typer
 
 from thetahat.cli.table import Column, interval, show_table, show_values
 from thetahat.cli.words import Json, Quiet, emit, emit_json, escape, is_first_rank, listen_to_library, say, split_words
+from thetahat.core.plain import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from thetahat.ledger.compare import Case, Comparison, SourceDifference
+    from thetahat.ledger.compare import Case, Comparison, Difference, SourceDifference
     from thetahat.statistics.interval import Interval
 
 SOURCES = 24
@@ -91,8 +92,22 @@ def _show_sources(sources: "Sequence[SourceDifference]", unit: str) -> None:
         Column("p (Holm)", attrgetter("p_holm"), ".2g"),
         Column("improved", attrgetter("difference.improved.estimate"), ".1%"),
     ]
+    told = [one for one in sources if not isnan(one.difference.main.interval.low)]
     emit("")
-    show_table(sources[:SOURCES], columns, num_more=len(sources) - SOURCES)
+    if told:
+        show_table(told[:SOURCES], columns, num_more=len(told) - SOURCES)
+    if few := [one.difference for one in sources if one not in told]:
+        start = "... and" if told else "by source:"
+        count = counted(len(few), "source")
+        emit(f"{start} {count} too small for an interval, together {_sum_of(few, unit)}: --json has all")
+
+
+def _sum_of(few: "Sequence[Difference]", unit: str) -> str:
+    """What several groups are together."""
+    nats = fsum(one.log_likelihood_b - one.log_likelihood_a for one in few)
+    tokens, size = sum(one.num_tokens or 0 for one in few), sum(one.num_bytes for one in few)
+    mean = nats / tokens if unit.startswith("nats") else nats / log(2) / size
+    return f"{counted(sum(one.num_documents for one in few), 'document')}, {mean:+.5f} {unit}"
 
 
 def _ends(found: "Interval") -> str | None:

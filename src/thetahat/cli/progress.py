@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
 
 from thetahat.cli.words import say
 from thetahat.core.plain import duration
@@ -29,16 +30,28 @@ class Standing:
     known: str = ""
     brief: str = ""  # the same for a narrow terminal
     is_news: bool = False  # worth a line of its own
+    paused: float = 0.0  # seconds since the last standing in which something else was done
+    later: float = 0.0  # seconds that something else will take until the end
 
 
-Shows = Callable[[Standing], None]
+@runtime_checkable
+class Display(Protocol):
+    """Shows how far a command is."""
+
+    def __call__(self, standing: Standing) -> None:
+        """A new standing of what is counted."""
+        ...
+
+    def aside(self, what: str, done: int, total: int) -> None:
+        """How far something else is, for which what is counted waits."""
+        ...
 
 
 @contextmanager
-def progress(unit: str, *, shown: bool, stays: bool) -> Generator[Shows]:
-    """A function to call with every standing. `unit` is what is counted; the bar `stays` on the screen, or goes."""
+def progress(unit: str, *, shown: bool, stays: bool) -> Generator[Display]:
+    """Something to call with every standing. `unit` is what is counted; the bar `stays` on the screen, or goes."""
     if not shown:
-        yield lambda standing: None
+        yield _Nothing()
     elif sys.stderr.isatty():
         console = Console(stderr=True)
         with Progress(*_columns(console.width), console=console, transient=not stays) as bar:
@@ -61,16 +74,42 @@ def token_progress(*, shown: bool) -> Generator[Callable[[int, int], None]]:
         yield shows
 
 
+class _Nothing:
+    def __call__(self, standing: Standing) -> None:
+        pass
+
+    def aside(self, what: str, done: int, total: int) -> None:
+        pass
+
+
 class _Bar:
+    """A bar that stays in its place; a second one below it as long as something else is done."""
+
     def __init__(self, bar: Progress, unit: str, *, is_wide: bool) -> None:
-        self.bar, self.unit, self.is_wide, self.task, self.rate = bar, unit, is_wide, None, Rate()
+        self.bar, self.unit, self.is_wide, self.task = bar, unit, is_wide, None
+        self.tokens, self.units, self.other = Rate(), Rate(), _Aside()
 
     def __call__(self, standing: Standing) -> None:
+        self._end_aside()
         known = standing.known if self.is_wide else standing.brief
-        said = f"{known or self.unit} {self.rate(standing.num_tokens):,.0f} tok/s"
+        rate, units = self.tokens(standing.num_tokens, standing.paused), self.units(standing.num_new, standing.paused)
+        said, left = f"{known or self.unit} {rate:,.0f} tok/s", time_left(standing, units)
         if self.task is None:
-            self.task = self.bar.add_task("", total=standing.total, completed=standing.done, said=said)
-        self.bar.update(self.task, completed=standing.done, total=standing.total, said=said)
+            self.task = self.bar.add_task("", total=standing.total, completed=standing.done, said=said, left=left)
+        self.bar.update(self.task, completed=standing.done, total=standing.total, said=said, left=left)
+
+    def aside(self, what: str, done: int, total: int) -> None:
+        left = self.other(done, total)
+        if self.other.task is None:
+            self.other.task = self.bar.add_task("", total=total, completed=done, said=what, left=left)
+        self.bar.update(self.other.task, completed=done, total=total, said=what, left=left)
+        if done >= total:
+            self._end_aside()
+
+    def _end_aside(self) -> None:
+        if self.other.task is not None:
+            self.bar.remove_task(self.other.task)
+        self.other = _Aside()
 
 
 class _Lines:
@@ -78,16 +117,47 @@ class _Lines:
 
     def __init__(self, unit: str) -> None:
         self.unit, self.last = unit, time.monotonic()
-        self.tokens, self.units = Rate(), Rate()
+        self.tokens, self.units, self.other = Rate(), Rate(), _Aside()
 
     def __call__(self, standing: Standing) -> None:
-        tokens, units, now = self.tokens(standing.num_tokens), self.units(standing.num_new), time.monotonic()
-        if not standing.is_news and now - self.last < SILENCE:
-            return
+        self.other = _Aside()
+        tokens = self.tokens(standing.num_tokens, standing.paused)
+        units = self.units(standing.num_new, standing.paused)
+        if self._is_time(standing.is_news):
+            known = f"  {standing.known}" if standing.known else ""
+            done, left = f"{standing.done:,}/{standing.total:,}", time_left(standing, units)
+            say(f"{self.unit} {done}{known}  {tokens:,.0f} tokens/s  {left or 'unknown time'} left")
+
+    def aside(self, what: str, done: int, total: int) -> None:
+        left = self.other(done, total)
+        if done < total and self._is_time(False):
+            say(f"  {what} {done:,}/{total:,}  {left or 'unknown time'} left")
+
+    def _is_time(self, is_news: bool) -> bool:
+        now = time.monotonic()
+        if not is_news and now - self.last < SILENCE:
+            return False
         self.last = now
-        known = f"  {standing.known}" if standing.known else ""
-        left = duration((standing.total - standing.done) / units) if units else "unknown time"
-        say(f"{self.unit} {standing.done:,}/{standing.total:,}{known}  {tokens:,.0f} tokens/s  {left} left")
+        return True
+
+
+class _Aside:
+    """How far something else is, and since when."""
+
+    def __init__(self) -> None:
+        self.task: TaskID | None = None
+        self.started: tuple[float, int] | None = None
+
+    def __call__(self, done: int, total: int) -> str:
+        """The time left, from the mean rate since the first call."""
+        now = time.monotonic()
+        began, first = self.started = self.started or (now, done)
+        return duration((total - done) * (now - began) / (done - first)) if done > first else ""
+
+
+def time_left(standing: Standing, units: float) -> str:
+    """The time until the end at this rate; empty where it is not known yet."""
+    return duration((standing.total - standing.done) / units + standing.later) if units else ""
 
 
 class Rate:
@@ -99,10 +169,10 @@ class Rate:
     def __init__(self) -> None:
         self.last, self.number, self.seconds = time.monotonic(), 0.0, 0.0
 
-    def __call__(self, number: int) -> float:
-        """The rate after `number` more."""
+    def __call__(self, number: int, paused: float = 0.0) -> float:
+        """The rate after `number` more, without `paused` seconds in which something else was done."""
         now = time.monotonic()
-        spent, self.last = now - self.last, now
+        spent, self.last = max(now - self.last - paused, 0.0), now
         keep = math.exp(-spent / RECENT)
         self.number, self.seconds = keep * self.number + number, keep * self.seconds + spent
         return self.number / max(self.seconds, 1e-9)
@@ -113,7 +183,6 @@ def _columns(width: int) -> list[ProgressColumn]:
         TextColumn("{task.completed:,}/{task.total:,}"),
         BarColumn(bar_width=10),
         TextColumn("{task.fields[said]}"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("left"),
+        TextColumn("{task.fields[left]} left"),
     ]
     return columns if width >= ROOM_FOR_A_BAR else [columns[0], *columns[2:]]

@@ -11,7 +11,11 @@ from thetahat.cli.table import Column, interval, show_table, show_values
 from thetahat.cli.words import Json, Quiet, emit, emit_json, is_first_rank, listen_to_library, say, split_words
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from thetahat.ledger.breakdown import GroupLikelihood
+    from thetahat.ledger.classification import Classification
+    from thetahat.run.card import Card
     from thetahat.verbs.score import Score
 
 SHOWN = 12  # groups of a table; --json has them all
@@ -21,6 +25,11 @@ MEASURES = (
     Column("nats/token", attrgetter("nats_per_token"), ".4f"),
     Column("bits/byte", attrgetter("bits_per_byte"), ".4f"),
     Column("95 %", lambda group: interval(group.bits_per_byte_ci95, ".4f"), ""),
+)
+OF_LABELS = (
+    *MEASURES[:1],
+    Column("nats/label", attrgetter("nats_per_token"), ".4f"),
+    Column("95 %", lambda group: interval(group.nats_per_token_ci95, ".4f"), ""),
 )
 KEPT = "interrupted: what was scored is kept", "start the same command again to go on"
 NOT_KEPT = "interrupted", "--out ledger.parquet, with which the same command goes on where it stopped"
@@ -55,7 +64,8 @@ def score(
     model, *data = names
     what, cure = KEPT if out else NOT_KEPT
     with interrupting(what, cure), token_progress(shown=is_first_rank() and not quiet) as shows:
-        scored = score_text(load(model, tuple(pairs)), data, out=out, tokens=tokens, shows=shows)
+        loaded = load(model, tuple(pairs))
+        scored = score_text(loaded, data, out=out, tokens=tokens, shows=shows)
     if not is_first_rank():
         return
     if json:
@@ -68,22 +78,48 @@ def score(
         raise NonFiniteError(f"the likelihood is {scored.summary.log_likelihood}; documents: {shown}")
     if not quiet:
         _conclude(model, out, scored)
+        say(f"Next: {following_score(model, out, loaded.card)}")
 
 
 def _show(scored: "Score") -> None:
     plain = scored.to_dict()
-    groups = plain.pop("by")
-    show_values(plain)
+    groups, labels = plain.pop("by"), scored.summary.classification
+    show_values(
+        {name: value for name, value in plain.items() if name not in ("classification", "evaluated_by_the_run")}
+    )
+    if labels:
+        show_labels(labels)
     for name, members in groups.items():
-        _show_groups(name, members)
+        _show_groups(name, members, OF_LABELS if labels else MEASURES)
     if not scored.summary.lossless:
         emit("\nnote: the tokenizer loses some of the text, so that bits per byte are a lower bound")
     if scored.summary.caution:
         emit(f"\nnote: {scored.summary.caution}")
 
 
-def _show_groups(name: str, groups: "list[GroupLikelihood]") -> None:
-    """One table of the groups that have an interval: the largest where there are many; the rest is counted."""
+def show_labels(found: "Classification") -> None:
+    """The labels that are told apart worst, and what they are taken for."""
+    columns = [
+        Column("label", attrgetter("label")),
+        Column("texts", attrgetter("support"), ","),
+        Column("precision", attrgetter("precision"), ".4f"),
+        Column("recall", attrgetter("recall"), ".4f"),
+        Column("F1", attrgetter("f1"), ".4f"),
+        Column("nats/label", lambda one: -one.log_likelihood / one.support if one.support else None, ".4f"),
+    ]
+    worst = sorted(found.labels, key=lambda one: (one.f1, -one.support, one.label))
+    emit(f"\n{'lowest F1 first' if len(worst) > SHOWN else 'by label'}:")
+    show_table(worst[:SHOWN], columns, num_more=len(worst) - SHOWN)
+    if confused := found.confused:
+        columns = [Column("label", attrgetter("label")), Column("taken for", attrgetter("predicted"))]
+        emit("")
+        show_table(
+            confused[:SHOWN], [*columns, Column("texts", attrgetter("count"), ",")], num_more=len(confused) - SHOWN
+        )
+
+
+def _show_groups(name: str, groups: "list[GroupLikelihood]", measures: "Sequence[Column]") -> None:
+    """One table of the groups that have an interval: the largest where there are many; the rest is summed up."""
     from thetahat.core.plain import counted
     from thetahat.statistics.interval import MIN_DOCUMENTS
 
@@ -93,19 +129,33 @@ def _show_groups(name: str, groups: "list[GroupLikelihood]") -> None:
     if told:
         names = Column(f"by {name}", lambda group: group.name or "(none)")
         shown = [group for group in told if group not in smallest]
-        show_table(shown, [names, *MEASURES], num_more=len(smallest))
-    if few := len(groups) - len(told):
+        show_table(shown, [names, *measures], num_more=len(smallest))
+    if few := [group for group in groups if group not in told]:
         start = "... and" if told else f"by {name}:"
-        emit(f"{start} {counted(few, 'group')} of fewer than {MIN_DOCUMENTS} documents: --json has all")
+        count = counted(len(few), "group")
+        emit(f"{start} {count} of fewer than {MIN_DOCUMENTS} documents{_sum_of(few)}: --json has all")
+
+
+def _sum_of(groups: "Sequence[GroupLikelihood]") -> str:
+    """What groups are together; a document may be in several of them."""
+    num_tokens, num_bytes = (sum(getattr(one, name) for one in groups) for name in ("num_tokens", "num_bytes"))
+    nats = -math.fsum(group.log_likelihood for group in groups)
+    if any(group.bits_per_byte is None for group in groups) or not num_bytes:
+        return f", together {num_tokens:,} targets, {nats / num_tokens:.4f} nats each"
+    return f", together {num_tokens:,} tokens, {nats / math.log(2) / num_bytes:.4f} bits/byte"
 
 
 def _conclude(model: str, out: Path | None, scored: "Score") -> None:
     from thetahat.core.plain import counted
 
-    noise = scored.noise
+    noise, part = scored.noise, scored.evaluated
+    if part:
+        of = counted(scored.summary.num_documents, "document")
+        say(f"the log of the run is of {part.num_documents:,} of these {of} (evaluation.max_documents), on which this "
+            f"model has {part.value:.4f} {part.unit}; what is above is of all of them")  # fmt: skip
     if noise.num_sequences:
         count = counted(noise.num_sequences, "sequence")
-        apart = f"at most {noise.nats_per_token:.1e} nats a token"
+        apart = f"at most {noise.nats_per_token:.1e} nats a {'label' if scored.summary.classification else 'token'}"
         say(f"rounding: {count} scored once more, each outside of its batch, which changed {apart}")
     if scored.tokens_cut or scored.prompt_cut:
         say(
@@ -114,6 +164,14 @@ def _conclude(model: str, out: Path | None, scored: "Score") -> None:
         )
     if out:
         say(f"ledger in {out}")
-        say(f"Next: thetahat compare {out} OTHER.parquet")
-    else:
-        say(f"Next: thetahat score {model} DATA --out ledger.parquet, to compare with another model's")
+
+
+def following_score(model: str, out: Path | None, card: "Card") -> str:
+    """What to type after a score."""
+    if out:
+        return f"thetahat compare {out} OTHER.parquet"
+    if card.chat:
+        return f"thetahat chat {model}"
+    if card.labels:
+        return f"thetahat classify {model} TEXT"
+    return f"thetahat score {model} DATA --out ledger.parquet, to compare with another model's"

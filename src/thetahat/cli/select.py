@@ -38,7 +38,7 @@ def select(
     if json:
         emit_json(selected)
     else:
-        _show(selected.to_dict())
+        _show(selected.to_dict(), selected.selection.unit)
         if selected.best.summary.caution:
             emit(f"note: {selected.best.summary.caution}")
     if not quiet:
@@ -49,14 +49,14 @@ def select(
             say(f"Next: the same with --save DIR, which writes the {best} as a model")
 
 
-def _show(plain: dict[str, Any]) -> None:
+def _show(plain: dict[str, Any], unit_of_values: str) -> None:
     """A table of the candidates, the choices, and what is to be expected of them."""
     from thetahat.ledger.summary import count_of
 
     roles = {"best": plain["best"], "the earliest as good within one error": plain["one_standard_error"]}
     columns = [
         Column("checkpoint", itemgetter("name")),
-        Column("bits/byte", itemgetter("bits_per_byte"), ".4f"),
+        _value(unit_of_values),
         Column("± data", itemgetter("error"), ".4f"),
         Column("behind best", itemgetter("behind"), ".4f"),
         Column("± paired", itemgetter("behind_error"), ".4f"),
@@ -68,18 +68,22 @@ def _show(plain: dict[str, Any]) -> None:
     emit(f"± is one standard error, over {unit}{only}")
     noise = plain["training_noise"]
     if noise is not None:
-        emit(f"\nnoise of training, from checkpoint to checkpoint beside the trend: {noise:.4f} bits per byte")
+        emit(f"\nnoise of training, from checkpoint to checkpoint beside the trend: {noise:.4f} {unit_of_values}")
     emit(f"\non {count_of(plain['num_report_units'], unit)} that chose nothing:\n")
-    _show_report(plain["report"])
+    _show_report(plain["report"], unit_of_values)
 
 
-def _show_report(report: dict[str, Any]) -> None:
+def _value(unit: str) -> Column:
+    return Column(unit.replace(" per ", "/"), itemgetter(unit.replace(" ", "_")), ".4f")
+
+
+def _show_report(report: dict[str, Any], unit: str) -> None:
     titles = {"best": "best", "one_standard_error": "within one error", "last": "last"}
     columns = [
         Column("", itemgetter("title")),
         Column("checkpoint", itemgetter("name")),
-        Column("bits/byte", itemgetter("bits_per_byte"), ".4f"),
-        Column("95 %", lambda one: interval(one["bits_per_byte_ci95"], ".4f"), ""),
+        _value(unit),
+        Column("95 %", lambda one: interval(one[f"{unit.replace(' ', '_')}_ci95"], ".4f"), ""),
         Column("saves over last", itemgetter("saves_over_last"), "+.4f"),
         Column("95 %", lambda one: interval(one["saves_over_last_ci95"], "+.4f"), ""),
     ]

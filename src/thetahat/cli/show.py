@@ -4,19 +4,24 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from thetahat.cli.progress import Standing, progress
+from thetahat.cli.pace import Pace
+from thetahat.cli.progress import Display, Standing, duration, progress
 from thetahat.cli.words import emit, escape, say
+from thetahat.core.plain import counted
 from thetahat.core.special import MASK
 from thetahat.data.config import as_typed
 from thetahat.generation.sample import Sampling
 from thetahat.ledger.summary import Summary
+from thetahat.recipes.quickstart import quickstart
 from thetahat.run.config import RunConfig
+from thetahat.run.log.metrics import HELD_OUT
 from thetahat.run.log.report import Report
+from thetahat.run.step import StepReport
 from thetahat.verbs.generate import generate
 from thetahat.verbs.load import load
 
@@ -27,49 +32,72 @@ def announce(config: RunConfig, folder: Path) -> None:
 
 
 @contextmanager
-def training_progress(*, shown: bool) -> Generator[Callable[[Report], None]]:
+def training_progress(config: RunConfig, *, shown: bool) -> "Generator[TrainingProgress]":
     """Something to call with every report."""
-    with progress("step", shown=shown, stays=True) as shows:
-        held_out = None
-
-        def show(report: Report) -> None:
-            nonlocal held_out
-            held_out = report.held_out or held_out
-            if report.step:  # else an evaluation was made up for: the next step says it, too
-                shows(_standing(report, held_out))
-
-        yield show
+    with progress("step", shown=shown, stays=True) as display:
+        yield TrainingProgress(display, config, shown=shown)
 
 
-def _standing(report: Report, held_out: Summary | None) -> Standing:
-    assert report.step
-    mean, bits = report.step.total.mean().item(), f"{held_out.bits_per_byte:.3f}" if held_out else "-"
-    return Standing(
-        done=report.step.step,
-        total=report.num_steps,
-        num_new=1,
-        num_tokens=report.step.num_tokens,
-        known=f"log-likelihood {mean:.3f}/token held-out {bits} bits/byte",
-        brief=f"{mean:.3f}/token held-out {bits} bits/byte",
-        is_news=report.held_out is not None or report.step.step == report.num_steps,
-    )
+class TrainingProgress:
+    """Shows how far a training is; its rates are of steps alone, and the time left counts evaluations that are due."""
+
+    def __init__(self, display: Display, config: RunConfig, *, shown: bool) -> None:
+        self._display, self._watch, self._pace = display, config.watch, Pace(config) if shown else None
+        self._is_of_labels = config.objective.factorization.layout.predicts_label
+        self._held_out, self._of = "-", ""
+        self._paused, self._each = 0.0, 0.0  # seconds of evaluations since the last step, and of the last evaluation
+
+    def __call__(self, report: Report) -> None:
+        """A report of the loop."""
+        if report.held_out:
+            self._each = report.evaluation_seconds
+            self._held_out = _brief(report.held_out)
+            of = report.held_out_of
+            self._of = "" if of is None else f" ({report.held_out.num_documents:,} of {of:,} documents)"
+        self._paused += report.evaluation_seconds
+        if report.step is None:  # an evaluation was made up for: the next step says it, too
+            return
+        self._display(self._standing(report, report.step))
+        if self._pace and (said := self._pace(self._paused)):
+            say(said)
+        self._paused = 0.0
+
+    def evaluating(self, done: int, total: int) -> None:
+        """So many of the held-out targets are scored."""
+        self._display.aside(f"held-out {'labels' if self._is_of_labels else 'tokens'}", done, total)
+
+    def _standing(self, report: Report, step: StepReport) -> Standing:
+        unit = "label" if self._is_of_labels else "token"
+        held_out = self._held_out if self._held_out != "-" or self._is_of_labels else "- bits/byte"
+        brief = f"{step.total.mean().item():.3f}/{unit} held-out{self._of} {held_out}"
+        return Standing(
+            done=step.step,
+            total=report.num_steps,
+            num_new=1,
+            num_tokens=step.num_tokens,
+            known=f"log-likelihood {brief}",
+            brief=brief,
+            is_news=report.held_out is not None or step.step == report.num_steps,
+            paused=self._paused,
+            later=self._each * self._watch.evaluations_after(step.step, report.num_steps),
+        )
+
+
+def _brief(held_out: Summary) -> str:
+    found = held_out.classification
+    if found is None:
+        return f"{held_out.value:.3f} bits/byte"
+    return f"{held_out.value:.3f} nats/label, {found.accuracy.estimate:.1%} right"
 
 
 def conclude(outcome: dict[str, Any], config: RunConfig, folder: Path) -> None:
     """The numbers, a continuation of the prompt, and what to type next."""
     say(f"{folder} was finished before; nothing was done. Its result:" if outcome["finished_before"] else "")
-    if outcome["held_out_bits_per_byte"] is not None:
-        bits = outcome["held_out_bits_per_byte"]
-        say(f"held-out text, all of it: {bits:.4f} bits per byte after step {outcome['step']}")
-    say(f"{outcome['tokens']:,} tokens in {outcome['seconds']:.0f} s; saved in {outcome['checkpoint']}")
-    is_bundled = as_typed(config.data.train).startswith("bundled:")
-    prompt = config.prompt if is_bundled else ""  # a recipe's prompt goes with its text
+    if said := _held_out(outcome):
+        say(said)
+    say(f"{outcome['tokens']:,} {_targets(config)} in {duration(outcome['seconds'])}; saved in {outcome['checkpoint']}")
     if config.prompt:
-        say("\nIt goes on like this:\n")
-        emit(escape(prompt), end="")
-        for text in generate(load(str(folder)), prompt, Sampling(temperature=0.8, max_tokens=120)):
-            emit(escape(text), end="")
-        emit("")
+        _show_sample(config, folder)
     if outcome["step"] < config.max_steps and config.max_tokens is None:
         say(f"\nPaused after step {outcome['step']} of {config.max_steps}. Next: the same command goes on.")
         return
@@ -78,15 +106,49 @@ def conclude(outcome: dict[str, Any], config: RunConfig, folder: Path) -> None:
         say(f"  {_program()} {words}    {what}")
 
 
+def _targets(config: RunConfig) -> str:
+    return "labels" if config.objective.factorization.layout.predicts_label else "tokens"
+
+
+def _held_out(outcome: dict[str, Any]) -> str:
+    """The number of the newest evaluation, and of how much of what is held out it is."""
+    found = {name.removeprefix(HELD_OUT): value for name, value in outcome.items() if name.startswith(HELD_OUT)}
+    if found["step"] is None:
+        return ""
+    count, of = found["num_documents"], found["of_documents"]
+    part = "all of it" if of is None else f"{count:,} of {counted(of, 'document')}"
+    if "accuracy" in found:
+        low, high = found["accuracy_ci95"]
+        numbers = f"accuracy {found['accuracy']:.4f} (95 % {low:.4f} to {high:.4f}), {found['nats_per_label']:.4f} nats"
+        numbers += f" per label, macro F1 {found['macro_f1']:.4f},"
+    else:
+        numbers = f"{found['bits_per_byte']:.4f} bits per byte"
+    return f"held-out text, {part}: {numbers} after step {found['step']}"
+
+
+def _show_sample(config: RunConfig, folder: Path) -> None:
+    """What the model writes behind the prompt. That of a recipe goes with its text, and is not used with another."""
+    is_of_recipe = config.prompt == quickstart().prompt and not as_typed(config.data.train).startswith("bundled:")
+    prompt = "" if is_of_recipe else config.prompt
+    say(f"\n{f'It goes on from {prompt!r}' if prompt else 'It writes, without a prompt,'} like this:\n")
+    emit(escape(prompt), end="")
+    for text in generate(load(str(folder)), prompt, Sampling(temperature=0.8, max_tokens=120)):
+        emit(escape(text), end="")
+    emit("")
+
+
 def following(config: RunConfig, run: str) -> Generator[tuple[str, str]]:
     """What a model of this kind can do: the words of each command, and what for."""
     factorization = config.objective.factorization
     others, asked = "OTHER.jsonl", "how likely others are"
     if config.data.chat:
         yield f"chat {run}", "talk to it"
+    elif factorization.layout.predicts_label:
+        yield f"classify {run} TEXT", "the label of a text; or of every record of a file"
+        asked = "how often it is right on others"
     elif factorization.reads_source:
         yield f"generate {run} --prompts PROMPTS.jsonl", "an answer to each"
-    elif not factorization.layout.predicts_label:
+    else:
         others, asked = "OTHER.txt", "how likely another text is"
         is_masked = factorization.model_kind == "encoder"
         filled = f"generate {run} --prompt 'TEXT {MASK} TEXT'", "what it guesses there"

@@ -64,8 +64,8 @@ def train(words: list[str] | None = Words, quiet: bool = Quiet, json: bool = Jso
     if speaks:
         announce(config, folder)
     num_reports = 0
-    with training_progress(shown=speaks) as show:
-        for report in run_train(config, folder, max_minutes=limits.max_minutes):
+    with training_progress(config, shown=speaks) as show:
+        for report in run_train(config, folder, max_minutes=limits.max_minutes, evaluating=show.evaluating):
             show(report)
             num_reports += 1
     if not is_first_rank():

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from thetahat.ledger.ledger import LedgerRow
-from thetahat.statistics.interval import MIN_DOCUMENTS, bits_per_byte_interval, exact_sum
+from thetahat.statistics.interval import MIN_DOCUMENTS, bits_per_byte_interval, exact_sum, ratio_interval
 
 NUM_BUCKETS = 10  # of documents by their length
 GROWTH = 4  # of the buckets of positions: 1 to 16, 17 to 64, 65 to 256, ...
@@ -26,6 +26,7 @@ class Cell(NamedTuple):
     num_tokens: int
     num_bytes: int
     log_prob: float
+    is_label: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,9 @@ class GroupLikelihood:
     num_bytes: int
     log_likelihood: float  # nats
     nats_per_token: float
-    bits_per_byte: float
+    bits_per_byte: float | None  # None: of labels, behind which no text stands
     bits_per_byte_ci95: tuple[float, float] | None  # over documents; None with fewer than 30
+    nats_per_token_ci95: tuple[float, float] | None  # likewise
 
 
 def by_row(rows: Sequence[LedgerRow]) -> dict[str, list[GroupLikelihood]]:
@@ -97,7 +99,10 @@ def _group(name: str, cells: Sequence[Cell]) -> GroupLikelihood:
     nats = [exact_sum(cell.log_prob for cell in members) for members in documents.values()]
     sizes = [sum(cell.num_bytes for cell in members) for members in documents.values()]
     num_tokens, num_bytes, total = sum(cell.num_tokens for cell in cells), sum(sizes), exact_sum(nats)
-    interval = bits_per_byte_interval(nats, sizes) if num_bytes and len(documents) >= MIN_DOCUMENTS else None
+    has_interval, is_of_labels = len(documents) >= MIN_DOCUMENTS, any(cell.is_label for cell in cells)
+    counts = [sum(cell.num_tokens for cell in members) for members in documents.values()]
+    per_byte = bits_per_byte_interval(nats, sizes) if num_bytes and has_interval and not is_of_labels else None
+    per_token = ratio_interval([-some for some in nats], counts) if has_interval else None
     return GroupLikelihood(
         name=name,
         num_documents=len(documents),
@@ -105,13 +110,14 @@ def _group(name: str, cells: Sequence[Cell]) -> GroupLikelihood:
         num_bytes=num_bytes,
         log_likelihood=total,
         nats_per_token=-total / num_tokens,
-        bits_per_byte=-total / math.log(2) / num_bytes if num_bytes else math.inf,
-        bits_per_byte_ci95=None if interval is None else (interval.low, interval.high),
+        bits_per_byte=None if is_of_labels else -total / math.log(2) / num_bytes if num_bytes else math.inf,
+        bits_per_byte_ci95=None if per_byte is None else (per_byte.low, per_byte.high),
+        nats_per_token_ci95=None if per_token is None else (per_token.low, per_token.high),
     )
 
 
 def _cell(row: LedgerRow, group: str) -> Cell:
-    return Cell(group, row.document, row.num_tokens, row.num_bytes, row.log_prob)
+    return Cell(group, row.document, row.num_tokens, row.num_bytes, row.log_prob, row.predicted is not None)
 
 
 def _lengths(rows: Sequence[LedgerRow]) -> dict[str, str]:

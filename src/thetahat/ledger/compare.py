@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from thetahat.core.errors import DataError
 from thetahat.core.plain import counted, fields_as_json
+from thetahat.ledger.classification import classification_of
 from thetahat.ledger.pairing import WHOLE, Pair, Scored, is_one_tokenizer, pair_rows, said_policy
 from thetahat.ledger.summary import BLOCKS, count_of, joined_blocks
 from thetahat.statistics.interval import MIN_DOCUMENTS, Interval, exact_sum, ratio_interval, sum_by
@@ -129,11 +130,12 @@ class Comparison:
     gains: list[Case]  # the largest first
     losses: list[Case]
     notes: list[str]  # reasons for caution
+    accuracies: tuple[Interval, Interval] | None = None  # of two classifiers
 
     @property
     def unit(self) -> str:
         """The unit of the main number."""
-        return "nats per token" if self.whole.per_token else "bits per byte"
+        return f"nats per {'label' if self.accuracies else 'token'}" if self.whole.per_token else "bits per byte"
 
     @property
     def verdict(self) -> Literal["A", "B", "same", "open"]:
@@ -175,7 +177,8 @@ class Comparison:
             | {"policy_a": self.policy_a, "policy_b": self.policy_b}
             | {"verdict": self.verdict, "notes": self.notes}
         )
-        return self.whole.to_dict() | said | {"sources": sources} | cases
+        found = self.whole.to_dict() | said | {"sources": sources} | cases
+        return found if self.accuracies is None else _of_labels(found) | _plain_accuracies(self.accuracies)
 
 
 def compare_ledgers(a: Scored, b: Scored, top: int = 10, *, lower_bound: bool = False) -> Comparison:
@@ -221,7 +224,13 @@ def compare_ledgers(a: Scored, b: Scored, top: int = 10, *, lower_bound: bool = 
         gains=[_case(pair) for pair in gains if pair.difference > 0],
         losses=[_case(pair) for pair in losses if pair.difference < 0],
         notes=_sample_notes(whole) + _notes(a, b, pairs),
+        accuracies=_accuracies(a, b),
     )
+
+
+def _accuracies(a: Scored, b: Scored) -> tuple[Interval, Interval] | None:
+    ours, theirs = classification_of(a.rows), classification_of(b.rows)
+    return (ours.accuracy, theirs.accuracy) if ours and theirs else None
 
 
 def _refuse_lossy(a: Scored, b: Scored) -> None:
@@ -345,6 +354,20 @@ def _notes(a: Scored, b: Scored, pairs: Sequence[Pair]) -> list[str]:
         f"A was scored with {policies[0]}, B with {policies[1]}": policies[0] != policies[1],
     }
     return [note for note, holds in said.items() if holds]
+
+
+def _plain_accuracies(accuracies: tuple[Interval, Interval]) -> dict[str, Any]:
+    named = dict(zip(("accuracy_a", "accuracy_b"), accuracies, strict=True))
+    return {name: found.estimate for name, found in named.items()} | {
+        f"{name}_ci95": _ends(found) for name, found in named.items()
+    }
+
+
+def _of_labels(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of two classifiers: nats per label, and nothing of bytes or tokens."""
+    kept = {name: value for name, value in found.items() if "_byte" not in name}
+    renamed = {name.replace("per_token", "per_label").replace("num_tokens", "num_labels"): kept[name] for name in kept}
+    return renamed | {"sources": [_of_labels(one) for one in found["sources"]]} if "sources" in found else renamed
 
 
 def _plain_rate(rate: Rate | None) -> Mapping[str, Any]:

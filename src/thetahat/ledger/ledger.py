@@ -52,6 +52,9 @@ class LedgerRow:
     is_lossless: bool = True  # whether the tokens tell the text; else its bits are a lower bound: others have them, too
     num_unknown: int = 0  # scored tokens that stand for what the vocabulary lacks, and the bytes of text behind them
     unknown_bytes: int = 0
+    label: str | None = None  # of a classifier: the target, the likeliest of all labels, and the nats of that
+    predicted: str | None = None
+    predicted_log_prob: float | None = None
 
 
 SCHEMA = pa.schema(
@@ -85,6 +88,13 @@ LOSSES = (
 )
 """Further columns, where the tokenizer lost some of the text of a row."""
 
+LABELLED = (
+    pa.field("label", pa.string(), nullable=False),
+    pa.field("predicted", pa.string(), nullable=False),
+    pa.field("predicted_log_prob", pa.float64(), nullable=False),
+)
+"""Further columns of a classifier's ledger."""
+
 
 def blocks_of(log_prob: ArrayLike, num_bytes: ArrayLike) -> tuple[Block, ...]:
     """The blocks of one row, from the log-probability and the bytes of each of its scored tokens, in order."""
@@ -110,7 +120,8 @@ def write_ledger(path: Path, rows: Iterable[LedgerRow], metadata: Mapping[str, s
     """Writes a Parquet file, whole or not at all; `metadata` says what was scored, by which model, and how."""
     rows = list(rows)
     is_whole = all(row.is_lossless and not row.num_unknown for row in rows)
-    schema = SCHEMA if is_whole else pa.schema([*SCHEMA, *LOSSES])
+    is_labelled = any(row.predicted is not None for row in rows)
+    schema = pa.schema([*SCHEMA, *(() if is_whole else LOSSES), *(LABELLED if is_labelled else ())])
     write_columns(path, pa.Table.from_pylist([_plain(row, schema.names) for row in rows], schema=schema), metadata)
 
 
@@ -137,8 +148,8 @@ def _is_number(kind: Any) -> bool:
 def read_ledger(path: Path) -> tuple[list[LedgerRow], dict[str, str]]:
     """The rows and the metadata of a ledger; raises DataError when they are not, to the last bit, what was written."""
     table, metadata = read_columns(path)
-    losses = [field.name for field in LOSSES if field.name in table.schema.names]
-    columns = table.select([*SCHEMA.names, *losses]).to_pydict()
+    more = [field.name for field in (*LOSSES, *LABELLED) if field.name in table.schema.names]
+    columns = table.select([*SCHEMA.names, *more]).to_pydict()
     return [_row(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)], metadata
 
 

@@ -76,6 +76,7 @@ def pair_rows(a: Scored, b: Scored) -> list[Pair]:
     _refuse(f"in {a.name} and {b.name} come from another source:", others)
     if is_one_tokenizer(a, b):
         _refuse("one tokenizer, but other numbers of scored tokens:", [p.a for p in pairs if _differs(p, "num_tokens")])
+        _refuse("other labels:", [pair.a for pair in pairs if _differs(pair, "label")])
     _check_policies(a, b)
     for scored in (a, b):
         if sick := [row for row in scored.rows if not math.isfinite(row.log_prob)]:
@@ -89,8 +90,15 @@ def pair_rows(a: Scored, b: Scored) -> list[Pair]:
     return pairs
 
 
+def is_of_labels(scored: Scored) -> bool:
+    """Whether its rows are of a classifier, whose targets are labels, whatever its tokens are."""
+    return any(row.predicted is not None for row in scored.rows)
+
+
 def is_one_tokenizer(a: Scored, b: Scored) -> bool:
-    """Whether both are known to have the same tokenizer, so that their tokens can be compared."""
+    """Whether both are known to have the same targets: tokens of the same tokenizer, or labels."""
+    if is_of_labels(a) and is_of_labels(b):
+        return True
     ours, theirs = (scored.metadata.get("tokenizer_sha256", "") for scored in (a, b))
     return ours == theirs != ""
 

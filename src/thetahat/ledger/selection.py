@@ -26,14 +26,14 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How one candidate does; errors are standard errors over documents, or blocks."""
+    """How one candidate does, in the unit of its selection; errors are standard errors over documents, or blocks."""
 
     name: str
     step: int
     is_average: bool
-    bits_per_byte: float
-    error: float  # of bits_per_byte itself: how it would change with other documents
-    behind: float  # bits per byte more than the best
+    value: float  # bits per byte, or nats per label of a classifier
+    error: float  # of the value itself: how it would change with other documents
+    behind: float  # how much more than the best
     behind_error: float  # of `behind`, paired: much smaller, since hard documents are hard for all
 
     @property
@@ -49,36 +49,43 @@ class Selection:
     standings: list[Standing]  # in the order of the candidates
     best: int  # the highest likelihood
     one_error: int  # the earliest checkpoint that is within one standard error of it
-    training_noise: float  # bits per byte, of the later half of the checkpoints; NaN with fewer than 3
+    training_noise: float  # of the value, over the later half of the checkpoints; NaN with fewer than 3
     num_units: int  # documents, or blocks of few
+    is_of_labels: bool = False
+
+    @property
+    def unit(self) -> str:
+        """Of the values."""
+        return "nats per label" if self.is_of_labels else "bits per byte"
 
 
 def choose(candidates: Sequence[Candidate]) -> Selection:
     r"""The candidate with the highest likelihood, and the earliest that is as good within one standard error.
 
     `behind` is $\sum_i (\ell^*_i - \ell_i) / (\ln 2 \sum_i b_i)$ over documents i of $b_i$ bytes, $\ell^*$ being of the
-    best, and its error that of a ratio of sums over documents, paired. The best of many is better than it will turn out
-    to be on other documents, the more so the more candidates there are: report it on documents that chose nothing.
+    best, and its error that of a ratio of sums over documents, paired; of a classifier it is in nats, divided by the
+    number of labels. The best of many is better than it will turn out to be on other documents, the more so the more
+    candidates there are: report it on documents that chose nothing.
 
     Breiman et al., Classification and Regression Trees, 1984, 3.4.3 (the rule of one standard error).
     """
-    documents, bits, size = _by_document(candidates)
-    totals = [exact_sum(row) for row in bits]
+    documents, amounts, size = _by_document(candidates)
+    totals = [exact_sum(row) for row in amounts]
     if not all(math.isfinite(total) for total in totals):
         sick = next(one.name for one, total in zip(candidates, totals, strict=True) if not math.isfinite(total))
         raise DataError(f"the likelihood under {sick} is not finite", cure="thetahat score names the documents")
     best = min(range(len(candidates)), key=lambda index: (totals[index], candidates[index].step))
     standings: list[Standing] = []
-    for one, found in zip(candidates, bits, strict=True):
+    for one, found in zip(candidates, amounts, strict=True):
         estimate, error = ratio_error(found, size)
-        behind, behind_error = ratio_error(found - bits[best], size)
+        behind, behind_error = ratio_error(found - amounts[best], size)
         standings.append(Standing(one.name, one.step, one.is_average, estimate, error, behind, behind_error))
     singles = [index for index, one in enumerate(candidates) if not one.is_average and standings[index].is_as_good]
     one_error = min(singles, key=lambda index: candidates[index].step, default=best)
-    curve = sorted((standing.step, standing.bits_per_byte) for standing in standings if not standing.is_average)
+    curve = sorted((standing.step, standing.value) for standing in standings if not standing.is_average)
     late = [point for point in curve if 2 * point[0] >= curve[-1][0]]  # early on, what bends fast would pass for noise
     noise = training_noise(late if len(late) >= 3 else curve[-3:])
-    return Selection(standings, best, one_error, noise, len(documents))
+    return Selection(standings, best, one_error, noise, len(documents), _are_of_labels(candidates))
 
 
 def training_noise(curve: Sequence[tuple[int, float]]) -> float:
@@ -99,9 +106,9 @@ def training_noise(curve: Sequence[tuple[int, float]]) -> float:
 
 
 def gain(chosen: Sequence[LedgerRow], other: Sequence[LedgerRow]) -> Interval:
-    """Bits per byte that `chosen` saves over `other` on the same documents, paired, with a 95% interval."""
-    _, bits, size = _by_document([Candidate("chosen", 0, False, chosen), Candidate("other", 0, False, other)])
-    return ratio_interval(bits[1] - bits[0], size)
+    """What `chosen` saves over `other` on the same documents, bits per byte or nats per label, with a 95% interval."""
+    _, amounts, size = _by_document([Candidate("chosen", 0, False, chosen), Candidate("other", 0, False, other)])
+    return ratio_interval(amounts[1] - amounts[0], size)
 
 
 def as_blocks(rows: Sequence[LedgerRow]) -> list[LedgerRow]:
@@ -160,14 +167,21 @@ def _kept_together(rows: Sequence[Text]) -> list[str]:
 
 
 def _by_document(candidates: Sequence[Candidate]) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
-    """The documents, their bits under each candidate, [candidates, documents], and their bytes."""
+    """The documents, their bits under each candidate, [candidates, documents], and their bytes; nats and labels."""
     first = candidates[0].rows
     for one in candidates[1:]:
         if [(row.id, row.part) for row in one.rows] != [(row.id, row.part) for row in first]:
             raise DataError(f"{one.name} was scored on other rows than {candidates[0].name}")
     clusters = [row.document for row in first]
-    bits = np.stack([sum_by(clusters, [row.log_prob for row in one.rows]) for one in candidates]) / -math.log(2)
-    return list(dict.fromkeys(clusters)), bits, sum_by(clusters, [row.num_bytes for row in first])
+    nats = -np.stack([sum_by(clusters, [row.log_prob for row in one.rows]) for one in candidates])
+    documents = list(dict.fromkeys(clusters))
+    if _are_of_labels(candidates):
+        return documents, nats, sum_by(clusters, [row.num_tokens for row in first])
+    return documents, nats / math.log(2), sum_by(clusters, [row.num_bytes for row in first])
+
+
+def _are_of_labels(candidates: Sequence[Candidate]) -> bool:
+    return any(row.predicted is not None for row in candidates[0].rows)
 
 
 def plain(value: float) -> Any:

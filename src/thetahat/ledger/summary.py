@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from thetahat.core.errors import DataError
 from thetahat.core.plain import counted, fields_as_json
+from thetahat.ledger.classification import Classification, classification_of
 from thetahat.ledger.ledger import Block, LedgerRow
 from thetahat.statistics.interval import (
     BLOCK_TOKENS,
@@ -23,14 +24,14 @@ BLOCKS = f"blocks of {BLOCK_TOKENS:,} tokens"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """How likely a set of documents is, and how sure that is."""
+    """How likely a set of documents is, and how sure that is. The targets of a classifier are labels, not tokens."""
 
     num_documents: int
     num_tokens: int
     num_bytes: int
     log_likelihood: float  # nats, <= 0
     nats_per_token: float
-    bits_per_byte: float
+    bits_per_byte: float | None  # None: of labels, behind which no text stands
     perplexity: float
     nats_per_token_ci95: tuple[float, float] | None
     bits_per_byte_ci95: tuple[float, float] | None
@@ -40,6 +41,22 @@ class Summary:
     lossless: bool  # whether the tokens tell all of the text; else bits per byte are a lower bound
     unknown_tokens: int  # which stand for what the vocabulary lacks
     unknown_bytes: int  # of text, behind these
+    classification: Classification | None = None  # of labels: how often the likeliest is the right one
+
+    @property
+    def value(self) -> float:
+        """What models of one kind are told apart by, the less the better: bits per byte, or nats per label."""
+        return self.nats_per_token if self.bits_per_byte is None else self.bits_per_byte
+
+    @property
+    def unit(self) -> str:
+        """The unit of `value`."""
+        return "nats per label" if self.bits_per_byte is None else "bits per byte"
+
+    @property
+    def value_ci95(self) -> tuple[float, float] | None:
+        """The interval of `value`."""
+        return self.nats_per_token_ci95 if self.bits_per_byte is None else self.bits_per_byte_ci95
 
     @property
     def caution(self) -> str | None:
@@ -51,14 +68,35 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints: a number that is not finite is a string, an interval that is not there is null."""
-        return {name: value for name, value in fields_as_json(self).items() if name != "interval_unit"}
+        found = {
+            name: one for name, one in fields_as_json(self).items() if name not in ("interval_unit", "classification")
+        }
+        if self.classification is None:
+            return found
+        kept = {_OF_LABELS.get(name, name): found[name] for name in found if name not in _OF_TEXT}
+        return kept | self.classification.brief()
+
+
+_OF_LABELS = {
+    "num_tokens": "num_labels",
+    "nats_per_token": "nats_per_label",
+    "nats_per_token_ci95": "nats_per_label_ci95",
+}
+"""Names of the numbers of a classifier, whose targets are labels."""
+
+_OF_TEXT = {
+    *("num_bytes", "bits_per_byte", "bits_per_byte_ci95", "perplexity", "perplexity_ci95"),
+    *("lossless", "unknown_tokens", "unknown_bytes"),
+}
+"""Numbers that labels have not."""
 
 
 def summarize(rows: Sequence[LedgerRow]) -> Summary:
     r"""The likelihood of all rows together: exact sums, each divided once.
 
     $\log L = \sum_i \log \Pr_i$, nats per token $-\log L / \sum_i \text{tokens}_i$, perplexity its exponential, and
-    bits per byte $-\log L / (\ln 2 \sum_i \text{bytes}_i)$, each with a 95% interval over `interval_units`.
+    bits per byte $-\log L / (\ln 2 \sum_i \text{bytes}_i)$, each with a 95% interval over `interval_units`. Rows of a
+    classifier have nats per label, and how often the likeliest label is the right one.
     """
     num_tokens, num_bytes = sum(row.num_tokens for row in rows), sum(row.num_bytes for row in rows)
     if num_tokens == 0:
@@ -66,6 +104,7 @@ def summarize(rows: Sequence[LedgerRow]) -> Summary:
     log_likelihood = exact_sum(row.log_prob for row in rows)
     nats_per_token = -log_likelihood / num_tokens
     unit, units = interval_units(rows)
+    classification = classification_of(rows)
     nats = [-block.log_prob for block in units]
     per_token = _ends(ratio_interval(nats, [block.num_tokens for block in units]))
     per_byte = bits_per_byte_interval([-some for some in nats], [block.num_bytes for block in units])
@@ -75,17 +114,22 @@ def summarize(rows: Sequence[LedgerRow]) -> Summary:
         num_bytes=num_bytes,
         log_likelihood=log_likelihood,
         nats_per_token=nats_per_token,
-        bits_per_byte=-log_likelihood / math.log(2) / num_bytes if num_bytes else math.inf,
+        bits_per_byte=None if classification else _bits_per_byte(log_likelihood, num_bytes),
         perplexity=_exp(nats_per_token),
         nats_per_token_ci95=per_token,
-        bits_per_byte_ci95=_ends(per_byte),
+        bits_per_byte_ci95=None if classification else _ends(per_byte),
         perplexity_ci95=per_token and (_exp(per_token[0]), _exp(per_token[1])),
         interval_unit=unit,
         num_interval_units=len(units),
         lossless=all(row.is_lossless for row in rows),
         unknown_tokens=sum(row.num_unknown for row in rows),
         unknown_bytes=sum(row.unknown_bytes for row in rows),
+        classification=classification,
     )
+
+
+def _bits_per_byte(log_likelihood: float, num_bytes: int) -> float:
+    return -log_likelihood / math.log(2) / num_bytes if num_bytes else math.inf
 
 
 def count_of(number: int, units: str) -> str:
@@ -136,3 +180,21 @@ def _exp(value: float) -> float:
         return math.exp(value)
     except OverflowError:
         return math.inf
+
+
+class Evaluated(NamedTuple):
+    """What an evaluation found, as far as the best one is chosen by it."""
+
+    value: float  # bits per byte, or nats per label: the less the better
+    step: int
+    documents: int = 0  # how many of those held out were scored; 0: all
+
+
+def better(best: Evaluated | None, new: Evaluated | None) -> Evaluated | None:
+    """The best evaluation so far: `best`, or a new one if its value is less, or if it is of other documents.
+
+    Values on other documents cannot be compared: where `evaluation.max_documents` changes, the best is found anew.
+    """
+    if new is None or (best is not None and best.documents == new.documents and best.value <= new.value):
+        return best
+    return new

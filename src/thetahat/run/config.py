@@ -60,10 +60,16 @@ class LedgerConfig(Config, kw_only=True):
 
 
 class EvaluationTimes(Config, kw_only=True):
-    """When the held-out part is scored."""
+    """When the held-out part is scored, and how much of it."""
 
     every: Annotated[int, Meta(ge=0)] = 0
     """Steps between two evaluations of what is held out; 0: only at the end."""
+
+    final: bool = True
+    """Whether what is held out is evaluated after the last step, too."""
+
+    max_documents: Annotated[int, Meta(ge=1)] | None = None
+    """Held-out documents that an evaluation scores, always the same, chosen by their digests; none: all of them."""
 
 
 class WatchConfig(Config, kw_only=True):
@@ -80,7 +86,15 @@ class WatchConfig(Config, kw_only=True):
 
     def evaluates(self, step: int, num_steps: int) -> bool:
         """Whether the held-out part is scored after this step."""
-        return _is_due(step, num_steps, self.evaluation.every)
+        return _is_due(step, num_steps, self.evaluation.every) and (self.evaluation.final or step < num_steps)
+
+    def evaluations_after(self, step: int, num_steps: int) -> int:
+        """How many evaluations come after this step."""
+        every = self.evaluation.every
+        at = [num_steps] if self.evaluation.final and num_steps > step else []
+        if not every:
+            return len(at)
+        return (num_steps - 1) // every - step // every + len(at) if num_steps > step else 0
 
     def saves(self, step: int, num_steps: int) -> bool:
         """Whether an uninterrupted run saves a checkpoint after this step; step 0 is always saved."""
@@ -205,7 +219,7 @@ class RunConfig(Config, kw_only=True):
     @property
     def watch(self) -> WatchConfig:
         """What may change when the run is resumed."""
-        times = EvaluationTimes(every=self.evaluation.every)
+        times = EvaluationTimes(**{name: getattr(self.evaluation, name) for name in EvaluationTimes.__struct_fields__})
         return WatchConfig(evaluation=times, checkpoint=self.checkpoint, ledger=self.ledger, prompt=self.prompt)
 
     @property
@@ -220,7 +234,8 @@ class RunConfig(Config, kw_only=True):
         A base and a parent are what their digests say, wherever they lie.
         """
         usual = WatchConfig()
-        evaluation = replace(self.evaluation, every=usual.evaluation.every)
+        times = {name: getattr(usual.evaluation, name) for name in EvaluationTimes.__struct_fields__}
+        evaluation = replace(self.evaluation, **times)
         watch = {"checkpoint": usual.checkpoint, "ledger": usual.ledger, "prompt": usual.prompt}
         parent = replace(self.parent, run="", changes=()) if self.parent else None
         return replace(self, evaluation=evaluation, base=self.base_digest or self.base, parent=parent, **watch)

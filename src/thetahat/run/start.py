@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from thetahat.core.errors import FolderError, ModelError, ThetahatError
+from thetahat.data.corpus.corpus import Corpus
+from thetahat.data.corpus.subset import part_of_corpus
 from thetahat.distribution.world import World
 from thetahat.run.base import load_base, new_tokens, resolved
 from thetahat.run.branch import inherit, parent_checkpoint, place, take_tokenizer
@@ -18,7 +20,15 @@ from thetahat.run.folder.checkpoint import Rejected, best_of, newest_verified, r
 from thetahat.run.folder.files import read_progress
 from thetahat.run.folder.folder import enter, has_begun, leave_nothing, note_watch
 from thetahat.run.log.ledger import TrainingLedger
-from thetahat.run.log.metrics import METRICS, MetricsLog, held_out_bits, read_last
+from thetahat.run.log.metrics import (
+    HELD_OUT,
+    METRICS,
+    OF_DOCUMENTS,
+    MetricsLog,
+    evaluation_after,
+    last_evaluation,
+    read_last,
+)
 from thetahat.run.prepare import Prepared, prepare
 from thetahat.run.state import State, first_state
 
@@ -38,6 +48,8 @@ class Running:
     ledger: TrainingLedger
     is_new: bool  # nothing was saved yet
     lacks_evaluation: bool  # whether the evaluation after the last step is due and not made yet
+    evaluated: Corpus | None  # what evaluations score: all that is held out, or the part that is declared
+    held_out_of: int | None  # documents that are held out, where that is a part; None: it is all
 
 
 def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world: World) -> Running | None:
@@ -64,7 +76,7 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
             leave_nothing(folder)
         raise
     if newest:
-        state.best_bits_per_byte, state.best_step = best_of(folder, newest)
+        state.best = best_of(folder, newest)
         if world.is_first:
             logger.info("going on from %s", newest)
     world.first_does(lambda: note_watch(folder, config, state.step))
@@ -72,7 +84,33 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
     feed = Feed(prepared, world, ahead=device.type != "cpu")  # on a CPU it would slow the step down
     ledger = TrainingLedger(folder, config, prepared.train, progress["ledger"])
     world.first_does(ledger.settle)
-    return Running(folder, world, prepared, state, feed, log, ledger, newest is None, lacks_evaluation)
+    evaluated, held_out_of = _evaluated(prepared)
+    if held_out_of is not None and world.is_first:
+        part = (
+            f"evaluations score {config.evaluation.max_documents:,} of {held_out_of:,} held-out documents, always these"
+        )
+        logger.info("%s: evaluation.max_documents=%d", part, config.evaluation.max_documents)
+    return Running(
+        folder,
+        world,
+        prepared,
+        state,
+        feed,
+        log,
+        ledger,
+        newest is None,
+        lacks_evaluation,
+        evaluated,
+        held_out_of,
+    )
+
+
+def _evaluated(prepared: Prepared) -> tuple[Corpus | None, int | None]:
+    """What the evaluations of a run score, and where that is a part of it, how many documents are held out."""
+    held_out, most = prepared.held_out, prepared.config.evaluation.max_documents
+    if held_out is None or most is None or (part := part_of_corpus(held_out, most)) is held_out:
+        return held_out, None
+    return part, held_out.num_clusters
 
 
 def _state(prepared: Prepared, device: torch.device, newest: Path | None, parent: Path | None) -> State:
@@ -105,7 +143,7 @@ def _lacks_evaluation(folder: Path, config: RunConfig, progress: Mapping[str, An
     """Whether an evaluation was due after the step of a checkpoint and is not in the log."""
     is_new = progress["step"] > config.first_step
     is_due = config.watch.evaluates(progress["step"], progress["num_steps"]) and config.data.division[0] != "none"
-    return is_new and is_due and held_out_bits(folder / METRICS, progress["step"]) is None
+    return is_new and is_due and evaluation_after(folder / METRICS, progress["step"]) is None
 
 
 def find_newest(folder: Path, config: RunConfig, world: World) -> Path | None:
@@ -159,11 +197,17 @@ def result(folder: Path, config: RunConfig) -> dict[str, Any]:
     """The result of a run: its last metrics and its newest whole checkpoint."""
     newest, _ = newest_verified(folder, resolved(config))
     progress = read_progress(newest) if newest else {"step": 0, "tokens": 0, "seconds": 0.0}
+    evaluation, names = last_evaluation(folder / METRICS), ["bits_per_byte"]
+    if config.objective.factorization.layout.predicts_label:
+        names = ["nats_per_label", "accuracy", "accuracy_ci95", "macro_f1"]
+    held_out = {f"{HELD_OUT}{name}": evaluation.get(f"{HELD_OUT}{name}") for name in (*names, "num_documents")}
     return {
         "step": progress["step"],
         "tokens": progress["tokens"],
         "log_likelihood_per_token": read_last(folder / METRICS, "log_likelihood_per_token"),
-        "held_out_bits_per_byte": read_last(folder / METRICS, "held_out_bits_per_byte"),
+        **held_out,
+        OF_DOCUMENTS: evaluation.get(OF_DOCUMENTS),
+        f"{HELD_OUT}step": evaluation.get("step"),
         "seconds": progress["seconds"],
         "checkpoint": str(newest) if newest else None,
     }

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from thetahat.ledger.summary import Evaluated
 from thetahat.model.adapters.lora import adapt, freeze
 from thetahat.model.adapters.rows import train_new_rows
 from thetahat.model.build import LanguageModel, build_model
@@ -27,17 +28,7 @@ class State:
     step: int = 0  # updates made
     tokens: int = 0  # targets learned from
     seconds: float = 0.0  # of training, evaluations included
-    best_bits_per_byte: float | None = None
-    best_step: int | None = None
-
-
-def better(
-    best: tuple[float | None, int | None], bits_per_byte: float | None, step: int
-) -> tuple[float | None, int | None]:
-    """The best bits per byte so far with their step: `best`, or those of `step` if they are fewer."""
-    if bits_per_byte is None or (best[0] is not None and best[0] <= bits_per_byte):
-        return best
-    return bits_per_byte, step
+    best: Evaluated | None = None
 
 
 def first_model(

@@ -9,7 +9,7 @@ import torch
 
 from thetahat.core import store
 from thetahat.distribution.world import World, join_world
-from thetahat.ledger.summary import Summary, summarize
+from thetahat.ledger.summary import Evaluated, Summary, better, summarize
 from thetahat.run.base import resolved
 from thetahat.run.blame import check_parameters
 from thetahat.run.card import card_of
@@ -19,21 +19,28 @@ from thetahat.run.folder.files import folder_of
 from thetahat.run.folder.folder import choose_folder
 from thetahat.run.log.report import Report, evaluation_line, step_line
 from thetahat.run.machine import set_up
-from thetahat.run.prepare import Prepared
 from thetahat.run.signals import STOPPING, Interrupted, Stop, listening
 from thetahat.run.start import Running, corpora_noted, fingerprints, start_or_resume
-from thetahat.run.state import State, better
+from thetahat.run.state import State
 from thetahat.run.step import StepReport, step
 from thetahat.scoring.likelihood import Abandoned, ScoringHooks, ledger_rows, score_corpus
 
+Shows = Callable[[int, int], None]
+
 
 def train(
-    config: RunConfig, folder: Path | None = None, *, fresh: bool = False, max_minutes: float | None = None
+    config: RunConfig,
+    folder: Path | None = None,
+    *,
+    fresh: bool = False,
+    max_minutes: float | None = None,
+    evaluating: Shows = lambda done, total: None,
 ) -> Iterator[Report]:
     """Trains, or goes on training: the same config in the same folder continues from its newest whole checkpoint.
 
     A finished run yields nothing. Step 0 is saved before step 1, so that there is always a checkpoint; of a run whose
     config comes from `branch`, the step that it begins from. `max_minutes` include the preparation.
+    While what is held out is scored, `evaluating` is told how many of its targets are done, and of how many.
     """
     started = time.perf_counter()
     folder, config = choose_folder(config, folder, fresh=fresh), resolved(config)
@@ -55,7 +62,8 @@ def train(
                     done = step(state, run.feed.batches(state.step), world, run.ledger.note(state.step + 1))
                     _log_step(run, done, clock)
                 if run.lacks_evaluation:
-                    held_out = _evaluate(run, clock, stop, is_saved=done is None)
+                    hooks = ScoringHooks(stops=lambda: stop.number > 0, shows=evaluating)
+                    held_out = _evaluate(run, clock, hooks, is_saved=done is None)
                 if run.ledger.is_full(state.step):
                     run.ledger.write(state.step, world)
                 wish = _agree(
@@ -63,7 +71,8 @@ def train(
                 )
                 is_due = done is not None and (wish or watch.saves(state.step, state.num_steps))
                 saved = _save(run) if is_due else None
-                yield Report(done, state.num_steps, state.seconds, state.tokens, held_out, saved)
+                times = state.seconds, state.tokens
+                yield Report(done, state.num_steps, *times, held_out, saved, run.held_out_of, clock.take_evaluation())
                 if wish:
                     break
         world.leave()
@@ -75,7 +84,7 @@ class _Clock:
     """Measures time, and adds it to the seconds of a run."""
 
     def __init__(self, state: State) -> None:
-        self.state, self.last = state, time.perf_counter()
+        self.state, self.last, self.evaluation = state, time.perf_counter(), 0.0
 
     def tick(self) -> float:
         """Seconds since the last call."""
@@ -84,24 +93,24 @@ class _Clock:
         self.state.seconds += spent
         return spent
 
+    def take_evaluation(self) -> float:
+        """The seconds of the evaluation of this iteration, if there was one."""
+        spent, self.evaluation = self.evaluation, 0.0
+        return spent
 
-def evaluate(
-    state: State, prepared: Prepared, world: World, is_abandoned: Callable[[], bool] | None = None
-) -> Summary | None:
-    """The likelihood of the whole held-out part, by the policy and the dtype that `thetahat score` uses."""
-    if prepared.held_out is None:
+
+def evaluate(run: Running, hooks: ScoringHooks) -> Summary | None:
+    """The likelihood of what evaluations score, by the policy and the dtype that `thetahat score` uses."""
+    state, labels = run.state, run.prepared.labels
+    if run.evaluated is None:
         return None
     state.model.eval()
-    policy, stops = (
-        card_of(state.config, prepared.labels).policy(state.config.inference),
-        is_abandoned or (lambda: False),
-    )
+    policy = card_of(state.config, labels).policy(state.config.inference)
     try:
-        hooks = ScoringHooks(stops=stops)
-        likelihoods = score_corpus(state.model, prepared.held_out, policy, world, state.device, hooks)
+        likelihoods = score_corpus(state.model, run.evaluated, policy, run.world, state.device, hooks)
     finally:
         state.model.train()
-    return summarize(ledger_rows(likelihoods, prepared.held_out))
+    return summarize(ledger_rows(likelihoods, run.evaluated, labels))
 
 
 def _log_step(run: Running, done: StepReport, clock: _Clock) -> None:
@@ -115,27 +124,27 @@ def _log_step(run: Running, done: StepReport, clock: _Clock) -> None:
     )
 
 
-def _evaluate(run: Running, clock: _Clock, stop: Stop, *, is_saved: bool) -> Summary | None:
+def _evaluate(run: Running, clock: _Clock, hooks: ScoringHooks, *, is_saved: bool) -> Summary | None:
     """Makes the evaluation that is due, and logs it; None if a signal comes meanwhile, and then it is still due.
 
     Only a checkpoint that an uninterrupted run saves too can be the best.
     """
     state = run.state
     try:
-        held_out = evaluate(state, run.prepared, run.world, lambda: stop.number > 0)
+        held_out = evaluate(run, hooks)
     except Abandoned:
         return None
     finally:
-        clock.tick()
+        clock.evaluation = clock.tick()
     run.lacks_evaluation = False
     if held_out is None:
         return None
     if run.log:
-        run.log.append(evaluation_line(held_out, state))
+        run.log.append(evaluation_line(held_out, state, run.held_out_of))
         run.log.settle()
     if state.config.watch.saves(state.step, state.num_steps):
-        best = state.best_bits_per_byte, state.best_step
-        state.best_bits_per_byte, state.best_step = better(best, held_out.bits_per_byte, state.step)
+        documents = 0 if run.held_out_of is None else state.config.evaluation.max_documents or 0
+        state.best = better(state.best, Evaluated(held_out.value, state.step, documents))
     if is_saved:
         newest, keep = folder_of(run.folder, state.step), state.config.checkpoint.keep
         run.world.first_does(lambda: settle(run.folder, newest, keep))

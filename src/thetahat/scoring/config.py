@@ -23,3 +23,9 @@ class EvaluationConfig(ScoringConfig, kw_only=True):
 
     every: Annotated[int, Meta(ge=0)] = 0
     """Steps between two evaluations of what is held out; 0: only at the end."""
+
+    final: bool = True
+    """Whether what is held out is evaluated after the last step, too."""
+
+    max_documents: Annotated[int, Meta(ge=1)] | None = None
+    """Held-out documents that an evaluation scores, always the same, chosen by their digests; none: all of them."""

@@ -1,10 +1,10 @@
 """How likely a corpus is under a model: each target once, exact sums, the same code in training and in `score`."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, Protocol, final, runtime_checkable
+from typing import Any, NamedTuple, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -45,6 +45,7 @@ class Likelihoods:
     start: NDArray[np.int64]  # [parts with targets + 1], where each begins in `token_log_prob`
     log_prob: NDArray[np.float64]  # [parts with targets], nats
     is_greedy: NDArray[np.bool_]  # [parts with targets], whether at each of its targets no other token was likelier
+    ranked: NDArray[np.float64]  # [targets, 2 k], of a classifier: the k likeliest labels, the first first; their nats
 
 
 class Abandoned(Exception):
@@ -58,6 +59,7 @@ class ScoredTokens(NamedTuple):
     log_prob: NDArray[np.float64]  # [n], nats
     context_length: NDArray[np.int64]  # [n]
     is_missed: NDArray[np.float64]  # [n], 1.0 where another token was likelier
+    ranked: NDArray[np.float64]  # [n, 2 k], of a classifier the k likeliest labels and their nats; else k is 0
 
 
 @runtime_checkable
@@ -75,11 +77,15 @@ class Journal(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ScoringHooks:
-    """Called while a corpus is scored, to stop it, to show progress, to keep results; none of it changes a number."""
+    """Called while a corpus is scored, to stop it, to show progress, to keep results; none of it changes a number.
+
+    Of a classifier, `num_ranked` says how many of the likeliest labels are kept beside the target.
+    """
 
     stops: Callable[[], bool] = lambda: False  # called between groups; if it is true on one rank, all raise Abandoned
     shows: Callable[[int, int], None] = lambda done, total: None  # targets scored and to be scored, of this rank
     journal: Journal | None = None
+    num_ranked: int = 1
 
 
 @torch.no_grad()
@@ -100,8 +106,9 @@ def score_corpus(
     length stand side by side. In deterministic mode each is read alone, so that no product of matrices knows what else
     is being scored.
     """
-    reader = Reader(model, corpus, policy, device)
-    found = np.zeros((4, len(corpus.tokens)), dtype=np.float64)  # nats, whether a target, context, misses
+    reader = Reader(model, corpus, policy, device, hooks.num_ranked)
+    kinds = 4 + 2 * reader.num_ranked  # nats, whether a target, context, misses; labels and their nats
+    found = np.zeros((kinds, len(corpus.tokens)), dtype=np.float64)
     is_known = torch.zeros(len(reader.groups), dtype=torch.int64)  # the first rank decides, so that all skip the same
     for number, scored in hooks.journal.known().items() if hooks.journal and world.is_first else ():
         _enter(found, scored)
@@ -126,14 +133,16 @@ def _enter(found: NDArray[np.float64], scored: ScoredTokens) -> None:
     found[1, scored.token] = 1.0
     found[2, scored.token] = scored.context_length
     np.add.at(found[3], scored.token, scored.is_missed)
+    found[4:, scored.token] = scored.ranked.T
 
 
 @final
 class Reader:
     """A corpus cut into groups of windows that are read together: a function of corpus, policy and device alone."""
 
-    def __init__(self, model: Model, corpus: Corpus, policy: Policy, device: torch.device) -> None:
+    def __init__(self, model: Model, corpus: Corpus, policy: Policy, device: torch.device, num_ranked: int = 0) -> None:
         self.model = model
+        self.num_ranked = min(num_ranked, model.head.num_outputs) if corpus.layout.predicts_label else 0
         self.corpus = corpus
         self.policy = policy
         self.device = device
@@ -202,7 +211,7 @@ class Reader:
         ):
             supervised = (batch.weights.flatten() > 0).nonzero()[:, 0]
             with computing_in(policy.dtype, self.device), kernels_of_any_shape(self.device):
-                values = later(_values(self.model, batch.map(move), move(supervised), room))
+                values = later(_values(self.model, batch.map(move), move(supervised), room, self.num_ranked))
             seen = context_lengths(batch, hides_targets=policy.factorization.hides_targets)
             where, seen = (tensor.flatten()[supervised].numpy() for tensor in (batch.origin, seen))
             found.append(partial(_scored, token[where], seen, values))
@@ -231,12 +240,12 @@ def _in_order(
         yield waiting[0], waiting[1]()
 
 
-NOTHING = ScoredTokens(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), np.empty(0))
+NOTHING = ScoredTokens(np.empty(0, np.int64), np.empty(0), np.empty(0, np.int64), np.empty(0), np.empty((0, 0)))
 
 
 def _scored(token: Ints, seen: Ints, values: Callable[[], Tensor]) -> ScoredTokens:
-    log_prob, is_missed = values().numpy()
-    return ScoredTokens(token, log_prob, seen, is_missed)
+    log_prob, is_missed, *ranked = values().numpy()
+    return ScoredTokens(token, log_prob, seen, is_missed, np.array(ranked).reshape(len(ranked), len(token)).T)
 
 
 def _joined(batches: list[ScoredTokens]) -> ScoredTokens:
@@ -274,7 +283,7 @@ def _likelihoods(found: NDArray[np.float64], corpus: Corpus) -> Likelihoods:
     nats, seen = found[0, tokens], found[2, tokens].astype(np.int64)
     sums = np.array([exact_sum(nats[low:high]) for low, high in itertools.pairwise(start)], dtype=np.float64)
     misses = np.add.reduceat(found[3, tokens], first) if len(first) else first
-    return Likelihoods(nats, tokens, seen, parts.astype(np.int64), start, sums, misses == 0)
+    return Likelihoods(nats, tokens, seen, parts.astype(np.int64), start, sums, misses == 0, found[4:, tokens].T)
 
 
 def _places(corpus: Corpus, pieces: Pieces, index: Ints) -> Ints:
@@ -289,13 +298,26 @@ def _reads_source(policy: Policy) -> bool:
     return policy.factorization.reads_source
 
 
-def _values(model: Model, batch: Batch, supervised: Int[Tensor, " n"], room: int) -> Float[Tensor, "2 n"]:
-    """The log-probability of each target, and 1 where another token is likelier."""
+def _values(
+    model: Model, batch: Batch, supervised: Int[Tensor, " n"], room: int, num_ranked: int
+) -> Float[Tensor, "m n"]:
+    """The log-probability of each target, and 1 where another token is likelier; the likeliest labels, and their nats.
+
+    Of equally likely labels the first comes first, as in argmax.
+    """
     # kernels round differently for odd numbers of rows: the first target is repeated up to a multiple
     padded = torch.nn.functional.pad(supervised, (0, -len(supervised) % MULTIPLE))
     hidden_ND, targets_N = model.hidden(batch.inputs).flatten(0, 1)[padded], batch.targets.flatten()[padded]
     told = judged(hidden_ND, model.head, targets_N, room=room)
-    return torch.stack([told.log_prob, told.is_missed.double()])[:, : len(supervised)]
+    found = [told.log_prob, told.is_missed.double()]
+    if num_ranked:
+        logits_NL = model.head(hidden_ND)
+        logits_NL = logits_NL.to(torch.promote_types(logits_NL.dtype, torch.float32))
+        logits_NL, labels_NL = (
+            some[:, :num_ranked] for some in torch.sort(logits_NL, dim=-1, descending=True, stable=True)
+        )
+        found += [*labels_NL.double().T, *(logits_NL.double() - told.log_normalizer[:, None]).T]
+    return torch.stack(found)[:, : len(supervised)]
 
 
 def bytes_of(likelihoods: Likelihoods, corpus: Corpus) -> NDArray[np.int64]:
@@ -303,8 +325,11 @@ def bytes_of(likelihoods: Likelihoods, corpus: Corpus) -> NDArray[np.int64]:
     return corpus.bytes_at(likelihoods.tokens)
 
 
-def ledger_rows(likelihoods: Likelihoods, corpus: Corpus) -> list[LedgerRow]:
-    """A row for each part with targets; the long ones with their blocks, which intervals over few documents need."""
+def ledger_rows(likelihoods: Likelihoods, corpus: Corpus, labels: Sequence[str] = ()) -> list[LedgerRow]:
+    """A row for each part with targets; the long ones with their blocks, which intervals over few documents need.
+
+    Those of a classifier, whose `labels` these are, have the target and the likeliest label.
+    """
     parts, start = likelihoods.part, likelihoods.start
     if not len(parts):
         return []
@@ -318,7 +343,7 @@ def ledger_rows(likelihoods: Likelihoods, corpus: Corpus) -> list[LedgerRow]:
     told = corpus.column["parts.is_lossless"][parts]
     counts = zip(*(values.tolist() for values in (num_tokens, size, seen, told, *unknown)), strict=True)
     found = zip(itertools.pairwise(start.tolist()), counts, likelihoods.log_prob.tolist(), strict=True)
-    named = zip(corpus.describe(parts), corpus.digests(parts), strict=True)
+    named = zip(corpus.describe(parts), corpus.digests(parts), _predictions(likelihoods, corpus, labels), strict=True)
     return [
         LedgerRow(
             id=part.id,
@@ -338,6 +363,20 @@ def ledger_rows(likelihoods: Likelihoods, corpus: Corpus) -> list[LedgerRow]:
             is_lossless=count[3],
             num_unknown=count[4],
             unknown_bytes=count[5],
+            **predicted,
         )
-        for (edge, count, log_prob), (part, digest) in zip(found, named, strict=True)
+        for (edge, count, log_prob), (part, digest, predicted) in zip(found, named, strict=True)
+    ]
+
+
+def _predictions(likelihoods: Likelihoods, corpus: Corpus, labels: Sequence[str]) -> list[dict[str, Any]]:
+    """What the row of each part says of labels; nothing where there are none."""
+    if not corpus.layout.predicts_label:
+        return [{}] * len(likelihoods.part)
+    first = likelihoods.start[:-1]  # a label is the only target of its part
+    targets, ranked = corpus.tokens[likelihoods.tokens[first]].tolist(), likelihoods.ranked[first]
+    predicted, nats = ranked[:, 0].astype(np.int64).tolist(), ranked[:, ranked.shape[1] // 2].tolist()
+    return [
+        {"label": labels[target], "predicted": labels[best], "predicted_log_prob": log_prob}
+        for target, best, log_prob in zip(targets, predicted, nats, strict=True)
     ]

@@ -61,6 +61,7 @@ class Exported:
     num_parameters: int
     bits_per_byte: float | None  # of what was held out; None: not measured
     bits_per_byte_ci95: tuple[float, float] | None
+    has_chat_template: bool = False
 
 
 _AS_IT_IS = ExportConfig()
@@ -108,6 +109,7 @@ def export(name: str, out: Path, how: ExportConfig = _AS_IT_IS, *, shows: Shows 
         num_parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
         bits_per_byte=summary.bits_per_byte if summary else None,
         bits_per_byte_ci95=summary.bits_per_byte_ci95 if summary else None,
+        has_chat_template=loaded.card.chat is not None,
     )
 
 

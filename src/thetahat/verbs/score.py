@@ -19,6 +19,7 @@ from thetahat.core.errors import DataError, FolderError
 from thetahat.core.special import Frames
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.corpus import Corpus, reading_of
+from thetahat.data.corpus.subset import chosen_documents
 from thetahat.data.order.plan import plan_scoring
 from thetahat.data.read.cache import cache_folder, doing_without
 from thetahat.data.read.files import find_files, say_once
@@ -35,7 +36,7 @@ from thetahat.run.folder.files import read_progress
 from thetahat.run.folder.folder import version_of
 from thetahat.run.prepare import encoding_of
 from thetahat.scoring.journal import FolderJournal
-from thetahat.scoring.likelihood import ScoringHooks, bytes_of, ledger_rows, score_corpus
+from thetahat.scoring.likelihood import ScoredTokens, ScoringHooks, bytes_of, ledger_rows, score_corpus
 from thetahat.scoring.noise import NoiseFloor, noise_floor
 from thetahat.scoring.tokens import token_table, write_tokens
 from thetahat.verbs.load import Loaded, load
@@ -56,20 +57,22 @@ class Score:
     tokens_cut: int  # targets of the data that were not scored: what data.over_long cut
     prompt_cut: int  # of prompts and earlier turns, not read
     metadata: dict[str, str]  # what the ledger says of itself
+    evaluated: Summary | None = None  # of the documents that the run's own evaluations score, where these are a part
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
+        parts = {"classification": self.summary.classification, "evaluated_by_the_run": self.evaluated}
         return {
             "model": self.metadata["model"],
             "data": self.metadata["data_paths"].replace("\n", ", "),
             **self.summary.to_dict(),
-            "noise_floor_nats_per_token": self.noise.nats_per_token,
+            f"noise_floor_nats_per_{'label' if self.summary.classification else 'token'}": self.noise.nats_per_token,
             "tokens_cut": self.tokens_cut,
             "prompt_tokens_cut": self.prompt_cut,
             "interval_unit": self.summary.interval_unit,
             "policy": self.policy,
             "by": self.groups,
-        }
+        } | {name: found.to_dict() for name, found in parts.items() if found}
 
 
 def score(
@@ -96,7 +99,7 @@ def score(
         journal = _journal(out, metadata, world, stack) if out else None
         hooks = ScoringHooks(shows=shows or (lambda done, total: None), journal=journal)
         likelihoods = score_corpus(loaded.model, corpus, policy, world, loaded.device, hooks)
-        rows = _with_cuts(ledger_rows(likelihoods, corpus), corpus)
+        rows = _with_cuts(ledger_rows(likelihoods, corpus, loaded.card.labels), corpus)
         if tokens and world.is_first:
             write_tokens(tokens, token_table(likelihoods, corpus, rows), metadata)
             stack.push(partial(_remove_after, tokens))
@@ -113,7 +116,18 @@ def score(
         int(corpus.column["documents.tokens_cut"].sum()),
         int(corpus.column["documents.prompt_cut"].sum()),
         metadata,
+        None if data else _evaluated(loaded, corpus, rows),
     )
+
+
+def _evaluated(loaded: Loaded, corpus: Corpus, rows: Sequence[LedgerRow]) -> Summary | None:
+    """What the run's own evaluations would find with this model; None where they score all that is held out."""
+    most = loaded.stored.run.evaluation.max_documents if loaded.stored.run else None
+    if most is None or most >= corpus.num_clusters:
+        return None
+    names, digests = (corpus.documents[name].to_pylist() for name in ("document", "digest"))
+    chosen = chosen_documents(names, digests, most)
+    return summarize([row for row in rows if row.document in chosen])
 
 
 def _check_targets(out: Path | None, tokens: Path | None) -> None:
@@ -130,7 +144,8 @@ def _check_targets(out: Path | None, tokens: Path | None) -> None:
 
 def _journal(out: Path, metadata: dict[str, str], world: World, stack: ExitStack) -> FolderJournal:
     """The journal with what an earlier start of this command has scored; it is saved if this one is interrupted."""
-    key = hashlib.sha256(repr(sorted(metadata.items())).encode()).hexdigest()[:16]
+    told = sorted(metadata.items()), ScoredTokens._fields
+    key = hashlib.sha256(repr(told).encode()).hexdigest()[:16]
     journal = FolderJournal(_journal_folder(out), key, world.rank)
     if world.is_first:
         stack.enter_context(store.holding(journal.folder))

@@ -36,7 +36,7 @@ class Reported:
 
     name: str
     summary: Summary
-    gain: Interval  # bits per byte that it saves over the last checkpoint there, paired
+    gain: Interval  # bits per byte, or nats per label, that it saves over the last checkpoint there, paired
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
@@ -60,10 +60,10 @@ class Selected:
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
-        standings = self.selection.standings
+        standings, key = self.selection.standings, self.selection.unit.replace(" ", "_")
         candidates = [
-            {name: getattr(standing, name) for name in ("name", "step", "is_average", "bits_per_byte", "behind")}
-            | {"error": plain(standing.error), "behind_error": plain(standing.behind_error)}
+            {name: getattr(standing, name) for name in ("name", "step", "is_average", "behind")}
+            | {key: standing.value, "error": plain(standing.error), "behind_error": plain(standing.behind_error)}
             for standing in standings
         ]
         report = {"best": self.best, "one_standard_error": self.one_error, "last": self.last}
@@ -177,7 +177,7 @@ def _models(run: Path, averages: int) -> list[_Model]:
 def _rows(loaded: Loaded, model: _Model, corpus: Corpus, world: World) -> list[LedgerRow]:
     copy_parameters(loaded.model, _parameters(model), model.name)
     likelihoods = score_corpus(loaded.model, corpus, loaded.policy, world, loaded.device)
-    return ledger_rows(likelihoods, corpus)
+    return ledger_rows(likelihoods, corpus, loaded.card.labels)
 
 
 def _parameters(model: _Model) -> dict[str, Tensor]:

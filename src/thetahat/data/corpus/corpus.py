@@ -93,6 +93,11 @@ class Corpus:
         """How many records there are."""
         return len(self.documents)
 
+    @property
+    def num_clusters(self) -> int:
+        """How many documents there are: records that share one count once."""
+        return len(self.documents["document"].unique())
+
     @cached_property
     def column(self) -> dict[str, NDArray[Any]]:
         """The numbers of the tables by `table.name`."""
@@ -186,13 +191,12 @@ class Corpus:
         return list(map(Part, *texts, weight.tolist(), index.tolist()))
 
     def bytes_at(self, place: Ints) -> Ints:
-        """UTF-8 bytes of the text behind each token, by its place in `tokens`; behind a label those of its name."""
+        """UTF-8 bytes of the text behind each token, by its place in `tokens`; none behind a label."""
         if not self.layout.predicts_label:
             return self._sizes(place)
-        part = self.part_of(place)
-        is_prompt = self.column["parts.is_prompt"][part]
-        found = self.column["parts.num_bytes"][part]
-        found[is_prompt] = self._sizes(place[is_prompt])
+        is_prompt = self.column["parts.is_prompt"][self.part_of(place)]
+        found = np.zeros(len(place), np.int64)
+        found[is_prompt] = self._sizes(place[is_prompt])  # a label's index is no token
         return found
 
     def _sizes(self, place: Ints) -> Ints:

@@ -172,7 +172,7 @@ def _labelled(record: Record, prompt: Tokens | None, frames: Frames, encoding: E
         raise DataError(f"{record.id}: the label {record.text!r} is not one of those declared", allowed=shown)
     before, after = len(frames.text.before), len(frames.text.after)
     read = _fitted(prompt, encoding.room - before - after, encoding, record.id)
-    parts = _prompt(read, before, after), EncodedPart("label", num_bytes=len(record.text.encode()))
+    parts = _prompt(read, before, after), EncodedPart("label", num_bytes=0)
     if read is None:
         return Encoded(parts, (), tokens_cut=1, prompt_cut=len(prompt.ids))
     tokens = (*frames.text.around(read.ids), labels.index(record.text))

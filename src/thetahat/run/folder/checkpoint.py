@@ -20,6 +20,7 @@ from thetahat.data.config import ChatConfig
 from thetahat.data.tokens.roles import ROLES
 from thetahat.data.tokens.tokenizer import TOKENIZER, Tokenizer
 from thetahat.interop.hub import is_hub_name
+from thetahat.ledger.summary import Evaluated, better
 from thetahat.model.adapters.lora import is_adapted
 from thetahat.model.build import LanguageModel
 from thetahat.run.card import Card, card_of
@@ -36,8 +37,8 @@ from thetahat.run.folder.files import (
     step_of,
 )
 from thetahat.run.folder.moved import find_model_again
-from thetahat.run.log.metrics import METRICS, held_out_bits
-from thetahat.run.state import State, better
+from thetahat.run.log.metrics import METRICS, evaluation_after
+from thetahat.run.state import State
 
 logger = getLogger("thetahat")
 
@@ -72,8 +73,7 @@ def save(state: State, run: Path, tokenizer: Tokenizer, beside: Mapping[str, Any
             "tokens": state.tokens,
             "seconds": state.seconds,
             "num_steps": state.num_steps,
-            "best_bits_per_byte": state.best_bits_per_byte,
-            "best_step": state.best_step,
+            "best": state.best and state.best._asdict(),
             "config": digest(state.config),
             "torch": torch.__version__,
             **beside,
@@ -92,8 +92,7 @@ def settle(run: Path, newest: Path, keep: int, *, deep: bool = False) -> None:
     Called after each save and, `deep`, on resume, since the process may have been killed in between, and since disks
     fail. Only whole checkpoints are counted and deleted.
     """
-    _, best_step = best_of(run, newest)
-    best = folder_of(run, best_step) if best_step is not None else None
+    best = folder_of(run, found.step) if (found := best_of(run, newest)) else None
     for name in (ROLES, TOKENIZER):
         if name == TOKENIZER or (newest / name).is_file():
             _write_if_other(run / name, (newest / name).read_text(encoding="utf-8"))
@@ -127,16 +126,24 @@ def _remove(folder: Path) -> None:
         logger.warning("checkpoint %s could not be deleted: %s", folder.name, error)
 
 
-def best_of(run: Path, newest: Path) -> tuple[float | None, int | None]:
-    """The fewest held-out bits per byte of all checkpoints up to the newest, with their step.
+def best_of(run: Path, newest: Path) -> Evaluated | None:
+    """The best evaluation of all checkpoints up to the newest: the fewest held-out bits per byte, or nats per label.
 
     The newest has those of the checkpoints before it, and its own if it was saved after its evaluation. An evaluation
     that was interrupted is made by a later start, and then only the log has it.
     """
     progress, config = read_progress(newest), read_config(newest)
     step = progress["step"]
-    bits = held_out_bits(run / METRICS, step) if config.watch.saves(step, progress["num_steps"]) else None
-    return better((progress["best_bits_per_byte"], progress["best_step"]), bits, step)
+    own = evaluation_after(run / METRICS, step) if config.watch.saves(step, progress["num_steps"]) else None
+    return better(_best_in(progress), own)
+
+
+def _best_in(progress: Mapping[str, Any]) -> Evaluated | None:
+    """That which the state knows, in the words of today or of 0.1."""
+    if "best" in progress:
+        return Evaluated(**progress["best"]) if progress["best"] else None
+    step = progress.get("best_step")
+    return None if step is None else Evaluated(progress["best_bits_per_byte"], step)
 
 
 def _point(pointer: Path, target: Path | None) -> None:

@@ -132,5 +132,5 @@ def _pointed(run: Path, which: str) -> Path | None:
     if re.fullmatch(r"step-\d{8,}", name):
         return pointer.parent / name
     checkpoints = all_checkpoints(run)
-    step = best_of(run, checkpoints[-1])[1] if which == "best" and checkpoints else None
-    return None if step is None else folder_of(run, step)
+    best = best_of(run, checkpoints[-1]) if which == "best" and checkpoints else None
+    return None if best is None else folder_of(run, best.step)

@@ -9,9 +9,13 @@ from typing import Any, final
 
 from thetahat.core.errors import ModelError, naming_full_disk
 from thetahat.core.store import flush_folder
+from thetahat.ledger.summary import Evaluated
 
 METRICS = "metrics.jsonl"
 HELD_OUT = "held_out_"  # prefix of the names of an evaluation's numbers
+VALUES = f"{HELD_OUT}bits_per_byte", f"{HELD_OUT}nats_per_label"  # of which an evaluation has one
+MAX_DOCUMENTS = f"{HELD_OUT}max_documents"  # how many were scored, where these are not all
+OF_DOCUMENTS = f"{HELD_OUT}of_documents"  # and how many there are
 logger = getLogger("thetahat")
 
 
@@ -31,7 +35,7 @@ class MetricsLog:
                 num_bytes = file.read().rfind(b"\n") + 1
             file.seek(num_bytes)
             line = file.readline()
-            file.truncate(num_bytes + (len(line) if _bits(line, step) is not None else 0))
+            file.truncate(num_bytes + (len(line) if _evaluated(line, step) is not None else 0))
         flush_folder(path.parent)
 
     def append(self, line: Mapping[str, Any]) -> None:
@@ -46,24 +50,26 @@ class MetricsLog:
             return os.fstat(file.fileno()).st_size
 
 
-def held_out_bits(path: Path, step: int) -> float | None:
-    """Bits per byte of the held-out part after `step`; None if no whole line of the log has them."""
+def evaluation_after(path: Path, step: int) -> Evaluated | None:
+    """The evaluation after `step`; None if no whole line of the log has it."""
     if not path.exists():
         return None
     with path.open("rb") as file:
-        found = [bits for line in file if (bits := _bits(line, step)) is not None]
+        found = [one for line in file if (one := _evaluated(line, step)) is not None]
     return found[-1] if found else None
 
 
-def _bits(line: bytes, step: int) -> float | None:
-    key = f"{HELD_OUT}bits_per_byte"
-    if key.encode() not in line or not line.endswith(b"\n"):
+def _evaluated(line: bytes, step: int) -> Evaluated | None:
+    if HELD_OUT.encode() not in line or not line.endswith(b"\n"):
         return None
     try:
         read = json.loads(line)
     except ValueError:
         return None
-    return float(read[key]) if read.get("step") == step else None
+    value = next((read[name] for name in VALUES if name in read), None)
+    if value is None or read.get("step") != step:
+        return None
+    return Evaluated(float(value), step, read.get(MAX_DOCUMENTS) or 0)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -75,6 +81,11 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         except ValueError as error:
             raise ModelError(f"{path}:{number} is damaged", cure=f"put {path.name} back from a copy") from error
+
+
+def last_evaluation(path: Path) -> dict[str, Any]:
+    """The line of the newest evaluation; empty if there was none."""
+    return next((line for line in reversed(list(read_lines(path))) if any(name in line for name in VALUES)), {})
 
 
 def read_last(path: Path, key: str) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from thetahat.ledger.summary import Summary
-from thetahat.run.log.metrics import HELD_OUT
+from thetahat.run.log.metrics import HELD_OUT, MAX_DOCUMENTS, OF_DOCUMENTS
 from thetahat.run.state import State
 from thetahat.run.step import StepReport
 
@@ -20,6 +20,8 @@ class Report:
     tokens: int  # targets so far
     held_out: Summary | None  # where it was evaluated
     checkpoint: Path | None  # where one was saved
+    held_out_of: int | None = None  # documents that are held out, where `held_out` is of a part of them; None: of all
+    evaluation_seconds: float = 0.0  # of this iteration
 
 
 def step_line(done: StepReport, state: State, *, batch: str, seconds: float) -> dict[str, Any]:
@@ -36,7 +38,9 @@ def step_line(done: StepReport, state: State, *, batch: str, seconds: float) -> 
     }
 
 
-def evaluation_line(held_out: Summary, state: State) -> dict[str, Any]:
-    """The line of an evaluation, which comes after the line of its step."""
+def evaluation_line(held_out: Summary, state: State, of_documents: int | None) -> dict[str, Any]:
+    """The line of an evaluation, which comes after the line of its step; `of_documents` are all, if it is of a part."""
     numbers = {f"{HELD_OUT}{name}": value for name, value in held_out.to_dict().items()}
+    if of_documents is not None:
+        numbers |= {MAX_DOCUMENTS: state.config.evaluation.max_documents, OF_DOCUMENTS: of_documents}
     return {"step": state.step, **numbers, "seconds": state.seconds}

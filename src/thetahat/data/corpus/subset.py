@@ -1,0 +1,75 @@
+"""A declared part of a corpus: so many of its documents, always the same ones."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from thetahat.data.corpus.corpus import Corpus
+
+_KEY = b"evaluation"  # another one than that of data.held_out=hash:F, whose choice this must not repeat
+
+
+def chosen_documents(documents: Sequence[str], digests: Sequence[bytes], count: int) -> set[str]:
+    """The names of `count` of the documents, or of all if there are no more.
+
+    Chosen are those with the smallest number, which a document has from the digests of its records as they were
+    written, hashed with a key of ours: a function of what is in the documents, not of their order, files or ranks.
+    """
+    number: dict[str, bytes] = {}
+    for document, digest in zip(documents, digests, strict=True):
+        found = hashlib.blake2b(digest, digest_size=8, key=_KEY).digest()
+        number[document] = min(found, number.get(document, found))
+    return set(sorted(number, key=lambda document: (number[document], document))[:count])
+
+
+def part_of_corpus(corpus: Corpus, count: int) -> Corpus:
+    """The `chosen_documents` of a corpus as a corpus; itself if it has no more. Other tokens are not read."""
+    names, digests = (corpus.documents[name].to_pylist() for name in ("document", "digest"))
+    chosen = chosen_documents(names, digests, count)
+    is_kept = np.array([name in chosen for name in names])
+    return corpus if is_kept.all() else _only(corpus, is_kept)
+
+
+def _only(corpus: Corpus, is_kept: NDArray[np.bool_]) -> Corpus:
+    """The records that are kept, with numbers of their own."""
+    column = corpus.column
+    parts, spans = is_kept[column["parts.document"]], is_kept[column["spans.document"]]
+    document, part = np.cumsum(is_kept) - 1, np.cumsum(parts) - 1
+    length, start = corpus.lengths[spans], corpus.offsets[:-1][spans]
+    place = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+    token = np.repeat(start, length) + place
+    part_of_token = part[corpus.part_of(token)]
+    is_start = (place == 0) | (np.diff(part_of_token, prepend=-1) != 0)
+    first = np.flatnonzero(is_start)
+    sequence = np.unique(column["spans.sequence"][spans], return_inverse=True)[1]
+    tables = {
+        "documents": _rows(corpus, "documents", is_kept, {}),
+        "parts": _rows(corpus, "parts", parts, {"document": document[column["parts.document"][parts]]}),
+        "spans": _rows(
+            corpus, "spans", spans, {"document": document[column["spans.document"][spans]], "sequence": sequence}
+        ),
+        "segments": pa.table([first, part_of_token[first]], corpus.tables["segments"].schema),
+    }
+    sizes = None if corpus.sizes is None else corpus.sizes[token]
+    return Corpus(
+        corpus.tokens[token],
+        tables,
+        corpus.symbols,
+        corpus.token_bytes,
+        f"{corpus.fingerprint}/{int(is_kept.sum())}",
+        corpus.layout,
+        sizes,
+    )
+
+
+def _rows(corpus: Corpus, name: str, is_kept: NDArray[np.bool_], numbers: dict[str, NDArray[Any]]) -> Any:
+    """The rows of a table that are kept, with new numbers."""
+    table = corpus.tables[name].filter(pa.array(is_kept)).combine_chunks()
+    for column, values in numbers.items():
+        index = table.schema.get_field_index(column)
+        table = table.set_column(index, table.schema.field(index), pa.array(values, pa.int64()))
+    return table
