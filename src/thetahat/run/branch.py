@@ -150,7 +150,7 @@ def inherit(state: State, prepared: Prepared, checkpoint: Path) -> None:
     ours_of, theirs_of = (card_of(one, prepared.labels).policy(one.inference) for one in (state.config, theirs))
     is_same_text = [corpus.fingerprint for corpus in (prepared.held_out,) if corpus] == progress["data"][1:]
     if is_same_text and same_question(ours_of, theirs_of, is_whole=False):
-        state.best_bits_per_byte, state.best_step = best_of(run_of(checkpoint), checkpoint)
+        state.best = best_of(run_of(checkpoint), checkpoint)
     else:
         logger.info("best so far: none, since what is held out, or how it is scored, is another")
     if anew:
