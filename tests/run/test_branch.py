@@ -93,7 +93,7 @@ def test_a_branch_has_the_bits_of_a_run_that_was_planned_so(config, home, tmp_pa
     assert are_same(ours, planned, 10)
     assert rows_of(ours) == rows_of(planned, after=4)
     states = [read_progress(folder_of(run, 10)) for run in (ours, planned)]
-    for name in ("tokens", "num_steps", "best_step", "best_bits_per_byte", "standing"):
+    for name in ("tokens", "num_steps", "best", "standing"):
         assert states[0][name] == states[1][name]
 
 
@@ -178,8 +178,8 @@ def test_another_text_is_read_from_the_beginning_of_an_epoch(parent, tmp_path):
     ours = ran(branch(f"{parent}@6", [f"data.train={other}", "max_steps=7"]), tmp_path / "ours")
     progress = read_progress(folder_of(ours, 6))
     assert (progress["standing"]["epoch"], progress["standing"]["row"]) == (2, 0)
-    assert progress["best_step"] is None  # of another text, no number can be compared
-    assert read_progress(folder_of(parent, 8))["best_step"] == 6
+    assert progress["best"] is None  # of another text, no number can be compared
+    assert read_progress(folder_of(parent, 8))["best"]["step"] == 6
 
 
 def test_the_same_text_under_another_name_goes_on_where_it_stopped(parent, home, tmp_path):
@@ -263,7 +263,7 @@ def test_a_branch_needs_its_parent_only_to_begin(parent, tmp_path):
 
 def test_the_best_of_the_parent_stays_the_best_and_is_named(parent, tmp_path):
     ours = ran(branch(f"{parent}@6", ["optimization.embeddings.learning_rate=9.0", "max_steps=8"]), tmp_path / "ours")
-    assert read_progress(folder_of(ours, 8))["best_step"] == read_progress(folder_of(parent, 8))["best_step"] == 6
+    assert read_progress(folder_of(ours, 8))["best"]["step"] == read_progress(folder_of(parent, 8))["best"]["step"] == 6
     assert find_checkpoint(f"{ours}@best") == folder_of(ours, 6)
     again = ran(branch(f"{ours}@8", ["max_steps=9"]), tmp_path / "again")
     with pytest.raises(ModelError, match=r"again@best: .*\n.*\n  try: \S+ours@6, of its parent"):
