@@ -44,7 +44,7 @@ def test_each_candidate_has_the_likelihood_that_score_gives_it(place):
         scored = score(f"{place / 'run'}@{standing.name}", [str(place / "more.jsonl")])
         assert standing.value == pytest.approx(scored.summary.bits_per_byte, rel=1e-12)
     best = found.selection.standings[found.selection.best]
-    assert best.bits_per_byte == min(standing.value for standing in found.selection.standings)
+    assert best.value == min(standing.value for standing in found.selection.standings)
     assert (found.num_report_units, found.unit) == (40, "documents")
     assert found.last.summary == score(str(place / "run"), [str(place / "report.jsonl")]).summary
     json.dumps(found.to_dict(), allow_nan=False)
