@@ -58,7 +58,7 @@ def test_one_document_is_chosen_by_every_other_block_and_reported_on_by_the_rest
     assert found.selection.num_units + found.num_report_units == len(row.blocks)
     nats, size = (sum(getattr(block, name) for block in row.blocks[::2]) for name in ("log_prob", "num_bytes"))
     last = found.selection.standings[-1]
-    assert last.bits_per_byte == pytest.approx(-nats / math.log(2) / size, rel=1e-12)
+    assert last.value == pytest.approx(-nats / math.log(2) / size, rel=1e-12)
     assert last.error > 0
     summary = found.last.summary
     assert (summary.num_documents, summary.interval_unit) == (1, found.unit)
