@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from thetahat.run.train import train as train
     from thetahat.scoring.config import EvaluationConfig as EvaluationConfig
     from thetahat.verbs.choose import choose as choose
+    from thetahat.verbs.classify import classify as classify
     from thetahat.verbs.compare import compare as compare
     from thetahat.verbs.explain import explain as explain
     from thetahat.verbs.export import ExportConfig as ExportConfig, export as export
@@ -101,6 +102,7 @@ VERBS = {
     "compare": "verbs.compare",
     "select": "verbs.select",
     "choose": "verbs.choose",
+    "classify": "verbs.classify",
     "influence": "verbs.influence",
     "report": "verbs.report",
     "merge": "verbs.merge",

@@ -14,6 +14,7 @@ import typer
 from thetahat.cli import (
     chat,
     choose,
+    classify,
     compare,
     explain,
     export,
@@ -62,6 +63,7 @@ for command in (
     explain.explain,
     verify.verify,
     score.score,
+    classify.classify,
     choose.choose,
     compare.compare,
     select.select,

@@ -61,9 +61,9 @@ def progress(unit: str, *, shown: bool, stays: bool) -> Generator[Display]:
 
 
 @contextmanager
-def token_progress(*, shown: bool) -> Generator[Callable[[int, int], None]]:
+def token_progress(*, shown: bool, unit: str = "tokens") -> Generator[Callable[[int, int], None]]:
     """The same for tokens that are scored: a function of how many are done, and of how many."""
-    with progress("tokens", shown=shown, stays=False) as show:
+    with progress(unit, shown=shown, stays=False) as show:
         before = 0
 
         def shows(done: int, total: int) -> None:

@@ -28,7 +28,8 @@ from thetahat.run.machine import resolve, set_up
 from thetahat.run.state import first_model
 
 _ON_BAD = "data.on_bad_record"
-_OF_DATA = (*(f"data.{name}" for name in OF_READING), _ON_BAD)
+_OVER_LONG = "data.over_long"
+_OF_DATA = (*(f"data.{name}" for name in OF_READING), _ON_BAD, _OVER_LONG)
 _CONTEXT = "context"
 
 
@@ -60,8 +61,8 @@ def load(name: str | StoredModel, overrides: tuple[str, ...] = (), *, needs_head
 
     `overrides` replace settings of its run: the keys of InferenceConfig; batch_size, short for evaluation.batch_size;
     context, the positions that are read at once; data.split_on, data.columns, data.trees and data.preference, which say
-    how records are taken from files; and data.on_bad_record. Raises ModelError where no text has a likelihood under the
-    model, unless it is asked for without its head.
+    how records are taken from files; data.over_long and data.on_bad_record. Raises ModelError where no text has a
+    likelihood under the model, unless it is asked for without its head.
     """
     stored = find_model(name) if isinstance(name, str) else name
     if needs_head:
@@ -79,7 +80,7 @@ def load(name: str | StoredModel, overrides: tuple[str, ...] = (), *, needs_head
 
 
 def _is_of_data(pair: str) -> bool:
-    return is_of_reading(pair) or pair.partition("=")[0] == _ON_BAD
+    return is_of_reading(pair) or pair.partition("=")[0] in (_ON_BAD, _OVER_LONG)
 
 
 def _reading_as(card: Card, data: DataConfig, overrides: Sequence[str]) -> Card:
@@ -89,6 +90,8 @@ def _reading_as(card: Card, data: DataConfig, overrides: Sequence[str]) -> Card:
     changes: dict[str, Any] = {name: value for name, value in values.items() if name in typed}
     if "split_on" in typed:
         changes["separator"] = data.separator
+    if any(pair.startswith(f"{_OVER_LONG}=") for pair in overrides):
+        changes["over_long"] = data.over_long
     return replace(card, **changes)
 
 
