@@ -34,7 +34,7 @@ def train(
     *,
     fresh: bool = False,
     max_minutes: float | None = None,
-    evaluating: Shows = lambda done, total: None,
+    evaluating: Shows | None = None,
 ) -> Iterator[Report]:
     """Trains, or goes on training: the same config in the same folder continues from its newest whole checkpoint.
 
@@ -62,7 +62,7 @@ def train(
                     done = step(state, run.feed.batches(state.step), world, run.ledger.note(state.step + 1))
                     _log_step(run, done, clock)
                 if run.lacks_evaluation:
-                    hooks = ScoringHooks(stops=lambda: stop.number > 0, shows=evaluating)
+                    hooks = ScoringHooks(stops=lambda: stop.number > 0, shows=evaluating or (lambda done, total: None))
                     held_out = _evaluate(run, clock, hooks, is_saved=done is None)
                 if run.ledger.is_full(state.step):
                     run.ledger.write(state.step, world)

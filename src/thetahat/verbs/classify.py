@@ -158,9 +158,10 @@ def _ranked(likelihoods: Likelihoods, labels: Sequence[str]) -> list[tuple[tuple
     """For each text its likeliest labels with their nats."""
     found = likelihoods.ranked[likelihoods.start[:-1]]
     count = found.shape[1] // 2
-    numbers, nats = found[:, :count].astype(np.int64).tolist(), found[:, count:].tolist()
-    named = [[labels[number] for number in row] for row in numbers]
-    return [tuple(zip(names, values, strict=True)) for names, values in zip(named, nats, strict=True)]
+    numbers: list[list[int]] = found[:, :count].astype(np.int64).tolist()
+    nats: list[list[float]] = found[:, count:].tolist()
+    named: list[list[str]] = [[labels[number] for number in row] for row in numbers]
+    return [tuple(zip(own, values, strict=True)) for own, values in zip(named, nats, strict=True)]
 
 
 def _tell_cut(num_cut: int, loaded: Loaded) -> None:
