@@ -39,7 +39,7 @@ def told(corpus):
     """What is said of each part that is asked: its bytes, those of its tokens, and whether they tell the text."""
     part = corpus.part_of(np.arange(len(corpus.tokens)))
     first = np.isin(np.arange(len(corpus.tokens)), corpus.offsets[:-1])
-    sums = np.bincount(part[~first], corpus.bytes_at(np.flatnonzero(~first)), len(corpus.tables["parts"]))
+    sums = np.bincount(part[~first], corpus.bytes_at(np.flatnonzero(~first)), corpus.num_parts)
     asked = ~corpus.column["parts.is_prompt"]
     return [corpus.column[f"parts.{name}"][asked].tolist() for name in ("num_bytes", "is_lossless")] + [sums[asked]]
 

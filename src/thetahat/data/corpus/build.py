@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 import tokenizers
 from numpy.typing import NDArray
-from pyarrow import compute, parquet
+from pyarrow import compute
 
 from thetahat.core import store
 from thetahat.core.errors import DataError
 from thetahat.core.layout import Layout
 from thetahat.data.corpus.corpus import SCHEMAS, Corpus
 from thetahat.data.corpus.encode import Encoding, encode_records
+from thetahat.data.corpus.tables import TableWriter, open_tables
 from thetahat.data.read.bad import BadRecords, tell_skipped
 from thetahat.data.read.cache import code_digest, waiting_for
 from thetahat.data.read.record import Record
@@ -130,14 +131,13 @@ class _Fingerprint:
 
 
 def _open(folder: Path, tokenizer: Tokenizer, layout: Layout) -> Corpus:
-    tables = {
-        name: parquet.read_table(folder / f"{name}.parquet", memory_map=True).combine_chunks() for name in SCHEMAS
-    }
+    tables, numbers = open_tables(folder)
     tokens = np.memmap(folder / _TOKENS, dtype=_dtype(tokenizer), mode="r")
     sizes = np.memmap(folder / _SIZES, dtype=np.uint32, mode="r") if (folder / _SIZES).is_file() else None
     facts = json.loads((folder / _FACTS).read_bytes())
     tell_skipped(*facts["bad"])
-    return _corpus((tokens, sizes), tables, tokenizer, facts["fingerprint"], layout)
+    bytes_of = tokenizer.num_bytes.numpy()
+    return Corpus(tokens, tables, tokenizer.symbols, bytes_of, facts["fingerprint"], layout, sizes, numbers)
 
 
 def _corpus(
@@ -156,10 +156,7 @@ def _write(folder: Path, batches: Iterable[Batch], tokenizer: Tokenizer) -> None
     """The tokens, the tables, and, as soon as a token has other bytes than the table says, the bytes of all of them."""
     with ExitStack() as stack:
         file = stack.enter_context((folder / _TOKENS).open("wb"))
-        writers = {
-            name: stack.enter_context(parquet.ParquetWriter(folder / f"{name}.parquet", schema))
-            for name, schema in SCHEMAS.items()
-        }
+        writer = stack.enter_context(TableWriter(folder))
         of_bytes: BinaryIO | None = None
         for tokens, sizes, tables in batches:
             if of_bytes is None and sizes is not None:
@@ -169,8 +166,7 @@ def _write(folder: Path, batches: Iterable[Batch], tokenizer: Tokenizer) -> None
             file.write(tokens.tobytes())
             if of_bytes is not None:
                 of_bytes.write(_sizes(tokens, sizes, tokenizer).tobytes())
-            for name, writer in writers.items():
-                writer.write_table(tables[name])
+            writer.write(tables)
 
 
 def _write_sizes(file: BinaryIO, tokens: Path, tokenizer: Tokenizer) -> None:

@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, final
 
@@ -69,19 +69,21 @@ class Corpus:
     """Every record as token ids; read-only, in the order of the data. A text is one part, one sequence and one span."""
 
     tokens: NDArray[Any]  # all spans, one behind the other
-    tables: dict[str, Table]  # of SCHEMAS
+    tables: dict[str, Table]  # of SCHEMAS; of a mapped corpus the texts alone
     symbols: Symbols
     token_bytes: Ints  # [V], of text behind each id
     fingerprint: str
     layout: Layout = STREAM
     sizes: NDArray[np.uint32] | None = None  # bytes behind each token; None: everywhere those of `token_bytes`
+    numbers: Mapping[str, NDArray[Any]] | None = None  # the others by `table.name`; None: they are in `tables`
     lengths: Ints = field(init=False)  # [spans], the first token included, which is never asked
     offsets: Ints = field(init=False)  # [spans + 1], where each begins in `tokens`
 
     def __post_init__(self) -> None:
-        lengths = self.tables["spans"]["length"].to_numpy()
-        object.__setattr__(self, "lengths", lengths)
-        object.__setattr__(self, "offsets", np.concatenate([[0], np.cumsum(lengths)]))
+        object.__setattr__(self, "lengths", self.column["spans.length"])
+        offsets = np.zeros(len(self.lengths) + 1, np.int64)
+        np.cumsum(self.lengths, out=offsets[1:])
+        object.__setattr__(self, "offsets", offsets)
 
     @property
     def documents(self) -> Table:
@@ -98,42 +100,53 @@ class Corpus:
         """How many documents there are: records that share one count once."""
         return len(self.documents["document"].unique())
 
+    @property
+    def num_parts(self) -> int:
+        """How many parts its records have, prompts included."""
+        return len(self.column["parts.document"])
+
     @cached_property
-    def column(self) -> dict[str, NDArray[Any]]:
+    def column(self) -> Mapping[str, NDArray[Any]]:
         """The numbers of the tables by `table.name`."""
+        if self.numbers is not None:
+            return self.numbers
         return {
-            f"{table}.{name}": self.tables[table][name].to_numpy()
-            for table, names in _NUMBERS.items()
-            for name in names
+            f"{table}.{name}": self.tables[table][name].to_numpy() for table in _NUMBERS for name in _NUMBERS[table]
         }
 
     @cached_property
     def _texts(self) -> dict[str, Table]:
-        """What names a document; a column in one chunk is quicker to look into as that."""
-        columns = {name: self.documents[name] for name in ("id", "document", "source")}
-        return {name: column.chunk(0) if column.num_chunks == 1 else column for name, column in columns.items()}
+        """What names a document."""
+        return {name: _whole(self.documents[name]) for name in ("id", "document", "source")}
 
     @cached_property
     def _names(self) -> dict[str, tuple[list[str], NDArray[Any]]]:
         """The few names and roles that parts have, and which of them each has."""
-        columns = {name: self.tables["parts"][name].combine_chunks() for name in ("name", "role")}
+        columns = {name: _whole(self.tables["parts"][name]) for name in ("name", "role")}
         return {name: (column.dictionary.to_pylist(), column.indices.to_numpy()) for name, column in columns.items()}
 
     @cached_property
     def part_tokens(self) -> Ints:
         """[parts], how many targets each has where nothing is cut; of a prompt, how many tokens are read."""
-        spans = np.arange(len(self.lengths))
-        return self.count_by_part(spans, np.ones_like(spans), self.lengths)
+        found = np.zeros(self.num_parts, np.int64)
+        for start in range(0, len(self.lengths), _AT_ONCE):
+            spans = np.arange(start, min(start + _AT_ONCE, len(self.lengths)))
+            part, count = self._counts(spans, np.ones_like(spans), self.lengths[spans])
+            if len(part):
+                low = part.min()
+                counts = np.bincount(part - low, count).astype(np.int64)
+                found[low : low + len(counts)] += counts
+        return found
 
-    @property
+    @cached_property
     def num_tokens(self) -> int:
         """The number of targets of a causal model, the end of each text included."""
-        return int(self.part_tokens[~self.column["parts.is_prompt"]].sum())
+        return int(np.sum(self.part_tokens, where=~self.column["parts.is_prompt"]))
 
     @property
     def num_bytes(self) -> int:
         """UTF-8 bytes of the targets."""
-        return int(self.column["parts.num_bytes"][~self.column["parts.is_prompt"]].sum())
+        return int(np.sum(self.column["parts.num_bytes"], where=~self.column["parts.is_prompt"]))
 
     @property
     def holds_dialogues(self) -> bool:
@@ -155,26 +168,49 @@ class Corpus:
         """The part of each token, by its place in `tokens`."""
         return self.column["segments.part"][np.searchsorted(self.column["segments.start"], place, side="right") - 1]
 
-    def targets_before(self, place: Ints) -> Ints:
-        """How many tokens before each place in `tokens` are targets."""
-        starts, is_prompt = self.column["segments.start"], self.column["parts.is_prompt"]
-        is_target = ~is_prompt[self.column["segments.part"]]
-        sizes = np.diff(starts, append=len(self.tokens)) * is_target
-        segment = np.searchsorted(starts, place, side="right") - 1
-        return (np.cumsum(sizes) - sizes)[segment] + (place - starts[segment]) * is_target[segment]
+    def targets_in(self, span: Ints, first: Ints, stop: Ints) -> Ints:
+        """How many of the tokens `first` to `stop` (exclusive) of each of these spans are targets."""
+        piece, part, count = self._overlaps(span, first, stop)
+        return np.bincount(piece, count * ~self.column["parts.is_prompt"][part], len(span)).astype(np.int64)
 
     def count_by_part(self, span: Ints, first: Ints, stop: Ints) -> Ints:
         """[parts], how many of the tokens `first` to `stop` (exclusive) of these spans belong to each part."""
+        part, count = self._counts(span, first, stop)
+        return np.bincount(part, count, self.num_parts).astype(np.int64)
+
+    def _counts(self, span: Ints, first: Ints, stop: Ints) -> tuple[Ints, Ints]:
+        return self._overlaps(span, first, stop)[1:]
+
+    def _overlaps(self, span: Ints, first: Ints, stop: Ints) -> tuple[Ints, Ints, Ints]:
+        """Of each segment in which these tokens lie: whose tokens they are (an index of `span`), its part, how many."""
         low, high = self.offsets[span] + first, self.offsets[span] + stop
-        starts, part = self.column["segments.start"], self.column["segments.part"]
-        ends = np.append(starts[1:], len(self.tokens))
+        starts = self.column["segments.start"]
         begin = np.searchsorted(starts, low, side="right") - 1
-        counts = np.searchsorted(starts, high, side="left") - begin
+        counts = np.maximum(np.searchsorted(starts, high, side="left") - begin, 0)
+        piece = np.repeat(np.arange(len(span)), counts)
         segment = np.repeat(begin - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-        overlap = np.minimum(np.repeat(high, counts), ends[segment]) - np.maximum(
-            np.repeat(low, counts), starts[segment]
-        )
-        return np.bincount(part[segment], np.maximum(overlap, 0), len(self.tables["parts"])).astype(np.int64)
+        after = np.minimum(segment + 1, len(starts) - 1)
+        ends = np.where(segment + 1 < len(starts), starts[after], len(self.tokens))
+        overlap = np.minimum(high[piece], ends) - np.maximum(low[piece], starts[segment])
+        return piece, self.column["segments.part"][segment], np.maximum(overlap, 0)
+
+    def part_of_it(self, first: int, last: int) -> "Corpus":
+        """The documents `first` to `last` (exclusive) as a corpus, with numbers of their own; nothing is copied."""
+        column = self.column
+        part, span = (np.searchsorted(column[f"{name}.document"], [first, last]) for name in ("parts", "spans"))
+        token = self.offsets[span]
+        rows = {"documents": (first, last), "parts": part, "spans": span}
+        rows["segments"] = np.searchsorted(column["segments.start"], token)
+        base = {"parts.document": first, "spans.document": first, "segments.part": part[0], "segments.start": token[0]}
+        if span[1] > span[0]:
+            base["spans.sequence"] = column["spans.sequence"][span[0]]
+        numbers = {name: values[slice(*rows[name.split(".")[0]])] for name, values in column.items()}
+        numbers |= {name: numbers[name] - before for name, before in base.items()}
+        texts = {name: self.tables[name].slice(rows[name][0], rows[name][1] - rows[name][0]) for name in _TEXTS}
+        tokens = slice(*token)
+        sizes = None if self.sizes is None else self.sizes[tokens]
+        changed = {"tokens": self.tokens[tokens], "tables": texts, "sizes": sizes, "numbers": numbers}
+        return replace(self, **changed)
 
     def name_of(self, span: int) -> str:
         """The id of the record that a span belongs to."""
@@ -218,12 +254,19 @@ class Corpus:
 
 
 _NAMES = 8  # of fields that are not read, in a line
+_AT_ONCE = 1 << 20  # spans
+_TEXTS = ("documents", "parts")  # tables in which there are some
 _NUMBERS = {
     "documents": ("weight", "tokens_cut", "prompt_cut"),
     "parts": ("document", "weight", "is_prompt", "num_bytes", "is_lossless"),
-    "spans": ("document", "sequence", "parent", "position"),
+    "spans": ("document", "sequence", "parent", "position", "length"),
     "segments": ("start", "part"),
 }
+
+
+def _whole(column: Table) -> Table:
+    """A column in one chunk, which is quicker to look into."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 _OF_ONE = re.compile(r"^turn-[\d.]+: | \(\d+ of \d+\)$")  # what stands in a note of one record alone

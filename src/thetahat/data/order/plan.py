@@ -142,8 +142,7 @@ def _supervised(corpus: Corpus, pieces: Pieces, config: DataConfig) -> Pieces:
 
     A record of weight 0 is left out; one without targets is an error, or left out by data.unsupervised.
     """
-    low, high = corpus.offsets[pieces.span] + pieces.scored_from, corpus.offsets[pieces.span] + pieces.stop
-    num_targets = corpus.targets_before(high) - corpus.targets_before(low)
+    num_targets = corpus.targets_in(pieces.span, pieces.scored_from, pieces.stop)
     document = corpus.column["spans.document"][pieces.span]
     counts = corpus.column["documents.weight"][document] > 0
     silent = np.setdiff1d(document[counts], document[num_targets > 0])
@@ -177,7 +176,7 @@ def _ends(corpus: Corpus, pieces: Pieces) -> Ints:
     last = (corpus.offsets[pieces.span] + pieces.stop - 1)[:, None] - number
     last = last[number < np.maximum(pieces.targets, 1)[:, None]]
     is_end = corpus.symbols.is_special.numpy()[corpus.tokens[last].astype(np.int64)]
-    return np.bincount(corpus.part_of(last[is_end]), minlength=len(corpus.tables["parts"]))
+    return np.bincount(corpus.part_of(last[is_end]), minlength=corpus.num_parts)
 
 
 def gather(corpus: Corpus, plan: Plan, index: Ints, draw: Draw | None = None) -> Packed:

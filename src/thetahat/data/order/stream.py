@@ -65,9 +65,8 @@ class TrainingOrder:
     def num_targets(self, position: int) -> int:
         """How many targets a global batch has."""
         pieces, index = self.batch(position)
-        low, high = pieces.scored_from[index], pieces.stop[index]
-        offset = self._corpus.offsets[pieces.span[index]]
-        return int((self._corpus.targets_before(offset + high) - self._corpus.targets_before(offset + low)).sum())
+        found = self._corpus.targets_in(pieces.span[index], pieces.scored_from[index], pieces.stop[index])
+        return int(found.sum())
 
     def plan(self, epoch: int) -> Plan:
         """Everything that an epoch reads, row by row."""

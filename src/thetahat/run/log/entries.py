@@ -55,7 +55,7 @@ def columns_of(entries: Entries, corpus: Corpus, context: int, *, with_tokens: b
     number, count = counted.pop("number"), len(numbers)
     known, record = np.unique(corpus.column["parts.document"][number], return_inverse=True)
     documents, parts = corpus.documents.take(pa.array(known)), corpus.tables["parts"].take(pa.array(number))
-    columns = {name: documents[name].take(pa.array(record)) for name in ("id", "document", "source")}
+    columns = {name: documents[name].take(pa.array(record)).cast(pa.string()) for name in ("id", "document", "source")}
     digests = pa.array(digests_of(documents["digest"]), pa.string())
     columns |= {"part": parts["name"].cast(pa.string()), "role": parts["role"].cast(pa.string())}
     columns |= counted | {"context_length": np.full(count, context), "tokens_cut": np.zeros(count, np.int64)}
