@@ -163,8 +163,7 @@ def shortened(pieces: Pieces, max_positions: Int[np.ndarray, " P"]) -> Pieces:
 
 def _uneven(prepared: Prepared, seed: int) -> Pieces:
     """The first sequences in the order of training; those of plain text are shortened, except the first."""
-    plan, index = prepared.order.batch(0)
-    first = take(plan, index)
+    first = prepared.order.batch(0).pieces
     if prepared.train.column["parts.is_prompt"].any():
         sizes = np.add.reduceat(first.size, first.unit_starts)
         short = np.argsort(sizes > 2 * MAX_POSITIONS, kind="stable")[:NUM_SEQUENCES]

@@ -218,8 +218,4 @@ def _num_steps(config: RunConfig, order: TrainingOrder, begun: tuple[int, int, i
     if config.max_tokens is None:
         return config.max_steps
     first, num_tokens, position = begun
-    for step in range(first, config.max_steps):
-        if num_tokens >= config.max_tokens:
-            return step
-        num_tokens += order.num_targets(position + step - first)
-    return config.max_steps
+    return first + order.num_batches_with(config.max_tokens - num_tokens, config.max_steps - first, position)

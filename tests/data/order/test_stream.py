@@ -51,12 +51,12 @@ def test_an_epoch_holds_each_target_that_is_kept_exactly_once(byte_tokenizer, te
     order = an_order(corpus, config, batch_size=batch_size)
     seen = []
     for position in epoch_of(order, epoch):
-        plan, index = order.batch(position)
-        seen += [(plan.span[p], t) for p in index for t in range(plan.scored_from[p], plan.stop[p])]
-        rows = plan.row[index]
+        plan, _ = order.batch(position)
+        seen += [(plan.span[p], t) for p in range(len(plan)) for t in range(plan.scored_from[p], plan.stop[p])]
+        rows = plan.row
         assert (np.diff(rows) >= 0).all()
         assert len(set(rows)) == batch_size or position == epoch_of(order, epoch)[-1]
-        assert np.bincount(rows, plan.positions[index]).max() <= config.context
+        assert np.bincount(rows, plan.positions).max() <= config.context
     expected = []
     for document, length in enumerate(corpus.lengths):
         targets = list(range(1, length))
@@ -81,9 +81,8 @@ def test_a_batch_does_not_depend_on_what_was_asked_before(corpus, config, positi
 @given(configs, st.integers(0, 40), st.integers(1, 5), st.integers(1, 4), st.integers(1, 9))
 def test_any_number_of_ranks_and_micro_batches_sees_the_same_rows(corpus, config, position, world, micro, batch_size):
     order = an_order(corpus, config, batch_size=batch_size)
-    plan, index = order.batch(position)
     expected = rows_of(order.packed(position))
-    assert len(expected) == len(set(plan.row[index]))
+    assert len(expected) == len(set(order.batch(position).pieces.row))
     dealt = [order.packed(position, rank, world, micro) for rank in range(world)]
     for rank, batches in enumerate(dealt):
         assert rows_of(batches) == expected[rank::world]
@@ -127,7 +126,7 @@ def test_epochs_and_seeds_shuffle_differently(corpus):
 def test_rows_are_not_in_the_order_in_which_they_were_filled(corpus):
     """Best fit fills rows from long pieces to short ones; a batch must not."""
     order = TrainingOrder(corpus, DataConfig(context=96), 0, 4)
-    longest = [max(plan.positions[index]) for plan, index in map(order.batch, range(order.num_batches(0)))]
+    longest = [max(order.batch(position).pieces.positions) for position in range(order.num_batches(0))]
     assert longest != sorted(longest, reverse=True)
 
 

@@ -1,7 +1,7 @@
 """Sequences to pieces, pieces to rows: what the model reads, and which of it counts."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import final
 
@@ -141,10 +141,37 @@ def lay(pieces: Pieces, capacity: int, packing: Packing) -> Pieces:
     return take(laid, np.argsort(row, kind="stable"))
 
 
+def num_rows_of(pieces: Pieces, capacity: int, packing: Packing) -> int:
+    """How many rows they take up, which does not depend on their order."""
+    starts = pieces.unit_starts
+    if packing == "none":
+        return len(starts)
+    return int(best_fit(np.add.reduceat(pieces.size, starts) if len(starts) else starts, capacity).max(initial=-1)) + 1
+
+
 def take(pieces: Pieces, index: Ints) -> Pieces:
     """The pieces with these indices, in this order, in the rows where they were; whole units, or parents are lost."""
-    arrays = {one.name: getattr(pieces, one.name)[index] for one in fields(Pieces) if one.name != "num_rows"}
+    names = [one.name for one in fields(Pieces) if one.name != "num_rows"]
+    arrays = {name: getattr(pieces, name)[index].astype(np.int64, copy=False) for name in names}
     return Pieces(**arrays, num_rows=pieces.num_rows)
+
+
+def joined(several: Sequence[Pieces]) -> Pieces:
+    """All of them, row by row; their rows are numbered together, and no unit is in two of them."""
+    if len(several) == 1:
+        return several[0]
+    units = np.cumsum([0, *(int(pieces.unit.max(initial=-1)) + 1 for pieces in several)])
+    apart = [replace(pieces, unit=pieces.unit + first) for pieces, first in zip(several, units[:-1], strict=True)]
+    names = [one.name for one in fields(Pieces) if one.name != "num_rows"]
+    arrays = {name: np.concatenate([getattr(pieces, name) for pieces in apart]) for name in names}
+    together = Pieces(**arrays, num_rows=sum(pieces.num_rows for pieces in several))
+    return take(together, np.argsort(together.row, kind="stable"))
+
+
+def total(cuts: Sequence[Cut]) -> Cut:
+    """What the policy did with all parts of a corpus."""
+    counts = [one.name for one in fields(Cut) if one.name not in {"policy", "context"}]
+    return replace(cuts[0], **{name: sum(getattr(cut, name) for cut in cuts) for name in counts})
 
 
 def unit_pieces(pieces: Pieces, units: Ints) -> Ints:

@@ -33,17 +33,28 @@ class Draw(NamedTuple):
     """What the random choices of a factorization depend on, beside the sequence itself."""
 
     seed: int = 0
-    epoch: int = 0
+    epoch: int | Ints = 0  # of all pieces, or of each
+
+
+class Planned(NamedTuple):
+    """What training reads of some records."""
+
+    plan: Plan
+    cut: Cut
+    silent: Ints  # the records that ask nothing, and should
 
 
 def plan_training(corpus: Corpus, config: DataConfig, phase: Ints | None = None) -> tuple[Plan, Cut]:
     """The pieces that training reads, by the policy for over-long documents, and what it left out."""
+    planned = plan_part(corpus, config, phase)
+    check_silent(corpus, config, planned.silent)
+    return planned.plan, planned.cut
+
+
+def plan_part(corpus: Corpus, config: DataConfig, phase: Ints | None = None) -> Planned:
+    """The same, and the records that ask nothing: those of a part of a corpus are an error of the whole."""
     targets = _targets(corpus)
-    layout = corpus.layout
-    room = config.context - layout.is_whole - layout.num_added
-    if room < 1:
-        least = config.context - room + 1
-        raise ConfigError(f"data.context={config.context}", allowed=f"{least} or more", cure=f"data.context={least}")
+    layout, room = corpus.layout, room_of(corpus, config)
     pieces, report = cut(
         corpus.lengths[targets],
         room,
@@ -56,9 +67,43 @@ def plan_training(corpus: Corpus, config: DataConfig, phase: Ints | None = None)
     pieces = replace(pieces, size=pieces.size + layout.num_added * is_alone)
     is_text = not corpus.column["parts.is_prompt"].any() and corpus.num_documents == len(corpus.lengths)
     if is_text and corpus.column["documents.weight"].all():
-        return _plan(corpus, pieces), replace(report, context=config.context)
-    plan = _plan(corpus, _supervised(corpus, pieces, config))
-    return plan, replace(report, context=config.context, **_account(corpus, plan))
+        return Planned(_plan(corpus, pieces), replace(report, context=config.context), targets[:0])
+    pieces, silent = _supervised(corpus, pieces)
+    plan = _plan(corpus, pieces)
+    return Planned(plan, replace(report, context=config.context, **_account(corpus, plan)), silent)
+
+
+def room_of(corpus: Corpus, config: DataConfig) -> int:
+    """How many targets a row holds."""
+    layout = corpus.layout
+    room = config.context - layout.is_whole - layout.num_added
+    if room < 1:
+        least = config.context - room + 1
+        raise ConfigError(f"data.context={config.context}", allowed=f"{least} or more", cure=f"data.context={least}")
+    return room
+
+
+def check_silent(corpus: Corpus, config: DataConfig, silent: Ints) -> None:
+    """A record without targets is an error, or left out by data.unsupervised."""
+    if len(silent) and config.unsupervised == "error":
+        names = ", ".join(corpus.documents["id"].take(silent[:5]).to_pylist())
+        raise DataError(
+            f"{len(silent)} of {corpus.num_documents} records ask nothing under over_long={config.over_long} at "
+            f"context={config.context}: {names}",
+            cure="a larger data.context, another data.over_long, or data.unsupervised=skip to leave them out",
+        )
+
+
+def check_lengths(corpus: Corpus, config: DataConfig) -> None:
+    """Raises DataError for documents that are too long, if they may not be; of all, so that all are counted."""
+    if config.over_long == "error" and int(corpus.lengths.max(initial=0)) - 1 > room_of(corpus, config):
+        targets = _targets(corpus)
+        cut(
+            corpus.lengths[targets],
+            room_of(corpus, config),
+            "error",
+            name=lambda index: corpus.name_of(int(targets[index])),
+        )
 
 
 def _account(corpus: Corpus, plan: Plan) -> dict[str, int]:
@@ -137,25 +182,19 @@ def _paired(corpus: Corpus, pieces: Pieces, share: float) -> Pieces:
     return Pieces(**both, size=np.stack([0 * size, size], 1).ravel(), num_rows=len(pieces))
 
 
-def _supervised(corpus: Corpus, pieces: Pieces, config: DataConfig) -> Pieces:
+def _supervised(corpus: Corpus, pieces: Pieces) -> tuple[Pieces, Ints]:
     """The pieces without units that have no target with a loss weight, so that no step is without one.
 
-    A record of weight 0 is left out; one without targets is an error, or left out by data.unsupervised.
+    A record of weight 0 is left out; records without targets are returned beside.
     """
     num_targets = corpus.targets_in(pieces.span, pieces.scored_from, pieces.stop)
     document = corpus.column["spans.document"][pieces.span]
     counts = corpus.column["documents.weight"][document] > 0
     silent = np.setdiff1d(document[counts], document[num_targets > 0])
-    if len(silent) and config.unsupervised == "error":
-        names = ", ".join(corpus.documents["id"].take(silent[:5]).to_pylist())
-        raise DataError(
-            f"{len(silent)} of {corpus.num_documents} records ask nothing under over_long={config.over_long} at "
-            f"context={config.context}: {names}",
-            cure="a larger data.context, another data.over_long, or data.unsupervised=skip to leave them out",
-        )
     starts, num_targets = pieces.unit_starts, num_targets * counts
     of_unit = np.add.reduceat(num_targets, starts) if len(starts) else num_targets
-    return take(pieces, np.flatnonzero(np.repeat(of_unit > 0, np.diff(starts, append=len(pieces)))))
+    kept = take(pieces, np.flatnonzero(np.repeat(of_unit > 0, np.diff(starts, append=len(pieces)))))
+    return kept, silent
 
 
 def _plan(corpus: Corpus, pieces: Pieces) -> Plan:
@@ -182,9 +221,8 @@ def _ends(corpus: Corpus, pieces: Pieces) -> Ints:
 def gather(corpus: Corpus, plan: Plan, index: Ints, draw: Draw | None = None) -> Packed:
     """The tokens of these pieces, in this order; neighbours of one row share a row, numbered from 0."""
     chosen = take(plan.pieces, index)
-    piece, position = enumerate_counts(chosen.stop - chosen.start)
+    piece, position, token = places(corpus, chosen)
     place = chosen.start[piece] + position  # in the span
-    token = corpus.offsets[chosen.span[piece]] + place
     tokens = corpus.tokens[token].astype(np.int64)
     known, part = _distinct(corpus.part_of(token))
     is_prompt = corpus.column["parts.is_prompt"][known]
@@ -193,9 +231,9 @@ def gather(corpus: Corpus, plan: Plan, index: Ints, draw: Draw | None = None) ->
     counts = (place >= chosen.scored_from[piece]) & (position > 0)
     changes = np.diff(chosen.row, prepend=chosen.row[:1]) != 0
     number = np.arange(len(index))
-    keys = zip(chosen.span.tolist(), chosen.start.tolist(), strict=True)
     seed, epoch = draw or Draw()
-    seeds = [derived_seed(seed, "sequence", epoch, *key) for key in keys]
+    keys = zip(np.broadcast_to(epoch, len(index)).tolist(), chosen.span.tolist(), chosen.start.tolist(), strict=True)
+    seeds = [derived_seed(seed, "sequence", *key) for key in keys]
     return Packed(
         tokens=torch.from_numpy(tokens),
         weight=torch.from_numpy(np.where(counts, np.where(is_prompt, 0.0, weight)[part], 0.0)),
@@ -209,6 +247,12 @@ def gather(corpus: Corpus, plan: Plan, index: Ints, draw: Draw | None = None) ->
         seed=torch.tensor(seeds, dtype=torch.int64),
         parts=parts,
     )
+
+
+def places(corpus: Corpus, pieces: Pieces) -> tuple[Ints, Ints, Ints]:
+    """Of each token of these pieces: its piece, its place there, and its place in all tokens."""
+    piece, position = enumerate_counts(pieces.stop - pieces.start)
+    return piece, position, (corpus.offsets[pieces.span] + pieces.start)[piece] + position
 
 
 def _distinct(values: Ints) -> tuple[Ints, Ints]:
@@ -225,7 +269,7 @@ def _parts(corpus: Corpus, plan: Plan, part: Ints) -> Parts:
     return Parts(
         torch.from_numpy(part),
         torch.from_numpy(weight),
-        *(torch.from_numpy(np.maximum(count, 1)) for count in counts),
+        *(torch.from_numpy(np.maximum(count, 1).astype(np.int64)) for count in counts),
         has_prompt=torch.from_numpy(plan.has_prompt[document]),
         describe=corpus.describe,
     )

@@ -2,48 +2,64 @@
 
 import hashlib
 import itertools
-from dataclasses import replace
-from typing import final
+from bisect import bisect_left
+from dataclasses import dataclass, replace
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
 
 from thetahat.core.batch import Packed
-from thetahat.core.errors import DataError
-from thetahat.core.random import generator
+from thetahat.core.errors import ConfigError, DataError
+from thetahat.core.random import derived_seed, generator
 from thetahat.data.config import DataConfig
 from thetahat.data.corpus.corpus import Corpus, Ints
-from thetahat.data.order.pack import Cut, Pieces, lay, take, unit_pieces
-from thetahat.data.order.plan import Draw, Plan, gather, plan_training
+from thetahat.data.order.epoch import Epoch, plan_epoch
+from thetahat.data.order.mixture import Mixture
+from thetahat.data.order.pack import Pieces, joined, take
+from thetahat.data.order.plan import Draw, Plan, gather, places
+from thetahat.data.order.rows import Place, Rows
+
+
+class Chosen(NamedTuple):
+    """The pieces of a global batch, row by row, and the epoch of each."""
+
+    pieces: Pieces
+    epoch: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a run reads of a source."""
+
+    name: str
+    share: float  # of all rows
+    num_rows: int  # in an epoch of its own, the first
+    num_targets: int
+    epochs: float
 
 
 @final
 class TrainingOrder:
     """Global batches of `batch_size` rows, numbered by `position` from 0 through all epochs.
 
-    An epoch is: documents cut into pieces, pieces shuffled, pieces packed into rows, rows shuffled. Its last batch may
-    be short; no batch spans two epochs.
+    An epoch is: documents cut into pieces, pieces shuffled, pieces packed into rows, rows shuffled (see `Rows`). Its
+    last batch may be short; no batch spans two epochs. Of several sources each has epochs of its own, and a batch has
+    rows of all of them (see `Mixture`).
     """
 
     def __init__(self, corpus: Corpus, config: DataConfig, seed: int, batch_size: int) -> None:
-        self._corpus = corpus
-        self._config = config
-        self._seed = seed
-        self._batch_size = batch_size
-        self._num_batches: list[int] = []  # of each epoch known so far
-        self._planned: tuple[int, Plan, Cut] | None = None
-        self.cut: Cut = self._plan(0)[1]  # of epoch 0; the others differ in where they split alone
+        self._corpus, self._config, self._seed, self._batch_size = corpus, config, seed, batch_size
+        self._planned: dict[int, Epoch] = {}
+        first = self._epoch(0)
+        self.cut = first.cut  # of epoch 0; the others differ in where they split alone
         if not self.cut.num_tokens:
             raise DataError(f"nothing is left: {self.cut}", cure="data.over_long=split, or a larger data.context")
+        self._rows = Rows(corpus, self._epoch, config, seed)
 
     def num_batches(self, epoch: int) -> int:
         """Global batches in an epoch; it varies only where `shifts_splits` moves the cuts."""
-        if not self._config.shifts_splits:
-            epoch = 0  # the same sizes fill the same number of rows in any order
-        while len(self._num_batches) <= epoch:
-            plan = self.plan(len(self._num_batches))
-            self._num_batches.append(-(-plan.pieces.num_rows // self._batch_size))
-        return self._num_batches[epoch]
+        return -(-self._rows.num_rows(epoch) // self._batch_size)
 
     def locate(self, position: int) -> tuple[int, int]:
         """The epoch of a global batch, and its place in it."""
@@ -55,66 +71,70 @@ class TrainingOrder:
             epoch += 1
         return epoch, position
 
-    def batch(self, position: int) -> tuple[Pieces, Ints]:
-        """The plan of this batch's epoch, and the indices of its pieces in it, row by row."""
+    def batch(self, position: int) -> Chosen:
+        """What a global batch reads."""
         epoch, batch = self.locate(position)
-        pieces = self.plan(epoch).pieces
-        first, last = np.searchsorted(pieces.row, [batch * self._batch_size, (batch + 1) * self._batch_size])
-        return pieces, np.arange(first, last)
+        first, size = batch * self._batch_size, self._batch_size
+        pieces = self._rows.pieces(Place(epoch, first, min(first + size, self._rows.num_rows(epoch))))
+        return Chosen(pieces, np.full(len(pieces), epoch))
 
-    def num_targets(self, position: int) -> int:
-        """How many targets a global batch has."""
-        pieces, index = self.batch(position)
-        found = self._corpus.targets_in(pieces.span[index], pieces.scored_from[index], pieces.stop[index])
-        return int(found.sum())
+    def targets_before(self, position: int) -> int:
+        """How many targets the global batches before this one have, all together."""
+        epoch, batch = self.locate(position)
+        whole = (
+            sum(map(self._rows.num_targets, range(epoch)))
+            if self._config.shifts_splits
+            else epoch * self._rows.num_targets()
+        )
+        return whole + self._rows.targets_before(epoch, batch * self._batch_size)
+
+    def num_batches_with(self, num_targets: int, most: int, first: int = 0) -> int:
+        """The fewest batches from `first` on, `most` at most, that have so many targets together."""
+        wanted = self.targets_before(first) + num_targets
+        return min(bisect_left(range(most + 1), wanted, key=lambda more: self.targets_before(first + more)), most)
 
     def plan(self, epoch: int) -> Plan:
-        """Everything that an epoch reads, row by row."""
-        return self._plan(epoch)[0]
-
-    def gather(self, position: int, index: Ints) -> Packed:
-        """Pieces of a global batch, by their indices in the plan of its epoch."""
-        epoch, _ = self.locate(position)
-        return gather(self._corpus, self.plan(epoch), index, Draw(self._seed, epoch))
+        """Everything that an epoch reads, in the order of the data, and what it keeps of each part."""
+        return self._epoch(epoch).plan
 
     def packed(
         self, position: int, rank: int = 0, world_size: int = 1, micro_batch_size: int | None = None
     ) -> list[Packed]:
         """This rank's rows of a global batch, those with i % world_size = rank, in micro-batches; there may be none."""
-        plan, index = self.batch(position)
-        row = plan.row[index] - (plan.row[index[0]] if len(index) else 0)
-        index, turn = index[row % world_size == rank], row[row % world_size == rank] // world_size
+        chosen = self.batch(position)
+        row = chosen.pieces.row
+        index, turn = np.flatnonzero(row % world_size == rank), row[row % world_size == rank] // world_size
         step = micro_batch_size or self._batch_size
         bounds = np.searchsorted(turn, np.arange(0, int(turn.max(initial=-1)) + 1 + step, step))
-        return [self.gather(position, index[low:high]) for low, high in itertools.pairwise(bounds)]
+        plan = replace(self.plan(0), pieces=chosen.pieces)  # the epochs differ in their pieces alone
+        return [
+            gather(self._corpus, plan, some, Draw(self._seed, chosen.epoch[some]))
+            for some in (index[low:high] for low, high in itertools.pairwise(bounds))
+        ]
 
     def sequences(self, position: int) -> list[tuple[str, int]]:
         """What the global batch holds: the id of each piece's document, and where the piece starts in its sequence."""
-        plan, index = self.batch(position)
-        ids = self._corpus.documents["id"].take(self._corpus.column["spans.document"][plan.span[index]]).to_pylist()
-        return list(zip(ids, plan.start[index].tolist(), strict=True))
+        return self._sequences(self.batch(position).pieces)
 
     def fingerprint(self, position: int) -> str:
         """A short digest of what the global batch holds and of its tokens."""
-        _, index = self.batch(position)
-        digest = hashlib.blake2b(repr(self.sequences(position)).encode(), digest_size=8)
-        digest.update(self.gather(position, index).tokens.numpy().tobytes())
+        pieces = self.batch(position).pieces
+        digest = hashlib.blake2b(repr(self._sequences(pieces)).encode(), digest_size=8)
+        digest.update(self._corpus.tokens[places(self._corpus, pieces)[-1]].astype(np.int64).tobytes())
         return digest.hexdigest()
 
-    def _plan(self, epoch: int) -> tuple[Plan, Cut]:
-        if self._planned is None or self._planned[0] != epoch:
-            self._planned = (epoch, *self._make_plan(epoch))
-        return self._planned[1:]
+    def _sequences(self, pieces: Pieces) -> list[tuple[str, int]]:
+        ids = self._corpus.documents["id"].take(self._corpus.column["spans.document"][pieces.span]).to_pylist()
+        return list(zip(ids, pieces.start.tolist(), strict=True))
 
-    def _make_plan(self, epoch: int) -> tuple[Plan, Cut]:
-        config = self._config
-        plan, report = plan_training(self._corpus, config, self._phase(epoch))
-        num_units = len(plan.pieces.unit_starts)
-        shuffled = take(plan.pieces, unit_pieces(plan.pieces, self._permutation(num_units, "order", epoch)))
-        laid = lay(shuffled, config.context, config.packing)
-        row = self._permutation(laid.num_rows, "rows", epoch)[laid.row]
-        pieces = take(replace(laid, row=row), np.argsort(row, kind="stable"))
-        return replace(plan, pieces=pieces), report
+    def _epoch(self, epoch: int) -> Epoch:
+        epoch = epoch if self._config.shifts_splits else 0
+        if (planned := self._planned.get(epoch)) is None:
+            told = (self._seed, epoch) if self._config.shifts_splits else ()
+            planned = plan_epoch(self._corpus, self._config, self._phase(epoch), told)
+            kept = [(number, one) for number, one in self._planned.items() if number == 0][:1]
+            self._planned = dict([*kept, *list(self._planned.items())[-2:], (epoch, planned)])
+        return planned
 
     def _phase(self, epoch: int) -> Ints | None:
         """By how many targets the first block of each document is short."""
@@ -122,6 +142,3 @@ class TrainingOrder:
             return None
         random = generator(self._seed, "phase", epoch)
         return torch.randint(self._config.context, (len(self._corpus.lengths),), generator=random).numpy()
-
-    def _permutation(self, size: int, purpose: str, epoch: int) -> Ints:
-        return torch.randperm(size, generator=generator(self._seed, purpose, epoch)).numpy()
