@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -15,7 +16,7 @@ from thetahat.core import store
 from thetahat.data.config import DataConfig
 from thetahat.data.corpus.columns import ColumnWriter, open_columns
 from thetahat.data.corpus.corpus import Corpus, Ints
-from thetahat.data.order.pack import Cut, Pieces, enumerate_counts, take, total
+from thetahat.data.order.pack import Column, Cut, Pieces, enumerate_counts, take, total
 from thetahat.data.order.plan import Plan, check_lengths, check_silent, plan_part, plan_training
 from thetahat.data.read.cache import cache_folder, code_digest, waiting_for
 from thetahat.data.read.texts import is_whole
@@ -33,7 +34,7 @@ class Epoch:
     """Every piece that an epoch reads, what all pieces keep of each part, and what was left out."""
 
     plan: Plan  # its rows are its units
-    starts: Ints | None  # the first piece of each unit; None: every piece is one
+    starts: Column | None  # the first piece of each unit; None: every piece is one
     cut: Cut
     digest: str  # of all that the pieces depend on
 
@@ -121,7 +122,7 @@ def _chunks(corpus: Corpus) -> Iterator[tuple[int, int]]:
     tokens = np.arange(MOST_TOKENS, len(corpus.tokens), MOST_TOKENS)
     spans = np.concatenate([spans, np.searchsorted(corpus.offsets, tokens, side="right") - 1])
     edges = np.unique([0, *corpus.column["spans.document"][spans].tolist(), corpus.num_documents]).tolist()
-    yield from zip(edges[:-1], edges[1:], strict=True)
+    yield from itertools.pairwise(edges)
 
 
 def _open(folder: Path, digest: str) -> Epoch:
@@ -129,5 +130,5 @@ def _open(folder: Path, digest: str) -> Epoch:
     starts = columns["starts"] if len(columns["starts"]) < len(columns["span"]) else None
     unit = columns["unit"]
     pieces = Pieces(**{name: columns[name] for name in _OF_PIECES}, row=unit, num_rows=len(columns["starts"]))
-    counts = {name: columns[name] for name in (*_OF_PARTS, *_OF_DOCUMENTS)}
+    counts: dict[str, Any] = {name: columns[name] for name in (*_OF_PARTS, *_OF_DOCUMENTS)}
     return Epoch(Plan(pieces=pieces, **counts), starts, Cut(**facts), digest)

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.config import OverLong, Packing
 from thetahat.data.corpus.corpus import Ints
 
+Column = Any  # Ints; where it is mapped it may be of int32
 _SHOWN = 9  # names of documents in an error, beside the first
 
 
@@ -21,14 +22,14 @@ class Pieces:
     Tokens from `scored_from` on count, earlier ones are context. Pieces of one `unit` stand together, in one row.
     """
 
-    span: Ints
-    start: Ints
-    scored_from: Ints  # index in the span, like start and stop
-    stop: Ints
-    parent: Ints  # how many pieces before this one its parent stands; 0: it has none
-    unit: Ints  # neighbours with other numbers are other units
-    size: Ints  # positions that it takes up in a row
-    row: Ints  # ascending
+    span: Column
+    start: Column
+    scored_from: Column  # index in the span, like start and stop
+    stop: Column
+    parent: Column  # how many pieces before this one its parent stands; 0: it has none
+    unit: Column  # neighbours with other numbers are other units
+    size: Column  # positions that it takes up in a row
+    row: Column  # ascending
     num_rows: int
 
     def __len__(self) -> int:
@@ -37,12 +38,12 @@ class Pieces:
     @property
     def positions(self) -> Ints:
         """What a causal model reads of each piece: all but its last token."""
-        return self.stop - self.start - 1
+        return (self.stop - self.start - 1).astype(np.int64, copy=False)
 
     @property
     def targets(self) -> Ints:
         """How many tokens of each piece may count."""
-        return self.stop - self.scored_from
+        return (self.stop - self.scored_from).astype(np.int64, copy=False)
 
     @property
     def unit_starts(self) -> Ints:

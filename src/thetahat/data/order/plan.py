@@ -13,7 +13,7 @@ from thetahat.core.parts import Parts
 from thetahat.core.random import derived_seed
 from thetahat.data.config import DataConfig
 from thetahat.data.corpus.corpus import Corpus, Ints
-from thetahat.data.order.pack import Cut, Pieces, cut, enumerate_counts, take, windows
+from thetahat.data.order.pack import Column, Cut, Pieces, cut, enumerate_counts, take, windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,10 @@ class Plan:
     """Pieces of a corpus, and how many targets they have of each part."""
 
     pieces: Pieces
-    kept: Ints  # [parts]; of prompts: 0
-    num_targets: Ints  # [parts], of these, how many may be targets; normalisations count them
-    record_tokens: Ints  # [documents], the same of a whole record
-    record_parts: Ints  # [documents], how many parts of each have targets
+    kept: Column  # [parts]; of prompts: 0
+    num_targets: Column  # [parts], of these, how many may be targets; normalisations count them
+    record_tokens: Column  # [documents], the same of a whole record
+    record_parts: Column  # [documents], how many parts of each have targets
     has_prompt: NDArray[np.bool_]  # [documents]
     weighs: bool = True  # whether a token counts for its weight, or 1 as in scoring
 

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 
 from thetahat.core.batch import Packed
-from thetahat.core.errors import ConfigError, DataError
-from thetahat.core.random import derived_seed, generator
+from thetahat.core.errors import DataError
+from thetahat.core.random import generator
 from thetahat.data.config import DataConfig
 from thetahat.data.corpus.corpus import Corpus, Ints
 from thetahat.data.order.epoch import Epoch, plan_epoch
-from thetahat.data.order.mixture import Mixture
-from thetahat.data.order.pack import Pieces, joined, take
+from thetahat.data.order.pack import Pieces
 from thetahat.data.order.plan import Draw, Plan, gather, places
 from thetahat.data.order.rows import Place, Rows
 
