@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from thetahat.core.config import from_toml as from_toml, override as override, to_toml as to_toml
     from thetahat.core.errors import ThetahatError as ThetahatError
-    from thetahat.data.config import ChatConfig as ChatConfig, DataConfig as DataConfig
+    from thetahat.data.config import ChatConfig as ChatConfig, DataConfig as DataConfig, SourceConfig as SourceConfig
     from thetahat.generation.beam import Beam as Beam
     from thetahat.generation.sample import Sampling as Sampling
     from thetahat.ledger.ledger import read_ledger as read_ledger
@@ -116,6 +116,7 @@ CONFIGS = {
     "RunConfig": "run.config",
     "DataConfig": "data.config",
     "ChatConfig": "data.config",
+    "SourceConfig": "data.config",
     "DecoderConfig": "model.config",
     "EncoderConfig": "model.config",
     "EncoderDecoderConfig": "model.config",

@@ -98,11 +98,26 @@ class ChatConfig(Config, frozen=True, kw_only=True):
                 raise ConfigError(f"date={self.date!r} is no day", allowed="like 2025-01-31") from error
 
 
+class SourceConfig(Config, frozen=True, kw_only=True):
+    """A source of a mixture: where its records are, and how much of the training they are."""
+
+    path: Place
+    """A file, a folder or a glob, or a list of these."""
+    weight: Annotated[float, Meta(gt=0, lt=1e300)] | None = None
+    """Its share of the rows, in proportion to the weights of the others; none: by data.temperature."""
+    max_epochs: Annotated[int, Meta(ge=1, le=2**40)] | None = None
+    """After so many epochs of its own it is used up, and its share goes to the others; none: it is repeated."""
+
+
 class DataConfig(Config, frozen=True, kw_only=True):
     """The dataset, its division in two, and the policies that turn documents into rows."""
 
     train: Place = "bundled:tinyshakespeare"
     """What to train on: a file, a folder, a glob, - for standard input, or bundled:NAME; or a list of these."""
+    sources: dict[str, SourceConfig] = field(default_factory=dict[str, SourceConfig])
+    """Several sources instead of data.train, by name: data.sources.wiki.path=wiki/, data.sources.wiki.weight=3."""
+    temperature: Annotated[float, Meta(gt=0, lt=1e300)] | None = None
+    """Where sources have no weights: T, and their shares of the rows are as (targets of the source)^(1/T); none: 1."""
     held_out: Place = "hash:0.1"
     """What is not trained on but scored: hash:F (whole documents, by digest), tail:F (the end of the data), other
     files, or none.
@@ -160,10 +175,25 @@ class DataConfig(Config, frozen=True, kw_only=True):
             )
         if empty := sorted(name for name in MARKS if self.columns.get(name) == ""):
             raise ConfigError(f"data.columns.{empty[0]} is empty", allowed="the name of a field", cure="leave it out")
+        self._check_sources()
         rule, fraction = self.division
         if rule in {"hash", "tail"} and not 0 < fraction < 1:
             what = f"data.held_out={as_typed(self.held_out)!r} leaves one part empty"
             raise ConfigError(what, allowed=_FORMS)
+
+    def _check_sources(self) -> None:
+        if bad := [name for name in self.sources if not name or "/" in name]:
+            raise ConfigError(f"data.sources: {bad[0]!r} is no name", allowed="letters that are not /")
+        weighed = [name for name, source in self.sources.items() if source.weight is not None]
+        if self.temperature is not None and (weighed or not self.sources):
+            why = f"data.sources.{weighed[0]}.weight says it" if weighed else "there are no data.sources"
+            raise ConfigError(f"data.temperature={self.temperature} has no effect: {why}", cure="leave one of them out")
+        if weighed and len(weighed) < len(self.sources):
+            (other, *_) = self.sources.keys() - set(weighed)
+            cure = f"data.sources.{other}.weight=1, or no weights and data.temperature"
+            raise ConfigError(f"data.sources.{weighed[0]} has a weight, and data.sources.{other} has none", cure=cure)
+        if self.sources and (unknown := sorted(self.source_weights.keys() - self.sources.keys())):
+            raise ConfigError(f"data.source_weights.{unknown[0]} is no source", allowed=", ".join(sorted(self.sources)))
 
     @property
     def read_options(self) -> ReadOptions:

@@ -72,6 +72,7 @@ class Prepared:
     def from_step(self, step: int, tokens: int, position: int) -> "Prepared":
         """The same for a run that has learned from `tokens` targets in `step` updates and reads on at `position`."""
         num_steps = _num_steps(self.config, self.order, (step, tokens, position))
+        self.order.uses(position, position + num_steps - step)  # raises where sources are used up before
         return replace(self, offset=position - step, num_steps=num_steps)
 
 
@@ -90,14 +91,16 @@ def prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:
         world.first_does(lambda: _tokenizer_and_corpora(config, folder))
     tokenizer, train, held_out, labels = _tokenizer_and_corpora(config, folder)
     order = TrainingOrder(train, config.data, config.seed, config.batch_size)
+    num_steps = _num_steps(config, order)
+    uses = order.uses(0, num_steps)
     if world.is_first:
-        for line in (*reading_of(train).lines(), str(order.cut)):
+        for line in (*reading_of(train).lines(), str(order.cut), *map(str, uses)):
             logger.info("%s", line)
         _tell(note_counts(train))
         if lost := str(losses_of(train)):
             logger.warning("%s", lost)
         _warn_of_leaks(config, train, held_out)
-    return Prepared(config, tokenizer, train, order, held_out, _num_steps(config, order), labels)
+    return Prepared(config, tokenizer, train, order, held_out, num_steps, labels)
 
 
 def _tell(notes: Mapping[str, int]) -> None:
@@ -136,7 +139,7 @@ def _tokenizer_and_corpora(
     config: RunConfig, folder: Path | None
 ) -> tuple[Tokenizer, Corpus, Corpus | None, tuple[str, ...]]:
     train_records, held_out_records = divide(config.data)
-    if not any(map(holds_objects, train_records.texts.files)):
+    if not any(map(holds_objects, train_records.files)):
         if config.data.chat:
             raise _no_dialogue(config, "a .txt holds texts")
         if config.data.columns:

@@ -23,7 +23,7 @@ from thetahat.data.corpus.subset import chosen_documents
 from thetahat.data.order.plan import plan_scoring
 from thetahat.data.read.cache import cache_folder, doing_without
 from thetahat.data.read.files import find_files, say_once
-from thetahat.data.read.source import Records, divide
+from thetahat.data.read.source import Mixed, Records, divide
 from thetahat.data.read.texts import Texts
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.distribution.world import World, join_world
@@ -185,7 +185,7 @@ def corpus_of(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
     return corpus
 
 
-def _records(loaded: Loaded, data: Sequence[str]) -> Texts | Records:
+def _records(loaded: Loaded, data: Sequence[str]) -> Texts | Records | Mixed:
     if data:
         return Texts(find_files(data), loaded.card.read_options, loaded.on_bad_record)
     if loaded.stored.run is None:

@@ -24,7 +24,7 @@ from thetahat.data.corpus.tables import TableWriter, open_tables
 from thetahat.data.read.bad import BadRecords, tell_skipped
 from thetahat.data.read.cache import code_digest, waiting_for
 from thetahat.data.read.record import Record
-from thetahat.data.read.source import Records
+from thetahat.data.read.source import Mixed, Records
 from thetahat.data.read.texts import Texts, is_whole
 from thetahat.data.tokens.encoded import Encoded
 from thetahat.data.tokens.tokenizer import Tokenizer
@@ -68,7 +68,7 @@ def build_corpus(
             else np.concatenate([_sizes(ids, some, tokenizer) for ids, some in zip(tokens, sizes, strict=True)]),
         )
         return _corpus(texts, one, tokenizer, seen.digest(), encoding.layout)
-    is_of_files = isinstance(records, Texts | Records)
+    is_of_files = isinstance(records, Texts | Records | Mixed)
     source = {**told, "files": records.digest} if is_of_files else told
     content = _Fingerprint(tokenizer, source).digest() if is_of_files else fingerprint_of(records, tokenizer, told)
     skips = encoding.on_bad_record if encoding.on_bad_record == "skip" else ""

@@ -31,6 +31,13 @@ class Place(NamedTuple):
     last: int
 
 
+class Chosen(NamedTuple):
+    """The pieces of a global batch, row by row, and the epoch of each."""
+
+    pieces: Pieces
+    epoch: Ints
+
+
 @dataclass(frozen=True, slots=True)
 class _Window:
     pieces: Pieces
@@ -117,6 +124,13 @@ class Rows:
         before = int(ends[index - 1]) if index else 0
         found = int(self._count(epoch).targets[order[:index]].sum())
         return found + (int(self._window(epoch, order[index]).targets[row - before]) if row > before else 0)
+
+    def targets_of(self, num_rows: int) -> int:
+        """How many targets the first rows of all epochs together have."""
+        epoch, row = self.locate(num_rows)
+        before = range(epoch) if self._config.shifts_splits else ()
+        whole = sum(map(self.num_targets, before)) if before else epoch * self.num_targets()
+        return whole + self.targets_before(epoch, row)
 
     def _units(self, epoch: int) -> tuple[int, int]:
         """The first unit, and how many there are."""

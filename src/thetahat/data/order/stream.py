@@ -2,40 +2,24 @@
 
 import hashlib
 import itertools
+import sys
 from bisect import bisect_left
-from dataclasses import dataclass, replace
-from typing import NamedTuple, final
+from dataclasses import replace
+from typing import final
 
 import numpy as np
 import torch
 
 from thetahat.core.batch import Packed
-from thetahat.core.errors import DataError
+from thetahat.core.errors import ConfigError, DataError
 from thetahat.core.random import generator
 from thetahat.data.config import DataConfig
 from thetahat.data.corpus.corpus import Corpus, Ints
 from thetahat.data.order.epoch import Epoch, plan_epoch
 from thetahat.data.order.pack import Pieces
 from thetahat.data.order.plan import Draw, Plan, gather, places
-from thetahat.data.order.rows import Place, Rows
-
-
-class Chosen(NamedTuple):
-    """The pieces of a global batch, row by row, and the epoch of each."""
-
-    pieces: Pieces
-    epoch: Ints
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """What a run reads of a source."""
-
-    name: str
-    share: float  # of all rows
-    num_rows: int  # in an epoch of its own, the first
-    num_targets: int
-    epochs: float
+from thetahat.data.order.rows import Chosen, Place, Rows
+from thetahat.data.order.sources import Sources, Use
 
 
 @final
@@ -55,14 +39,17 @@ class TrainingOrder:
         if not self.cut.num_tokens:
             raise DataError(f"nothing is left: {self.cut}", cure="data.over_long=split, or a larger data.context")
         self._rows = Rows(corpus, self._epoch, config, seed)
+        self._sources = Sources(corpus, self._epoch, config, seed) if config.sources else None
 
     def num_batches(self, epoch: int) -> int:
         """Global batches in an epoch; it varies only where `shifts_splits` moves the cuts."""
+        if self._sources:
+            return sys.maxsize  # its sources have epochs, and it has one that does not end
         return -(-self._rows.num_rows(epoch) // self._batch_size)
 
     def locate(self, position: int) -> tuple[int, int]:
         """The epoch of a global batch, and its place in it."""
-        if not self._config.shifts_splits:
+        if not self._config.shifts_splits or self._sources:
             return divmod(position, self.num_batches(0))
         epoch = 0
         while position >= self.num_batches(epoch):
@@ -72,6 +59,8 @@ class TrainingOrder:
 
     def batch(self, position: int) -> Chosen:
         """What a global batch reads."""
+        if self._sources:
+            return self._sources.batch(position * self._batch_size, (position + 1) * self._batch_size)
         epoch, batch = self.locate(position)
         first, size = batch * self._batch_size, self._batch_size
         pieces = self._rows.pieces(Place(epoch, first, min(first + size, self._rows.num_rows(epoch))))
@@ -79,13 +68,24 @@ class TrainingOrder:
 
     def targets_before(self, position: int) -> int:
         """How many targets the global batches before this one have, all together."""
+        if self._sources:
+            return self._sources.targets_before(position * self._batch_size)
         epoch, batch = self.locate(position)
-        whole = (
-            sum(map(self._rows.num_targets, range(epoch)))
-            if self._config.shifts_splits
-            else epoch * self._rows.num_targets()
-        )
+        before = range(epoch) if self._config.shifts_splits else ()
+        whole = sum(map(self._rows.num_targets, before)) if before else epoch * self._rows.num_targets()
         return whole + self._rows.targets_before(epoch, batch * self._batch_size)
+
+    def uses(self, first: int, last: int) -> list[Use]:
+        """What the global batches `first` to `last` (exclusive) read of each source; nothing where there is one."""
+        if not self._sources:
+            return []
+        if self._sources.num_rows is not None and last * self._batch_size > self._sources.num_rows:
+            most = self._sources.num_rows // self._batch_size
+            raise ConfigError(
+                f"all of data.sources are used up after {most:,} batches, and max_steps asks for {last:,}",
+                cure=f"max_steps={most - first}, a larger max_epochs, or a source without",
+            )
+        return self._sources.uses(first * self._batch_size, last * self._batch_size)
 
     def num_batches_with(self, num_targets: int, most: int, first: int = 0) -> int:
         """The fewest batches from `first` on, `most` at most, that have so many targets together."""

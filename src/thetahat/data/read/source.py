@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
+from msgspec.structs import replace as replace_config
 from numpy.typing import NDArray
 
 from thetahat.core.errors import DataError
@@ -129,6 +130,11 @@ class Records:
         return self.config.on_bad_record
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """Where they stand."""
+        return self.texts.files
+
+    @property
     def digest(self) -> str:
         """Of all that says which records these are, and what they weigh; nothing is parsed."""
         rule = self.config.held_out if self.division else ""
@@ -159,11 +165,63 @@ class Records:
             )
 
 
-def divide(config: DataConfig) -> tuple[Records, Records | None]:
+@final
+@dataclass(frozen=True, slots=True)
+class Mixed:
+    """The records of several sources, one source after the other, each record named after its own."""
+
+    sources: tuple[tuple[str, Records], ...]
+    config: DataConfig
+
+    @property
+    def on_bad(self) -> OnBadRecord:
+        """What becomes of a record that cannot be used."""
+        return self.config.on_bad_record
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Where they stand."""
+        return tuple(path for _, records in self.sources for path in records.files)
+
+    @property
+    def digest(self) -> str:
+        """Of all that says which records these are, and what they weigh; nothing is parsed."""
+        weights = self.config.source_weights
+        return json.dumps([[name, records.digest, weights.get(name, 1.0)] for name, records in self.sources])
+
+    def __iter__(self) -> Iterator[Record]:
+        for name, records in self.sources:
+            weight = self.config.source_weights.get(name, 1.0)
+            for one in records:
+                id, document = f"{name}/{one.id}", f"{name}/{one.document}"
+                yield replace(one, id=id, document=document, source=name, weight=one.weight * weight)
+
+
+def divide(config: DataConfig) -> tuple[Records | Mixed, Records | Mixed | None]:
     """The documents to train on and those held out (None where none are).
 
-    `hash` leaves no document and no prompt in both, `tail` no document.
+    `hash` leaves no document and no prompt in both, `tail` no document. Of several sources each is divided by itself.
     """
+    if not config.sources:
+        return _divide(config)
+    plain = {"sources": {}, "source_weights": {}, "temperature": None}
+    parts = {
+        name: _divide(replace_config(config, train=config.sources[name].path, **plain))
+        for name in sorted(config.sources)
+    }
+    train = tuple((name, ours) for name, (ours, _) in parts.items())
+    seen: dict[tuple[int, int], str] = {}
+    for name, records in train:
+        for path in records.files:
+            if (other := seen.setdefault(identity(path), name)) != name:
+                raise DataError(f"{path} is in data.sources.{other} and in data.sources.{name}", cure="keep them apart")
+    held_out = tuple((name, theirs) for name, (_, theirs) in parts.items() if theirs is not None)
+    if not held_out or config.division[0] == "path":
+        return Mixed(train, config), held_out[0][1] if held_out else None
+    return Mixed(train, config), Mixed(held_out, config)
+
+
+def _divide(config: DataConfig) -> tuple[Records, Records | None]:
     files = find_files(config.train)
     texts = Texts(files, config.read_options, config.on_bad_record)
     rule, _ = config.division
