@@ -101,8 +101,8 @@ class ChatConfig(Config, frozen=True, kw_only=True):
 class SourceConfig(Config, frozen=True, kw_only=True):
     """A source of a mixture: where its records are, and how much of the training they are."""
 
-    path: Place
-    """A file, a folder or a glob, or a list of these."""
+    path: Place = ""
+    """Where its records are: a file, a folder or a glob, or a list of these."""
     weight: Annotated[float, Meta(gt=0, lt=1e300)] | None = None
     """Its share of the rows, in proportion to the weights of the others; none: by data.temperature."""
     max_epochs: Annotated[int, Meta(ge=1, le=2**40)] | None = None
@@ -184,6 +184,9 @@ class DataConfig(Config, frozen=True, kw_only=True):
     def _check_sources(self) -> None:
         if bad := [name for name in self.sources if not name or "/" in name]:
             raise ConfigError(f"data.sources: {bad[0]!r} is no name", allowed="letters that are not /")
+        if empty := [name for name, source in self.sources.items() if not source.path or "" in named(source.path)]:
+            key = f"data.sources.{empty[0]}.path"
+            raise ConfigError(f"{key} is missing", allowed="a file, a folder or a glob, or a list", cure=f"{key}=...")
         weighed = [name for name, source in self.sources.items() if source.weight is not None]
         if self.temperature is not None and (weighed or not self.sources):
             why = f"data.sources.{weighed[0]}.weight says it" if weighed else "there are no data.sources"

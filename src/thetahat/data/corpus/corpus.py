@@ -206,7 +206,7 @@ class Corpus:
             base["spans.sequence"] = column["spans.sequence"][span[0]]
         numbers = {name: values[slice(*rows[name.split(".")[0]])] for name, values in column.items()}
         numbers |= {name: numbers[name] - before for name, before in base.items()}
-        texts = {name: self.tables[name].slice(rows[name][0], rows[name][1] - rows[name][0]) for name in _TEXTS}
+        texts = {name: self.tables[name].slice(rows[name][0], rows[name][1] - rows[name][0]) for name in TEXTS}
         tokens = slice(*token)
         sizes = None if self.sizes is None else self.sizes[tokens]
         changed = {"tokens": self.tokens[tokens], "tables": texts, "sizes": sizes, "numbers": numbers}
@@ -255,7 +255,7 @@ class Corpus:
 
 _NAMES = 8  # of fields that are not read, in a line
 _AT_ONCE = 1 << 20  # spans
-_TEXTS = ("documents", "parts")  # tables in which there are some
+TEXTS = ("documents", "parts")  # tables in which there are some
 _NUMBERS = {
     "documents": ("weight", "tokens_cut", "prompt_cut"),
     "parts": ("document", "weight", "is_prompt", "num_bytes", "is_lossless"),

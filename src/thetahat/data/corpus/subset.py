@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from thetahat.data.corpus.corpus import Corpus
+from thetahat.data.corpus.corpus import TEXTS, Corpus
 
 _KEY = b"evaluation"  # another one than that of data.held_out=hash:F, whose choice this must not repeat
 
@@ -46,30 +46,16 @@ def _only(corpus: Corpus, is_kept: NDArray[np.bool_]) -> Corpus:
     is_start = (place == 0) | (np.diff(part_of_token, prepend=-1) != 0)
     first = np.flatnonzero(is_start)
     sequence = np.unique(column["spans.sequence"][spans], return_inverse=True)[1]
-    tables = {
-        "documents": _rows(corpus, "documents", is_kept, {}),
-        "parts": _rows(corpus, "parts", parts, {"document": document[column["parts.document"][parts]]}),
-        "spans": _rows(
-            corpus, "spans", spans, {"document": document[column["spans.document"][spans]], "sequence": sequence}
-        ),
-        "segments": pa.table([first, part_of_token[first]], corpus.tables["segments"].schema),
-    }
-    sizes = None if corpus.sizes is None else corpus.sizes[token]
-    return Corpus(
-        corpus.tokens[token],
-        tables,
-        corpus.symbols,
-        corpus.token_bytes,
-        f"{corpus.fingerprint}/{int(is_kept.sum())}",
-        corpus.layout,
-        sizes,
+    kept = {"documents": is_kept, "parts": parts, "spans": spans}
+    numbers = {name: values[kept[table]] for name, values in column.items() if (table := name.split(".")[0]) in kept}
+    numbers["parts.document"] = document[numbers["parts.document"]]
+    numbers |= {"spans.document": document[numbers["spans.document"]], "spans.sequence": sequence}
+    numbers |= {"segments.start": first, "segments.part": part_of_token[first]}
+    return replace(
+        corpus,
+        tokens=corpus.tokens[token],
+        tables={name: corpus.tables[name].filter(pa.array(kept[name])).combine_chunks() for name in TEXTS},
+        fingerprint=f"{corpus.fingerprint}/{int(is_kept.sum())}",
+        sizes=None if corpus.sizes is None else corpus.sizes[token],
+        numbers=numbers,
     )
-
-
-def _rows(corpus: Corpus, name: str, is_kept: NDArray[np.bool_], numbers: dict[str, NDArray[Any]]) -> Any:
-    """The rows of a table that are kept, with new numbers."""
-    table = corpus.tables[name].filter(pa.array(is_kept)).combine_chunks()
-    for column, values in numbers.items():
-        index = table.schema.get_field_index(column)
-        table = table.set_column(index, table.schema.field(index), pa.array(values, pa.int64()))
-    return table
