@@ -47,7 +47,7 @@ def permuted(seed: int, index: Int[Tensor, " n"], size: int) -> Int[Tensor, " n"
     return found
 
 
-_ROUNDS = 6
+_ROUNDS = 4  # by Luby & Rackoff, How to Construct Pseudorandom Permutations, 1988, enough
 
 
 def _hashed(seed: Int[Tensor, "..."], index: Int[Tensor, "..."]) -> Int[Tensor, " n"]:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from thetahat.data.corpus.corpus import TEXTS, Corpus
+from thetahat.data.corpus.corpus import TEXTS, Corpus, Table
 
 _KEY = b"evaluation"  # another one than that of data.held_out=hash:F, whose choice this must not repeat
 
@@ -51,11 +51,17 @@ def _only(corpus: Corpus, is_kept: NDArray[np.bool_]) -> Corpus:
     numbers["parts.document"] = document[numbers["parts.document"]]
     numbers |= {"spans.document": document[numbers["spans.document"]], "spans.sequence": sequence}
     numbers |= {"segments.start": first, "segments.part": part_of_token[first]}
+    texts = {name: corpus.tables[name].filter(pa.array(kept[name])).combine_chunks() for name in TEXTS}
     return replace(
         corpus,
         tokens=corpus.tokens[token],
-        tables={name: corpus.tables[name].filter(pa.array(kept[name])).combine_chunks() for name in TEXTS},
+        tables={name: table.drop_columns(_numbers(table)) for name, table in texts.items()},
         fingerprint=f"{corpus.fingerprint}/{int(is_kept.sum())}",
         sizes=None if corpus.sizes is None else corpus.sizes[token],
         numbers=numbers,
     )
+
+
+def _numbers(table: Table) -> list[str]:
+    """The columns of a table that are numbers, which a corpus has beside it."""
+    return [field.name for field in table.schema if field.type in {pa.int64(), pa.float64(), pa.bool_()}]

@@ -55,8 +55,13 @@ class Epoch:
 
     def first_unit(self, span: int) -> int:
         """How many units begin before this span, and so the first one of a document that begins with it."""
-        piece = int(np.searchsorted(self.plan.pieces.span, span))
-        return piece if self.starts is None else int(np.searchsorted(self.starts, piece))
+        piece = _found(self.plan.pieces.span, span)
+        return piece if self.starts is None else _found(self.starts, piece)
+
+
+def _found(column: Column, value: int) -> int:
+    """Where it stands in an ascending column, which is not copied to be of another dtype."""
+    return int(np.searchsorted(column, np.asarray(value, column.dtype)))
 
 
 def plan_epoch(corpus: Corpus, config: DataConfig, phase: Ints | None, told: tuple[int, ...]) -> Epoch:
