@@ -12,11 +12,12 @@ from tests.examples import SENTENCE, TINY, run_config
 from thetahat.cli.main import main
 from thetahat.core.config import from_toml, override, to_toml
 from thetahat.core.errors import FolderError
+from thetahat.core.schema import known_keys
 from thetahat.core.store import digest_file
 from thetahat.data.config import DataConfig
-from thetahat.run.config import RunConfig, differences, digest
+from thetahat.run.config import RunConfig, WatchConfig, differences, digest
 from thetahat.run.folder.checkpoint import read_config, settle
-from thetahat.run.folder.files import MODEL
+from thetahat.run.folder.files import MODEL, OPTIMIZER
 from thetahat.run.log.metrics import METRICS, MetricsLog, evaluation_after
 from thetahat.run.train import train
 
@@ -25,6 +26,10 @@ WATCHING = ["evaluation.every=1", "checkpoint.every=2", "checkpoint.keep=5", "le
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
+    return settings_of(tmp_path, monkeypatch)
+
+
+def settings_of(tmp_path, monkeypatch):
     monkeypatch.setenv("THETAHAT_CACHE", str(tmp_path / "cache"))
     text = tmp_path / "text.txt"
     text.write_text(f"{SENTENCE} " * 20)
@@ -65,6 +70,44 @@ def test_a_run_goes_on_under_another_watch_to_the_same_parameters(config, tmp_pa
         (2, 1, "Once"),
     ]
     assert read_config(tmp_path / "run").watch == override(config, WATCHING).watch
+
+
+OTHERS = {  # of every key that watches, another value than the config's
+    "evaluation.every": "1",
+    "checkpoint.every": "2",
+    "checkpoint.keep": "5",
+    "ledger.every": "2",
+    "ledger.tokens": "true",
+    "prompt": "Once",
+}
+LEAVES = [
+    key for key in known_keys(WatchConfig) if not any(other.startswith(f"{key}.") for other in known_keys(WatchConfig))
+]
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory):
+    """The parameters and the optimizer's state of a run whose watch never changed."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("unchanged")
+        config = settings_of(home, patch)
+        list(train(config, home / "run"))
+        yield bits_of(home / "run")
+
+
+def bits_of(run):
+    folder = run / "checkpoints" / "step-00000006"
+    return [digest_file(folder / name) for name in (MODEL, OPTIMIZER)]
+
+
+@pytest.mark.parametrize("key", LEAVES)
+def test_every_key_that_watches_may_change_in_the_middle_and_no_bit_does(config, tmp_path, unchanged, key):
+    stopped_after(2, config, tmp_path / "run")
+    changed = override(config, [f"{key}={OTHERS[key]}"])
+    assert changed != config
+    stopped_after(2, changed, tmp_path / "run")
+    list(train(config, tmp_path / "run"))
+    assert bits_of(tmp_path / "run") == unchanged
 
 
 @pytest.mark.parametrize("pair", WATCHING)

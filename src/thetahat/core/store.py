@@ -14,11 +14,12 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Container, Generator, Mapping
 from contextlib import contextmanager, suppress
 from logging import getLogger
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 from zlib import crc32
 
 from thetahat.core.errors import DamagedError, FolderError, ModelError, naming_full_disk
@@ -311,13 +312,25 @@ def alone(target: Path) -> Generator[None]:
             shutil.rmtree(lock)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process is `holding` the folder just now."""
+    try:
+        with (folder / ".lock").open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 @contextmanager
 def holding(folder: Path) -> Generator[None]:
     """Keeps every other process out of a folder; the kernel lets go when this process ends, however it ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError as error:
             file.seek(0)
             raise FolderError(
@@ -331,3 +344,12 @@ def holding(folder: Path) -> Generator[None]:
             yield
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _lock(file: TextIO) -> None:
+    """Takes the lock, at the second attempt where another process only looked whether it is held."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(0.05)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

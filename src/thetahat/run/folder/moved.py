@@ -25,7 +25,7 @@ def find_model_again(name: str, digest: str, folder: Path) -> str | None:
                 if store.digest_in(checkpoint, MODEL).startswith(digest):
                     return _named(checkpoint)
         if (place / "config.json").is_file():
-            return _shown(place)
+            return shown(place)
     return None
 
 
@@ -63,10 +63,10 @@ def _models(place: Path) -> list[Path]:
 
 def _named(checkpoint: Path) -> str:
     run = run_of(checkpoint)
-    return _shown(checkpoint) if run == checkpoint else f"{_shown(run)}@{step_of(checkpoint)}"
+    return shown(checkpoint) if run == checkpoint else f"{shown(run)}@{step_of(checkpoint)}"
 
 
-def _shown(path: Path) -> str:
-    """Relative to where one is, if it is below."""
+def shown(path: Path) -> str:
+    """An absolute path as it is shown: relative to where one is, if it is below."""
     here = Path.cwd()
     return (path.relative_to(here) if path.is_relative_to(here) else path).as_posix()
