@@ -23,12 +23,14 @@ HEAD = """# The Python API
 def page() -> str:
     """The page as it should be."""
     verbs = "\n".join(verb(name) for name in th.VERBS)
+    parts = "\n".join(part(name) for name in th.PARTS)
     configs = "\n".join(config(name) for name in th.CONFIGS)
     error = inspect.getdoc(th.ThetahatError)
     changed = '`th.override(config, ["batch_size=8"])` or `msgspec.structs.replace`'
     told = "It has `what`, `allowed`, `cure` and `exit_code`."
     sections = {
         "Verbs": verbs,
+        "A loop or a model of your own": f"What a step is made of; `examples/` shows how.\n\n{parts}",
         "Configs": f"Frozen values, changed by {changed}.\n\n{configs}",
         "Errors": f"Every error that a user can mend is a `th.ThetahatError`. {error} {told}\n",
     }
@@ -41,10 +43,23 @@ def verb(name: str) -> str:
     return f"### `th.{name}`\n\n```text\n{name}{signature(found)}\n```\n\n{inspect.getdoc(found)}\n"
 
 
+def part(name: str) -> str:
+    """A function like a verb; a class with its docstring, and those of its methods."""
+    found = getattr(th, name)
+    if not inspect.isclass(found):
+        return verb(name)
+    public = {key: value for key, value in vars(found).items() if key[0] != "_" and not isinstance(value, dict)}
+    own = {key: value for key, value in public.items() if inspect.getdoc(value)}
+    methods = "".join(f"- `{key}`: {inspect.getdoc(value).splitlines()[0]}\n" for key, value in own.items())
+    return f"### `th.{name}`\n\n{inspect.getdoc(found)}\n\n{methods}"
+
+
 def signature(function: object) -> str:
     """One parameter a line where they are many; types by their own names, without their modules."""
     told = str(inspect.signature(function))
     told = re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Za-z])", "", told).replace("'", "")
+    told = re.sub(r"<(\w+) object at \w+>", r"\1()", re.sub(r"<function (\w+) at \w+>", r"\1", told))
+    told = told.replace("device(type=cpu)", "cpu").replace("Float[Tensor, ]", 'Float[Tensor, ""]')
     if len(told) < 90:
         return told
     inside, arrow, returned = told[1:].rpartition(") -> ")

@@ -5,7 +5,7 @@ import thetahat as th
 for report in th.train(config): ...
 th.score(th.load("runs/NAME"), ["my.txt"]).summary
 
-Everything that a script needs is here: the verbs, what they take and return, and every config.
+Everything that a script needs is here: the verbs, what a loop or a model of your own is made of, and every config.
 """
 
 from importlib import import_module
@@ -16,7 +16,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from thetahat.core.config import from_toml as from_toml, override as override, to_toml as to_toml
     from thetahat.core.errors import ThetahatError as ThetahatError
+    from thetahat.core.total import Total as Total
     from thetahat.data.config import ChatConfig as ChatConfig, DataConfig as DataConfig, SourceConfig as SourceConfig
+    from thetahat.distribution.world import World as World, join_world as join_world
     from thetahat.generation.beam import Beam as Beam
     from thetahat.generation.sample import Sampling as Sampling
     from thetahat.ledger.ledger import read_ledger as read_ledger
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
         Unrotated as Unrotated,
         YarnScaling as YarnScaling,
     )
+    from thetahat.model.layers.head import Head as Head
     from thetahat.objective.config import (
         Causal as Causal,
         Conditional as Conditional,
@@ -52,6 +55,8 @@ if TYPE_CHECKING:
         Prefix as Prefix,
         Spans as Spans,
     )
+    from thetahat.objective.objective import Model as Model, log_likelihood as log_likelihood
+    from thetahat.optimization.clip import clip_gradients as clip_gradients
     from thetahat.optimization.config import (
         WSD as WSD,
         AdamW as AdamW,
@@ -71,11 +76,16 @@ if TYPE_CHECKING:
         RunConfig as RunConfig,
         WatchConfig as WatchConfig,
     )
+    from thetahat.run.prepare import prepare as prepare
+    from thetahat.run.state import first_model as first_model
+    from thetahat.run.step import weigh as weigh
     from thetahat.run.train import train as train
     from thetahat.scoring.config import EvaluationConfig as EvaluationConfig
+    from thetahat.verbs.check_model import check_model as check_model
     from thetahat.verbs.choose import choose as choose
     from thetahat.verbs.classify import classify as classify
     from thetahat.verbs.compare import compare as compare
+    from thetahat.verbs.evaluate import evaluate as evaluate
     from thetahat.verbs.explain import explain as explain
     from thetahat.verbs.export import ExportConfig as ExportConfig, export as export
     from thetahat.verbs.generate import answer as answer, generate as generate
@@ -111,6 +121,20 @@ VERBS = {
     "generate": "verbs.generate",
     "answer": "verbs.generate",
     "read_ledger": "ledger.ledger",
+}
+PARTS = {  # of a loop or a model of one's own
+    "prepare": "run.prepare",
+    "first_model": "run.state",
+    "weigh": "run.step",
+    "log_likelihood": "objective.objective",
+    "Total": "core.total",
+    "clip_gradients": "optimization.clip",
+    "evaluate": "verbs.evaluate",
+    "join_world": "distribution.world",
+    "World": "distribution.world",
+    "Model": "objective.objective",
+    "Head": "model.layers.head",
+    "check_model": "verbs.check_model",
 }
 CONFIGS = {
     "RunConfig": "run.config",
@@ -162,7 +186,7 @@ CONFIGS = {
     "Sampling": "generation.sample",
     "Beam": "generation.beam",
 }
-_PLACES = VERBS | CONFIGS | {"ThetahatError": "core.errors"}
+_PLACES = VERBS | PARTS | CONFIGS | {"ThetahatError": "core.errors"}
 __all__ = [*_PLACES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll] - each is imported when asked for
 
 

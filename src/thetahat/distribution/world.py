@@ -92,6 +92,10 @@ class World:
             dist.destroy_process_group()
 
 
+ALONE = World()
+"""One process."""
+
+
 def _buckets(tensors: list[Tensor], num_bytes: int = 64 * 2**20) -> Iterable[list[Tensor]]:
     """Consecutive tensors of one dtype, together at most about 64 MiB or one tensor."""
     bucket: list[Tensor] = []

@@ -24,7 +24,7 @@ from thetahat.data.read.files import holds_objects
 from thetahat.data.read.record import Record
 from thetahat.data.read.source import divide
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from thetahat.distribution.world import World
+from thetahat.distribution.world import ALONE, World
 from thetahat.objective.factorization import factor
 from thetahat.run.base import base_tokenizer
 from thetahat.run.card import Card, card_of
@@ -48,7 +48,7 @@ class Prepared:
     labels: tuple[str, ...] = ()  # of a classification, in the order of the head
     offset: int = 0  # of the position in the order from the step; another one than 0 only where a run was branched
 
-    def batches(self, step: int, world: World) -> list[Batch]:
+    def batches(self, step: int, world: World = ALONE) -> list[Batch]:
         """The micro-batches of one rank for the update after `step` updates."""
         rows = self.config.micro_batch_size or self.config.batch_size
         row_length = self.config.data.context if self.config.compile else None  # one shape, compiled once
@@ -76,7 +76,7 @@ class Prepared:
         return replace(self, offset=position - step, num_steps=num_steps)
 
 
-def prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:
+def prepare(config: RunConfig, folder: Path | None = None, world: World = ALONE) -> Prepared:
     """Trains or loads the tokenizer, encodes both parts of the data, and plans the order.
 
     The first rank does the work and writes it to the cache, from which the others read it.

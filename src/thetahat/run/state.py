@@ -31,8 +31,11 @@ class State:
     best: Evaluated | None = None
 
 
+_CPU = torch.device("cpu")
+
+
 def first_model(
-    config: RunConfig, vocab_size: int, device: torch.device, num_labels: int = 0, *, draws: bool = True
+    config: RunConfig, vocab_size: int, device: torch.device = _CPU, num_labels: int = 0, *, draws: bool = True
 ) -> LanguageModel:
     """A model with its first parameters, on the device and in the dtype of the run.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -11,13 +12,20 @@ from thetahat.core.batch import Batch
 from thetahat.core.errors import DataError
 from thetahat.core.random import derived_seed
 from thetahat.core.total import Total
-from thetahat.distribution.world import World
+from thetahat.distribution.world import ALONE, World
 from thetahat.model.precision import computing_in
 from thetahat.objective.objective import Note, log_likelihood
 from thetahat.optimization.clip import clip_gradients
 from thetahat.optimization.schedule import learning_rate_factor
 from thetahat.run.blame import non_finite_error
 from thetahat.run.state import State
+
+
+class Weighed(NamedTuple):
+    """What a global batch counts for."""
+
+    weight: float  # Z, the sum of the loss weights
+    num_targets: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,7 @@ def step(state: State, batches: Sequence[Batch], world: World, note: Note | None
     return StepReport(state.step, total, num_tokens, norm, factor)
 
 
-def weigh(batches: Sequence[Batch], world: World) -> tuple[float, int]:
+def weigh(batches: Sequence[Batch], world: World = ALONE) -> Weighed:
     """The weight Z and the number of targets of the global batch, over all micro-batches and ranks.
 
     A batch that asks nothing is an error: it has no likelihood, and a step on it would be a step on nothing.
@@ -84,4 +92,4 @@ def weigh(batches: Sequence[Batch], world: World) -> tuple[float, int]:
             f"a batch has no targets: every weight in it is 0 (documents: {names})",
             cure="remove records of weight 0, or raise batch_size so that each batch has something to predict",
         )
-    return weight, int(num_tokens)
+    return Weighed(weight, int(num_tokens))

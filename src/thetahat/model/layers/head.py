@@ -18,7 +18,8 @@ from thetahat.model.layers.norm import norm_of
 class Head(nn.Module):
     r"""$z = W h + b$, or $c \tanh((W h + b) / c)$ with a soft cap c: one logit a token of the vocabulary, or a label.
 
-    W [V D] may be the table of the embedding. The cap is Gemma 2's (Gemma Team, 2024, arXiv 2408.00118).
+    W [V D] may be the table of the embedding. The cap is Gemma 2's (Gemma Team, 2024, arXiv 2408.00118). A head of a
+    model of your own has values at once: a normal distribution of variance 1 / D for W, 0 for b.
     """
 
     weight: Tensor
@@ -27,8 +28,8 @@ class Head(nn.Module):
 
     def __init__(self, width: int, num_outputs: int, *, has_bias: bool = False, cap: float | None = None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_outputs, width))
-        self.bias = nn.Parameter(torch.empty(num_outputs)) if has_bias else None
+        self.weight = nn.Parameter(torch.empty(num_outputs, width).normal_(std=width**-0.5))
+        self.bias = nn.Parameter(torch.zeros(num_outputs)) if has_bias else None
         self.cap = cap
 
     def forward(self, hidden: Float[Tensor, "*axes D"], tokens: slice | None = None) -> Float[Tensor, "*axes V"]:
