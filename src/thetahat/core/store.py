@@ -59,9 +59,14 @@ def replacing(path: Path, temporary: Path | None = None) -> Generator[BinaryIO]:
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a small file in one move; several processes may do so at once, as in a cache."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """The same for what is no text."""
     own = path.with_name(f"{crc32(path.name.encode()):08x}-{os.getpid()}")
     with replacing(path, partial_name(own)) as file:
-        file.write(text.encode())
+        file.write(data)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

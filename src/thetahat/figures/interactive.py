@@ -10,39 +10,15 @@ from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter, Rang
 from bokeh.plotting import figure
 from numpy.typing import NDArray
 
+from thetahat.figures.panel import Column, Curve, Panel
+
 # pyright: reportPrivateUsage=false
 
-Column = NDArray[np.float64]
 NUM_COLOURS = 8  # of runs, after which they repeat; page.html has their values for light and for dark
 MOST_POINTS = 600  # of a curve: more are drawn as means of neighbours, with the band from least to greatest
 HEIGHT = 270  # pixels
 MARGIN = 1.015  # of the range along x, behind its last point; page.js has it, too
 GREY = "#808891"  # legible on white and on black; the page's script sets the colours of its scheme
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """One line of a panel; where `low` and `high` are there, with an interval at each point."""
-
-    name: str
-    colour: int  # the number of its run
-    x: Mapping[str, Column]  # by the name of each axis that may be chosen
-    y: Column
-    low: Column | None = None
-    high: Column | None = None
-    has_points: bool = False  # marks instead of a thin line: evaluations
-
-
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """Curves over one axis."""
-
-    title: str
-    what: str  # a sentence below the title, which says how to read it
-    unit: str
-    curves: Sequence[Curve]
-    is_log: bool = False
-    limit: tuple[float, str] | None = None  # a horizontal line with its name
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,22 +11,11 @@ import numpy as np
 from thetahat.core import store
 from thetahat.core.errors import ConfigError
 from thetahat.core.plain import counted, duration
+from thetahat.verbs.panels import AXES, panels_of
 from thetahat.verbs.story import Rows, Story, differences, headline, read_story
 
-AXES = ("step", "targets", "minutes")
 MOST_ROWS = 25  # of a table beside a figure
 MOST_GROUPS = 12  # sources and lengths of a figure
-_PANELS: dict[str, tuple[str, str, str]] = {
-    "likelihood": (
-        "Nats per token",
-        "−log Pr of a target: in training (line), and held out (points, with their 95 % intervals). Lower is better.",
-        "nats",
-    ),
-    "bits": ("Held-out bits per byte", "Does not depend on the tokenizer. Lower is better.", "bits per byte"),
-    "gradient": ("Norm of the gradient", "Before clipping, of the objective of the whole batch.", "norm"),
-    "rate": ("Learning rate", "As a share of its peak.", "share of the peak"),
-    "speed": ("Targets a second", "Of training steps, without evaluations.", "targets a second"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +65,7 @@ def to_html(stories: Sequence[Story]) -> str:
     from thetahat.figures.interactive import bars, draw, embed
     from thetahat.figures.page import printable, render
 
-    panels = _panels(stories)
+    panels = panels_of(stories)
     figures: dict[str, Any] = draw(panels, AXES[0]) if panels else {}
     accounts = [_account(story, number) for number, story in enumerate(stories)]
     for told in accounts:
@@ -95,54 +84,6 @@ def to_html(stories: Sequence[Story]) -> str:
         version=version("thetahat"),
         command=" ".join(str(story.folder) for story in stories),
     )
-
-
-def _panels(stories: Sequence[Story]) -> dict[str, Any]:
-    """The panels for which some run has logged something."""
-    from thetahat.figures.interactive import Panel
-
-    found: dict[str, Any] = {}
-    for name, (title, what, unit) in _PANELS.items():
-        curves = [curve for number, story in enumerate(stories) for curve in _curves(name, story, number, stories)]
-        if not curves:
-            continue
-        clips = {story.config.optimization.clip for story in stories if story.config}
-        clip = clips.pop() if name == "gradient" and len(clips) == 1 else None
-        limit = (clip, f"clipped to {clip:g}") if clip else None
-        found[name] = Panel(title, what, unit, curves, is_log=name == "gradient", limit=limit)
-    return found
-
-
-def _curves(panel: str, story: Story, number: int, stories: Sequence[Story]) -> list[Any]:
-    from thetahat.figures.interactive import Curve
-
-    steps = story.history.steps
-    of_run = f"{story.name}, " if len(stories) > 1 else ""
-    found: list[Any] = []
-    held_out = number if len(stories) > 1 else 1
-    match panel:
-        case "likelihood":
-            if "log_likelihood_per_token" in steps:
-                values = -steps["log_likelihood_per_token"]
-                found.append(Curve(f"{of_run}training", number, story.axes(steps), values))
-            found += _held_out(story, "nats_per_token", f"{of_run}held out", held_out)
-        case "bits":
-            found += _held_out(story, "bits_per_byte", story.name, number)
-        case _:
-            column = {"gradient": "gradient_norm", "rate": "learning_rate_factor", "speed": "tokens_per_second"}[panel]
-            if column in steps:
-                found.append(Curve(story.name, number, story.axes(steps), steps[column]))
-    return [curve for curve in found if len(curve.y)]
-
-
-def _held_out(story: Story, name: str, called: str, colour: int) -> list[Any]:
-    from thetahat.figures.interactive import Curve
-
-    table = story.history.evaluations
-    if name not in table:
-        return []
-    low, high = table.get(f"{name}_ci95_low"), table.get(f"{name}_ci95_high")
-    return [Curve(called, colour, story.axes(table), table[name], low, high, has_points=True)]
 
 
 def _table(panel: Any) -> tuple[list[str], Rows]:

@@ -18,7 +18,7 @@ from thetahat.ledger.contribution import account
 from thetahat.ledger.ledger import Table
 from thetahat.ledger.run_ledger import part_files, read_run_ledger
 from thetahat.run.config import RunConfig
-from thetahat.run.log.history import Column, Columns, History, read_history
+from thetahat.run.log.history import History, read_history
 
 MOST_EXTREMES = 8
 FEWEST_TARGETS = 8  # of a part that may be the best or the worst
@@ -44,12 +44,6 @@ class Story:
     def num_steps(self) -> int | None:
         """Where it was to end."""
         return self.config.max_steps if self.config else None
-
-    def axes(self, columns: Columns) -> dict[str, Column]:
-        """What its rows may be drawn over: steps, targets and minutes."""
-        steps, known = columns["step"], self.history.steps
-        targets = np.interp(steps, known["step"], known["tokens"]) if len(known["step"]) else steps
-        return {"step": steps, "targets": targets, "minutes": columns["seconds"] / 60}
 
     def time(self) -> list[tuple[str, float]]:
         """Seconds of training steps, of evaluations, and of everything else; none where they were not logged."""

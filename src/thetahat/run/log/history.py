@@ -30,6 +30,12 @@ class History:
         """The newest step that was logged; 0 where none was."""
         return int(self.steps["step"][-1]) if len(self.steps["step"]) else 0
 
+    def axes(self, columns: Columns) -> dict[str, Column]:
+        """What rows may be drawn over: steps, targets and minutes."""
+        steps, known = columns["step"], self.steps
+        targets = np.interp(steps, known["step"], known["tokens"]) if len(known["step"]) else steps
+        return {"step": steps, "targets": targets, "minutes": columns["seconds"] / 60}
+
 
 def read_history(run: Path) -> History:
     """The curves of a run folder. Lines that are torn or damaged are left out, and a note says which."""

@@ -1,0 +1,81 @@
+"""Figures as text: lines in braille and in colour where there are colours, in marks that differ where there are none."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from thetahat.figures.panel import Column, Panel
+
+COLOURS = ((0, 145, 220), (230, 120, 20), (0, 170, 125), (215, 130, 180), (200, 160, 0), (110, 190, 235))
+"""Of runs, in the hues of Okabe and Ito (2008), which the colour-blind tell apart; legible on black and on white."""
+MARKS = ("braille", "+", "x", "o", "#", "*")  # of lines, without colours
+POINT = "●"
+HEIGHT = 18  # lines of a panel
+NARROWEST = 40  # columns
+
+
+def as_text(panels: Sequence[Panel], axis: str, width: int, *, has_colours: bool) -> str:
+    """The panels below one another, `width` columns wide, each below the names of its curves."""
+    return "\n\n".join(_panel(panel, axis, max(width, NARROWEST), has_colours=has_colours) for panel in panels)
+
+
+def _panel(panel: Panel, axis: str, width: int, *, has_colours: bool) -> str:
+    import plotext
+
+    plot: Any = plotext.figure
+    plot.clear()
+    plot.theme("colorless")
+    plot.plot_size(width, HEIGHT)
+    plot.legend(active=False)
+    legend: list[str] = []
+    for curve in panel.curves:
+        mark = POINT if curve.has_points else MARKS[0 if has_colours else curve.colour % len(MARKS)]
+        colour = COLOURS[curve.colour % len(COLOURS)]
+        x, y = curve.x[axis], _scaled(curve.y, panel)
+        drawn = plot.signal(x.tolist(), y.tolist(), marker=plotext.marker(mark, plotext.pixel(colour)))
+        if not curve.has_points:
+            drawn.lines()
+        plot.draw(drawn)
+        shown = "⣀⡠⠊" if mark == "braille" else mark
+        legend.append(f"{_coloured(shown, colour) if has_colours else shown} {curve.name}")
+    _rule(plot, panel, axis)
+    text: str = plot.build().string(not has_colours)
+    lines = [f"{panel.title} over {axis}", "  ".join(legend), *text.splitlines()]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _scaled(values: Column, panel: Panel) -> Column:
+    return np.log10(values) if panel.is_log else values
+
+
+def _rule(plot: Any, panel: Panel, axis: str) -> None:
+    """Round numbers along both axes."""
+    across = [curve.x[axis] for curve in panel.curves]
+    up = [_scaled(curve.y, panel) for curve in panel.curves]
+    for side, columns, most in ((0, across, 8), (1, up, 6)):
+        values = np.concatenate(columns)
+        values = values[np.isfinite(values)]
+        if len(values):
+            places = round_numbers(float(values.min()), float(values.max()), most)
+            is_log = panel.is_log and side == 1
+            plot.ruler(side, 0).ticks(places, [_number(10**place if is_log else place) for place in places])
+
+
+def round_numbers(low: float, high: float, most: int) -> list[float]:
+    """At most `most` multiples of 1, 2 or 5 times a power of ten, from `low` to `high`; at least their middle."""
+    if not high > low:
+        return [low]
+    size = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(size * factor for factor in (1, 2, 5, 10, 20) if (high - low) / (size * factor) <= most - 1)
+    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)] or [(low + high) / 2]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _coloured(text: str, colour: tuple[int, int, int]) -> str:
+    red, green, blue = colour
+    return f"\x1b[38;2;{red};{green};{blue}m{text}\x1b[0m"

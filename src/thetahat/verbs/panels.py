@@ -1,0 +1,96 @@
+"""The curves of runs, in panels, for whatever draws them."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from thetahat.figures.panel import Curve, Panel, smoothed
+from thetahat.run.config import RunConfig
+from thetahat.run.log.history import History
+
+AXES = ("step", "targets", "minutes")
+PANELS: dict[str, tuple[str, str, str]] = {
+    "likelihood": (
+        "Nats per token",
+        "−log Pr of a target: in training (line), and held out (points, with their 95 % intervals). Lower is better.",
+        "nats",
+    ),
+    "bits": ("Held-out bits per byte", "Does not depend on the tokenizer. Lower is better.", "bits per byte"),
+    "gradient": ("Norm of the gradient", "Before clipping, of the objective of the whole batch.", "norm"),
+    "rate": ("Learning rate", "As a share of its peak.", "share of the peak"),
+    "speed": ("Targets a second", "Of training steps, without evaluations.", "targets a second"),
+}
+_COLUMNS = {"gradient": "gradient_norm", "rate": "learning_rate_factor", "speed": "tokens_per_second"}
+
+
+class Logged(Protocol):
+    """A run as far as it is drawn."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def history(self) -> History:
+        """What it logged."""
+        ...
+
+    @property
+    def config(self) -> RunConfig | None:
+        """Its config, if that can be read."""
+        ...
+
+
+def panels_of(runs: Sequence[Logged], names: Sequence[str] = tuple(PANELS), smooth: int = 1) -> dict[str, Panel]:
+    """The panels for which some run has logged something; lines are means of `smooth` steps."""
+    found: dict[str, Panel] = {}
+    for name in names:
+        title, what, unit = PANELS[name]
+        curves = [curve for number in range(len(runs)) for curve in _curves(name, runs, number, smooth)]
+        if not curves:
+            continue
+        clips = {run.config.optimization.clip for run in runs if run.config}
+        clip = clips.pop() if name == "gradient" and len(clips) == 1 else None
+        limit = (clip, f"clipped to {clip:g}") if clip else None
+        found[name] = Panel(title, what, unit, curves, is_log=name == "gradient", limit=limit)
+    return found
+
+
+def _curves(panel: str, runs: Sequence[Logged], number: int, smooth: int) -> list[Curve]:
+    run, is_alone = runs[number], len(runs) == 1
+    steps, of_run, held_out = run.history.steps, "" if is_alone else f"{run.name}, ", 1 if is_alone else number
+    found: list[Curve] = []
+    match panel:
+        case "likelihood":
+            found += _line(run.history, "log_likelihood_per_token", f"{of_run}training", (number, smooth), sign=-1)
+            found += _held_out(run.history, "nats_per_token", f"{of_run}held out", held_out)
+        case "bits":
+            found += _held_out(run.history, "bits_per_byte", run.name, number)
+        case _:
+            size = 1 if panel == "rate" else smooth
+            found += _line(run.history, _COLUMNS[panel], run.name, (number, size)) if steps else []
+    return [curve for curve in found if len(curve.y)]
+
+
+def _line(history: History, column: str, name: str, drawn: tuple[int, int], sign: int = 1) -> list[Curve]:
+    number, smooth = drawn
+    if column not in history.steps:
+        return []
+    values = sign * history.steps[column]
+    x = history.axes(history.steps)
+    if smooth <= 1:
+        return [Curve(name, number, x, values)]
+    return [Curve(name, number, x, smoothed(values, smooth), before=values)]
+
+
+def _held_out(history: History, name: str, called: str, colour: int) -> list[Curve]:
+    table = history.evaluations
+    if name not in table:
+        return []
+    known = np.isfinite(table[name])
+    low, high = (table.get(f"{name}_ci95_{end}") for end in ("low", "high"))
+    x = {axis: values[known] for axis, values in history.axes(table).items()}
+    ends = [None if end is None else end[known] for end in (low, high)]
+    return [Curve(called, colour, x, table[name][known], *ends, has_points=True)]
