@@ -3,30 +3,42 @@
 import os
 import shutil
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import typer
 
+from thetahat.cli.options import options_of, typed_as
 from thetahat.cli.words import Json, Quiet, emit, emit_json, say
 
 
-def plot(
-    runs: list[str] = typer.Argument(..., metavar="RUN...", help="Run folders; several are drawn over one another."),
-    y: list[str] = typer.Option(["likelihood"], help="likelihood, bits, gradient, rate or speed; may come again."),
-    x: str = typer.Option("step", help="step, targets or minutes."),
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What is drawn, as it was typed."""
+
+    y: list[str] = typer.Option(["likelihood"], help="likelihood, bits, gradient, rate or speed; may come again.")
+    x: str = typer.Option("step", help="step, targets or minutes.")
     smooth: int | None = typer.Option(
         None, min=1, help="Lines are means of so many steps; default a 60th of the run.", show_default=False
-    ),
+    )
+
+
+@options_of(Shown)
+def plot(
+    runs: list[str] = typer.Argument(..., metavar="RUN...", help="Run folders; several are drawn over one another."),
     out: Path | None = typer.Option(
         None, help="A picture instead: a name that ends with .svg, .png or .pdf.", show_default=False
     ),
     quiet: bool = Quiet,
     json: bool = Json,
+    **typed: Any,
 ) -> None:
     """Draw the curves of runs, in the terminal or as a picture."""
+    shown = typed_as(Shown, typed)
     from thetahat.verbs.plot import plot as draw
 
-    drawn = draw(*runs, y=y, x=x, smooth=smooth)
+    drawn = draw(*runs, y=shown.y, x=shown.x, smooth=shown.smooth)
     if out is not None:
         drawn.save(out)
     if not quiet:

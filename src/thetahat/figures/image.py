@@ -43,7 +43,7 @@ def as_image(panels: Sequence[Panel], axis: str, form: str) -> bytes:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError("a picture needs matplotlib", cure="pip install 'thetahat[plot]'") from error
-    with rc_context(STYLE):
+    with rc_context(STYLE):  # pyright: ignore[reportArgumentType] - its keys are a literal type of theirs
         figure = Figure(figsize=(WIDTH, HEIGHT * len(panels)), layout="constrained")
         places: Any = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for place, panel in zip(places, panels, strict=True):
@@ -71,7 +71,7 @@ def _draw(place: Any, panel: Panel, axis: str) -> None:
         )
     if len(panel.curves) > 1:
         _name(place, panel.curves, axis)
-    place.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
+    place.xaxis.set_major_formatter("{x:,.6g}")
     place.margins(x=0.01)
 
 

@@ -1,4 +1,4 @@
-"""Figures as text: lines in braille and in colour where there are colours, in marks that differ where there are none."""
+"""Figures as text: lines in braille, told apart by colours, or by marks where there are no colours."""
 
 import math
 from collections.abc import Sequence

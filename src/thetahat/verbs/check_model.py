@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import cast
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from thetahat.core.batch import Inputs
@@ -83,7 +83,7 @@ class _Probe:
         return reads if _differ(states[kept], self.states[kept]) else ""
 
 
-def _differ(a: Float[Tensor, "*axes"], b: Float[Tensor, "*others"]) -> bool:
+def _differ(a: Tensor, b: Tensor) -> bool:
     return a.shape != b.shape or bool((a - b).abs().max() > BOUND * b.abs().max())
 
 

@@ -1,7 +1,7 @@
 """The curves of runs, in panels, for whatever draws them."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,7 @@ PANELS: dict[str, tuple[str, str, str]] = {
 _COLUMNS = {"gradient": "gradient_norm", "rate": "learning_rate_factor", "speed": "tokens_per_second"}
 
 
+@runtime_checkable
 class Logged(Protocol):
     """A run as far as it is drawn."""
 

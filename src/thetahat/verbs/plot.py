@@ -1,6 +1,7 @@
 """The curves of runs as a picture: as text for a terminal, or as a file for a page."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,10 +97,8 @@ def _read(folder: Path) -> Run:
     if not (folder / METRICS).is_file():
         raise ModelError(f"{folder} is no run folder: it has no {METRICS}", allowed="a folder that thetahat train made")
     config = None
-    try:
+    with suppress(OSError, UnicodeDecodeError, ThetahatError):  # the curves are there without it
         config = from_toml((folder / "config.toml").read_text(encoding="utf-8"), RunConfig, name=str(folder))
-    except (OSError, UnicodeDecodeError, ThetahatError):
-        pass  # the curves are there without it
     return Run(folder.name, read_history(folder), config)
 
 
