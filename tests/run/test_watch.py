@@ -74,6 +74,8 @@ def test_a_run_goes_on_under_another_watch_to_the_same_parameters(config, tmp_pa
 
 OTHERS = {  # of every key that watches, another value than the config's
     "evaluation.every": "1",
+    "evaluation.max_documents": "1",
+    "evaluation.final": "false",
     "checkpoint.every": "2",
     "checkpoint.keep": "5",
     "ledger.every": "2",
