@@ -70,7 +70,13 @@ def test_a_page_fetches_nothing_from_elsewhere(seen):
 
 def test_no_formula_is_left_as_tex(seen, site):
     assert site["01-the-objective.html"].count("<math ") > 20
-    left = [(name, line) for name, page in seen.items() for line in page.text if re.search(r"\\[a-z({\[]|\$\$", line)]
+    left = [
+        (name, line)
+        for name, page in seen.items()
+        if name != "keys.html"
+        for line in page.text
+        if re.search(r"\\[a-z({\[]|\$\$", line)
+    ]
     assert left == []
 
 
