@@ -129,6 +129,11 @@ class Records:
         return self.config.on_bad_record
 
     @property
+    def kept(self) -> Mask | None:
+        """Which records of all these are; None: all. A document that is cut in two is the only one."""
+        return None if self.division is None else self.division.is_held_out == self.held_out
+
+    @property
     def digest(self) -> str:
         """Of all that says which records these are, and what they weigh; nothing is parsed."""
         rule = self.config.held_out if self.division else ""
@@ -146,7 +151,7 @@ class Records:
                 is_empty = False
                 yield replace(kept, weight=kept.weight * weights.get(kept.source, 1.0)) if weights else kept
         if is_empty:
-            raise _nothing_left(self.config, len(self.texts.index.sizes), "hold out" if self.held_out else "train on")
+            raise _nothing_left(self.config, len(self.texts), "hold out" if self.held_out else "train on")
         if unseen:
             raise DataError(f"data.source_weights names {min(unseen)!r}, a source that no record has")
 
