@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 from thetahat.core.errors import DataError
 from thetahat.data.config import ReadOptions
 from thetahat.data.read.dialogue import Dialogue, Message, check_weight, parse_dialogue
-from thetahat.data.read.form.shape import Shaped, shaped
+from thetahat.data.read.form.shape import Shaped, shapes
 from thetahat.data.read.strict_json import kind_of_value
 
 _PLAIN = ReadOptions()
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 _ASKED_AND_GIVEN = {
     "text": ("text", None),
     "text and label": ("label", "text"),
@@ -101,14 +103,14 @@ def parse_records(
     It is one record, but for a tree of messages, which has one for each path. `options` say under which names its text,
     prompt and so on stand; else it may have a form of others, see form/shape.py.
     """
-    return [_record(shape, where, id, source) for shape in (shaped(fields, where, options.columns),)]
+    return [_record(shape, where, id, source) for shape in shapes(fields, where, options)]
 
 
 def _record(shape: Shaped, where: str, id: str, source: str) -> Record:
     fields = shape.fields
     own_id = check_identity(fields.get("id"), where)
     id, document = own_id or id, document_of(own_id, id, source)
-    source, weight = check_source(fields.get("source"), where) or source, check_weight(fields.get("weight"), 1.0, where)
+    source, weight = check_source(fields.get("source"), where) or source, _weight(fields, where)
     if shape.kind == "messages":
         dialogue = parse_dialogue(fields, where)
         record = Record("\n".join(dialogue.texts), id, document, source, weight, dialogue=dialogue, where=where)
@@ -126,6 +128,14 @@ def _record(shape: Shaped, where: str, id: str, source: str) -> Record:
         read_as=shape.told,
         unread=shape.unread,
     )
+
+
+def _weight(fields: Mapping[str, Any], where: str) -> float:
+    """The weight of a record; as text where a cell of CSV holds it."""
+    given = fields.get("weight")
+    if isinstance(given, str) and _NUMBER.fullmatch(given.strip()):
+        given = float(given)
+    return check_weight(given, 1.0, where)
 
 
 def check_text(text: Any, where: str, name: str = "text") -> str:
