@@ -31,10 +31,9 @@ def test_a_row_is_an_object_of_texts_and_an_empty_cell_is_null(write):
     assert [record.id for record in read_records(str(path))] == ["1", "2"]
 
 
-@pytest.mark.parametrize(
-    ("name", "mark"), [("a.csv", ","), ("a.csv", ";"), ("a.csv", "\t"), ("a.csv", "|"), ("a.tsv", "\t")]
-)
-def test_the_first_row_tells_what_stands_between_cells_and_it_is_said(write, caplog, name, mark):
+@pytest.mark.parametrize("kind", ["csv ,", "csv ;", "csv \t", "csv |", "tsv \t"])
+def test_the_first_row_tells_what_stands_between_cells_and_it_is_said(write, caplog, kind):
+    name, mark = f"a.{kind[:3]}", kind[-1]
     caplog.set_level("INFO")
     path = write(name, mark.join(["prompt", "completion"]) + "\n" + mark.join(["a", "b"]) + "\n")
     ((_, found),) = rows(find_files(str(path))[0])

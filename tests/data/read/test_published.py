@@ -45,7 +45,7 @@ PUBLISHED = {
         [system("Help."), user("Q"), model("A")],
     ),
     "OpenOrca, no system": (
-        {"id": "a", "system_prompt": "", "question": "Q", "response": "A"},
+        {"system_prompt": "", "question": "Q", "response": "A"},
         [user("Q"), model("A")],
     ),
     "LLaMA-Factory": (

@@ -119,7 +119,7 @@ UNCLEAR = {
     "a tree": ({"prompt": {"text": "q", "role": "prompter", "replies": []}}, r"a tree.*\n.*data\.trees=best"),
     "another prompt": (
         {"prompt": "Why?", "messages": TALK},
-        r"a mixture of formats.*\n.*\n.*columns\.messages=messages",
+        r"a mixture .*\n.*\n.*columns\.messages=messages",
     ),
     "another name": (
         {"url": "x", "content": "words"},
