@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from thetahat.core.config import from_toml as from_toml, override as override, to_toml as to_toml
     from thetahat.core.errors import ThetahatError as ThetahatError
     from thetahat.data.config import ChatConfig as ChatConfig, DataConfig as DataConfig
+    from thetahat.diagnosis.config import DiagnosisConfig as DiagnosisConfig
     from thetahat.generation.beam import Beam as Beam
     from thetahat.generation.sample import Sampling as Sampling
     from thetahat.ledger.ledger import read_ledger as read_ledger
@@ -152,6 +153,7 @@ CONFIGS = {
     "CheckpointConfig": "run.config",
     "LedgerConfig": "run.config",
     "ParentConfig": "run.config",
+    "DiagnosisConfig": "diagnosis.config",
     "WatchConfig": "run.config",
     "InferenceConfig": "run.config",
     "Card": "run.card",

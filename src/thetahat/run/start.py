@@ -29,6 +29,7 @@ from thetahat.run.log.metrics import (
     last_evaluation,
     read_last,
 )
+from thetahat.run.preflight import preflight
 from thetahat.run.prepare import Prepared, prepare
 from thetahat.run.state import State, first_state
 
@@ -71,6 +72,8 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
             check_data(prepared, progress["data"], folder)
             prepared = going_on(prepared, progress)
         state = _state(prepared, device, newest, parent)
+        if not (newest or parent):
+            preflight(prepared, state, world)
     except ThetahatError:
         if world.is_first and not newest:
             leave_nothing(folder)
