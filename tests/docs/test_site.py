@@ -87,6 +87,7 @@ def test_a_file_of_the_code_that_a_page_links_to_is_a_page(site):
 
 def test_what_leads_nowhere_fails(tmp_path):
     pages = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/index.md", "docs/api.md", "docs/decisions.md"}
+    pages |= {"docs/examples.md", "docs/coming-from.md"}
     shutil.copytree(ROOT / "docs", tmp_path / "docs", ignore=shutil.ignore_patterns("*.md", "__pycache__"))
     shutil.copy(ROOT / "mkdocs.yml", tmp_path)
     for page in pages:
