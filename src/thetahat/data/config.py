@@ -173,8 +173,6 @@ class DataConfig(Config, frozen=True, kw_only=True):
             raise ConfigError(
                 f"data.columns.{unknown[0]} names nothing of a record", allowed=", ".join(sorted(COLUMNS))
             )
-        if empty := sorted(name for name in MARKS if self.columns.get(name) == ""):
-            raise ConfigError(f"data.columns.{empty[0]} is empty", allowed="the name of a field", cure="leave it out")
         self._check_sources()
         rule, fraction = self.division
         if rule in {"hash", "tail"} and not 0 < fraction < 1:

@@ -44,7 +44,7 @@ def test_a_file_whose_name_looks_like_a_glob_is_a_file(write):
     assert find_files(str(path)) == [path]
 
 
-@pytest.mark.parametrize("name", ["missing.txt", "missing/*.txt", "notes.md", "empty"])
+@pytest.mark.parametrize("name", ["missing.txt", "missing/*.txt", "notes.html", "empty"])
 def test_what_cannot_be_found_says_what_can_be_read(folder, name):
     (folder / "empty").mkdir()
     with pytest.raises(DataError, match=name.replace("*", r"\*")) as error:

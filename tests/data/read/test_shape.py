@@ -103,15 +103,20 @@ def test_a_prompt_alone_is_a_prompt_whatever_its_form():
 
 
 UNCLEAR = {
-    "context": (
-        {"question": "q", "answer": "a", "context": "c"},
-        r"beside 'context'.*\n.*\n.*columns\.prompt=question",
+    "passage": (
+        {"question": "q", "answer": "a", "passage": "c"},
+        r"beside 'passage'.*\n.*\n.*columns\.prompt=question",
     ),
     "choices": ({"question": "q", "answer": "a", "choices": ["a"]}, "beside 'choices'"),
-    "history": ({"instruction": "q", "output": "a", "history": [["x", "y"]]}, "beside 'history'"),
-    "preference": ({"prompt": "p", "chosen": "c", "rejected": "r"}, r"a preference\n.*\n.*columns\.completion=chosen"),
-    "preference of talk": ({"chosen": TALK, "rejected": TALK}, r"a preference\n.*\n.*columns\.messages=chosen"),
-    "a copy": ({"prompt": "Where?", "messages": TALK}, r"a mixture of formats.*\n.*\n.*columns\.messages=messages"),
+    "history": ({"instruction": "q", "output": "a", "history": ["x", "y"]}, "history is no list of pairs"),
+    "two answers": ({"instruction": "q", "output": "a", "response": "b"}, "beside 'response'"),
+    "preference": ({"prompt": "p", "chosen": "c", "rejected": "r"}, r"a preference\n.*data\.preference=chosen"),
+    "preference of talk": ({"chosen": TALK, "rejected": TALK}, r"a preference\n.*data\.preference=chosen"),
+    "a tree": ({"prompt": {"text": "q", "role": "prompter", "replies": []}}, r"a tree.*\n.*data\.trees=best"),
+    "another prompt": (
+        {"prompt": "Why?", "messages": TALK},
+        r"a mixture .*\n.*\n.*columns\.messages=messages",
+    ),
     "another name": (
         {"url": "x", "content": "words"},
         r"without a text.*\n.*\n.*data\.columns\.text=content",
@@ -157,8 +162,9 @@ def test_columns_say_what_is_read_and_nothing_else_is():
 
 
 def test_columns_name_parts_of_records():
-    with pytest.raises(ConfigError, match=r"data\.columns\.text is empty"):
-        DataConfig(columns={"text": ""})
+    alpaca = {"instruction": "q", "output": "a", "text": "t"}
+    record = read(alpaca, DataConfig(columns={"text": ""}).columns)
+    assert (record.prompt, record.text, record.unread) == ("q", "a", ("text",))
     with pytest.raises(ConfigError, match=r"data\.columns\.txt names nothing.*\n.*text"):
         DataConfig(columns={"txt": "content"})
 

@@ -11,14 +11,16 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from logging import WARNING, getLogger
+from logging import INFO, WARNING, getLogger
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
 from thetahat.core.errors import DataError, naming_full_disk
 from thetahat.core.store import flush_folder, partial_name
 from thetahat.data.read.cache import cache_folder
+from thetahat.data.read.foreign import refused_by_name
 from thetahat.data.read.opening import COMPRESSIONS, ORDER_MARK, opening
+from thetahat.data.read.table.delimited import DELIMITED, Dialect, dialect_of
 from thetahat.data.read.table.rows import TABLES
 from thetahat.data.read.table.splits import (
     METADATA,
@@ -32,12 +34,15 @@ from thetahat.data.read.table.splits import (
 
 logger = getLogger("thetahat")
 
-_TEXTS = (".txt", ".jsonl")
-KINDS = (*_TEXTS, *TABLES)
-_BY_NAME = ".json"  # an array of records; in a folder it may be anything, so it is read only where it is named
+KINDS = (".txt", ".jsonl", *DELIMITED, *TABLES)
+_ARRAY = ".json"
+_BY_NAME = (_ARRAY, ".md")  # an array of records, and a text; in a folder either may be anything, so it must be named
+_PLAIN = (".txt", ".md")
+_SAME = {".ndjson": ".jsonl", ".jsonlines": ".jsonl", ".markdown": ".md"}
 _ALLOWED = (
-    f"files that end in {', '.join(KINDS)} (or, compressed, in {', '.join(_TEXTS[-1] + end for end in COMPRESSIONS)}), "
-    f"a folder or a glob of these; a split of a dataset, FOLDER/SPLIT; {_BY_NAME} by its name; - for standard input"
+    f"files that end in {', '.join(KINDS)} (or, compressed, in {', '.join('.jsonl' + end for end in COMPRESSIONS)}), "
+    f"a folder or a glob of these; a split of a dataset, FOLDER/SPLIT; {', '.join(_BY_NAME)} by its name; - for "
+    "standard input"
 )
 _CHUNK = 1 << 20
 _SHOWN = 5  # names in a line
@@ -70,6 +75,7 @@ def find_files(specs: str | Sequence[str]) -> list[Path]:
         for note in found.notes:
             say_once(f"{spec}: {note}")
         files += found.files
+    _tell_dialects(files)
     known: dict[tuple[int, int], Path] = {}
     for file in files:
         _check_name(file)
@@ -93,13 +99,13 @@ def survey(spec: str) -> Found:
             if isinstance(error, FileNotFoundError) and (found := _split(path)) is not None:
                 return _sorted(found, f"no file to read in the split {spec}")
             raise _missing(spec, error) from error
-        kinds = (*KINDS, _BY_NAME) if kind_of_file(path) == _BY_NAME else KINDS
+        kinds = (*KINDS, kind) if (kind := kind_of_file(path)) in _BY_NAME else KINDS
         for match in set(_expand(Path(path.anchor or "."), path.relative_to(path.anchor).parts)):
             _add(match, found, kinds)
         return _sorted(found, f"no file to read matches {spec}")
     if not is_folder:
-        _add(path, found, (*KINDS, _BY_NAME), by_name=True)
-        return _sorted(found, f"{spec} is not a kind of file that is read here")
+        _add(path, found, (*KINDS, *_BY_NAME), by_name=True)
+        return found if found.files else _refuse_kind(spec, path, found)
     return _sorted(_of_folder(path), f"no file to read in the folder {spec}")
 
 
@@ -135,7 +141,7 @@ def _only(files: Sequence[Path], found: Found) -> Found:
     """These files, as far as they are of a kind that is read, and all others that are there as left out."""
     chosen = Found(skipped={why: [*paths] for why, paths in found.skipped.items()})
     for path in files:
-        _add(path, chosen, (*KINDS, _BY_NAME))
+        _add(path, chosen, (*KINDS, _ARRAY))
     read = {*chosen.files, *(path for paths in chosen.skipped.values() for path in paths)}
     for path in found.files:
         if path not in read:
@@ -161,7 +167,13 @@ def _all_of(folder: Path, deepest: int | None = None) -> Found:
 
 
 def _is_table(path: Path) -> bool:
-    return kind_of_file(path) in TABLES
+    return kind_of_file(path) in (*TABLES, *DELIMITED)
+
+
+def _refuse_kind(spec: str, path: Path, found: Found) -> NoReturn:
+    what, cure = refused_by_name(path, kind_of_file(path))
+    left_out = what or _described(found.skipped)
+    raise DataError(f"{spec} is not a kind of file that is read here: {left_out}", allowed=_ALLOWED, cure=cure)
 
 
 def _sorted(found: Found, otherwise: str) -> Found:
@@ -177,12 +189,13 @@ def kind_of_file(path: Path) -> str:
     name = path.name.lower()
     for ending in COMPRESSIONS:
         name = name.removesuffix(ending)
-    return Path(name).suffix
+    kind = Path(name).suffix
+    return _SAME.get(kind, kind)
 
 
 def holds_objects(path: Path) -> bool:
-    """Whether the file holds JSON objects, not plain text."""
-    return kind_of_file(path) != ".txt"
+    """Whether the file holds objects, not plain text."""
+    return kind_of_file(path) not in _PLAIN
 
 
 def identity(path: Path) -> tuple[int, int]:
@@ -290,6 +303,17 @@ def _tell(spec: str, found: Found) -> None:
     }
     if skipped:
         say_once(f"{spec}: {len(found.files):,} files are read; left out: {_described(skipped)}")
+
+
+def _tell_dialects(files: Sequence[Path]) -> None:
+    """Says how the cells of CSV are parted, and what names them; once for all files that are alike."""
+    alike: dict[Dialect, list[Path]] = {}
+    for file in files:
+        if (kind := kind_of_file(file)) in DELIMITED:
+            alike.setdefault(dialect_of(file, kind), []).append(file)
+    for dialect, some in alike.items():
+        more = f" and {len(some) - 1:,} more" if len(some) > 1 else ""
+        say_once(f"{_shown(some[0])}{more}: {dialect}", INFO)
 
 
 @functools.cache

@@ -6,28 +6,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from thetahat.core.errors import DataError
-from thetahat.data.read.files import kind_of_file
+from thetahat.data.read.files import holds_objects, kind_of_file
+from thetahat.data.read.foreign import MAGIC
 from thetahat.data.read.form.shape import FORMATS
+from thetahat.data.read.form.trees import gathered
 from thetahat.data.read.opening import COMPRESSIONS, ORDER_MARK, opening
 from thetahat.data.read.strict_json import decode_json, kind_of_value
+from thetahat.data.read.table.delimited import read_delimited
 from thetahat.data.read.table.rows import TABLES, read_rows
 
 _CHUNK = 1 << 20
-_FOREIGN = {
-    b"\xff\xfe\0\0": ("UTF-32", "iconv -f UTF-32 -t UTF-8 {0} > NEW{1}"),
-    b"\xff\xfe": ("UTF-16", "iconv -f UTF-16 -t UTF-8 {0} > NEW{1}"),
-    b"\xfe\xff": ("UTF-16", "iconv -f UTF-16 -t UTF-8 {0} > NEW{1}"),
-    b"\x1f\x8b": ("compressed by gzip", "mv {0} {0}.gz"),
-    b"BZh": ("compressed by bzip2", "mv {0} {0}.bz2"),
-    b"\xfd7zXZ": ("compressed by xz", "mv {0} {0}.xz"),
-    b"\x28\xb5\x2f\xfd": ("compressed by zstd", "mv {0} {0}.zst"),
-    b"PK\3\4": ("a zip archive", "unzip {0}"),
-    b"PAR1": ("Parquet", "mv {0} {0}.parquet"),
-    b"ARROW1": ("Arrow", "mv {0} {0}.arrow"),
-    b"\xff\xff\xff\xff": ("Arrow", "mv {0} {0}.arrow"),
-    b"version https://git-lfs": ("a pointer of Git LFS, not the file", "git lfs pull, in the folder of the file"),
-}
-"""How other files begin, what they are, and what makes them text."""
 
 
 def refuse(error: DataError) -> NoReturn:
@@ -46,16 +34,29 @@ def read_objects(
     """What a file holds, in order: the number of the line where it starts (or its place: 1, 2, ...), and the object.
 
     A .txt holds a text, {"text": ...}, or several with `split_on` between them; a .jsonl an object a line; a .json an
-    array of objects; a .parquet or .arrow rows, of which only `columns` are read (None: what JSON can hold). A byte
-    order mark before all that says UTF-8, and is no part of it. `on_error` gets what is no object; where it returns,
-    reading goes on behind that.
+    array of objects; a .parquet or .arrow, a .csv or .tsv rows, of which only `columns` are read (None: what JSON can
+    hold). A byte order mark before all that says UTF-8, and is no part of it. `on_error` gets what is no object; where
+    it returns, reading goes on behind that. Messages that are lines of their own become trees, see form/trees.py.
     """
-    if kind_of_file(path) in TABLES:
+    return gathered(_objects(path, split_on, formats, columns, on_error), path, on_error)
+
+
+def _objects(
+    path: Path,
+    split_on: str | None,
+    formats: str,
+    columns: Collection[str] | None,
+    on_error: Callable[[DataError], None],
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    kind = kind_of_file(path)
+    if kind in TABLES:
         return _rows(path, columns, on_error)
     _check_start(path)
-    match kind_of_file(path):
-        case ".txt":
+    match kind:
+        case _ if not holds_objects(path):
             return _texts(path, split_on, on_error)
+        case ".csv" | ".tsv":
+            return read_delimited(path, kind, columns, on_error)
         case ".json":
             return _array(path, formats, on_error)
         case _:
@@ -66,8 +67,8 @@ def _check_start(path: Path) -> None:
     """Raises DataError where the first bytes say that a file is something else, and what makes it text."""
     with opening(path) as file:
         start = file.read(64)
-    if magic := next((magic for magic in _FOREIGN if start.startswith(magic)), None):
-        what, cure = _FOREIGN[magic]
+    if magic := next((magic for magic in MAGIC if start.startswith(magic)), None):
+        what, cure = MAGIC[magic]
         raise DataError(f"{path}: {what}, by its first bytes", cure=cure.format(path, kind_of_file(path)))
     even, odd = any(start[::2]), any(start[1::2])  # two bytes a character, one of which is 0 in most alphabets
     if len(start) >= 8 and even != odd:

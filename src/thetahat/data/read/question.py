@@ -21,7 +21,7 @@ from thetahat.data.config import OnBadRecord
 from thetahat.data.read.bad import BadRecords, tell_skipped
 from thetahat.data.read.dialogue import Dialogue
 from thetahat.data.read.files import find_files, holds_objects, label_files
-from thetahat.data.read.form.shape import without_nulls
+from thetahat.data.read.form.turns import without_nulls
 from thetahat.data.read.objects import read_objects
 from thetahat.data.read.prompt import unanswered
 from thetahat.data.read.record import (

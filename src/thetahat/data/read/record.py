@@ -9,7 +9,7 @@ from typing import Any
 from thetahat.core.errors import DataError
 from thetahat.data.config import ReadOptions
 from thetahat.data.read.dialogue import Dialogue, Message, check_weight, parse_dialogue
-from thetahat.data.read.form.shape import Shaped, shaped
+from thetahat.data.read.form.shape import Shaped, shapes
 from thetahat.data.read.strict_json import kind_of_value
 
 _PLAIN = ReadOptions()
@@ -101,7 +101,7 @@ def parse_records(
     It is one record, but for a tree of messages, which has one for each path. `options` say under which names its text,
     prompt and so on stand; else it may have a form of others, see form/shape.py.
     """
-    return [_record(shape, where, id, source) for shape in (shaped(fields, where, options.columns),)]
+    return [_record(shape, where, id, source) for shape in shapes(fields, where, options)]
 
 
 def _record(shape: Shaped, where: str, id: str, source: str) -> Record:

@@ -27,6 +27,7 @@ from thetahat.data.read.manifest import digests_of, stamp_of
 from thetahat.data.read.objects import read_objects
 from thetahat.data.read.opening import opening
 from thetahat.data.read.record import Record, parse_records
+from thetahat.data.read.table.delimited import DELIMITED, with_weight
 from thetahat.data.read.table.rows import TABLES
 
 _BLOCK_BYTES = 1 << 20  # of records that are compressed, and read again, together
@@ -54,9 +55,11 @@ def _parse(files: Sequence[Path], options: ReadOptions, bad: BadRecords) -> Iter
     known = known_columns(options.columns)
     for path, label in zip(files, label_files(files), strict=True):
         is_empty, num_bad, how = True, len(bad), options if holds_objects(path) else _PLAIN
+        is_delimited = kind_of_file(path) in DELIMITED
         for number, fields in read_objects(path, options.split_on, columns=known, on_error=bad):
             is_empty = False
             try:
+                fields = with_weight(fields, options.columns) if is_delimited else fields
                 records = parse_records(fields, f"{path}:{number}", how, id=f"{label}:{number}", source=label)
             except DataError as error:
                 bad(error)

@@ -3,7 +3,10 @@
     {"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]}   a dialogue (ShareGPT)
     {"prompt": [{"role": "user", ...}], "completion": [{"role": "assistant", ...}]}       a dialogue (TRL)
     {"instruction": ..., "input": ..., "output": ...}                                     a prompt (Alpaca, Dolly)
-    {"question": ..., "answer": ...}                                                      a prompt
+    {"question": ..., "answer": ...}, {"inputs": ..., "targets": ...}                     a prompt (GSM8K, FLAN)
+    {"system_prompt": ..., "question": ..., "response": ...}                              a dialogue (OpenOrca)
+    {"prompt": ..., "chosen": ..., "rejected": ...}                                       see preference.py
+    {"message_tree_id": ..., "prompt": {"text": ..., "replies": [...]}}                   see trees.py (OASST)
 
 What might be read in two ways is refused, and `data.columns` says which.
 """
@@ -13,8 +16,23 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from thetahat.core.errors import DataError
-from thetahat.data.config import COLUMNS, MARKS
-from thetahat.data.read.strict_json import decode_json, kind_of_value
+from thetahat.data.config import COLUMNS, MARKS, ReadOptions
+from thetahat.data.read.form.preference import ASKED, chosen_of
+from thetahat.data.read.form.trees import NODE, is_tree, paths_of
+from thetahat.data.read.form.turns import (
+    DIALOGUES,
+    HISTORY,
+    SYSTEMS,
+    Fields,
+    dialogue,
+    earlier_turns,
+    messages_of,
+    of_two_lists,
+    system_of,
+    tools_of,
+    without_nulls,
+)
+from thetahat.data.read.strict_json import kind_of_value
 
 FORMATS = (
     '{"text": ...}, {"prompt": ..., "completion": ...}, {"text": ..., "label": ...} or {"messages": [...]}, each on '
@@ -29,30 +47,21 @@ OWN = {
 _ORDER = ("prompt", "completion", "text", "label", "messages")
 BESIDE = frozenset({"id", "source", "weight"})
 _OF_DIALOGUES = frozenset({"answers", "tools"})
-_DIALOGUES = ("conversations", "conversation")
 _PAIRS = {
-    ("instruction", "input"): ("output",),
+    ("instruction", "input"): ("output", "response"),
     ("instruction", "context"): ("response",),
+    ("definition", "inputs"): ("targets",),
+    ("context", "question"): ("answer", "answers"),
+    ("inputs", ""): ("targets",),
     ("prompt", ""): ("response",),
     ("query", ""): ("response",),
-    ("question", ""): ("answer",),
+    ("question", ""): ("answer", "response"),
+    ("problem", ""): ("solution",),
 }
 """A name of a prompt, one of what may stand behind it, and the names of its completion."""
 
-_CHANGES = frozenset({"chosen", "rejected", "choices", "options", "context", "passage", "history"}) | {
-    "system",
-    "system_prompt",
-    "input",
-}
+_CHANGES = frozenset({"chosen", "rejected", "choices", "options", "context", "passage", "input", "definition"})
 """What cannot be left out beside a prompt and a completion without making another task of them."""
-
-_SPEAKERS = {
-    **dict.fromkeys(("human", "user"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "model"), "assistant"),
-    **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
-    **{"system": "system", "developer": "developer"},
-}
-Fields = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +77,23 @@ class Shaped:
 def known_columns(columns: Mapping[str, str] | None) -> frozenset[str]:
     """All names that a record may be read from: of a table no other column is looked at."""
     foreign = {name for pair, answers in _PAIRS.items() for name in (*pair, *answers) if name}
-    return COLUMNS | foreign | {*_DIALOGUES} | _CHANGES | {*(columns or {}).values()}
+    others = {*DIALOGUES, *SYSTEMS, HISTORY, *NODE}
+    return COLUMNS | foreign | others | _CHANGES | {*(columns or {}).values()}
+
+
+def shapes(fields: Fields, where: str, options: ReadOptions) -> list[Shaped]:
+    """What an object holds under our names: one record, or of a tree of messages one for each path; see `shaped`."""
+    there = without_nulls(fields)
+    if is_tree(there) and not options.columns:
+        told = f"a tree of messages: {options.trees} replies, each learned once"
+        paths = paths_of(there, where, options.trees)
+        unread = tuple(name for name in there if name not in {"prompt", "message_tree_id", "id"})
+        return [Shaped("messages", path, told, unread) for path in paths]
+    if {"chosen", "rejected"} <= there.keys() and not MARKS.intersection(options.columns or {}):
+        made, told = chosen_of(there, where, options.preference)
+        kind = "messages" if "messages" in made else "prompt and completion"
+        return [_made(kind, there, made, told, {"prompt", "chosen", "messages", *DIALOGUES, *SYSTEMS, *ASKED})]
+    return [shaped(fields, where, options.columns)]
 
 
 def shaped(fields: Fields, where: str, columns: Mapping[str, str] | None = None) -> Shaped:
@@ -85,7 +110,11 @@ def shaped(fields: Fields, where: str, columns: Mapping[str, str] | None = None)
             what = f"{where}: no field {column!r}, which data.columns.{name} names; its keys: {keys}"
             raise DataError(what, cure=f"data.columns.{name}={name}, or another field that is there")
     beside = {name: column for name, column in columns.items() if name not in MARKS}
-    asked = {name: column for name, column in columns.items() if name in MARKS}
+    asked = {name: column for name, column in columns.items() if name in MARKS and column}
+    if dropped := {name for name, column in columns.items() if name in MARKS and not column}:
+        rest = {name: one for name, one in fields.items() if name not in dropped}
+        shape = shaped(rest, where, {name: column for name, column in columns.items() if name not in dropped})
+        return replace(shape, unread=(*shape.unread, *(name for name in without_nulls(fields) if name in dropped)))
     renamed = {name: one for name, one in fields.items() if name not in beside}
     renamed |= {name: fields[column] for name, column in beside.items() if column}
     shape = _chosen(fields, renamed, where, asked) if asked else _found(renamed, where)
@@ -97,9 +126,28 @@ def shaped(fields: Fields, where: str, columns: Mapping[str, str] | None = None)
 
 def _found(fields: Fields, where: str) -> Shaped:
     there = without_nulls(fields)
-    if (kind := _own_kind(there)) is None:
-        return _foreign(there, where, fields)
-    return _own(kind, there, where, kind)
+    if there.keys() >= {"prompt", "messages"} and _stands_in(there["prompt"], there["messages"]):
+        there = {name: one for name, one in there.items() if name != "prompt"}  # said once more
+    kind = _own_kind(there)
+    return _foreign(there, where, fields) if kind is None else _own(kind, there, where, kind)
+
+
+def _stands_in(prompt: Any, messages: Any) -> bool:
+    """Whether a prompt is what the first user among messages says."""
+    given = cast("list[Any]", messages) if isinstance(messages, list) else []
+    said = [one.get("content") for one in given if isinstance(one, dict) and one.get("role") == "user"]
+    return isinstance(prompt, str) and said[:1] == [prompt]
+
+
+def _pair_of(there: Fields) -> tuple[tuple[str, str], str] | None:
+    """The names of prompt and completion in a form of others."""
+    marks = MARKS.intersection(there) - {"text"}
+    for names, answers in sorted(_PAIRS.items(), key=lambda pair: pair[0][1] not in there):
+        needs_both = names[0] in {"context", "definition"}
+        given = [answer for answer in answers if answer in there]
+        if names[0] in there and (not needs_both or names[1] in there) and given and marks <= {names[0]}:
+            return names, given[0]
+    return None
 
 
 def as_prompt(fields: Fields, where: str) -> Fields:
@@ -108,18 +156,16 @@ def as_prompt(fields: Fields, where: str) -> Fields:
     if isinstance(there.get("prompt"), list) and "messages" not in there:
         return {**{name: one for name, one in there.items() if name != "prompt"}, "messages": there["prompt"]}
     if not {"prompt", "messages"}.isdisjoint(there):
-        return {**there, **_messages(there, where)} if "messages" in there else there
-    if name := next((name for name in _DIALOGUES if name in there), None):
-        return {**there, "messages": _dialogue(there, name, where)[0]}
+        return {**there, **messages_of(there, where)} if "messages" in there else there
+    if name := next((name for name in DIALOGUES if name in there), None):
+        return {**there, "messages": dialogue(there, name, where)[0]}
     for first, second in _PAIRS:
         if first in there and _changing(there, {first, second}) == []:
-            return {**there, "prompt": _joined(there, first, second, where)}
+            asked = _joined(there, first, second, where)
+            if (before := _before(there, where)) is not None:
+                return {**there, "messages": [*before, {"role": "user", "content": asked}]}
+            return {**there, "prompt": asked}
     return there
-
-
-def without_nulls(fields: Fields) -> dict[str, Any]:
-    """The fields that have a value."""
-    return {key: value for key, value in fields.items() if value is not None}
 
 
 def _own_kind(there: Fields) -> str | None:
@@ -143,26 +189,20 @@ def _chosen(fields: Fields, renamed: Fields, where: str, columns: Mapping[str, s
 def _own(kind: str, there: dict[str, Any], where: str, told: str) -> Shaped:
     used = OWN[kind] | BESIDE
     if kind == "messages":
-        there, used = {**there, **_messages(there, where)}, used | _OF_DIALOGUES
+        there, used = {**there, **messages_of(there, where)}, used | _OF_DIALOGUES
     elif kind == "prompt and completion" and any(isinstance(there[name], list) for name in OWN[kind]):
         kind, told, used = "messages", f"{told}, lists of messages: the completion is learned", used | _OF_DIALOGUES
-        there = {**there, "messages": _of_two_lists(there, where)} | _tools(there, where)
+        there = {**there, "messages": of_two_lists(there, where)} | tools_of(there, where)
     return Shaped(kind, there, told, tuple(name for name in there if name not in used | {"messages"}))
 
 
 def _foreign(there: dict[str, Any], where: str, fields: Fields) -> Shaped:
     marks = MARKS.intersection(there)
-    if {"chosen", "rejected"} <= there.keys():
-        name = "completion" if "prompt" in there else "messages"
-        beside = "data.columns.prompt=prompt " if "prompt" in there else ""
-        cure = f"{beside}data.columns.{name}=chosen, to learn what was chosen"
-        raise DataError(f"{where}: a preference", allowed=FORMATS, cure=cure)
-    if not marks and (name := next((name for name in _DIALOGUES if name in there), None)):
-        messages, told = _dialogue(there, name, where)
-        return _made("messages", there, {"messages": messages} | _tools(there, where), told, {name, "system"})
-    for (first, second), (answer,) in _PAIRS.items():
-        if {first, answer} <= there.keys() and marks <= {first}:
-            return _pair(there, first, second, answer, where)
+    if not marks and (name := next((name for name in DIALOGUES if name in there), None)):
+        messages, told = dialogue(there, name, where)
+        return _made("messages", there, {"messages": messages} | tools_of(there, where), told, {name, *SYSTEMS})
+    if "text" not in marks and (pair := _pair_of(there)):
+        return _pair(there, *pair, where)
     raise DataError(f"{where}: {_lacking(there, fields)}", allowed=FORMATS, cure=_cure(there))
 
 
@@ -189,16 +229,42 @@ def _cure(there: Fields) -> str:
     return f"data.columns.text={max(texts, key=lambda name: len(there[name]))}, if that is the text"
 
 
-def _pair(there: dict[str, Any], first: str, second: str, answer: str, where: str) -> Shaped:
-    if changing := _changing(there, {first, second, answer}):
+def _pair(there: dict[str, Any], names: tuple[str, str], answer: str, where: str) -> Shaped:
+    first, second = names
+    others = [name for name in _PAIRS[names] if name != answer and name in there]
+    if changing := [*others, *_changing(there, {first, second, answer})]:
         cure = f"data.columns.prompt={first} data.columns.completion={answer}, to read them alone"
         what = f"{where}: {first} and {answer} beside {changing[0]!r}, which may belong to the prompt"
         raise DataError(what, allowed=FORMATS, cure=cure)
-    pair = {"prompt": _joined(there, first, second, where), "completion": there[answer]}
+    asked, said = _joined(there, first, second, where), _answer(there, answer, where)
     is_joined = bool(second and there.get(second))
-    names = f"{first}, {second} and {answer}" if is_joined else f"{first} and {answer}"
-    told = f"{names}: the prompt is {first}{f', a blank line, {second}' if is_joined else ''}"
-    return _made("prompt and completion", there, pair, told, {first, second, answer})
+    told = f"{f'{first}, {second}' if is_joined else first} and {answer}"
+    told += f": the prompt is {first}{f', a blank line, {second}' if is_joined else ''}"
+    used = {first, second, answer}
+    if (before := _before(there, where)) is None:
+        return _made("prompt and completion", there, {"prompt": asked, "completion": said}, told, used)
+    last = [{"role": "user", "content": asked}, {"role": "assistant", "content": said}]
+    told += ", in a dialogue behind the system and the history"
+    made = {"messages": [*before, *last]} | tools_of(there, where)
+    return _made("messages", there, made, told, used | {*SYSTEMS, HISTORY})
+
+
+def _before(there: Fields, where: str) -> list[Any] | None:
+    """What a dialogue has before a prompt; None: there is no system and no history, and it is none."""
+    if not any(name in there for name in (*SYSTEMS, HISTORY)):
+        return None
+    return [*system_of(there, where), *earlier_turns(there, where)]
+
+
+def _answer(there: Fields, name: str, where: str) -> Any:
+    """The completion; of several answers as SQuAD has them, the first."""
+    given = there[name]
+    if name != "answers":
+        return given
+    texts: Any = given.get("text") if isinstance(given, dict) else given
+    if not isinstance(texts, list) or not texts:
+        raise DataError(f"{where}: no answer", allowed='"answers": {"text": ["..."]}')
+    return texts[0]
 
 
 def _made(kind: str, there: dict[str, Any], made: dict[str, Any], told: str, used: set[str]) -> Shaped:
@@ -220,76 +286,3 @@ def _joined(there: Fields, first: str, second: str, where: str) -> Any:
     if not more or not isinstance(asked, str):
         return asked
     return f"{asked}\n\n{more}" if asked else more
-
-
-def _of_two_lists(there: Fields, where: str) -> list[Any]:
-    """Prompt and completion of messages: those of the prompt are context, unless they say otherwise."""
-    prompt, completion = (_list(there[name], f"{where}: the {name}") for name in ("prompt", "completion"))
-    answers = [one for one in prompt if isinstance(one, dict) and one.get("role") == "assistant"]
-    is_silent = [any(one is answer for answer in answers) and one.get("weight") is None for one in prompt]
-    context = [{**one, "weight": 0} if silent else one for one, silent in zip(prompt, is_silent, strict=True)]
-    return [*context, *completion]
-
-
-def _messages(there: Fields, where: str) -> dict[str, Any]:
-    """Messages that are a struct of lists, or say from and value, as a list of role and content; and their tools."""
-    given = _rows(there["messages"])
-    if isinstance(given, list) and any(isinstance(one, dict) and "from" in one for one in given):
-        given = _turns(given, f"{where}: messages")[0]
-    return {"messages": given} | _tools(there, where)
-
-
-def _tools(there: Fields, where: str) -> dict[str, Any]:
-    """Tools that are a text of JSON as what it holds."""
-    if not isinstance(text := there.get("tools"), str):
-        return {}
-    try:
-        return {"tools": decode_json(text.encode()) if text.strip() else None}
-    except ValueError as error:
-        raise DataError(f"{where}: the tools are {error}", allowed="a list of objects, or a text of JSON") from error
-
-
-def _dialogue(there: Fields, name: str, where: str) -> tuple[list[Any], str]:
-    """The messages that a list of turns holds, and how it was read."""
-    turns, said = _turns(_list(_rows(there[name]), f"{where}: {name}"), f"{where}: {name}")
-    if system := there.get("system"):
-        if turns and isinstance(turns[0], dict) and turns[0].get("role") == "system":
-            raise DataError(f"{where}: a system message in {name}, and another beside it")
-        turns = [{"role": "system", "content": system}, *turns]
-    return turns, f"{name}: {said}" if said else name
-
-
-def _turns(given: list[Any], where: str) -> tuple[list[Any], str]:
-    turns: list[Any] = []
-    said: dict[str, str] = {}
-    for index, turn in enumerate(given):
-        if not isinstance(turn, dict) or "from" not in turn:
-            turns.append(turn)
-            continue
-        fields = cast("dict[str, Any]", turn)
-        speaker = fields["from"]
-        role = _SPEAKERS.get(speaker) if isinstance(speaker, str) else None
-        if role is None or "role" in fields or "content" in fields:
-            what = f"from {speaker!r}" if role is None and isinstance(speaker, str) else "from beside role or content"
-            raise DataError(f"{where}: turn {index}: {what}", allowed=f"from: {', '.join(_SPEAKERS)}; value")
-        if role != speaker:
-            said[speaker] = role
-        rest = {name: value for name, value in fields.items() if name not in {"from", "value"}}
-        turns.append({"role": role, "content": fields.get("value"), **rest})
-    return turns, ", ".join(f"{speaker} is {role}" for speaker, role in said.items())
-
-
-def _rows(given: Any) -> Any:
-    """A struct of lists, as some tables keep a list of structs, as that list."""
-    if isinstance(given, dict) and given and all(isinstance(column, list) for column in given.values()):
-        columns = cast("dict[str, list[Any]]", given)
-        if len({len(column) for column in columns.values()}) == 1:
-            rows = zip(*columns.values(), strict=True)
-            return [without_nulls(dict(zip(columns, row, strict=True))) for row in rows]
-    return given
-
-
-def _list(given: Any, what: str) -> list[Any]:
-    if not isinstance(given, list):
-        raise DataError(f"{what} is {kind_of_value(given)}", allowed="a list of messages")
-    return cast("list[Any]", given)
