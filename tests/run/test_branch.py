@@ -20,6 +20,7 @@ from thetahat.run.folder.files import MODEL, OPTIMIZER, folder_of, read_progress
 from thetahat.run.folder.find import find_checkpoint
 from thetahat.run.log.metrics import METRICS
 from thetahat.run.train import train
+from thetahat.verbs.influence import influence
 
 WSD = ["optimization.schedule.kind=wsd", "optimization.schedule.warmup_steps=2"]
 
@@ -268,3 +269,27 @@ def test_the_best_of_the_parent_stays_the_best_and_is_named(parent, tmp_path):
     again = ran(branch(f"{ours}@8", ["max_steps=9"]), tmp_path / "again")
     with pytest.raises(ModelError, match=r"again@best: .*\n.*\n  try: \S+ours@6, of its parent"):
         find_checkpoint(f"{again}@best")
+
+
+def test_the_account_of_a_branch_misses_no_rows(parent, tmp_path, caplog):
+    ours = ran(branch(f"{parent}@4", []), tmp_path / "ours")
+    assert influence(f"{ours}@6").account
+    assert "are missing" not in caplog.text
+
+
+def test_a_mixture_goes_on_behind_as_many_rows_and_begins_after_other_data(config, home, tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text("\n".join(f"{SENTENCE} {name} {i}" for i in range(9)))
+    sources = [f"data.sources.{name}.path={tmp_path / f'{name}.txt'}" for name in "ab"]
+    plain = [
+        f"data.train={tmp_path / 'a.txt'}",
+        "data.split_on=\\n",
+        "data.held_out=none",
+        "max_steps=4",
+        "evaluation.every=0",
+    ]
+    first = ran(override(config, plain), tmp_path / "first")
+    mixed = ran(branch(f"{first}@4", [*sources, "max_steps=6"]), tmp_path / "mixed")
+    assert read_progress(folder_of(mixed, 4))["standing"]["position"] == 0
+    weighed = branch(f"{mixed}@6", ["data.sources.a.weight=3", "data.sources.b.weight=1", "max_steps=7"])
+    assert read_progress(folder_of(ran(weighed, tmp_path / "weighed"), 6))["standing"]["position"] == 2

@@ -37,15 +37,15 @@ def part_files(run: Path) -> list[Path]:
     return sorted((path for path in paths if _NAME.fullmatch(path.name)), key=lambda path: _steps(path.name))
 
 
-def read_run_ledger(run: Path) -> Table:
+def read_run_ledger(run: Path, begun: int = 0) -> Table:
     """All rows of a run's ledger as one Arrow table; each file is verified to the bit, and lost steps are logged.
 
-    Each part of a record has one row a step, however often the run was interrupted.
+    Each part of a record has one row a step, however often the run was interrupted. The rows begin behind step `begun`.
     """
     paths = part_files(run)
     if not paths:
         raise DataError(f"{run} has no ledger", cure="a run folder that was trained without ledger.every=0")
-    steps = [(0, 0), *(_steps(path.name) for path in paths)]
+    steps = [(begun, begun), *(_steps(path.name) for path in paths)]
     for (_, before), (first, _) in pairwise(steps):
         if first <= before:
             raise DataError(f"{run / LEDGER} holds step {first} twice", cure="start the run again: it tidies up")

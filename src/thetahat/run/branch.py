@@ -90,7 +90,8 @@ def place(prepared: Prepared, checkpoint: Path) -> Prepared:
 
     In the same order of the same text these are the rows that the parent would have read next; where batches have
     another size, from the batch that holds the first of them. In any other order it is the first epoch that the
-    parent had not begun.
+    parent had not begun. A mixture has one epoch, which does not end: another mixture goes on behind as many rows of
+    it, and after data that were none it is read from its beginning.
     """
     ours, theirs, progress = prepared.config, read_config(checkpoint), read_progress(checkpoint)
     _refuse_unfit(prepared, progress)
@@ -102,6 +103,9 @@ def place(prepared: Prepared, checkpoint: Path) -> Prepared:
         else:
             position, again = _first_batch(prepared, epoch) + row // ours.batch_size, row % ours.batch_size
             how = f"where the parent stopped, {counted(again, 'row')} of it once more" if again else "where it stopped"
+    elif ours.data.sources:
+        position = row // ours.batch_size if theirs.data.sources else 0
+        how = "in another mixture, behind as many rows" if theirs.data.sources else "a mixture, from its beginning"
     else:
         epoch += row > 0
         position, how = _first_batch(prepared, epoch), f"in another order, from the beginning of epoch {epoch + 1}"

@@ -83,7 +83,7 @@ def influence(name: str, *, out: Path | None = None) -> Influence:
     if out:
         _write(out, found, report, prepared)
     run = folder.parent.parent
-    rows = read_run_ledger(run) if part_files(run) else None
+    rows = read_run_ledger(run, prepared.config.first_step) if part_files(run) else None
     told = account(rows, prepared.config.objective) if rows is not None and len(rows) else None
     return Influence(folder, report, found, [_excerpt(prepared.tokenizer, one) for one in found], told)
 
