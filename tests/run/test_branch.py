@@ -93,6 +93,7 @@ def test_a_branch_has_the_bits_of_a_run_that_was_planned_so(config, home, tmp_pa
     assert [line["step"] for line in lines_of(ours)] == [5, 6, 6, 7, 8, 9, 9, 10, 10]
     assert are_same(ours, planned, 10)
     assert rows_of(ours) == rows_of(planned, after=4)
+    assert sorted(path.name for path in (ours / "ledger").iterdir())[0] == "step-00000005-00000006.parquet"
     states = [read_progress(folder_of(run, 10)) for run in (ours, planned)]
     for name in ("tokens", "num_steps", "best", "standing"):
         assert states[0][name] == states[1][name]
@@ -110,9 +111,9 @@ def test_the_parent_is_written_down(parent, tmp_path):
 
 
 def test_a_branch_goes_on_and_is_branched_like_any_other(parent, tmp_path):
-    whole = ran(branch(f"{parent}@4", ["max_steps=9", "seed=1"]), tmp_path / "whole")
-    for step in range(5, 10):  # a start for each step
-        (report,) = train(branch(f"{parent}@4", ["max_steps=9", "seed=1"]), tmp_path / "broken", max_minutes=0.0)
+    whole = ran(branch(f"{parent}@2", ["max_steps=9", "seed=1"]), tmp_path / "whole")
+    for step in range(3, 10):  # a start for each step
+        (report,) = train(branch(f"{parent}@2", ["max_steps=9", "seed=1"]), tmp_path / "broken", max_minutes=0.0)
         assert report.step.step == step
     assert lines_of(tmp_path / "broken") == lines_of(whole)
     assert are_same(tmp_path / "broken", whole, 9)
