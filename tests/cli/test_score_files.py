@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -132,7 +133,9 @@ def test_groups_too_small_for_an_interval_are_counted_and_not_listed(place):
     (place / "few.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     table = finished(place, "score", "run", "few.jsonl")[0].split("by source")[1].split("\n\n")[0].splitlines()
     assert [line.split()[0] for line in table[1:]] == ["many", "..."]
-    assert table[-1] == "... and 1 group of fewer than 30 documents: --json has all"
+    assert re.fullmatch(
+        r"\.\.\. and 1 group of fewer than 30 documents, together 2 tokens, .*: --json has all", table[-1]
+    )
 
 
 def test_scoring_does_not_import_the_compiler(place):

@@ -106,13 +106,14 @@ ALWAYS = """recipe seed device dtype threads deterministic compile data model ba
 """What every run reads, and names of tables."""
 
 ACCEPTED = """data.train data.held_out data.split_on data.context data.over_long data.source_weights data.on_bad_record
-data.columns data.trees data.preference data.unsupervised
+    data.columns data.trees data.preference data.unsupervised
     data.packing data.shifts_splits data.chat data.special_tokens adapter objective.factorization objective.kernel
-    objective.chunk_size optimization evaluation.stride evaluation.batch_size evaluation.every checkpoint
-    ledger.every"""
+    objective.chunk_size optimization evaluation.stride evaluation.batch_size evaluation.every evaluation.final
+    evaluation.max_documents data.sources data.temperature checkpoint ledger.every"""
 """What is read wherever it is accepted: a variant refuses the keys of the others."""
 
-ELSEWHERE = {"evaluation.passes"}  # refused by the config itself
+ELSEWHERE = {"evaluation.passes", *(f"parent{name}" for name in ("", ".run", ".step", ".digest", ".changes"))}
+"""Refused by the config itself, or written by `--branch`."""
 
 
 def test_of_every_key_it_is_known_when_nothing_reads_it():

@@ -87,7 +87,7 @@ def test_a_row_is_what_scoring_says_of_its_part(name, tmp_path):
     policy = card_of(config, prepared.labels).policy(config.inference)
     corpus = prepared.held_out
     likelihoods = score_corpus(state.model, corpus, policy, World(), state.device)
-    scored = {(row.id, row.part): row for row in ledger_rows(likelihoods, corpus)}
+    scored = {(row.id, row.part): row for row in ledger_rows(likelihoods, corpus, prepared.labels)}
     rows, metadata = read_ledger(part_files(tmp_path / "run")[0])
     assert rows
     said = read_policy(metadata, "the run's ledger")

@@ -328,7 +328,7 @@ def bytes_of(likelihoods: Likelihoods, corpus: Corpus) -> NDArray[np.int64]:
 def ledger_rows(likelihoods: Likelihoods, corpus: Corpus, labels: Sequence[str] = ()) -> list[LedgerRow]:
     """A row for each part with targets; the long ones with their blocks, which intervals over few documents need.
 
-    Those of a classifier, whose `labels` these are, have the target and the likeliest label.
+    Those of a classifier have the target and the likeliest label, where its `labels` are given.
     """
     parts, start = likelihoods.part, likelihoods.start
     if not len(parts):
@@ -371,7 +371,7 @@ def ledger_rows(likelihoods: Likelihoods, corpus: Corpus, labels: Sequence[str] 
 
 def _predictions(likelihoods: Likelihoods, corpus: Corpus, labels: Sequence[str]) -> list[dict[str, Any]]:
     """What the row of each part says of labels; nothing where there are none."""
-    if not corpus.layout.predicts_label:
+    if not (corpus.layout.predicts_label and labels):
         return [{}] * len(likelihoods.part)
     first = likelihoods.start[:-1]  # a label is the only target of its part
     targets, ranked = corpus.tokens[likelihoods.tokens[first]].tolist(), likelihoods.ranked[first]

@@ -27,4 +27,4 @@ def evaluate(model: Model, prepared: Prepared, world: World = ALONE) -> Summary:
         likelihoods = score_corpus(model.eval(), prepared.held_out, policy, world, device)
     finally:
         model.train(was_training)
-    return summarize(ledger_rows(likelihoods, prepared.held_out))
+    return summarize(ledger_rows(likelihoods, prepared.held_out, prepared.labels))

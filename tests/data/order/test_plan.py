@@ -158,7 +158,7 @@ def test_a_label_is_an_index_behind_its_text_and_one_that_was_not_declared_is_na
     assert corpus.span(0)[-1] == 1
     assert corpus.span(1)[-1] == 0
     assert corpus.num_tokens == 2
-    assert corpus.num_bytes == 3
+    assert corpus.num_bytes == 0  # a label is a choice, and no text
     with pytest.raises(DataError, match="id0: the label 'c' is not one of those declared"):
         corpus_of([(4, 1)], byte_tokenizer, LABEL, ("x", "y"))
 

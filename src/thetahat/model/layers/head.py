@@ -28,7 +28,10 @@ class Head(nn.Module):
 
     def __init__(self, width: int, num_outputs: int, *, has_bias: bool = False, cap: float | None = None) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(num_outputs, width).normal_(std=width**-0.5))
+        weight = torch.empty(num_outputs, width)
+        if not weight.is_meta:  # there, drawing imports the compiler
+            weight.normal_(std=width**-0.5)
+        self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(torch.zeros(num_outputs)) if has_bias else None
         self.cap = cap
 
