@@ -95,7 +95,8 @@ def test_every_document_is_a_plain_float64_loop_s(name, tmp_path):
     assert len(per_document) == corpus.num_documents == len(expected)
     apart = np.abs(np.array([row.log_prob for row in rows]) - expected)
     assert apart.max() <= 5e-4  # nats; no document here has 1,000 tokens
-    assert apart.sum() <= 5e-7 * sum(row.num_tokens for row in rows)
+    # 8 float32 roundings a token: kernels of different CPUs add in different orders, and 4.6 of them were seen on one
+    assert apart.sum() <= 8 * np.finfo(np.float32).eps * sum(row.num_tokens for row in rows)
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *FINE])
