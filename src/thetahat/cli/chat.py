@@ -23,11 +23,14 @@ def chat(
     """Talk to a model, with the template that it was trained with; an empty line or the end of input ends it."""
     listen_to_library(quiet=quiet)
     from thetahat.core.errors import ConfigError
-    from thetahat.verbs.chat import answer, check_talks
+    from thetahat.run.folder.absent import refuse_absent
 
     names, pairs = split_words(words)
     if len(names) != 1:
         raise ConfigError(f"{len(names)} models came", allowed="one", cure="thetahat chat runs/NAME")
+    refuse_absent(names[0])
+    from thetahat.verbs.chat import answer, check_talks
+
     decoding = typed_as(Decoding, typed)
     how, pairs = how_to_write(decoding, pairs, TEMPERATURE)
     loaded = load_to_write(names[0], pairs, decoding)

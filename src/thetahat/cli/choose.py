@@ -62,14 +62,17 @@ def choose(
     "gold"} or {"context", "continuation"}; {"messages"} may stand for a query or context, in the template of training.
     """
     listen_to_library(quiet=quiet)
-    from thetahat.verbs.choose import choose as choose_likeliest
-    from thetahat.verbs.load import load
+    from thetahat.run.folder.absent import refuse_absent
 
     names, pairs = split_words(words)
     if len(names) < 2:
         raise ConfigError("no DATA came" if names else "no MODEL came", cure="thetahat choose runs/NAME pairs.jsonl")
     model, *data = names
     how = typed_as(Joined, typed).checked()
+    refuse_absent(model)
+    from thetahat.verbs.choose import choose as choose_likeliest
+    from thetahat.verbs.load import load
+
     found = choose_likeliest(load(model, tuple(pairs)), data, out=out, **how)
     if not is_first_rank():
         return

@@ -30,21 +30,24 @@ def classify(
     standard input. Where records have labels, it says how often the likeliest one is right.
     """
     listen_to_library(quiet=quiet)
-    from thetahat.cli.progress import token_progress
     from thetahat.core.errors import ConfigError
-    from thetahat.run.signals import interrupting
-    from thetahat.verbs.classify import classify as classify_texts
-    from thetahat.verbs.load import load
+    from thetahat.run.folder.absent import refuse_absent
 
     names, pairs = split_words(words)
     if len(names) < 2:
         missing = "no TEXT or FILE came" if names else "no MODEL came"
         raise ConfigError(missing, cure=f"thetahat classify {names[0] if names else 'runs/NAME'} TEXT")
     model, *given = names
+    refuse_absent(model)
     is_data = [_is_data(word) for word in given]
     if any(is_data) and not all(is_data):
         text = given[is_data.index(False)]
         raise ConfigError(f"files and a text came: {in_line(text[:LINE])}", allowed="texts, or files that exist")
+    from thetahat.cli.progress import token_progress
+    from thetahat.run.signals import interrupting
+    from thetahat.verbs.classify import classify as classify_texts
+    from thetahat.verbs.load import load
+
     texts, data = ([], given) if all(is_data) else (given, [])
     with (
         interrupting("interrupted", "the same command again"),

@@ -41,7 +41,7 @@ def compare(
     listen_to_library(quiet=quiet)
     from thetahat.core import store
     from thetahat.core.errors import ConfigError
-    from thetahat.verbs.compare import compare as compare_models
+    from thetahat.run.folder.absent import refuse_absent
 
     names, pairs = split_words(words)
     if len(names) < 2:
@@ -53,6 +53,9 @@ def compare(
     if html:
         store.check_target(html, "--html")
     a, b, *data = names
+    refuse_absent(a, b)
+    from thetahat.verbs.compare import compare as compare_models
+
     compared = compare_models(a, b, data, overrides=pairs, top=top, lower_bound=lower_bound)
     if not is_first_rank():
         return

@@ -20,11 +20,9 @@ def export(
     dtype=float32, bfloat16 or float16 rounds the tensors; family=llama says as what to write them, where several fit.
     """
     listen_to_library(quiet=quiet)
-    from thetahat.cli.progress import token_progress
-    from thetahat.core.config import override
     from thetahat.core.errors import ConfigError
     from thetahat.core.plain import counted
-    from thetahat.verbs.export import ExportConfig, export as export_model
+    from thetahat.run.folder.absent import refuse_absent
 
     names, pairs = split_words(words)
     if len(names) != 2:
@@ -32,6 +30,11 @@ def export(
             f"{counted(len(names), 'name')} came", allowed="MODEL OUT", cure="thetahat export runs/NAME folder"
         )
     model, out = names
+    refuse_absent(model)
+    from thetahat.cli.progress import token_progress
+    from thetahat.core.config import override
+    from thetahat.verbs.export import ExportConfig, export as export_model
+
     how = override(ExportConfig(adapter=adapter, measures=score), pairs)
     with token_progress(shown=not quiet) as shows:
         done = export_model(model, Path(out), how, shows=shows)

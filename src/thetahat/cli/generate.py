@@ -46,6 +46,7 @@ def generate(
     listen_to_library(quiet=quiet)
     from thetahat.core import store
     from thetahat.core.errors import ConfigError
+    from thetahat.run.folder.absent import refuse_absent
 
     names, pairs = split_words(words)
     if len(names) != 1:
@@ -56,6 +57,7 @@ def generate(
         raise ConfigError("--prompt and --prompts came", allowed="one of them")
     if out and not prompts:
         raise ConfigError(f"--out {out} without --prompts", cure="--prompts FILE.jsonl --out FILE, or > FILE")
+    refuse_absent(names[0])
     decoding = typed_as(Decoding, typed)
     how, pairs = how_to_write(decoding, pairs, TEMPERATURE)
     if out:

@@ -19,6 +19,9 @@ def import_(
     is, too.
     """
     listen_to_library(quiet=quiet)
+    from thetahat.run.folder.absent import refuse_absent
+
+    refuse_absent(folder)
     from thetahat.verbs.import_ import import_ as import_model
 
     done = import_model(folder, out)

@@ -25,6 +25,9 @@ def influence(
     A share is how much of the gradient a sequence is; all sum to 1, and what is negative pulled the other way.
     """
     listen_to_library(quiet=quiet)
+    from thetahat.run.folder.absent import refuse_absent
+
+    refuse_absent(model)
     from thetahat.verbs.influence import influence as look
 
     found = look(model, out=out)

@@ -18,6 +18,9 @@ def merge(
     """Make a plain model of one that was trained with adapters (LoRA): it needs no base any more, and can be one."""
     listen_to_library(quiet=quiet)
     from thetahat.core.plain import counted, fields_as_json
+    from thetahat.run.folder.absent import refuse_absent
+
+    refuse_absent(model)
     from thetahat.verbs.merge import merge as merge_adapters
 
     folder, merged = merge_adapters(model, out)

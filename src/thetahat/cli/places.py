@@ -39,13 +39,16 @@ def is_place(name: str) -> bool:
 
     What does not exist is data if it ends as data does, so that it is missed as such.
     """
-    from thetahat.data.read.files import KINDS, kind_of_file
     from thetahat.recipes.catalogue import RECIPES
 
     if name in RECIPES or name.endswith(".toml"):
         return False
     if name == "-" or name.startswith("bundled:") or "://" in name:
         return True
+    if not os.path.exists(name) and not any(character in name for character in ".*?["):
+        return False  # a word, as a recipe is: no reader of files needs to be imported
+    from thetahat.data.read.files import KINDS, kind_of_file
+
     if os.path.isdir(name):
         return not _is_model(Path(name)) and _holds_data(Path(name), KINDS)
     return kind_of_file(Path(name)) in {*KINDS, ".json"} or (not os.path.exists(name) and any(c in name for c in "*?["))

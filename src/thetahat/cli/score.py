@@ -52,16 +52,19 @@ def score(
     held out. With --out, the same command goes on where it was interrupted.
     """
     listen_to_library(quiet=quiet)
-    from thetahat.cli.progress import token_progress
     from thetahat.core.errors import ConfigError, NonFiniteError
-    from thetahat.run.signals import interrupting
-    from thetahat.verbs.load import load
-    from thetahat.verbs.score import score as score_text
+    from thetahat.run.folder.absent import refuse_absent
 
     names, pairs = split_words(words)
     if not names:
         raise ConfigError("no MODEL came", cure="thetahat score runs/NAME my.txt")
     model, *data = names
+    refuse_absent(model)
+    from thetahat.cli.progress import token_progress
+    from thetahat.run.signals import interrupting
+    from thetahat.verbs.load import load
+    from thetahat.verbs.score import score as score_text
+
     what, cure = KEPT if out else NOT_KEPT
     with interrupting(what, cure), token_progress(shown=is_first_rank() and not quiet) as shows:
         loaded = load(model, tuple(pairs))

@@ -26,12 +26,15 @@ def select(
     """
     listen_to_library(quiet=quiet)
     from thetahat.core.errors import ConfigError
-    from thetahat.verbs.select import select as select_checkpoint
+    from thetahat.run.folder.absent import refuse_absent
 
     names, pairs = split_words(words)
     if not names:
         raise ConfigError("no RUN came", cure="thetahat select runs/NAME my.jsonl")
     run, *data = names
+    refuse_absent(run)
+    from thetahat.verbs.select import select as select_checkpoint
+
     selected = select_checkpoint(run, data, report=report, averages=averages, save=save, overrides=pairs)
     if not is_first_rank():
         return

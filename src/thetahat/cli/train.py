@@ -89,7 +89,6 @@ def _check(place: Place, limits: Limits) -> None:
 def _find(words: list[str], place: Place, limits: list[str]) -> tuple[Any, Path]:
     """The config and the folder: of a branch, of a run that goes on, or of a run that starts."""
     from thetahat.run.folder.files import is_run
-    from thetahat.run.folder.folder import choose_folder
 
     names, pairs = split_words(words)
     pairs += limits
@@ -99,6 +98,8 @@ def _find(words: list[str], place: Place, limits: list[str]) -> tuple[Any, Path]
         config, out = _again(Path(names[0]), pairs), Path(names[0])
     else:
         config, out = find_config([*words, *limits]), place.out
+    from thetahat.run.folder.folder import choose_folder  # needs torch, which a mistyped key does not wait for
+
     return config, choose_folder(config, out, fresh=place.fresh)
 
 
@@ -120,12 +121,16 @@ def _again(folder: Path, pairs: list[str]) -> Any:
 def _branch(name: str, names: list[str], pairs: list[str], place: Place) -> Any:
     """The config of a branch of the run `name`; one that has begun in `place.out` goes on, whatever became of RUN."""
     from thetahat.core.errors import ConfigError
-    from thetahat.run.branch import begun_branch, branch
+    from thetahat.run.folder.absent import refuse_absent
 
     if names:
         raise ConfigError(
             f"--branch {name} brings the config of that run, and {names[0]} names another",
             cure=f"only KEY=VALUE behind it; or thetahat train {names[0]} base={name}, to start from its model",
         )
+    if place.out is None or not place.out.exists():  # one that has begun goes on, whatever became of its parent
+        refuse_absent(name)
+    from thetahat.run.branch import begun_branch, branch
+
     begun = None if place.fresh or place.out is None else begun_branch(place.out, name, pairs)
     return begun or branch(name, pairs)

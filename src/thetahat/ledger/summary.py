@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from thetahat.core.errors import DataError
 from thetahat.core.plain import counted, fields_as_json
@@ -180,21 +180,3 @@ def _exp(value: float) -> float:
         return math.exp(value)
     except OverflowError:
         return math.inf
-
-
-class Evaluated(NamedTuple):
-    """What an evaluation found, as far as the best one is chosen by it."""
-
-    value: float  # bits per byte, or nats per label: the less the better
-    step: int
-    documents: int = 0  # how many of those held out were scored; 0: all
-
-
-def better(best: Evaluated | None, new: Evaluated | None) -> Evaluated | None:
-    """The best evaluation so far: `best`, or a new one if its value is less, or if it is of other documents.
-
-    Values on other documents cannot be compared: where `evaluation.max_documents` changes, the best is found anew.
-    """
-    if new is None or (best is not None and best.documents == new.documents and best.value <= new.value):
-        return best
-    return new

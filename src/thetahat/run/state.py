@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from thetahat.ledger.summary import Evaluated
+from thetahat.ledger.evaluated import Evaluated
 from thetahat.model.adapters.lora import adapt, freeze
 from thetahat.model.adapters.rows import train_new_rows
 from thetahat.model.build import LanguageModel, build_model

@@ -9,7 +9,8 @@ import torch
 
 from thetahat.core import store
 from thetahat.distribution.world import World, join_world
-from thetahat.ledger.summary import Evaluated, Summary, better, summarize
+from thetahat.ledger.evaluated import Evaluated, better
+from thetahat.ledger.summary import Summary, summarize
 from thetahat.run.base import resolved
 from thetahat.run.blame import check_parameters
 from thetahat.run.card import card_of

@@ -20,7 +20,7 @@ from thetahat.data.config import ChatConfig
 from thetahat.data.tokens.roles import ROLES
 from thetahat.data.tokens.tokenizer import TOKENIZER, Tokenizer
 from thetahat.interop.hub import is_hub_name
-from thetahat.ledger.summary import Evaluated, better
+from thetahat.ledger.evaluated import Evaluated, better
 from thetahat.model.adapters.lora import is_adapted
 from thetahat.model.build import LanguageModel
 from thetahat.run.card import Card, card_of

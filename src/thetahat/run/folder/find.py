@@ -1,6 +1,5 @@
 """Finds the checkpoint of a MODEL argument: a run folder (its latest), RUN@best, RUN@500, or a checkpoint folder."""
 
-import difflib
 import os
 import re
 from contextlib import suppress
@@ -10,11 +9,10 @@ from shlex import quote
 from thetahat.core import store
 from thetahat.core.errors import ModelError
 from thetahat.run.config import ParentConfig, RunConfig, differences
+from thetahat.run.folder.absent import KINDS, no_model
 from thetahat.run.folder.checkpoint import Rejected, best_of, find_fault, read_config
 from thetahat.run.folder.files import CONFIG, MODEL, OPTIMIZER, all_checkpoints, folder_of, step_of
 from thetahat.run.folder.moved import find_checkpoint_again
-
-_KINDS = "a run folder, RUN@best, RUN@STEP, a checkpoint folder, or a folder as transformers writes it"
 
 
 def find_checkpoint(name: str, *, with_optimizer: bool = False) -> Path:
@@ -47,7 +45,7 @@ def _named(run: Path, which: str) -> Path | None:
     if (run / MODEL).exists() or (run / store.MANIFEST).exists():
         return run
     if not run.is_dir() or not (run / "checkpoints").is_dir():
-        raise ModelError(f"{run} is not a model", allowed=_KINDS, cure=_near(run))
+        raise no_model(run)
     if which == "latest":
         return None
     folder = folder_of(run, int(which)) if which.isascii() and which.isdigit() else _pointed(run, which)
@@ -69,21 +67,10 @@ def _of_parent(run: Path, step: int) -> str:
     return f"{quote(f'{parent.run}@{step}')}, of its parent" if parent and step < parent.step else ""
 
 
-def _near(name: Path) -> str:
-    """Suggestions for a name that is no model: the run that it is in, or the runs that there are."""
-    if name.is_file():
-        return f"a MODEL before it, for example {_near(name.parent)}"
-    around = [folder for folder in (name, *name.parents) if (folder / "checkpoints").is_dir()]
-    places = dict.fromkeys((name.parent, name, Path("runs")))
-    runs = list(dict.fromkeys(found.parent.as_posix() for place in places for found in place.glob("*/checkpoints")))
-    near = difflib.get_close_matches(name.as_posix(), runs, n=3, cutoff=0.3) or sorted(runs)[:3]
-    return " or ".join(quote(str(run)) for run in around[:1] or near) or "thetahat train makes one, in runs/"
-
-
 def _newest(run: Path, shallow: tuple[str, ...]) -> Path:
     """The newest checkpoint; if it cannot be used, a ModelError names an older one, which is never taken silently."""
     if not (checkpoints := all_checkpoints(run)):
-        raise ModelError(f"{run} has no checkpoint that can be used (none was saved)", allowed=_KINDS)
+        raise ModelError(f"{run} has no checkpoint that can be used (none was saved)", allowed=KINDS)
     *older, newest = checkpoints
     if not (run / CONFIG).exists():
         cure = f"copy it back: cp {quote(str(newest / CONFIG))} {quote(str(run))}/"

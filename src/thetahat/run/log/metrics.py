@@ -9,7 +9,7 @@ from typing import Any, final
 
 from thetahat.core.errors import ModelError, naming_full_disk
 from thetahat.core.store import flush_folder
-from thetahat.ledger.summary import Evaluated
+from thetahat.ledger.evaluated import Evaluated
 
 METRICS = "metrics.jsonl"
 HELD_OUT = "held_out_"  # prefix of the names of an evaluation's numbers
