@@ -22,7 +22,8 @@ def test_from_the_command_line_to_log_softmax_in_six_frames(tmp_path, monkeypatc
 
     monkeypatch.setenv("THETAHAT_CACHE", str(tmp_path))
     monkeypatch.setattr(log_prob, "reference", stop_here)
-    monkeypatch.setattr(sys, "argv", ["thetahat", "train", "max_steps=1", "--out", str(tmp_path / "run"), "--quiet"])
+    words = ["max_steps=1", "diagnosis.preflight=off", "--out", str(tmp_path / "run"), "--quiet"]
+    monkeypatch.setattr(sys, "argv", ["thetahat", "train", *words])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 130

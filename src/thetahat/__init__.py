@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from thetahat.core.errors import ThetahatError as ThetahatError
     from thetahat.core.total import Total as Total
     from thetahat.data.config import ChatConfig as ChatConfig, DataConfig as DataConfig, SourceConfig as SourceConfig
+    from thetahat.diagnosis.config import DiagnosisConfig as DiagnosisConfig
     from thetahat.distribution.world import World as World, join_world as join_world
     from thetahat.generation.beam import Beam as Beam
     from thetahat.generation.sample import Sampling as Sampling
@@ -179,6 +180,7 @@ CONFIGS = {
     "CheckpointConfig": "run.config",
     "LedgerConfig": "run.config",
     "ParentConfig": "run.config",
+    "DiagnosisConfig": "diagnosis.config",
     "WatchConfig": "run.config",
     "InferenceConfig": "run.config",
     "Card": "run.card",

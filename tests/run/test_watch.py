@@ -80,6 +80,7 @@ OTHERS = {  # of every key that watches, another value than the config's
     "checkpoint.keep": "5",
     "ledger.every": "2",
     "ledger.tokens": "true",
+    "diagnosis.preflight": "warn",
     "prompt": "Once",
 }
 LEAVES = [

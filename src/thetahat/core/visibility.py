@@ -48,6 +48,12 @@ class Visibility:
             visible &= (self.position[:, None, :] - self.position[:, :, None]).abs() <= self.distance
         return visible
 
+    def root(self) -> Int[Tensor, "B T"]:
+        """The piece at the top of each position's tree, which is its own where pieces have no parents; -1: padding."""
+        if self.ancestors is None:
+            return self.piece
+        return torch.where(self.piece < 0, -1, self.ancestors.int().argmax(1)[self.piece.clamp(min=0)])
+
     def at(self, position: Int[Tensor, "B T"]) -> "Visibility":
         """The same relation, which also knows where in the context everything stands."""
         return replace(self, position=position)
@@ -80,12 +86,11 @@ def visibility_of(
     is_plain: bool = False,
 ) -> Visibility:
     """Who sees whom in rows that lie on the host; `parent` is the piece that each piece continues, -1: none."""
-    ancestors = None if parent is None else ancestors_of(parent)
-    return Visibility(piece, ancestors, is_causal, is_plain, lengths=_lengths(piece, ancestors))
+    seen = Visibility(piece, None if parent is None else ancestors_of(parent), is_causal, is_plain)
+    return replace(seen, lengths=_lengths(seen.root()))
 
 
-def _lengths(piece: Int[Tensor, "B T"], ancestors: Bool[Tensor, "P P"] | None) -> tuple[int, ...] | None:
-    root = piece if ancestors is None else torch.where(piece < 0, -1, ancestors.int().argmax(1)[piece.clamp(min=0)])
+def _lengths(root: Int[Tensor, "B T"]) -> tuple[int, ...] | None:
     begins = torch.ones_like(root, dtype=torch.bool)
     begins[:, 1:] = root[:, 1:] != root[:, :-1]
     starts = begins.flatten().nonzero()[:, 0]

@@ -55,9 +55,7 @@ def _is_finite(state: State, batch: Batch, divisor: float) -> bool:
 
 def _sequences(batch: Batch) -> Iterator[tuple[str, Batch]]:
     """Each sequence of a batch as a batch of its own: a piece with its ancestors, branches and encoder input."""
-    inputs, piece = batch.inputs, batch.inputs.visibility.piece
-    ancestors = inputs.visibility.ancestors
-    root = piece if ancestors is None else torch.where(piece >= 0, ancestors.int().argmax(1)[piece.clamp(min=0)], -1)
+    inputs, root = batch.inputs, batch.inputs.visibility.root()
     for number in root[root >= 0].unique().tolist():
         at = (root == number).nonzero(as_tuple=True)
         part = batch.part[at][None]

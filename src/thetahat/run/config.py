@@ -15,6 +15,7 @@ from thetahat.core.config import (
 )
 from thetahat.core.errors import ConfigError
 from thetahat.data.config import DataConfig
+from thetahat.diagnosis.config import DiagnosisConfig
 from thetahat.model.adapters.config import LoRAConfig
 from thetahat.model.config import Dtype, ModelConfig
 from thetahat.objective.config import FACTORIZATIONS, ObjectiveConfig
@@ -81,6 +82,8 @@ class WatchConfig(Config, kw_only=True):
     """When checkpoints are saved, and how many are kept."""
     ledger: LedgerConfig = LedgerConfig()
     """What the ledger of the run records."""
+    diagnosis: DiagnosisConfig = DiagnosisConfig()
+    """What looks for faults, before the run and during it."""
     prompt: str = ""
     """A text that is continued when training ends; empty: none."""
 
@@ -193,6 +196,8 @@ class RunConfig(Config, kw_only=True):
     """When checkpoints are saved, and how many are kept."""
     ledger: LedgerConfig = LedgerConfig()
     """What the ledger of the run records."""
+    diagnosis: DiagnosisConfig = DiagnosisConfig()
+    """What looks for faults, before the run and during it."""
     prompt: str = ""
     """A text that is continued when training ends; empty: none."""
 
@@ -220,7 +225,8 @@ class RunConfig(Config, kw_only=True):
     def watch(self) -> WatchConfig:
         """What may change when the run is resumed."""
         times = EvaluationTimes(**{name: getattr(self.evaluation, name) for name in EvaluationTimes.__struct_fields__})
-        return WatchConfig(evaluation=times, checkpoint=self.checkpoint, ledger=self.ledger, prompt=self.prompt)
+        names = ("checkpoint", "ledger", "diagnosis", "prompt")
+        return WatchConfig(evaluation=times, **{name: getattr(self, name) for name in names})
 
     @property
     def first_step(self) -> int:
@@ -236,7 +242,7 @@ class RunConfig(Config, kw_only=True):
         usual = WatchConfig()
         times = {name: getattr(usual.evaluation, name) for name in EvaluationTimes.__struct_fields__}
         evaluation = replace(self.evaluation, **times)
-        watch = {"checkpoint": usual.checkpoint, "ledger": usual.ledger, "prompt": usual.prompt}
+        watch = {name: getattr(usual, name) for name in ("checkpoint", "ledger", "diagnosis", "prompt")}
         parent = replace(self.parent, run="", changes=()) if self.parent else None
         return replace(self, evaluation=evaluation, base=self.base_digest or self.base, parent=parent, **watch)
 

@@ -15,6 +15,7 @@ from thetahat.distribution.world import World
 from thetahat.run.base import load_base, new_tokens, resolved
 from thetahat.run.branch import inherit, parent_checkpoint, place, take_tokenizer
 from thetahat.run.config import RunConfig
+from thetahat.run.diagnosis.preflight import preflight
 from thetahat.run.feed import Feed
 from thetahat.run.folder.checkpoint import Rejected, best_of, newest_verified, restore, settle
 from thetahat.run.folder.files import read_progress
@@ -64,13 +65,10 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
         parent = None if newest else parent_checkpoint(config, folder)
         if parent:
             world.first_does(lambda: take_tokenizer(parent, folder))
-        prepared = prepare(config, folder, world)
-        if parent:
-            prepared = place(prepared, parent)
-        elif newest:
-            check_data(prepared, progress["data"], folder)
-            prepared = going_on(prepared, progress)
+        prepared = _placed(prepare(config, folder, world), folder, progress, parent)
         state = _state(prepared, device, newest, parent)
+        if newest is None:
+            preflight(prepared, state, world)
     except ThetahatError:
         if world.is_first and not newest:
             leave_nothing(folder)
@@ -103,6 +101,16 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
         evaluated,
         held_out_of,
     )
+
+
+def _placed(prepared: Prepared, folder: Path, progress: Mapping[str, Any], parent: Path | None) -> Prepared:
+    """What is prepared, for the position in the data that the newest checkpoint, or that of the parent, has noted."""
+    if parent:
+        return place(prepared, parent)
+    if progress is _NOTHING:
+        return prepared
+    check_data(prepared, progress["data"], folder)
+    return going_on(prepared, progress)
 
 
 def _evaluated(prepared: Prepared) -> tuple[Corpus | None, int | None]:

@@ -1,0 +1,71 @@
+"""The checks before the first step, on the run's own model and data."""
+
+import time
+from fnmatch import fnmatchcase
+from logging import getLogger
+
+from thetahat.core.errors import VerificationError
+from thetahat.core.plain import counted
+from thetahat.diagnosis.finding import Finding
+from thetahat.diagnosis.preflight.budget import epochs, schedule
+from thetahat.diagnosis.preflight.check import check
+from thetahat.diagnosis.preflight.probe import Probe
+from thetahat.diagnosis.preflight.records import records
+from thetahat.distribution.world import World
+from thetahat.objective.factorization import factor
+from thetahat.run.prepare import Prepared
+from thetahat.run.state import State
+
+MOST_POSITIONS = 1024  # that the checks read, in whole rows: more would cost time and show nothing else
+
+logger = getLogger("thetahat")
+
+
+def preflight(prepared: Prepared, state: State, world: World) -> list[Finding]:
+    """Makes all checks, logs what they find, and raises VerificationError if something is wrong, on all ranks.
+
+    Every rank reads the same rows, so that all come to the same end. The state is left as it was, to the bit.
+    """
+    chosen, began = state.config.diagnosis.preflight, time.perf_counter()
+    if chosen == "off":
+        return []
+    found = check(probe_of(prepared, state))
+    found += schedule(state.config.optimization, state.num_steps)
+    found += epochs(state.num_steps, prepared.order.num_batches(0))
+    if world.is_first:
+        found += records(prepared.train)
+    wrong = [finding for finding in found if finding.is_wrong]
+    stops = world.any(bool(wrong) and chosen == "stop")
+    if world.is_first:
+        told = f"{len(found)} found" if found else "nothing found"
+        logger.info("checked before the first step in %.1f s: %s", time.perf_counter() - began, told)
+    for finding in found if world.is_first else ():
+        if not (stops and finding.is_wrong):
+            logger.warning("%s", finding)
+    if stops:
+        raise VerificationError(
+            f"before the first step, {counted(len(wrong), 'check fails', 'checks fail')}:"
+            + "".join(f"\n    {finding}" for finding in wrong),
+            cure="diagnosis.preflight=warn to train nevertheless, =off to check nothing",
+        )
+    return found
+
+
+def probe_of(prepared: Prepared, state: State) -> Probe:
+    """The first rows of the batch of the next step, at the state before it."""
+    config = state.config
+    rows = min(max(MOST_POSITIONS // config.data.context, 1), config.batch_size)
+    packed = prepared.order.packed(state.step + prepared.offset, micro_batch_size=rows)[0]
+    names = [name for name, _ in state.model.named_parameters()]
+    trained = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in config.frozen)]
+    return Probe(
+        state.model,
+        state.optimizer,
+        state.kernel,
+        factor(packed, config.objective, prepared.train.symbols),
+        config.objective.factorization,
+        config.dtype,
+        state.device,
+        is_drawn=config.base is None and config.parent is None,
+        trained=None if config.adapter else frozenset(trained),
+    )
