@@ -7,6 +7,7 @@ import sys
 import pytest
 import typer
 
+from thetahat.cli.hints import refuse_names_of_others
 from thetahat.cli.main import app, main
 from thetahat.cli.names import COMMANDS, MEANT, NAMES
 from thetahat.core.schema import known_keys
@@ -139,3 +140,9 @@ def test_no_name_of_another_trainer_is_listed_twice_or_is_a_key_of_ours():
     names = [name for told in NAMES.values() for name in told]
     assert len(names) == len(set(names))
     assert set(MEANT) & set(known_keys(RunConfig)) == set()
+
+
+def test_a_key_below_a_free_name_is_no_name_of_another_trainer():
+    refuse_names_of_others(
+        ["data.sources.b.max_epochs=2", "data.columns.label=dataset", "data.source_weights.epochs=2"]
+    )

@@ -1,5 +1,6 @@
 """Two ranks: the same promises, and none is left waiting for one that died."""
 
+import json
 import os
 import random
 import re
@@ -10,8 +11,10 @@ import sys
 import time
 
 import pytest
+from scipy.stats import binom
 
 from tests.faults.conftest import Bed, is_saved_as_reported, outcome, verified
+from thetahat.run.log.metrics import read_lines
 
 pytestmark = pytest.mark.multi
 
@@ -83,6 +86,39 @@ def test_another_number_of_ranks_sees_the_same_sequences(server, tmp_path, sizes
     assert [line["tokens"] for line in whole] == [line["tokens"] for line in changed]
     for ours, theirs in zip(whole, changed, strict=True):
         assert ours["log_likelihood_per_token"] == pytest.approx(theirs["log_likelihood_per_token"], rel=1e-4)
+
+
+MIXED = {"a": 3.0, "b": 1.0}  # weights
+
+
+@pytest.mark.parametrize("num_steps", [20, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_mixture_on_two_ranks_killed_in_the_middle_reads_what_one_rank_reads(bed, num_steps):
+    text = (bed.folder / "data.jsonl").read_text()
+    for name in MIXED:
+        (bed.folder / f"{name}.jsonl").write_text(text if name == "a" else text.replace("the", "this"))
+    sources = [f"data.sources.{name}.path={name}.jsonl" for name in MIXED]
+    sources += [f"data.sources.{name}.weight={weight}" for name, weight in MIXED.items()]
+    own = ["data.held_out=none", "data.sources.b.held_out=held.jsonl", "data.train=", "ledger.every=0"]
+    times = [f"max_steps={num_steps}", f"evaluation.every={num_steps // 2}", f"checkpoint.every={num_steps // 4}"]
+    alone, command = (bed.command(*STILL, *sources, *own, *times, run=run) for run in ("alone", "run"))
+    bed.finish(*alone)
+    ranks = bed.start_ranks(2, *command)
+    assert bed.until(ranks[0], lambda: bed.lines() >= num_steps // 2), ranks[0].err
+    for rank in ranks:
+        rank.kill()
+    ended = bed.finish_ranks(2, *command)
+    one, two = (list(read_lines(bed.folder / run / "metrics.jsonl")) for run in ("alone", "run"))
+    for name in ("step", "tokens", "batch", "sources"):
+        assert [line.get(name) for line in one] == [line.get(name) for line in two]
+    assert [line["step"] for line in two if "held_out_sources" in line] == [num_steps // 2, num_steps]
+    read, held_out = two[-2]["sources"], two[-1]["held_out_sources"]["b"]
+    assert sum(source["rows"] for source in read.values()) == 3 * num_steps
+    for name, weight in MIXED.items():
+        low, high = binom.interval(0.95, 3 * num_steps, weight / sum(MIXED.values()))
+        assert low <= read[name]["rows"] <= high
+    assert json.loads(ended[0].out)["sources"] == read | {"b": read["b"] | {"held_out_value": held_out}}
+    share = f"{read['a']['rows'] / 3 / num_steps:.1%} of the rows"
+    assert f"  a: {read['a']['epochs']:.2f} epochs, {share}\n" in ended[0].err
 
 
 def test_a_folder_that_is_held_is_refused_by_every_rank(pair, warm):

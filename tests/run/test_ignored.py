@@ -18,6 +18,7 @@ IGNORED = {
         "objective.length_exponent=0.3",
         "data.source_context=64",
         'data.labels=["a", "b"]',
+        "data.train=x.txt data.sources.a.path=y.txt",
         "ledger.every=0 ledger.tokens=true",
         "base_digest=0123",
         "base_vocab_size=300",
@@ -34,7 +35,12 @@ IGNORED = {
     ],
 }
 READ = {
-    "quickstart": ["objective.normalization=length objective.length_exponent=0.3", "ledger.tokens=true"],
+    "quickstart": [
+        "objective.normalization=length objective.length_exponent=0.3",
+        "ledger.tokens=true",
+        "data.sources.a.path=y.txt",
+        "data.train= data.sources.a.path=y.txt",
+    ],
     "masked": ["objective.factorization.unit=span objective.factorization.mean_span=5"],
     "classification": ['data.labels=["a", "b"]'],
     "summaries": ["data.source_context=64"],

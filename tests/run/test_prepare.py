@@ -110,3 +110,11 @@ def test_records_of_both_parts_that_cannot_be_used_are_named_together(tmp_path):
     assert str(error.value).count("the prompt of a.jsonl:") == 10
     train, held_out = divide(DataConfig(train=str(path), held_out="hash:0.4"))
     assert all(any(len(record.prompt) > 90 for record in part) for part in (train, held_out))
+
+
+@pytest.mark.parametrize("key", ["data.train", "data.held_out", "data.sources.b.path", "data.sources.b.held_out"])
+def test_standard_input_has_one_reader_under_whatever_key(key):
+    other = ["data.sources.b.path=x.txt"] if key.endswith("b.held_out") else []
+    config = override(find_recipe("quickstart"), [*other, f"{key}=-"])
+    with pytest.raises(ConfigError, match=rf"{key}=-: standard input has one reader, not 2 ranks\n  try: .*{key}=PATH"):
+        prepare(config, None, World(0, 2))

@@ -14,12 +14,16 @@ ALIKE = 0.75  # of two names, from which on one may be a misspelling of the othe
 
 def refuse_names_of_others(pairs: Sequence[str]) -> None:
     """Raises ConfigError for a KEY=VALUE whose key is another trainer's, with what to type instead."""
-    from thetahat.core.schema import known_keys
+    from thetahat.core.schema import hint_at, known_keys
     from thetahat.run.config import RunConfig
 
     known = known_keys(RunConfig)
     for key, _, value in (pair.partition("=") for pair in pairs):
-        if key not in known and not _is_misspelled(key, known) and (told := meant(key, value)):
+        if (
+            hint_at(RunConfig, key.split(".")) is None
+            and not _is_misspelled(key, known)
+            and (told := meant(key, value))
+        ):
             raise ConfigError(f"unknown config key {key!r}", cure=told)
 
 

@@ -14,12 +14,11 @@ from thetahat.cli.progress import Display, Standing, duration, progress
 from thetahat.cli.words import emit, escape, say
 from thetahat.core.plain import counted
 from thetahat.core.special import MASK
-from thetahat.data.config import as_typed
 from thetahat.generation.sample import Sampling
 from thetahat.ledger.summary import Summary
 from thetahat.recipes.quickstart import quickstart
 from thetahat.run.config import RunConfig
-from thetahat.run.log.metrics import HELD_OUT
+from thetahat.run.log.metrics import HELD_OUT, SOURCES
 from thetahat.run.log.report import Report
 from thetahat.run.step import StepReport
 from thetahat.verbs.generate import generate
@@ -28,7 +27,7 @@ from thetahat.verbs.load import load
 
 def announce(config: RunConfig, folder: Path) -> None:
     """One line before anything takes time."""
-    say(f"{config.recipe}: {as_typed(config.data.train)} -> {folder}")
+    say(f"{config.recipe}: {config.data.told} -> {folder}")
 
 
 @contextmanager
@@ -95,6 +94,10 @@ def conclude(outcome: dict[str, Any], config: RunConfig, folder: Path) -> None:
     say(f"{folder} was finished before; nothing was done. Its result:" if outcome["finished_before"] else "")
     if said := _held_out(outcome):
         say(said)
+    for line in _sources(
+        outcome.get(SOURCES, {}), "nats per label" if "held_out_accuracy" in outcome else "bits per byte"
+    ):
+        say(line)
     say(f"{outcome['tokens']:,} {_targets(config)} in {duration(outcome['seconds'])}; saved in {outcome['checkpoint']}")
     if config.prompt:
         _show_sample(config, folder)
@@ -104,6 +107,15 @@ def conclude(outcome: dict[str, Any], config: RunConfig, folder: Path) -> None:
     say("\nNext:")
     for words, what in following(config, shlex.quote(str(folder))):
         say(f"  {_program()} {words}    {what}")
+
+
+def _sources(sources: dict[str, dict[str, float]], unit: str) -> Generator[str]:
+    """Of each source of a mixture, what was read, and how likely what is held out of it is."""
+    total = sum(one["rows"] for one in sources.values())
+    for name, one in sources.items():
+        value = one.get(f"{HELD_OUT}value")
+        held_out = "" if value is None else f"; held out: {value:.4f} {unit}"
+        yield f"  {name}: {one['epochs']:.2f} epochs, {one['rows'] / max(total, 1):.1%} of the rows{held_out}"
 
 
 def _targets(config: RunConfig) -> str:
@@ -128,7 +140,7 @@ def _held_out(outcome: dict[str, Any]) -> str:
 
 def _show_sample(config: RunConfig, folder: Path) -> None:
     """What the model writes behind the prompt. That of a recipe goes with its text, and is not used with another."""
-    is_of_recipe = config.prompt == quickstart().prompt and not as_typed(config.data.train).startswith("bundled:")
+    is_of_recipe = config.prompt == quickstart().prompt and not config.data.told.startswith("bundled:")
     prompt = "" if is_of_recipe else config.prompt
     say(f"\n{f'It goes on from {prompt!r}' if prompt else 'It writes, without a prompt,'} like this:\n")
     emit(escape(prompt), end="")
@@ -154,7 +166,7 @@ def following(config: RunConfig, run: str) -> Generator[tuple[str, str]]:
         filled = f"generate {run} --prompt 'TEXT {MASK} TEXT'", "what it guesses there"
         yield filled if is_masked else (f"generate {run} --max-tokens 500", "more of it")
     yield f"score {run} {others}", asked
-    if as_typed(config.data.train).startswith("bundled:"):
+    if config.data.told.startswith("bundled:"):
         yield "train YOUR.txt", "the same on your own text"
 
 

@@ -19,6 +19,7 @@ Unsupervised = Literal["error", "skip"]
 OnBadRecord = Literal["error", "skip"]
 Trees = Literal["best", "all"]
 Preference = Literal["chosen"]
+Rule = Literal["hash", "tail", "none", "path"]  # by which documents are held out
 Place = str | tuple[str, ...]  # of files
 
 MARKS = frozenset({"text", "label", "prompt", "completion", "messages"})  # fields that a record is made of
@@ -107,13 +108,17 @@ class SourceConfig(Config, frozen=True, kw_only=True):
     """Its share of the rows, in proportion to the weights of the others; none: by data.temperature."""
     max_epochs: Annotated[int, Meta(ge=1, le=2**40)] | None = None
     """After so many epochs of its own it is used up, and its share goes to the others; none: it is repeated."""
+    held_out: Place | None = None
+    """What of it, or which other files, is held out under its name, as data.held_out says; none: as that says."""
 
 
 class DataConfig(Config, frozen=True, kw_only=True):
     """The dataset, its division in two, and the policies that turn documents into rows."""
 
     train: Place = "bundled:tinyshakespeare"
-    """What to train on: a file, a folder, a glob, - for standard input, or bundled:NAME; or a list of these."""
+    """What to train on: a file, a folder, a glob, - for standard input, or bundled:NAME; or a list of these. Empty
+    beside data.sources.
+    """
     sources: dict[str, SourceConfig] = field(default_factory=dict[str, SourceConfig])
     """Several sources instead of data.train, by name: data.sources.wiki.path=wiki/, data.sources.wiki.weight=3."""
     temperature: Annotated[float, Meta(gt=0, lt=1e300)] | None = None
@@ -164,7 +169,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     """The labels of a classification, in the order of the head; empty: those of the training part."""
 
     def __post_init__(self) -> None:
-        if "" in named(self.train) or not self.train:
+        if ("" in named(self.train) or not self.train) and not (self.sources and self.train == ""):
             allowed = "a file, a folder, a glob, - or bundled:tinyshakespeare, or a list of these"
             raise ConfigError("data.train is empty", allowed=allowed)
         if self.split_on == "":
@@ -174,10 +179,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
                 f"data.columns.{unknown[0]} names nothing of a record", allowed=", ".join(sorted(COLUMNS))
             )
         self._check_sources()
-        rule, fraction = self.division
-        if rule in {"hash", "tail"} and not 0 < fraction < 1:
-            what = f"data.held_out={as_typed(self.held_out)!r} leaves one part empty"
-            raise ConfigError(what, allowed=_FORMS)
+        _division(self.held_out, "data.held_out")
 
     def _check_sources(self) -> None:
         if bad := [name for name in self.sources if not name or "/" in name]:
@@ -185,6 +187,12 @@ class DataConfig(Config, frozen=True, kw_only=True):
         if empty := [name for name, source in self.sources.items() if not source.path or "" in named(source.path)]:
             key = f"data.sources.{empty[0]}.path"
             raise ConfigError(f"{key} is missing", allowed="a file, a folder or a glob, or a list", cure=f"{key}=...")
+        for name, source in self.sources.items():
+            if source.held_out is not None:
+                _division(source.held_out, f"data.sources.{name}.held_out")
+                if self.division[0] == "path":
+                    both = f"data.sources.{name}.held_out beside data.held_out={as_typed(self.held_out)}"
+                    raise ConfigError(f"{both}, which is of all sources", cure="leave one of the two out")
         weighed = [name for name, source in self.sources.items() if source.weight is not None]
         if self.temperature is not None and (weighed or not self.sources):
             why = f"data.sources.{weighed[0]}.weight says it" if weighed else "there are no data.sources"
@@ -212,22 +220,47 @@ class DataConfig(Config, frozen=True, kw_only=True):
         return self.source_context or self.context
 
     @property
-    def division(self) -> tuple[Literal["hash", "tail", "none", "path"], Fraction]:
+    def division(self) -> tuple[Rule, Fraction]:
         """The rule by which documents are held out, and its fraction (0 where it has none)."""
-        if "" in named(self.held_out) or not self.held_out:
-            raise ConfigError("data.held_out is empty", allowed=_FORMS)
-        if not isinstance(self.held_out, str):
-            return "path", Fraction(0)
-        if self.held_out == "none":
-            return "none", Fraction(0)
-        rule, colon, number = self.held_out.partition(":")
-        if colon and (rule == "hash" or rule == "tail"):
-            return rule, _fraction(number, self.held_out)
+        return _division(self.held_out, "data.held_out")
+
+    @property
+    def rules(self) -> set[Rule]:
+        """The rules by which documents are held out: of several sources, those of each."""
+        own = [one.held_out for one in self.sources.values()] or [None]
+        return {_division(self.held_out if one is None else one, "data.held_out")[0] for one in own}
+
+    @property
+    def places(self) -> dict[str, Place]:
+        """By its key, everything that names files: to train on, and to hold out."""
+        train = {f"data.sources.{name}.path": one.path for name, one in self.sources.items()}
+        own = {f"data.sources.{name}.held_out": one.held_out for name, one in self.sources.items() if one.held_out}
+        found = (train or {"data.train": self.train}) | {"data.held_out": self.held_out} | own
+        return {
+            key: place for key, place in found.items() if "held_out" not in key or _division(place, key)[0] == "path"
+        }
+
+    @property
+    def told(self) -> str:
+        """What is trained on, in a line: the place, or the names of several sources."""
+        return " + ".join(sorted(self.sources)) if self.sources else as_typed(self.train)
+
+
+def _division(held_out: Place, key: str) -> tuple[Rule, Fraction]:
+    """The rule that a value of `key` says, and its fraction; raises ConfigError where it says none."""
+    if "" in named(held_out) or not held_out:
+        raise ConfigError(f"{key} is empty", allowed=_FORMS)
+    if not isinstance(held_out, str):
         return "path", Fraction(0)
-
-
-def _fraction(number: str, value: str) -> Fraction:
+    if held_out == "none":
+        return "none", Fraction(0)
+    rule, colon, number = held_out.partition(":")
+    if not colon or (rule != "hash" and rule != "tail"):
+        return "path", Fraction(0)
     try:
-        return Fraction(number)
+        fraction = Fraction(number)
     except (ValueError, ZeroDivisionError) as error:
-        raise ConfigError(f"data.held_out={value!r} has no number behind its colon", allowed=_FORMS) from error
+        raise ConfigError(f"{key}={held_out!r} has no number behind its colon", allowed=_FORMS) from error
+    if not 0 < fraction < 1:
+        raise ConfigError(f"{key}={held_out!r} leaves one part empty", allowed=_FORMS)
+    return rule, fraction

@@ -44,6 +44,9 @@ def branch(name: str, changes: Sequence[str] = ()) -> RunConfig:
         cure = f"thetahat train {quote(name)} --out DIR, which starts from its parameters"
         raise ModelError(f"{folder} has no state of a run, only parameters", cure=cure)
     theirs, step = read_config(folder), read_progress(folder)["step"]
+    if not theirs.data.sources and not any(change.startswith("data.train=") for change in changes):
+        becomes_mixture = any(change.startswith("data.sources.") for change in changes)
+        changes = ["data.train=", *changes] if becomes_mixture else changes  # a mixture takes its place
     ours = override(theirs, changes)
     _refuse_fixed(ours, theirs, name)
     if ours.max_steps <= step:

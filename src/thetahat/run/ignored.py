@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from thetahat.core.config import to_plain
 from thetahat.core.errors import ConfigError
 from thetahat.data.chat.template import TEMPLATES, load_template
-from thetahat.data.config import ChatConfig
+from thetahat.data.config import ChatConfig, as_typed
 from thetahat.model.config import ModelConfig
 from thetahat.objective.config import Masked, ObjectiveConfig
 from thetahat.run.config import RunConfig
@@ -54,6 +54,9 @@ def _of_objective(objective: ObjectiveConfig) -> Iterator[Ignored]:
 
 def _of_data(config: RunConfig) -> Iterator[Ignored]:
     data, layout = config.data, config.objective.factorization.layout
+    if data.sources and data.train not in ("", type(data)().train):
+        cure = "data.sources.NAME.path for it, or leave it out (data.train= unsets that of a file); or data.sources={}"
+        yield Ignored("data.train", as_typed(data.train), "data.sources says what to train on", cure)
     if data.source_context is not None and not layout.has_source:
         why = "nothing is read by an encoder for a decoder"
         yield Ignored("data.source_context", data.source_context, why, "data.context=N, and data.source_context=none")

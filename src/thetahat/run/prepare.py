@@ -12,7 +12,7 @@ from thetahat.core.errors import ConfigError, DataError
 from thetahat.core.plain import counted
 from thetahat.data.chat.encode import ChatOptions
 from thetahat.data.chat.template import load_template
-from thetahat.data.config import as_typed, named
+from thetahat.data.config import named
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.corpus import Corpus, note_counts, reading_of, shared_documents
 from thetahat.data.corpus.encode import Encoding
@@ -69,6 +69,11 @@ class Prepared:
         place = (epoch + 1, 0) if is_over else (epoch, (batch + 1) * self.config.batch_size)
         return {"position": position, "epoch": place[0], "row": place[1]}
 
+    def sources(self, step: int) -> dict[str, dict[str, float]]:
+        """Of a mixture, by source: rows and epochs that were read by then; empty where there is one source."""
+        uses = self.order.uses(0, step + self.offset)
+        return {use.name: {"rows": use.filled, "epochs": round(use.epochs, 4)} for use in uses}
+
     def from_step(self, step: int, tokens: int, position: int) -> "Prepared":
         """The same for a run that has learned from `tokens` targets in `step` updates and reads on at `position`."""
         num_steps = _num_steps(self.config, self.order, (step, tokens, position))
@@ -81,10 +86,7 @@ def prepare(config: RunConfig, folder: Path | None = None, world: World = ALONE)
 
     The first rank does the work and writes it to the cache, from which the others read it.
     """
-    if "-" in named(config.data.train) and world.size > 1:
-        raise ConfigError(
-            "standard input has one reader, not several ranks", cure="write it to a file: data.train=PATH"
-        )
+    _refuse_shared_input(config, world)
     if not world.is_first:
         world.first_does(lambda: None)
     else:
@@ -101,6 +103,15 @@ def prepare(config: RunConfig, folder: Path | None = None, world: World = ALONE)
             logger.warning("%s", lost)
         _warn_of_leaks(config, train, held_out)
     return Prepared(config, tokenizer, train, order, held_out, num_steps, labels)
+
+
+def _refuse_shared_input(config: RunConfig, world: World) -> None:
+    keys = [key for key, place in config.data.places.items() if "-" in named(place)]
+    if keys and world.size > 1:
+        raise ConfigError(
+            f"{keys[0]}=-: standard input has one reader, not {world.size} ranks",
+            cure=f"write it to a file: {keys[0]}=PATH",
+        )
 
 
 def _tell(notes: Mapping[str, int]) -> None:
@@ -123,7 +134,7 @@ def _warn_of_leaks(config: RunConfig, train: Corpus, held_out: Corpus | None) ->
         "like one of the training part, but for case and blanks",
         alike,
     )
-    if config.data.division[0] == "tail":  # other files hold other documents
+    if "tail" in config.data.rules:  # other files hold other documents
         divided = shared_documents(held_out, train, "document")
         _warn(("held-out record is", "held-out records are"), "of documents that are trained on, too", divided)
 
@@ -158,8 +169,9 @@ def _tokenizer_and_corpora(
 
 
 def _no_dialogue(config: RunConfig, why: str) -> DataError:
+    key = "data.sources" if config.data.sources else "data.train"
     return DataError(
-        f"data.train={as_typed(config.data.train)} holds no dialogue, which data.chat is for: {why}",
+        f"{key}={config.data.told} holds no dialogue, which data.chat is for: {why}",
         allowed='records like {"messages": [{"role": "user", "content": "..."}, ...]}, in .jsonl, .parquet or .arrow',
         cure="another recipe, for what it holds: thetahat recipes",
     )

@@ -25,6 +25,7 @@ from thetahat.run.log.metrics import (
     HELD_OUT,
     METRICS,
     OF_DOCUMENTS,
+    SOURCES,
     MetricsLog,
     evaluation_after,
     last_evaluation,
@@ -150,7 +151,7 @@ _NOTHING: Mapping[str, Any] = {"metrics_bytes": 0, "ledger": {}}
 def _lacks_evaluation(folder: Path, config: RunConfig, progress: Mapping[str, Any]) -> bool:
     """Whether an evaluation was due after the step of a checkpoint and is not in the log."""
     is_new = progress["step"] > config.first_step
-    is_due = config.watch.evaluates(progress["step"], progress["num_steps"]) and config.data.division[0] != "none"
+    is_due = config.watch.evaluates(progress["step"], progress["num_steps"]) and config.data.rules != {"none"}
     return is_new and is_due and evaluation_after(folder / METRICS, progress["step"]) is None
 
 
@@ -216,6 +217,15 @@ def result(folder: Path, config: RunConfig) -> dict[str, Any]:
         **held_out,
         OF_DOCUMENTS: evaluation.get(OF_DOCUMENTS),
         f"{HELD_OUT}step": evaluation.get("step"),
+        **({SOURCES: _of_sources(folder / METRICS, evaluation)} if config.data.sources else {}),
         "seconds": progress["seconds"],
         "checkpoint": str(newest) if newest else None,
     }
+
+
+def _of_sources(path: Path, evaluation: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """By source, what the newest step says of it, and what the newest evaluation found on what is held out of it."""
+    held_out: Mapping[str, float] = evaluation.get(f"{HELD_OUT}{SOURCES}") or {}
+    read: Mapping[str, dict[str, float]] = read_last(path, SOURCES) or {}
+    value = {name: {f"{HELD_OUT}value": held_out[name]} for name in held_out}
+    return {name: said | value.get(name, {}) for name, said in read.items()}

@@ -100,18 +100,23 @@ class _Clock:
         return spent
 
 
-def evaluate(run: Running, hooks: ScoringHooks) -> Summary | None:
-    """The likelihood of what evaluations score, by the policy and the dtype that `thetahat score` uses."""
+def evaluate(run: Running, hooks: ScoringHooks) -> tuple[Summary | None, dict[str, float]]:
+    """The likelihood of what evaluations score, by the policy and the dtype that `thetahat score` uses.
+
+    Of a mixture also the value of each source.
+    """
     state, labels = run.state, run.prepared.labels
     if run.evaluated is None:
-        return None
+        return None, {}
     state.model.eval()
     policy = card_of(state.config, labels).policy(state.config.inference)
     try:
         likelihoods = score_corpus(state.model, run.evaluated, policy, run.world, state.device, hooks)
     finally:
         state.model.train()
-    return summarize(ledger_rows(likelihoods, run.evaluated, labels))
+    rows = ledger_rows(likelihoods, run.evaluated, labels)
+    names = sorted({row.source for row in rows}) if state.config.data.sources else []
+    return summarize(rows), {name: summarize([row for row in rows if row.source == name]).value for name in names}
 
 
 def _log_step(run: Running, done: StepReport, clock: _Clock) -> None:
@@ -119,7 +124,8 @@ def _log_step(run: Running, done: StepReport, clock: _Clock) -> None:
     state = run.state
     spent = clock.tick()
     if run.log:
-        run.log.append(step_line(done, state, batch=run.feed.fingerprint(done.step - 1), seconds=spent))
+        read = run.prepared.sources(done.step)
+        run.log.append(step_line(done, state, read, batch=run.feed.fingerprint(done.step - 1), seconds=spent))
     run.lacks_evaluation = run.prepared.held_out is not None and state.config.watch.evaluates(
         state.step, state.num_steps
     )
@@ -132,7 +138,7 @@ def _evaluate(run: Running, clock: _Clock, hooks: ScoringHooks, *, is_saved: boo
     """
     state = run.state
     try:
-        held_out = evaluate(run, hooks)
+        held_out, sources = evaluate(run, hooks)
     except Abandoned:
         return None
     finally:
@@ -141,7 +147,7 @@ def _evaluate(run: Running, clock: _Clock, hooks: ScoringHooks, *, is_saved: boo
     if held_out is None:
         return None
     if run.log:
-        run.log.append(evaluation_line(held_out, state, run.held_out_of))
+        run.log.append(evaluation_line(held_out, state, run.held_out_of, sources))
         run.log.settle()
     if state.config.watch.saves(state.step, state.num_steps):
         documents = 0 if run.held_out_of is None else state.config.evaluation.max_documents or 0

@@ -1,12 +1,14 @@
 """Several sources: which of them fills which row, in which epoch of its own."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings, strategies as st
 from scipy.stats import binom
 
 from thetahat.core.config import Config, from_toml, override, to_toml
-from thetahat.core.errors import ConfigError
+from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.config import DataConfig, SourceConfig
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.order import mixture as of_mixture
@@ -155,9 +157,37 @@ def test_records_are_named_after_their_source_and_each_is_divided(write):
     assert len(list(train)) + len(list(held_out)) == 80
 
 
+def test_a_source_says_itself_what_is_held_out_of_it(write):
+    for name in ("a", "b", "c", "d"):
+        write(f"{name}.jsonl", [{"text": f"{name} {number}"} for number in range(40)])
+    folder = write("x", "").parent
+
+    def divided(**held_out):
+        sources = {
+            name: SourceConfig(path=f"{folder}/{name}.jsonl", held_out=held_out.get(name)) for name in ("a", "b", "c")
+        }
+        return divide(DataConfig(sources=sources, held_out="tail:0.5"))
+
+    config = DataConfig(sources={"a": SourceConfig(path="x", held_out="none")}, held_out="tail:0.5")
+    assert config.rules == {"none"}
+    train, held_out = divided(a="none", b=f"{folder}/d.jsonl")
+    assert Counter(record.source for record in train) == {"a": 40, "b": 40, "c": 21}
+    assert Counter((record.source, record.text[0]) for record in held_out) == {("b", "d"): 40, ("c", "c"): 19}
+    assert divided(a="none", b="none")[1].sources[0][0] == "c"
+    with pytest.raises(DataError, match=r"a\.jsonl is in data.sources.a and among what is held out of data.sources.b"):
+        divided(b=f"{folder}/a.jsonl")
+    with pytest.raises(
+        DataError, match=r"b\.jsonl is in data.sources.b.path=.* and in data.sources.b.held_out="
+    ) as refused:
+        divided(b=f"{folder}/b.jsonl")
+    assert "data.sources.b.held_out=hash:0.1" in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("sources", "other"),
     [
+        ({"a": {"path": "x", "held_out": "tail:2"}}, {}),
+        ({"a": {"path": "x", "held_out": "y"}}, {"held_out": "z"}),
         ({"a": {"path": "x", "weight": 1}, "b": {"path": "y"}}, {}),
         ({"a": {"path": "x", "weight": 1}}, {"temperature": 2.0}),
         ({}, {"temperature": 2.0}),

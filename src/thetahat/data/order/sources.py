@@ -23,7 +23,8 @@ class Use:
 
     name: str
     share: float  # of the rows of the run
-    epochs: float
+    filled: int  # rows, from row 0 on
+    epochs: float  # likewise
     num_rows: int  # of an epoch, the first
     num_targets: int  # likewise
     is_used_up: bool
@@ -93,5 +94,5 @@ class Sources:
             share = (filled - int(before[number])) / max(last - first, 1)
             epochs, limit = epoch + row / rows.num_rows(epoch), self._limits[number]
             is_over = limit is not None and filled >= limit
-            found.append(Use(name, share, epochs, rows.num_rows(), rows.num_targets(), is_over))
+            found.append(Use(name, share, filled, epochs, rows.num_rows(), rows.num_targets(), is_over))
         return found

@@ -31,8 +31,8 @@ Mask = NDArray[np.bool_]
 class Division:
     """Which records of a dataset are held out, or where its only document is cut; known when it is first asked."""
 
-    def __init__(self, texts: Texts, config: DataConfig) -> None:
-        self._texts, self._config = texts, config
+    def __init__(self, texts: Texts, config: DataConfig, key: str = "data.train") -> None:
+        self._texts, self._config, self._key = texts, config, key
 
     @cached_property
     def is_held_out(self) -> Mask:
@@ -54,7 +54,7 @@ class Division:
         target = int(len(data) * (1 - fraction))
         cut = next((i for i in range(target, len(data)) if data[i] & 0xC0 != 0x80), len(data))
         if cut in {0, len(data)}:
-            raise _nothing_left(self._config, 1, "hold out" if cut else "train on")
+            raise _nothing_left(self._config, 1, "hold out" if cut else "train on", self._key)
         return cut
 
     def of(self, index: int, record: Record, *, held_out: bool) -> Record | None:
@@ -123,6 +123,7 @@ class Records:
     config: DataConfig
     division: Division | None = None  # None: all of it
     held_out: bool = False
+    key: str = "data.train"  # that names what is trained on
 
     @property
     def on_bad(self) -> OnBadRecord:
@@ -152,7 +153,8 @@ class Records:
                 is_empty = False
                 yield replace(kept, weight=kept.weight * weights.get(kept.source, 1.0)) if weights else kept
         if is_empty:
-            raise _nothing_left(self.config, len(self.texts.index.sizes), "hold out" if self.held_out else "train on")
+            purpose = "hold out" if self.held_out else "train on"
+            raise _nothing_left(self.config, len(self.texts.index.sizes), purpose, self.key)
         if unseen:
             raise DataError(f"data.source_weights names {min(unseen)!r}, a source that no record has")
 
@@ -160,7 +162,7 @@ class Records:
         """What stands nowhere in the texts to train on divides nothing, and one huge document is not what was meant."""
         if not self.texts.is_split:
             raise DataError(
-                f"data.split_on={self.config.separator!r} stands nowhere in data.train={as_typed(self.config.train)}",
+                f"data.split_on={self.config.separator!r} stands nowhere in {self.key}={as_typed(self.config.train)}",
                 cure=r"what stands between documents (\n is a line break, \\ a backslash), or data.split_on=none",
             )
 
@@ -204,48 +206,66 @@ def divide(config: DataConfig) -> tuple[Records | Mixed, Records | Mixed | None]
     """
     if not config.sources:
         return _divide(config)
-    plain = {"sources": {}, "source_weights": {}, "temperature": None}
-    parts = {
-        name: _divide(replace_config(config, train=config.sources[name].path, **plain))
-        for name in sorted(config.sources)
-    }
+    parts = {name: _divide(_of_source(config, name), f"data.sources.{name}.path") for name in sorted(config.sources)}
     train = tuple((name, ours) for name, (ours, _) in parts.items())
-    seen: dict[tuple[int, int], str] = {}
-    for name, records in train:
-        for path in records.files:
-            if (other := seen.setdefault(identity(path), name)) != name:
-                raise DataError(f"{path} is in data.sources.{other} and in data.sources.{name}", cure="keep them apart")
     held_out = tuple((name, theirs) for name, (_, theirs) in parts.items() if theirs is not None)
+    _check_apart(train, [(name, records) for name, records in held_out if records.division is None])
     if not held_out or config.division[0] == "path":
         return Mixed(train, config), held_out[0][1] if held_out else None
     return Mixed(train, config), Mixed(held_out, config)
 
 
-def _divide(config: DataConfig) -> tuple[Records, Records | None]:
+def _of_source(config: DataConfig, name: str) -> DataConfig:
+    """The same for one source alone."""
+    one, plain = config.sources[name], {"sources": {}, "source_weights": {}, "temperature": None}
+    held_out = config.held_out if one.held_out is None else one.held_out
+    return replace_config(config, train=one.path, held_out=held_out, **plain)
+
+
+def _check_apart(train: Sequence[tuple[str, Records]], held_out: Sequence[tuple[str, Records]]) -> None:
+    """Raises DataError for a file of two sources, or one that is trained on in one and held out in another."""
+    seen: dict[tuple[int, int], str] = {}
+    for name, records in train:
+        for path in records.files:
+            if (other := seen.setdefault(identity(path), name)) != name:
+                raise DataError(f"{path} is in data.sources.{other} and in data.sources.{name}", cure="keep them apart")
+    for name, records in held_out:
+        if both := [path for path in records.files if identity(path) in seen]:
+            other = seen[identity(both[0])]
+            what = f"{both[0]} is in data.sources.{other} and among what is held out of data.sources.{name}"
+            raise DataError(what, cure="keep them apart")
+
+
+def _divide(config: DataConfig, key: str = "data.train") -> tuple[Records, Records | None]:
     files = find_files(config.train)
     texts = Texts(files, config.read_options, config.on_bad_record)
     rule, _ = config.division
     if rule == "none":
-        return Records(texts, config), None
+        return Records(texts, config, key=key), None
     if rule == "path":
-        theirs = Texts(_other_files(config, files), config.read_options, config.on_bad_record)
-        return Records(texts, config), Records(theirs, config, held_out=True)
-    division = Division(texts, config)
-    return Records(texts, config, division), Records(texts, config, division, held_out=True)
+        theirs = Texts(_other_files(config, files, key), config.read_options, config.on_bad_record)
+        return Records(texts, config, key=key), Records(theirs, config, held_out=True, key=key)
+    division = Division(texts, config, key)
+    return Records(texts, config, division, key=key), Records(texts, config, division, held_out=True, key=key)
 
 
-def _other_files(config: DataConfig, files: Sequence[Path]) -> tuple[Path, ...]:
+def _other_files(config: DataConfig, files: Sequence[Path], key: str) -> tuple[Path, ...]:
     held_out = tuple(find_files(config.held_out))
     ours = set(map(identity, files))
     if both := [path for path in held_out if identity(path) in ours]:
         raise DataError(
-            f"{both[0]} is in data.train={as_typed(config.train)} and in data.held_out={as_typed(config.held_out)}",
-            cure="keep the two apart, or let data.held_out=hash:0.1 divide one set",
+            f"{both[0]} is in {key}={as_typed(config.train)} and in {_held_out(key)}={as_typed(config.held_out)}",
+            cure=f"keep the two apart, or let {_held_out(key)}=hash:0.1 divide one set",
         )
     return held_out
 
 
-def _nothing_left(config: DataConfig, num_records: int, purpose: str) -> DataError:
+def _held_out(key: str) -> str:
+    """The key that says what is held out of what another key names."""
+    return "data.held_out" if key == "data.train" else key.removesuffix("path") + "held_out"
+
+
+def _nothing_left(config: DataConfig, num_records: int, purpose: str, key: str) -> DataError:
     """Cures are others than what is set already; which of them there are depends on how much there is to divide."""
     rule, fraction = config.division
     cures = [cure for name, cure in _CURES.items() if name != rule and (name != "hash" or num_records > 1)]
@@ -254,6 +274,6 @@ def _nothing_left(config: DataConfig, num_records: int, purpose: str) -> DataErr
     if config.on_bad_record == "skip":
         cures.append("mend the records that data.on_bad_record=skip leaves out")
     count = f"{num_records:,} record{'s' * (num_records != 1)}"
-    given = f"data.train={as_typed(config.train)} with data.held_out={as_typed(config.held_out)}"
+    given = f"{key}={as_typed(config.train)} with {_held_out(key)}={as_typed(config.held_out)}"
     what = f"{given} leaves no document to {purpose}: {count}"
-    return DataError(what, cure=", or ".join(cures))
+    return DataError(what, cure=", or ".join(cures).replace("data.held_out", _held_out(key)))

@@ -1,11 +1,12 @@
 """What the loop reports of a step and of an evaluation, to its caller and to metrics.jsonl."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from thetahat.ledger.summary import Summary
-from thetahat.run.log.metrics import HELD_OUT, MAX_DOCUMENTS, OF_DOCUMENTS
+from thetahat.run.log.metrics import HELD_OUT, MAX_DOCUMENTS, OF_DOCUMENTS, SOURCES
 from thetahat.run.state import State
 from thetahat.run.step import StepReport
 
@@ -24,8 +25,13 @@ class Report:
     evaluation_seconds: float = 0.0  # of this iteration
 
 
-def step_line(done: StepReport, state: State, *, batch: str, seconds: float) -> dict[str, Any]:
-    """The line of a step; `seconds` and `tokens_per_second` are the only fields that differ in a repeated run."""
+def step_line(
+    done: StepReport, state: State, sources: dict[str, dict[str, float]], *, batch: str, seconds: float
+) -> dict[str, Any]:
+    """The line of a step; `seconds` and `tokens_per_second` are the only fields that differ in a repeated run.
+
+    Of a mixture it has the rows and epochs that were read of each source.
+    """
     return {
         "step": done.step,
         "tokens": state.tokens,
@@ -35,12 +41,20 @@ def step_line(done: StepReport, state: State, *, batch: str, seconds: float) -> 
         "batch": batch,
         "seconds": state.seconds,
         "tokens_per_second": done.num_tokens / seconds,
+        **({SOURCES: sources} if sources else {}),
     }
 
 
-def evaluation_line(held_out: Summary, state: State, of_documents: int | None) -> dict[str, Any]:
-    """The line of an evaluation, which comes after the line of its step; `of_documents` are all, if it is of a part."""
-    numbers = {f"{HELD_OUT}{name}": value for name, value in held_out.to_dict().items()}
+def evaluation_line(
+    held_out: Summary, state: State, of_documents: int | None, sources: Mapping[str, float]
+) -> dict[str, Any]:
+    """The line of an evaluation, which comes after the line of its step; `of_documents` are all, if it is of a part.
+
+    Of a mixture it has the value of what is held out of each source: bits per byte, or nats per label.
+    """
+    numbers: dict[str, Any] = {f"{HELD_OUT}{name}": value for name, value in held_out.to_dict().items()}
+    if sources:
+        numbers[f"{HELD_OUT}{SOURCES}"] = dict(sources)
     if of_documents is not None:
         numbers |= {MAX_DOCUMENTS: state.config.evaluation.max_documents, OF_DOCUMENTS: of_documents}
     return {"step": state.step, **numbers, "seconds": state.seconds}
