@@ -99,14 +99,20 @@ def test_a_mixture_on_two_ranks_killed_in_the_middle_reads_what_one_rank_reads(b
     sources = [f"data.sources.{name}.path={name}.jsonl" for name in MIXED]
     sources += [f"data.sources.{name}.weight={weight}" for name, weight in MIXED.items()]
     own = ["data.held_out=none", "data.sources.b.held_out=held.jsonl", "data.train=", "ledger.every=0"]
-    times = [f"max_steps={num_steps}", f"evaluation.every={num_steps // 2}", f"checkpoint.every={num_steps // 4}"]
+    times = [
+        "micro_batch_size=3",
+        f"max_steps={num_steps}",
+        f"evaluation.every={num_steps // 2}",
+        f"checkpoint.every={num_steps // 4}",
+    ]
     alone, command = (bed.command(*STILL, *sources, *own, *times, run=run) for run in ("alone", "run"))
-    bed.finish(*alone)
+    assert bed.start(*alone).wait(600) == 0
     ranks = bed.start_ranks(2, *command)
-    assert bed.until(ranks[0], lambda: bed.lines() >= num_steps // 2), ranks[0].err
+    assert bed.until(ranks[0], lambda: bed.lines() >= num_steps // 2, 600), ranks[0].err
     for rank in ranks:
         rank.kill()
-    ended = bed.finish_ranks(2, *command)
+    ended = bed.start_ranks(2, *command)
+    assert [rank.wait(600) for rank in ended] == [0, 0], ended[0].err
     one, two = (list(read_lines(bed.folder / run / "metrics.jsonl")) for run in ("alone", "run"))
     for name in ("step", "tokens", "batch", "sources"):
         assert [line.get(name) for line in one] == [line.get(name) for line in two]
