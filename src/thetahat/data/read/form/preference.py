@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from thetahat.core.errors import DataError
 from thetahat.data.config import Preference
-from thetahat.data.read.form.turns import DIALOGUES, dialogue, messages_of, rows_of, system_of
+from thetahat.data.read.form.turns import DIALOGUES, are_told, dialogue, messages_of, rows_of, system_of
 from thetahat.data.read.strict_json import kind_of_value
 
 ASKED = ("prompt", "question", "instruction", "input")
@@ -28,6 +28,8 @@ def chosen_of(there: Fields, where: str, preference: Preference | None) -> tuple
         cure = "data.preference=chosen, to learn what was chosen; what was rejected is not read"
         raise DataError(f"{where}: a preference", cure=cure)
     before, chosen = _before(there, where), _said(there["chosen"], where, "chosen")
+    if isinstance(chosen, list) and are_told(before):
+        before = _before({**there, "prompt": rows_of(before, where)}, where)
     if isinstance(before, str) and isinstance(chosen, str):
         system = system_of(there, where)
         if not system:

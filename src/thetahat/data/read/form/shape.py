@@ -24,10 +24,12 @@ from thetahat.data.read.form.turns import (
     HISTORY,
     SYSTEMS,
     Fields,
+    are_told,
     dialogue,
     earlier_turns,
     messages_of,
     of_two_lists,
+    rows_of,
     system_of,
     tools_of,
     without_nulls,
@@ -59,6 +61,9 @@ _PAIRS = {
     ("problem", ""): ("solution",),
 }
 """A name of a prompt, one of what may stand behind it, and the names of its completion."""
+
+_FOREIGN = frozenset({*DIALOGUES, "chosen", *(answer for answers in _PAIRS.values() for answer in answers)})
+"""Names of others without which a record has nothing to learn."""
 
 _CHANGES = frozenset({"chosen", "rejected", "choices", "options", "context", "passage", "input", "definition"})
 """What cannot be left out beside a prompt and a completion without making another task of them."""
@@ -190,10 +195,15 @@ def _own(kind: str, there: dict[str, Any], where: str, told: str) -> Shaped:
     used = OWN[kind] | BESIDE
     if kind == "messages":
         there, used = {**there, **messages_of(there, where)}, used | _OF_DIALOGUES
-    elif kind == "prompt and completion" and any(isinstance(there[name], list) for name in OWN[kind]):
+    elif kind == "prompt and completion" and _are_messages(there["prompt"], there["completion"]):
+        there = {**there, **{name: rows_of(there[name], where) for name in OWN[kind]}}
         kind, told, used = "messages", f"{told}, lists of messages: the completion is learned", used | _OF_DIALOGUES
         there = {**there, "messages": of_two_lists(there, where)} | tools_of(there, where)
     return Shaped(kind, there, told, tuple(name for name in there if name not in used | {"messages"}))
+
+
+def _are_messages(prompt: Any, completion: Any) -> bool:
+    return isinstance(prompt, list) or isinstance(completion, list) or are_told(prompt, completion)
 
 
 def _foreign(there: dict[str, Any], where: str, fields: Fields) -> Shaped:
@@ -209,10 +219,12 @@ def _foreign(there: dict[str, Any], where: str, fields: Fields) -> Shaped:
 def _lacking(there: Fields, fields: Fields) -> str:
     found = MARKS.intersection(there)
     keys = ", ".join(map(repr, fields)) or "none"
+    null = [key for key in fields if key not in there and (key in MARKS or key in _FOREIGN)]
     if not found:
-        null = next((key for key in fields if key in MARKS), None)
-        return f"the {null} is null" if null else f"a record without a text; its keys: {keys}"
+        return f"the {null[0]} is null" if null else f"a record without a text; its keys: {keys}"
     halves = [name for name, wanted in OWN.items() if found < wanted and name != "text and label"]
+    if halves and null:
+        return f"half a record of {halves[0]}: the {null[0]} is null"
     return f"{f'half a record of {halves[0]}' if halves else 'a mixture of formats in one record'}; its keys: {keys}"
 
 

@@ -124,6 +124,20 @@ def _called(value: Any, where: str) -> dict[str, Any]:
     return {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]}
 
 
+def are_told(*texts: Any) -> bool:
+    """Whether all of these are texts of JSON that hold messages, as the cells of CSV and of some tables do."""
+    return all(isinstance(text, str) and text.lstrip()[:1] == "[" and _holds_messages(text) for text in texts)
+
+
+def _holds_messages(text: str) -> bool:
+    try:
+        found = decode_json(text.encode())
+    except ValueError:
+        return False
+    each = cast("list[Any]", found) if isinstance(found, list) else []
+    return bool(each) and all(isinstance(one, dict) and {"role", "content"} <= one.keys() for one in each)
+
+
 def rows_of(given: Any, where: str) -> Any:
     """A struct of lists, as some tables keep a list of structs, as that list; and what a text of JSON holds.
 
