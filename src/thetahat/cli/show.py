@@ -109,7 +109,7 @@ def conclude(outcome: dict[str, Any], config: RunConfig, folder: Path) -> None:
         say(f"  {_program()} {words}    {what}")
 
 
-def _sources(sources: dict[str, dict[str, float]], unit: str) -> Generator[str]:
+def _sources(sources: dict[str, dict[str, int | float]], unit: str) -> Generator[str]:
     """Of each source of a mixture, what was read, and how likely what is held out of it is."""
     total = sum(one["rows"] for one in sources.values())
     for name, one in sources.items():

@@ -69,7 +69,7 @@ class Prepared:
         place = (epoch + 1, 0) if is_over else (epoch, (batch + 1) * self.config.batch_size)
         return {"position": position, "epoch": place[0], "row": place[1]}
 
-    def sources(self, step: int) -> dict[str, dict[str, float]]:
+    def sources(self, step: int) -> dict[str, dict[str, int | float]]:
         """Of a mixture, by source: rows and epochs that were read by then; empty where there is one source."""
         uses = self.order.uses(0, step + self.offset)
         return {use.name: {"rows": use.filled, "epochs": round(use.epochs, 4)} for use in uses}

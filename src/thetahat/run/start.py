@@ -223,9 +223,9 @@ def result(folder: Path, config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _of_sources(path: Path, evaluation: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def _of_sources(path: Path, evaluation: Mapping[str, Any]) -> dict[str, dict[str, int | float]]:
     """By source, what the newest step says of it, and what the newest evaluation found on what is held out of it."""
     held_out: Mapping[str, float] = evaluation.get(f"{HELD_OUT}{SOURCES}") or {}
-    read: Mapping[str, dict[str, float]] = read_last(path, SOURCES) or {}
+    read: Mapping[str, dict[str, int | float]] = read_last(path, SOURCES) or {}
     value = {name: {f"{HELD_OUT}value": held_out[name]} for name in held_out}
     return {name: said | value.get(name, {}) for name, said in read.items()}

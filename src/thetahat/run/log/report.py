@@ -26,7 +26,7 @@ class Report:
 
 
 def step_line(
-    done: StepReport, state: State, sources: dict[str, dict[str, float]], *, batch: str, seconds: float
+    done: StepReport, state: State, sources: dict[str, dict[str, int | float]], *, batch: str, seconds: float
 ) -> dict[str, Any]:
     """The line of a step; `seconds` and `tokens_per_second` are the only fields that differ in a repeated run.
 
