@@ -92,6 +92,7 @@ if TYPE_CHECKING:
     from thetahat.verbs.generate import answer as answer, generate as generate
     from thetahat.verbs.import_ import import_ as import_
     from thetahat.verbs.influence import influence as influence
+    from thetahat.verbs.info import info as info
     from thetahat.verbs.load import load as load
     from thetahat.verbs.merge import merge as merge
     from thetahat.verbs.report import report as report
@@ -115,6 +116,7 @@ VERBS = {
     "choose": "verbs.choose",
     "classify": "verbs.classify",
     "influence": "verbs.influence",
+    "info": "verbs.info",
     "report": "verbs.report",
     "merge": "verbs.merge",
     "export": "verbs.export",

@@ -15,12 +15,15 @@ from thetahat.run.folder.files import CONFIG, MODEL, OPTIMIZER, all_checkpoints,
 from thetahat.run.folder.moved import find_checkpoint_again
 
 
-def find_checkpoint(name: str, *, with_optimizer: bool = False) -> Path:
-    """The checkpoint folder of a MODEL argument, verified; of the optimizer's state only the size, by default."""
+def find_checkpoint(name: str, *, with_optimizer: bool = False, deep: bool = True) -> Path:
+    """The checkpoint folder of a MODEL argument, verified; of the optimizer's state only the size, by default.
+
+    Without `deep` the parameters are not read either: of them, too, only the size is compared.
+    """
     run, at, which = name.rpartition("@")
     if not at or os.path.lexists(name):
         run, which = name, "latest"
-    shallow = () if with_optimizer else (OPTIMIZER,)
+    shallow = (() if with_optimizer else (OPTIMIZER,)) if deep else (OPTIMIZER, MODEL)
     with store.reading(Path(run)):
         folder = _named(Path(run), which)
         if folder is None:

@@ -134,13 +134,16 @@ def check_head(stored: StoredModel) -> None:
         )
 
 
-def find_model(name: str) -> StoredModel:
-    """The model that a MODEL argument means: a folder of transformers, here or on the hub, or a checkpoint."""
+def find_model(name: str, *, deep: bool = True) -> StoredModel:
+    """The model that a MODEL argument means: a folder of transformers, here or on the hub, or a checkpoint.
+
+    Without `deep` the parameters of a checkpoint are not verified: they are not read.
+    """
     if is_hub_name(name):
         return _foreign(local_folder(name))
     if is_hub_folder(Path(name)):
         return _foreign(Path(name))
-    return Checkpoint(find_checkpoint(name))
+    return Checkpoint(find_checkpoint(name, deep=deep))
 
 
 def _foreign(path: Path) -> Foreign:

@@ -1,0 +1,132 @@
+"""Bytes that a model needs, counted from its shape: what the backward pass needs, logits, keys and values."""
+
+from dataclasses import dataclass
+
+from thetahat.model.config import Dtype, EncoderDecoderConfig, LayerNormConfig, ModelConfig, TransformerConfig
+
+NORMS = {"pre": 2, "post": 2, "sandwich": 4, "branch": 2, "parallel": 2}
+"""Norms of a block without attention to a source, by their placement."""
+LOGITS = 4
+"""Copies of the logits at the beginning of the backward pass: themselves, and three to differentiate log Z and z."""
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """Bytes of a number: of what parameters, norms and logits hold, and of what matrices are multiplied with."""
+
+    full: int
+    product: int
+
+    @property
+    def num_casts(self) -> int:
+        """Copies that maps of one input keep of it: under autocast each casts its own, from the second on."""
+        return 0 if self.full == self.product else 1
+
+
+def widths_of(dtype: Dtype) -> Widths:
+    """The bytes of a number under a config's dtype."""
+    full = 8 if dtype == "float64" else 4
+    return Widths(full, 2 if dtype == "bfloat16" else full)
+
+
+def kept_per_position(config: ModelConfig, dtype: Dtype, context: int, source_context: int = 0) -> float:
+    r"""Bytes that one position of a row keeps for the backward pass, logits apart.
+
+    With D, F, H, G, K as in the config, and full and product the bytes of a number (`Widths`), a layer keeps
+    $\text{product} \cdot (2D + 2HK + 3GK) + \text{full} \cdot H$ and $4F \cdot \text{product}$ (2F without a gate, F of
+    a ReLU); a norm over w numbers keeps its input and, of the RMS kind, what it divided: $\text{full} \cdot (1 + 1) w$.
+    A cap or a bias of the scores keeps them whole, H T numbers twice. In an encoder-decoder a position of the target
+    has its share of the source that the encoder read: `source_context` / `context`.
+    """
+    sizes = widths_of(dtype)
+    reads = isinstance(config, EncoderDecoderConfig)
+    kept = config.num_layers * _of_layer(config, sizes, context)
+    kept += _around(config, sizes, context) + sizes.product * config.width
+    if reads:
+        share = source_context / context
+        states = config.num_encoder_layers * _of_layer(config, sizes, source_context)
+        states += _around(config, sizes, source_context)
+        groups = config.num_kv_heads * config.head_width
+        memory = sizes.product * (config.width + config.num_layers * 2 * groups * (1 + sizes.num_casts))
+        if config.attention.query_key_norm != "none":
+            memory += config.num_layers * _norm(config, groups, sizes)
+        kept += share * (states + memory) + config.num_layers * _of_cross(config, sizes, source_context)
+    return kept
+
+
+def _around(config: TransformerConfig, sizes: Widths, context: int) -> float:
+    """Of a stack: what embeddings, the last norm and a bias of the scores keep; tokens are int64."""
+    narrow = config.embedding.width
+    kept = sizes.product * config.num_heads * context if config.attention.relative else 0
+    kept += 8 + (0.0 if config.placement == "post" else _norm(config, config.width, sizes))
+    kept += _norm(config, narrow or config.width, sizes) if config.embedding.has_norm else 0
+    return kept + (sizes.product * narrow if narrow else 0) + _dropped(config, sizes, 1)
+
+
+def _of_layer(config: TransformerConfig, sizes: Widths, context: int) -> float:
+    queries, groups = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
+    kept = NORMS[config.placement] * _norm(config, config.width, sizes)
+    if config.placement == "parallel":
+        kept -= sizes.full * config.width  # both norms read the same states
+    inputs = 2 * config.width + sizes.num_casts * 3 * config.width
+    kept += sizes.product * (inputs + 2 * queries + 2 * groups) + _scores(config, sizes, context)
+    if config.attention.query_key_norm != "none":
+        kept += _norm(config, queries, sizes) + _norm(config, groups, sizes)
+    return kept + sizes.product * _network(config) + _dropped(config, sizes, 2)
+
+
+def _of_cross(config: TransformerConfig, sizes: Widths, source_context: int) -> float:
+    """Of a layer's attention to a source, beside the keys and values, which belong to the source."""
+    queries = config.num_heads * config.head_width
+    kept = NORMS[config.placement] // 2 * _norm(config, config.width, sizes)
+    kept += sizes.product * (config.width + 2 * queries) + _scores(config, sizes, source_context)
+    kept += source_context  # the mask
+    if config.attention.query_key_norm != "none":
+        kept += _norm(config, queries, sizes)
+    return kept + _dropped(config, sizes, 1)
+
+
+def _scores(config: TransformerConfig, sizes: Widths, context: int) -> float:
+    """A fused kernel keeps log Z of each head; scores that are changed are kept whole."""
+    if config.attention.cap is not None:
+        return 2.0 * sizes.product * config.num_heads * context
+    if config.attention.relative is not None:
+        return 1.0 * sizes.product * config.num_heads * context
+    return 1.0 * sizes.full * config.num_heads
+
+
+def _network(config: TransformerConfig) -> float:
+    if config.mlp.is_gated:
+        return 4.0 * config.inner_width
+    return config.inner_width * (1.0 if config.mlp.activation == "relu" else 2.0)
+
+
+def _norm(config: TransformerConfig, width: int, sizes: Widths) -> float:
+    copies = 1 if isinstance(config.norm, LayerNormConfig) else 2
+    return sizes.full * float(copies * width)
+
+
+def _dropped(config: TransformerConfig, sizes: Widths, times: int) -> float:
+    """What dropout keeps: which numbers were set to 0."""
+    return float(times * sizes.full * config.width) if config.dropout else 0.0
+
+
+def kept_of_matrices(num_weights: int, dtype: Dtype) -> int:
+    """Bytes of the copies of matrices that autocast keeps until the backward pass."""
+    sizes = widths_of(dtype)
+    return sizes.product * num_weights if sizes.num_casts else 0
+
+
+def logit_bytes(vocab_size: int, num_targets: int, dtype: Dtype) -> int:
+    r"""The logits of so many targets at the beginning of the backward pass: $\text{LOGITS} \cdot V \cdot n$ numbers."""
+    return LOGITS * widths_of(dtype).full * vocab_size * num_targets
+
+
+def cache_bytes(config: ModelConfig, context: int, dtype: Dtype, source_context: int = 0) -> int:
+    r"""Keys and values of a text of `context` tokens: $2 G K \sum_\text{layers} \min(T, \text{distance})$ numbers.
+
+    In an encoder-decoder the source's stand beside them, in each layer of the decoder. They have the parameters' dtype.
+    """
+    seen = [min(context, mixer.distance or context) for mixer in map(config.mixer, range(config.num_layers))]
+    source = config.num_layers * source_context if isinstance(config, EncoderDecoderConfig) else 0
+    return 2 * config.num_kv_heads * config.head_width * widths_of(dtype).full * (sum(seen) + source)

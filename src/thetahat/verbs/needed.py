@@ -1,0 +1,118 @@
+"""How much memory a model needs, in training and when it is asked; the formulas are those of `model/memory.py`."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from thetahat.core.plain import fields_as_json
+from thetahat.model.build import LanguageModel
+from thetahat.model.config import EncoderDecoderConfig
+from thetahat.model.cost import matrix_weights
+from thetahat.model.memory import cache_bytes, kept_of_matrices, kept_per_position, logit_bytes, widths_of
+from thetahat.objective.config import Labels, Masked
+from thetahat.optimization.config import Muon
+from thetahat.optimization.groups import group_parameters
+from thetahat.run.config import RunConfig
+
+SLOTS = {"muon": 1, "adamw": 2}
+"""Numbers that a rule keeps of each parameter: its momentum, or the means of the gradient and of its square."""
+STACK = 4
+"""Copies of the largest stack of equal matrices that Muon orthogonalises at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """Bytes of one process in training, at the most; what libraries, data and fragments take comes on top."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    activations: int  # kept for the backward pass of one micro-batch
+    logits: int  # when the backward pass begins
+    update: int  # what the update needs when the activations are gone
+    num_rows: int  # read at once
+    context: int
+
+    @property
+    def total(self) -> int:
+        """At the worst moment: the beginning of the last backward pass of a step, or its update."""
+        stays = self.parameters + self.gradients + self.optimizer
+        return stays + max(self.activations + self.logits, self.update)
+
+    def to_dict(self) -> dict[str, int]:
+        """What `--json` prints."""
+        return fields_as_json(self) | {"total": self.total}
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """Bytes of one process that asks a model about one text."""
+
+    parameters: int
+    cache_per_token: int  # keys and values
+    cache: int  # of a text as long as the context; layers with a window keep no more than it
+    context: int
+
+    def to_dict(self) -> dict[str, int]:
+        """What `--json` prints."""
+        return fields_as_json(self) | {"total": self.parameters + self.cache}
+
+
+def training_memory(model: LanguageModel, config: RunConfig, vocab_size: int, num_labels: int) -> Training:
+    r"""Of a model on `meta` as it is trained: parameters, gradients and optimizer exactly, the rest by `model/memory`.
+
+    $P b + P_t b + \sum_\text{rules} \text{SLOTS} \cdot P_r b + \max(A + L, U)$ with b bytes a number, $P_t$ of P
+    trainable, A the activations of `micro_batch_size` rows, L the logits of their targets, and U what Muon works with:
+    the directions of all its matrices, and `STACK` copies of its largest stack of one shape.
+    """
+    full = widths_of(config.dtype).full
+    groups = {group.name: group.parameters for group in group_parameters(model)}
+    rules = config.optimization
+    kinds = {name: "muon" if isinstance(getattr(rules, name), Muon) else "adamw" for name in groups}
+    sizes = {name: sum(one.numel() for one in held.values()) for name, held in groups.items()}
+    num_rows = min(config.micro_batch_size or config.batch_size, config.batch_size)
+    positions = num_rows * config.data.context
+    kept = kept_per_position(model.config, config.dtype, config.data.context, config.data.source_room)
+    targets, chunk = _num_targets(config, num_rows), config.objective.chunk_size
+    muon = [one for name, held in groups.items() if kinds[name] == "muon" for one in held.values()]
+    return Training(
+        parameters=full * sum(one.numel() for one in model.parameters()),
+        gradients=full * sum(sizes.values()),
+        optimizer=full * sum(SLOTS[kinds[name]] * size for name, size in sizes.items()),
+        activations=round(kept * positions) + kept_of_matrices(matrix_weights(model), config.dtype),
+        logits=logit_bytes(num_labels or vocab_size, min(targets, chunk or targets), config.dtype),
+        update=full * (sum(one.numel() for one in muon) + STACK * _largest_stack(muon)),
+        num_rows=num_rows,
+        context=config.data.context,
+    )
+
+
+def _num_targets(config: RunConfig, num_rows: int) -> int:
+    """Targets of a micro-batch at the most."""
+    match config.objective.factorization:
+        case Masked(rate=rate):
+            return round(rate * num_rows * config.data.context)
+        case Labels():
+            return num_rows
+        case _:
+            return num_rows * config.data.context
+
+
+def _largest_stack(matrices: list[nn.Parameter]) -> int:
+    """Numbers in the matrices of one shape, transposed or not, of which there are most."""
+    sizes: dict[tuple[int, ...], int] = {}
+    for one in matrices:
+        shape = tuple(sorted(one.shape))
+        sizes[shape] = sizes.get(shape, 0) + one.numel()
+    return max(sizes.values(), default=0)
+
+
+def inference_memory(model: LanguageModel, context: int) -> Inference:
+    """Parameters are float32 whatever they are multiplied in, and so are keys and values."""
+    source = context if isinstance(model.config, EncoderDecoderConfig) else 0
+    return Inference(
+        parameters=4 * sum(parameter.numel() for parameter in model.parameters()),
+        cache_per_token=cache_bytes(model.config, 1, "float32"),
+        cache=cache_bytes(model.config, context, "float32", source),
+        context=context,
+    )
