@@ -103,7 +103,7 @@ class SourceConfig(Config, frozen=True, kw_only=True):
     """A source of a mixture: where its records are, and how much of the training they are."""
 
     path: Place = ""
-    """Where its records are: a file, a folder or a glob, or a list of these."""
+    """Where its records are: a file, a folder, a glob or a URL, or a list of these."""
     weight: Annotated[float, Meta(gt=0, lt=1e300)] | None = None
     """Its share of the rows, in proportion to the weights of the others; none: by data.temperature."""
     max_epochs: Annotated[int, Meta(ge=1, le=2**40)] | None = None
@@ -116,8 +116,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
     """The dataset, its division in two, and the policies that turn documents into rows."""
 
     train: Place = "bundled:tinyshakespeare"
-    """What to train on: a file, a folder, a glob, - for standard input, or bundled:NAME; or a list of these. Empty
-    beside data.sources.
+    """What to train on: a file, a folder, a glob, a URL (s3://, https://, ...), - for standard input, or bundled:NAME;
+    or a list of these. Empty beside data.sources.
     """
     sources: dict[str, SourceConfig] = field(default_factory=dict[str, SourceConfig])
     """Several sources instead of data.train, by name: data.sources.wiki.path=wiki/, data.sources.wiki.weight=3."""

@@ -1,4 +1,4 @@
-"""Where a dataset lies: a path, a folder, a glob, standard input or a text that comes with the package."""
+"""Where a dataset lies: a path, a folder, a glob, a URL, standard input or a text that comes with the package."""
 
 import fnmatch
 import functools
@@ -20,6 +20,8 @@ from thetahat.core.store import flush_folder, partial_name
 from thetahat.data.read.cache import cache_folder
 from thetahat.data.read.foreign import refused_by_name
 from thetahat.data.read.opening import COMPRESSIONS, ORDER_MARK, opening
+from thetahat.data.read.remote.copy import copies_of
+from thetahat.data.read.remote.place import is_url
 from thetahat.data.read.table.delimited import DELIMITED, Dialect, dialect_of
 from thetahat.data.read.table.rows import TABLES
 from thetahat.data.read.table.splits import (
@@ -91,6 +93,9 @@ def survey(spec: str) -> Found:
         return Found([keep_standard_input()])
     if spec.startswith("bundled:"):
         return Found([_bundled(spec.removeprefix("bundled:"))])
+    if is_url(spec):
+        copies = copies_of(spec, kind_of_file, KINDS)
+        return Found(copies.files, copies.skipped, incomplete(copies.files))
     path, found = _expanded(spec), Found()
     try:
         is_folder = stat.S_ISDIR(path.stat().st_mode)
