@@ -81,6 +81,8 @@ def _account(whole: "Account") -> None:
     if whole.turn_ends:
         emit("turns end with " + ", ".join(f"{name} ({count:,})" for name, count in whole.turn_ends.items()))
     emit(f"left out: {counted(whole.tokens_cut, 'target')}, {counted(whole.prompt_tokens_cut, 'token')} of prompts")
+    for line in whole.fit:
+        emit(line)
     if whole.records_without_weight:
         emit(f"not read: {counted(whole.records_without_weight, 'record')} of weight 0")
     if whole.new_tokens:

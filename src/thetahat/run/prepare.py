@@ -17,6 +17,7 @@ from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.corpus import Corpus, note_counts, reading_of, shared_documents
 from thetahat.data.corpus.encode import Encoding
 from thetahat.data.corpus.losses import losses_of
+from thetahat.data.order.fit import fits_of
 from thetahat.data.order.stream import TrainingOrder
 from thetahat.data.read.bad import settle_together
 from thetahat.data.read.cache import cache_folder
@@ -98,6 +99,9 @@ def prepare(config: RunConfig, folder: Path | None = None, world: World = ALONE)
     if world.is_first:
         for line in (*reading_of(train).lines(), str(order.cut), *map(str, uses)):
             logger.info("%s", line)
+        for fit in fits_of(train, config.data):
+            if fit.behind:
+                logger.info("%s", fit)
         _tell(note_counts(train))
         if lost := str(losses_of(train)):
             logger.warning("%s", lost)

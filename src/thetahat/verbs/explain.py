@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from thetahat.core.batch import Packed
 from thetahat.data.corpus.corpus import Corpus, note_counts, reading_of
 from thetahat.data.corpus.losses import Losses, losses_of
+from thetahat.data.order.fit import fits_of
 from thetahat.data.order.pack import Pieces, enumerate_counts, take
 from thetahat.data.order.plan import Draw, Plan, gather
 from thetahat.data.tokens.tokenizer import Tokenizer
@@ -70,6 +71,8 @@ class Account:
     read_as: dict[str, int]  # in which form records were written
     unread: dict[str, int]  # what stands in records and is not read, by name
     reading: list[str]  # the same in words
+    fits: list[dict[str, Any]]  # of each context: the share of the text behind it, and what would hold 99 % and all
+    fit: list[str]  # the same in words
     new_tokens: str  # that a base lacks, and what becomes of their rows, in a line; empty where there are none
 
 
@@ -157,6 +160,7 @@ def account(prepared: Prepared) -> Account:
     column, report = corpus.column, prepared.order.cut
     first = corpus.tokens[corpus.offsets[:-1][column["spans.parent"] == 0]]
     targets, reading = _target_ids(corpus, plan), reading_of(corpus)
+    fits = fits_of(corpus, prepared.config.data)
     return Account(
         records=corpus.num_documents,
         tokens_asked=int(plan.num_targets.sum()),
@@ -174,6 +178,8 @@ def account(prepared: Prepared) -> Account:
         read_as=reading.forms,
         unread=reading.unread,
         reading=reading.lines(),
+        fits=[fit.to_dict() for fit in fits],
+        fit=list(map(str, fits)),
         new_tokens=new_tokens(prepared.config, prepared.tokenizer),
     )
 

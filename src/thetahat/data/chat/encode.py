@@ -14,6 +14,7 @@ from thetahat.data.chat.rendering import BrokenTemplateError, Refusal, Rendered,
 from thetahat.data.chat.template import ChatTemplate
 from thetahat.data.chat.turns import Script, Turn
 from thetahat.data.config import OverLong
+from thetahat.data.read.bad import TooLongError
 from thetahat.data.read.dialogue import Dialogue
 from thetahat.data.tokens.encoded import Encoded, EncodedPart, Span, target_span
 from thetahat.data.tokens.sizes import Tokens
@@ -262,10 +263,12 @@ class _Laid:
             case "drop":
                 return []
             case "error" | "split":
-                raise DataError(
+                raise TooLongError(
                     f"{self._script.where}: the messages before {path.turn.name} have {len(path.prompt)} tokens where "
                     f"the encoder reads {room}, and what is read at once is not split",
-                    cure="over_long=keep-last-turns (or truncate-left, truncate-right, drop), or a larger context",
+                    key="data.source_context",
+                    needed=len(path.prompt),
+                    others="data.over_long=keep-last-turns (or truncate-left, truncate-right, drop)",
                 )
 
     def _new_parts(self, path: _Path, since: int = 0, *, has_prompt: bool = True) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from thetahat.core.special import Frame, Frames
 from thetahat.data.chat.encode import ChatOptions, DialogueEncoder
 from thetahat.data.chat.template import TEMPLATES
 from thetahat.data.config import OnBadRecord, OverLong, Unsupervised
+from thetahat.data.read.bad import TooLongError
 from thetahat.data.read.record import Record
 from thetahat.data.tokens.encoded import Encoded, EncodedPart, Span, target_span
 from thetahat.data.tokens.sizes import Tokens
@@ -192,8 +193,11 @@ def _fitted(prompt: Tokens, room: int, encoding: Encoding, name: str) -> Tokens 
         case "drop":
             return None
         case "error" | "split":
-            raise DataError(
+            layout = encoding.layout
+            raise TooLongError(
                 f"the prompt of {name} has {len(prompt.ids)} tokens where the encoder reads {room}, and what is read "
                 "at once is not split",
-                cure="data.over_long=truncate-left (or truncate-right, drop), or a larger data.source_context",
+                key="data.source_context" if layout.has_source else "data.context",
+                needed=encoding.room + len(prompt.ids) - room + layout.num_added,
+                others="data.over_long=truncate-left (or truncate-right, drop)",
             )

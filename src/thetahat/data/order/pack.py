@@ -10,6 +10,7 @@ import numpy as np
 from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.config import OverLong, Packing
 from thetahat.data.corpus.corpus import Ints
+from thetahat.data.order.fit import MOST, fit_of
 
 Column = Any  # Ints; where it is mapped it may be of int32
 _SHOWN = 9  # names of documents in an error, beside the first
@@ -85,19 +86,25 @@ class Cut:
 
 
 def cut(
-    lengths: Ints, context: Ints | int, policy: OverLong, *, phase: Ints | None = None, name: Callable[[int], str] = str
+    lengths: Ints,
+    context: Ints | int,
+    policy: OverLong,
+    *,
+    phase: Ints | None = None,
+    name: Callable[[int], str] = str,
+    added: int = 0,
 ) -> tuple[Pieces, Cut]:
     r"""The pieces of each span, one a row, and what was left out.
 
     A span of `lengths[i]` = $n + 2$ tokens has the targets 1 to $n + 1$, of which `context` (one number, or one a span)
     fit in a piece. Under "split" target $t$ of span $i$ lies in block
     $\lfloor (t - 1 + \mathrm{phase}_i) / \mathrm{context} \rfloor$; a block also reads the token just before it. Spans
-    that fit stay whole. `name` says whom an error is about.
+    that fit stay whole. `name` says whom an error is about, `added` how many positions a row has beside targets.
     """
     targets, room = lengths - 1, np.broadcast_to(context, lengths.shape)
     is_long = targets > room
     if policy == "error" and is_long.any():
-        raise _too_long(targets, room, name)
+        raise _too_long(targets, room, name, added)
     if policy == "split":
         pieces = _split(targets, room, np.zeros_like(targets) if phase is None else phase)
     else:
@@ -271,13 +278,16 @@ def enumerate_counts(counts: Ints) -> tuple[Ints, Ints]:
     return outer, np.arange(len(outer)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-def _too_long(targets: Ints, room: Ints, name: Callable[[int], str]) -> DataError:
+def _too_long(targets: Ints, room: Ints, name: Callable[[int], str], added: int) -> DataError:
     order = np.argsort(room - targets, kind="stable")[: int((targets > room).sum())]
     longest, *others = order.tolist()
     named = ", ".join(f"{name(one)} ({targets[one]})" for one in others[:_SHOWN])
     named += f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+    fit = fit_of(targets + added, "data.context", int(room[longest]) + added)
+    whole = f"data.context={fit.whole}, which holds all; or " if fit.whole <= MOST and len(targets) > 1 else ""
+    told = f": {fit.told}" if len(targets) > 1 else ", or a larger data.context"
     return DataError(
         f"document {name(longest)} has {targets[longest]} tokens to predict where the context holds {room[longest]}; "
         f"{len(order)} of {len(targets)} documents are too long{f', also {named}' if named else ''}",
-        cure="data.over_long=split (or truncate-left, truncate-right, drop), or a larger data.context",
+        cure=f"{whole}data.over_long=split (or truncate-left, truncate-right, drop){told}",
     )

@@ -13,6 +13,7 @@ from thetahat.core.parts import Parts
 from thetahat.core.random import derived_seed
 from thetahat.data.config import DataConfig
 from thetahat.data.corpus.corpus import Corpus, Ints
+from thetahat.data.order.fit import needed_by
 from thetahat.data.order.pack import Column, Cut, Pieces, cut, enumerate_counts, take, windows
 
 
@@ -61,6 +62,7 @@ def plan_part(corpus: Corpus, config: DataConfig, phase: Ints | None = None) -> 
         config.over_long,
         phase=None if phase is None else phase[targets] % room,
         name=lambda index: corpus.name_of(int(targets[index])),
+        added=config.context - room,
     )
     pieces = _with_parents(corpus, replace(pieces, span=targets[pieces.span]), config.context / config.source_room)
     is_alone = np.bincount(pieces.unit)[pieces.unit] == 1
@@ -87,22 +89,25 @@ def check_silent(corpus: Corpus, config: DataConfig, silent: Ints) -> None:
     """A record without targets is an error, or left out by data.unsupervised."""
     if len(silent) and config.unsupervised == "error":
         names = ", ".join(corpus.documents["id"].take(silent[:5]).to_pylist())
+        needed = int(needed_by(corpus, silent).max())
+        whole = f"data.context={needed}, which holds them whole" if needed > config.context else "targets in them"
         raise DataError(
             f"{len(silent)} of {corpus.num_documents} records ask nothing under over_long={config.over_long} at "
             f"context={config.context}: {names}",
-            cure="a larger data.context, another data.over_long, or data.unsupervised=skip to leave them out",
+            cure=f"{whole}, another data.over_long, or data.unsupervised=skip to leave them out",
         )
 
 
 def check_lengths(corpus: Corpus, config: DataConfig) -> None:
     """Raises DataError for documents that are too long, if they may not be; of all, so that all are counted."""
     if config.over_long == "error" and int(corpus.lengths.max(initial=0)) - 1 > room_of(corpus, config):
-        targets = _targets(corpus)
+        targets, room = _targets(corpus), room_of(corpus, config)
         cut(
             corpus.lengths[targets],
-            room_of(corpus, config),
+            room,
             "error",
             name=lambda index: corpus.name_of(int(targets[index])),
+            added=config.context - room,
         )
 
 

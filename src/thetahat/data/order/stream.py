@@ -16,6 +16,7 @@ from thetahat.core.random import generator
 from thetahat.data.config import DataConfig
 from thetahat.data.corpus.corpus import Corpus, Ints
 from thetahat.data.order.epoch import Epoch, plan_epoch
+from thetahat.data.order.fit import fits_of
 from thetahat.data.order.pack import Pieces
 from thetahat.data.order.plan import Draw, Plan, gather, places
 from thetahat.data.order.rows import Chosen, Place, Rows
@@ -37,7 +38,8 @@ class TrainingOrder:
         first = self._epoch(0)
         self.cut = first.cut  # of epoch 0; the others differ in where they split alone
         if not self.cut.num_tokens:
-            raise DataError(f"nothing is left: {self.cut}", cure="data.over_long=split, or a larger data.context")
+            whole = ", or ".join(f"{fit.key}={fit.whole}" for fit in fits_of(corpus, config) if fit.behind)
+            raise DataError(f"nothing is left: {self.cut}", cure=f"data.over_long=split, or {whole or 'other data'}")
         self._rows = Rows(corpus, self._epoch, config, seed)
         self._sources = Sources(corpus, self._epoch, config, seed) if config.sources else None
 

@@ -26,6 +26,21 @@ class UnusableError(DataError):
 
 
 @final
+class TooLongError(DataError):
+    """A record of which more must be read at once than a context holds: `needed` is the value of `key` that would."""
+
+    def __init__(self, what: str, *, key: str, needed: int, others: str) -> None:
+        self.key, self.needed, self.others = key, needed, others
+        super().__init__(what, cure=_longer([self]))
+
+
+def _longer(errors: Sequence[TooLongError]) -> str:
+    """What holds all of these, or else lets a part be read."""
+    first, needed = errors[0], max(error.needed for error in errors)
+    return f"{first.key}={needed}, which holds {'it' if len(errors) == 1 else 'all'}; or {first.others}"
+
+
+@final
 class BadRecords:
     """Takes the errors of records, as `on_error` of a reader, and says at the end of the data what becomes of them."""
 
@@ -54,11 +69,14 @@ class BadRecords:
             return
         first = self._errors[0]
         allowed, cure = ({getattr(error, name) for error in self._errors} for name in ("allowed", "cure"))
+        long = [error for error in self._errors if isinstance(error, TooLongError)]
+        if len(long) == len(self) and len({(error.key, error.others) for error in long}) == 1:
+            cure = {_longer(long)}
         what = first.what if len(self) == 1 else _listed(f"{len(self):,} records cannot be used:", self.lines)
         raise UnusableError(
             what,
             allowed=first.allowed if len(allowed) == 1 else "",
-            cure=self._cure_beside(first.cure if len(cure) == 1 else ""),
+            cure=self._cure_beside(min(cure) if len(cure) == 1 else ""),
             errors=self._errors,
         )
 
