@@ -297,6 +297,20 @@ def test_an_answer_to_a_dialogue_ends_where_the_context_does(place, run, how):
     assert found.num_tokens == 64 if run == "both" else found.num_tokens + len(prompt.tokens) - 1 == 64
 
 
+def test_prompts_and_questions_stand_under_the_names_that_are_typed(place):
+    for name, record in {"asked": {"question": "say 3", "prompt": "x"}, "own": {"prompt": "say 3"}}.items():
+        (place / f"{name}.jsonl").write_text(json.dumps(record))
+    words = ["--temperature", "0", "--max-tokens", "4"]
+    asked, own = (
+        answered("pairs", "asked.jsonl", *words, "data.columns.prompt=question"),
+        answered("pairs", "own.jsonl", *words),
+    )
+    assert asked[0] == {"question": "say 3", **own[0], "prompt": "x"}
+    (place / "choices.jsonl").write_text(json.dumps({"q": "say 3", "a": ["1", "2"], "right": 0}))
+    columns = ["data.columns.query=q", "data.columns.choices=a", "data.columns.gold=right"]
+    assert json.loads(thetahat("choose", "runs/pairs", "choices.jsonl", "--json", *columns))["num_questions"] == 1
+
+
 @pytest.mark.parametrize("words", [["--temperature", "0"], ["--beams", "1"], ["--beams", "3"], ["--seed", "3"]])
 @pytest.mark.parametrize("run", ["talk", "pairs"])
 def test_a_stop_text_ends_every_kind_of_writing_before_it(place, run, words):

@@ -60,6 +60,7 @@ def choose(
 
     DATA are .jsonl files of {"good", "bad"}, {"query", "choices", "gold"}, {"context_options", "continuation",
     "gold"} or {"context", "continuation"}; {"messages"} may stand for a query or context, in the template of training.
+    Other names of these: data.columns.query=question data.columns.choices=options data.columns.gold=answer.
     """
     listen_to_library(quiet=quiet)
     from thetahat.run.folder.absent import refuse_absent

@@ -41,7 +41,8 @@ def generate(
     """Continue a text, answer a prompt (encoder-decoders), or fill each <|mask|> in it (encoders).
 
     With --prompts, a line for each line of the file: {"prompt": ...} or {"messages": [...]}, and in it what is written
-    after it as "generated", and as "ended" why that ended: end, stop, length or context.
+    after it as "generated", and as "ended" why that ended: end, stop, length or context. data.columns.prompt=question
+    reads the field `question` as the prompt.
     """
     listen_to_library(quiet=quiet)
     from thetahat.core import store

@@ -23,7 +23,9 @@ Rule = Literal["hash", "tail", "none", "path"]  # by which documents are held ou
 Place = str | tuple[str, ...]  # of files
 
 MARKS = frozenset({"text", "label", "prompt", "completion", "messages"})  # fields that a record is made of
-COLUMNS = MARKS | {"answers", "tools", "id", "source", "weight"}  # all that data.columns may name
+COLUMNS = MARKS | {"answers", "tools", "id", "source", "weight"}  # all of a record that data.columns may name
+OF_QUESTIONS = frozenset({"query", "context", "context_options", "choices", "continuation", "gold", "good", "bad"})
+"""What it may name of a question with choices, beside `messages`, `tools`, `id` and `source`."""
 OF_READING = ("split_on", "columns", "trees", "preference")  # the keys of ReadOptions
 Plain = bool | int | float | str  # what a template may be given by name
 Weight = Annotated[float, Meta(ge=0, lt=1e300)]
@@ -128,7 +130,9 @@ class DataConfig(Config, frozen=True, kw_only=True):
     files, or none.
     """
     columns: dict[str, str] = field(default_factory=dict[str, str])
-    """Where a record has its fields: data.columns.prompt=question reads the field `question` as the prompt."""
+    """Where a record has its fields: data.columns.prompt=question reads the field `question` as the prompt. Of
+    questions (thetahat choose) data.columns.query=question, .choices=options, .gold=answer, and so on.
+    """
     trees: Trees | None = None
     """Which replies of a tree of messages are learned: the best ranked of each message, or all; none: a file with
     trees is refused.
@@ -174,10 +178,9 @@ class DataConfig(Config, frozen=True, kw_only=True):
             raise ConfigError("data.train is empty", allowed=allowed)
         if self.split_on == "":
             raise ConfigError("data.split_on is empty", cure="data.split_on=none, or the text between documents")
-        if unknown := sorted(self.columns.keys() - COLUMNS):
-            raise ConfigError(
-                f"data.columns.{unknown[0]} names nothing of a record", allowed=", ".join(sorted(COLUMNS))
-            )
+        if unknown := sorted(self.columns.keys() - COLUMNS - OF_QUESTIONS):
+            allowed = f"{', '.join(sorted(COLUMNS))}; of questions {', '.join(sorted(OF_QUESTIONS))}"
+            raise ConfigError(f"data.columns.{unknown[0]} names nothing of a record", allowed=allowed)
         self._check_sources()
         _division(self.held_out, "data.held_out")
 

@@ -16,7 +16,7 @@ def answer_records(loaded: Loaded, data: str | Sequence[str], how: Sampling | Be
 
     `evaluation.batch_size` of them are read at once.
     """
-    records = read_prompts(data, loaded.on_bad_record)
+    records = read_prompts(data, loaded.on_bad_record, loaded.card.columns)
     plain = [record for record in records if record.dialogue is None]
     spelled = text_prompts(loaded, [record.text for record in plain])
     texts = iter(fitted(loaded, spelled, [record.where for record in plain]))

@@ -83,7 +83,9 @@ def choose(
     encoding = question_encoding(loaded, delimiter=delimiter, over_long=over_long)
     if chat:
         check_talks(loaded, cure="leave --chat out")
-    questions = _in_template(loaded, read_questions(data, loaded.on_bad_record, chat=chat), over_long)
+    questions = _in_template(
+        loaded, read_questions(data, loaded.on_bad_record, loaded.card.columns, chat=chat), over_long
+    )
     encoded = encode_questions(questions, loaded.tokenizer, encoding)
     likelihoods, rows = score_questions(loaded, encoded)
     together = encoded.corpus.reads_parts_together

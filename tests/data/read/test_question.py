@@ -5,8 +5,13 @@ import json
 
 import pytest
 
-from thetahat.core.errors import DataError
+from tests.data.read.tables import write_parquet
+from thetahat.core.errors import ConfigError, DataError
+from thetahat.data.config import ReadOptions
+from thetahat.data.read.files import say_once
+from thetahat.data.read.prompt import read_prompts
 from thetahat.data.read.question import parse_question, read_questions
+from thetahat.data.read.texts import read_records
 
 HELLASWAG = {"ind": 4, "ctx_a": "A", "ctx": "A man sits. he", "endings": ["is up", "is out", "runs", "eats"]}
 KNOWN = [
@@ -79,3 +84,55 @@ def test_plain_text_holds_no_question(tmp_path):
     (tmp_path / "one.txt").write_text("a")
     with pytest.raises(DataError, match="plain text"):
         read_questions(str(tmp_path))
+
+
+def test_questions_under_other_names_are_read_as_data_columns_says(write, tmp_path):
+    own = {"query": "two and two?", "choices": ["4", "5"], "gold": 0, "id": "q1"}
+    other = {"question": own["query"], "options": own["choices"], "answer": 0, "nr": "q1", "query": "not this"}
+    columns = {"query": "question", "choices": "options", "gold": "answer", "id": "nr"}
+    (expected,) = read_questions(str(write("a.jsonl", [own])))
+    for path in (write("b.jsonl", [other]), write_parquet(tmp_path / "c.parquet", [other])):
+        (found,) = read_questions(str(path), columns=columns)
+        assert (found.contexts, found.choices, found.gold) == (expected.contexts, expected.choices, expected.gold)
+        assert found.record.digest == expected.record.digest
+        assert found.record.id == "q1"
+        with pytest.raises(DataError, match="no question of a known format"):
+            read_questions(str(path))
+
+
+def test_columns_of_training_do_not_keep_a_file_with_its_own_names_from_being_read(write, caplog):
+    say_once.cache_clear()
+    (found,) = read_questions(
+        str(write("a.jsonl", [{"good": "a", "bad": "b"}])), columns={"good": "right", "prompt": "x"}
+    )
+    assert found.choices == ("a", "b")
+    assert "questions without 'right', which data.columns names, are read as they are" in caplog.text
+
+
+def test_names_of_questions_are_refused_where_records_are_read(write):
+    with pytest.raises(ConfigError, match=r"data\.columns\.query has no effect: .*thetahat choose"):
+        list(read_records(str(write("a.jsonl", [{"text": "x"}])), ReadOptions(columns={"query": "text"})))
+
+
+TALK = [{"role": "user", "content": "Hi"}]
+
+
+@pytest.mark.parametrize(
+    ("fields", "columns", "text"),
+    [
+        ({"question": "Q", "n": 1}, {"prompt": "question", "completion": "answer"}, "Q"),
+        ({"question": "Q", "prompt": "other"}, {"prompt": "question"}, "Q"),
+        ({"question": "Q", "messages": TALK}, {"prompt": "question"}, "Q"),
+        ({"prompt": "Q", "messages": TALK}, {"prompt": "prompt"}, "Q"),
+        ({"prompt": "Q"}, {"prompt": "question"}, "Q"),
+        ({"talk": TALK, "prompt": "other"}, {"messages": "talk"}, None),
+        ({"messages": TALK, "prompt": "other"}, {"prompt": ""}, None),
+    ],
+)
+def test_a_prompt_under_another_name_is_read_as_data_columns_says_and_the_line_is_kept(write, fields, columns, text):
+    (found,) = read_prompts(str(write("a.jsonl", [fields])), columns=columns)
+    assert found.fields == fields
+    if text is None:
+        assert [message.fields["content"] for message in found.dialogue.messages][:1] == ["Hi"]
+    else:
+        assert (found.text, found.dialogue) == (text, None)

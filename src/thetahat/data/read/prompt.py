@@ -17,13 +17,14 @@ from thetahat.data.config import OnBadRecord
 from thetahat.data.read.bad import BadRecords, tell_skipped
 from thetahat.data.read.dialogue import Dialogue, parse_dialogue
 from thetahat.data.read.files import find_files, holds_objects, say_once
-from thetahat.data.read.form.shape import as_prompt
+from thetahat.data.read.form.shape import as_prompt, renamed
 from thetahat.data.read.objects import read_objects
 from thetahat.data.read.record import check_text
 from thetahat.data.read.table.rows import UNREAD
 
 GENERATED = "generated"  # the key of what is written, and those of what is said about it:
 ENDED, STOP_TEXT, PROMPT_CUT = "ended", "stop_text", "prompt_tokens_cut"
+_NAMES = ("prompt", "messages", "tools")
 _FORMATS = '{"prompt": ...} or {"messages": [...]}, each on one line; completions, id and other keys may stand beside'
 
 
@@ -37,8 +38,13 @@ class PromptRecord:
     dialogue: Dialogue | None = None  # with a last message that stands for the answer
 
 
-def read_prompts(specs: str | Sequence[str], on_bad: OnBadRecord = "error") -> list[PromptRecord]:
-    """Every prompt and dialogue of files, folders or globs (.jsonl, .jsonl.gz), in order."""
+def read_prompts(
+    specs: str | Sequence[str], on_bad: OnBadRecord = "error", columns: Mapping[str, str] | None = None
+) -> list[PromptRecord]:
+    """Every prompt and dialogue of files, folders or globs, in order.
+
+    `columns` say under which names `prompt`, `messages` and `tools` stand.
+    """
     records: list[PromptRecord] = []
     bad = BadRecords(on_bad)
     files = find_files(specs)
@@ -50,7 +56,7 @@ def read_prompts(specs: str | Sequence[str], on_bad: OnBadRecord = "error") -> l
                 say_once(f"{path}: columns that JSON cannot hold are not kept: {', '.join(unread)}")
                 fields = {name: value for name, value in fields.items() if value is not UNREAD}
             try:
-                records.append(parse_prompt(fields, f"{path}:{number}"))
+                records.append(parse_prompt(fields, f"{path}:{number}", columns))
             except DataError as error:
                 bad(error)
     bad.settle()
@@ -60,9 +66,15 @@ def read_prompts(specs: str | Sequence[str], on_bad: OnBadRecord = "error") -> l
     return records
 
 
-def parse_prompt(fields: Mapping[str, Any], where: str) -> PromptRecord:
+def parse_prompt(fields: Mapping[str, Any], where: str, columns: Mapping[str, str] | None = None) -> PromptRecord:
     """The prompt or the dialogue that a JSON object holds; errors name `where`."""
-    asked = as_prompt(fields, where)
+    named, missing = renamed(fields, columns, _NAMES)
+    if missing:
+        say_once(f"records without {', '.join(map(repr, missing))}, which data.columns names, are read as they are")
+    chosen = [name for name in ("prompt", "messages") if (columns or {}).get(name) in fields]
+    if len(chosen) == 1:  # what data.columns names is all that is asked
+        named = {name: one for name, one in named.items() if name in chosen or name not in ("prompt", "messages")}
+    asked = as_prompt(named, where)
     found = [key for key in ("prompt", "messages") if asked.get(key) is not None]
     if len(found) != 1:
         what = "a prompt and messages in one record" if found else "a record without a prompt or messages"

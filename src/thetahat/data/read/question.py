@@ -17,10 +17,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from thetahat.core.errors import DataError
-from thetahat.data.config import OnBadRecord
+from thetahat.data.config import OF_QUESTIONS, OnBadRecord
 from thetahat.data.read.bad import BadRecords, tell_skipped
 from thetahat.data.read.dialogue import Dialogue
-from thetahat.data.read.files import find_files, holds_objects, label_files
+from thetahat.data.read.files import find_files, holds_objects, label_files, say_once
+from thetahat.data.read.form.shape import renamed
 from thetahat.data.read.form.turns import without_nulls
 from thetahat.data.read.objects import read_objects
 from thetahat.data.read.prompt import unanswered
@@ -51,6 +52,7 @@ _KEYS = (
 )
 _MARKS = frozenset[str]().union(*_KEYS)
 _COLUMNS = _MARKS | {*_SAME, "id", "source", "tools"}
+_NAMES = OF_QUESTIONS | {_IN_TEMPLATE, "id", "source", "tools"}  # that data.columns may name
 _TO_JSON = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -79,20 +81,31 @@ def question(contexts: Sequence[str], choices: Sequence[str], gold: int, record:
     return Question(replace(record, text=text), tuple(contexts), tuple(choices), gold)
 
 
-def read_questions(specs: str | Sequence[str], on_bad: OnBadRecord = "error", *, chat: bool = False) -> list[Question]:
-    """Every question of files, folders or globs (.jsonl, .jsonl.gz), in order, each with an id of its own.
+def read_questions(
+    specs: str | Sequence[str],
+    on_bad: OnBadRecord = "error",
+    columns: Mapping[str, str] | None = None,
+    *,
+    chat: bool = False,
+) -> list[Question]:
+    """Every question of files, folders or globs, in order, each with an id of its own.
 
-    With `chat` a context is what a user says in a dialogue of one message.
+    `columns` say under which names its fields stand. With `chat` a context is what a user says in a dialogue of one
+    message.
     """
-    files = find_files(specs)
+    files, known = find_files(specs), _COLUMNS | {*(columns or {}).values()}
     taken: dict[str, int] = {}
     questions: list[Question] = []
     bad = BadRecords(on_bad)
     for path, label in zip(files, label_files(files), strict=True):
         if not holds_objects(path):
             raise DataError(f"{path} is plain text, not questions", allowed=_FORMATS)
-        for number, fields in read_objects(path, formats=_FORMATS, columns=_COLUMNS, on_error=bad):
+        for number, fields in read_objects(path, formats=_FORMATS, columns=known, on_error=bad):
             try:
+                fields, missing = renamed(fields, columns, _NAMES)
+                if missing:
+                    names = ", ".join(map(repr, missing))
+                    say_once(f"questions without {names}, which data.columns names, are read as they are")
                 asked = parse_question(fields, f"{path}:{number}", id=f"{label}:{number}", source=label)
                 asked = _said_by_a_user(asked) if chat else asked
             except DataError as error:

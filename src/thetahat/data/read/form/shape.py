@@ -11,12 +11,12 @@
 What might be read in two ways is refused, and `data.columns` says which.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from thetahat.core.errors import DataError
-from thetahat.data.config import COLUMNS, MARKS, ReadOptions
+from thetahat.core.errors import ConfigError, DataError
+from thetahat.data.config import COLUMNS, MARKS, OF_QUESTIONS, ReadOptions
 from thetahat.data.read.form.preference import ASKED, chosen_of
 from thetahat.data.read.form.trees import NODE, is_tree, paths_of
 from thetahat.data.read.form.turns import (
@@ -80,7 +80,13 @@ class Shaped:
 
 
 def known_columns(columns: Mapping[str, str] | None) -> frozenset[str]:
-    """All names that a record may be read from: of a table no other column is looked at."""
+    """All names that a record may be read from: of a table no other column is looked at.
+
+    Raises ConfigError where `columns` name what only questions have.
+    """
+    if strange := sorted(OF_QUESTIONS.intersection(columns or {})):
+        what = f"data.columns.{strange[0]} has no effect: it is of questions, which thetahat choose reads"
+        raise ConfigError(what, allowed=", ".join(sorted(COLUMNS)), cure="leave it out")
     foreign = {name for pair, answers in _PAIRS.items() for name in (*pair, *answers) if name}
     others = {*DIALOGUES, *SYSTEMS, HISTORY, *NODE}
     return COLUMNS | foreign | others | _CHANGES | {*(columns or {}).values()}
@@ -171,6 +177,20 @@ def as_prompt(fields: Fields, where: str) -> Fields:
                 return {**there, "messages": [*before, {"role": "user", "content": asked}]}
             return {**there, "prompt": asked}
     return there
+
+
+def renamed(fields: Fields, columns: Mapping[str, str] | None, names: Collection[str]) -> tuple[Fields, list[str]]:
+    """The same with fields under those of our `names` that `columns` give them; and the columns that are not there.
+
+    What has our name already gives way to the column that is named. A column that a record lacks changes nothing: a
+    model remembers the columns of its training, and another file may have another form.
+    """
+    asked = {name: column for name, column in (columns or {}).items() if name in names and column != name}
+    there = {name: column for name, column in asked.items() if column in fields}
+    taken = {*there, *there.values(), *(name for name, column in asked.items() if not column)}
+    rest = {name: value for name, value in fields.items() if name not in taken}
+    missing = [column for name, column in asked.items() if column and name not in there]
+    return rest | {name: fields[column] for name, column in there.items()}, missing
 
 
 def _own_kind(there: Fields) -> str | None:
