@@ -23,7 +23,7 @@ def test_a_line_in_a_pipe_has_default_meaning_allowed_and_chapter(monkeypatch, c
         "data.context=1024",
         "Positions that the model reads at once: the context length.",
         "Allowed: an integer >= 2 and <= 4194304.",
-        "See docs/01-the-objective.md#the-dataset.",
+        "See docs/08-data.md#a-context-that-fits.",
     ]
 
 
