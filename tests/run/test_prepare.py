@@ -77,7 +77,8 @@ def test_records_that_are_split_are_counted_where_there_are_prompts_too(tmp_path
     path = lines(tmp_path / "a.jsonl", [{"prompt": "p", "completion": "word " * n} for n in (5, 90, 5)])
     with caplog.at_level(logging.INFO, "thetahat"):
         prepared("quickstart", f"data.train={path}", "data.held_out=none", "data.context=32", "data.over_long=split")
-    (said,) = told(caplog)
+    said, fit = told(caplog)
+    assert fit.endswith("of the text lies behind it; data.context=92 holds 99%, data.context=93 all")
     assert said.endswith("over_long=split at context=32: 1 split, no target left out")
 
 
