@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 from thetahat.core.config import override, to_plain
-from thetahat.model.cost import flops_per_token, num_parameters
+from thetahat.model.cost import flops_per_token
+from thetahat.model.size import num_parameters
 from thetahat.recipes.catalogue import find_recipe
 from thetahat.run.config import RunConfig
 from thetahat.run.train import train

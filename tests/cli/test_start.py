@@ -7,7 +7,10 @@ import sys
 import pytest
 
 HEAVY = ("torch", "numpy", "pyarrow", "tokenizers", "scipy", "safetensors")
-LOOKED_UP = ("--help", "train --help", "recipes", "keys", "keys data", "runs runs")
+LOOKED_UP = (
+    *("--help", "train --help", "recipes", "keys", "keys data", "runs runs", "templates", "optimizers"),
+    *("completion bash", "complete -- train model.kind="),
+)
 MISTYPED = (
     *("trian", "train --lr 1", "train lr=1", "train nosuch", "train model.widht=1", "train nosuch.toml"),
     *("train --branch nosuch max_steps=2", "train --max-minutes -1", "explain lr=1", "verify nosuch"),

@@ -6,16 +6,44 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.examples import SMALL, TINY
 from thetahat.core.batch import Inputs, Source
+from thetahat.core.config import override
 from thetahat.core.errors import ConfigError
 from thetahat.core.visibility import Visibility
 from thetahat.model.build import build_model
 from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
-from thetahat.model.cost import flops_per_token, num_parameters
+from thetahat.model.cost import flops_per_token
 from thetahat.model.decoder import Decoder
 from thetahat.model.init import initialize
+from thetahat.model.size import num_parameters
 
 WIDE = asdict(replace(SMALL, width=40))  # no two shapes alike
 ENCODER, PAIR = EncoderConfig(**WIDE), EncoderDecoderConfig(**WIDE, num_encoder_layers=2)
+
+
+OTHERS = [
+    *(
+        ["placement=post"],
+        ["placement=sandwich", "skips_first_norm=true"],
+        ["placement=branch", "skips_first_norm=true"],
+    ),
+    *(["placement=parallel", "skips_first_norm=true"], ["skips_first_norm=true", "shares_layers=true"]),
+    ["norm.kind=layer", "mlp.has_bias=true", "attention.has_bias=true", "attention.has_output_bias=true"],
+    ["norm.kind=layer", "norm.has_bias=false", "attention.query_key_norm=joined", "head.has_bias=true"],
+    ["attention.query_key_norm=none", "mlp.is_gated=false", "attention.relative.num_buckets=8"],
+    ["embedding.positions={kind='learned', number=30, offset=2}", "embedding.num_types=2", "embedding.has_norm=true"],
+    ["embedding.width=24", "head.transform={has_bias=true}", "head.has_bias=true"],
+    ["head.transform={has_bias=false, has_norm=false}"],
+]
+
+
+@pytest.mark.parametrize("pairs", OTHERS, ids=" ".join)
+@pytest.mark.parametrize("config", [TINY, ENCODER, PAIR])
+def test_parameters_are_counted_by_arithmetic_in_every_shape(config, pairs):
+    """With labels, too, where a model may have them."""
+    config = override(config, pairs)
+    assert num_parameters(config, 50) == sum(p.numel() for p in build_model(config, 50).parameters())
+    if isinstance(config, EncoderConfig):
+        assert num_parameters(config, 50, 3) == sum(p.numel() for p in build_model(config, 50, 3).parameters())
 
 
 @pytest.mark.parametrize("ties", [False, True])

@@ -22,8 +22,8 @@ from thetahat.distribution.world import World
 from thetahat.model.adapters.config import LoRAConfig
 from thetahat.model.attention.cache import Cache
 from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
-from thetahat.model.cost import num_parameters
 from thetahat.model.memory import cache_bytes
+from thetahat.model.size import num_parameters
 from thetahat.objective.config import Causal, Conditional, Labels, Masked, ObjectiveConfig
 from thetahat.recipes.catalogue import RECIPES
 from thetahat.run.branch import branch

@@ -16,6 +16,7 @@ from thetahat.cli import (
     choose,
     classify,
     compare,
+    completion,
     explain,
     export,
     generate,
@@ -23,6 +24,7 @@ from thetahat.cli import (
     influence,
     info,
     keys,
+    lists,
     lm_eval,
     merge,
     plot,
@@ -62,6 +64,9 @@ app = typer.Typer(
 for command in (
     train.train,
     recipes.recipes,
+    lists.templates,
+    lists.optimizers,
+    lists.families,
     keys.keys,
     info.info,
     explain.explain,
@@ -79,10 +84,12 @@ for command in (
     export.export,
     generate.generate,
     chat.chat,
+    completion.completion,
 ):
     app.command()(command)
 app.command("lm-eval", context_settings=lm_eval.PASSED_ON, add_help_option=False)(lm_eval.lm_eval)
 app.command("import")(import_.import_)
+app.command("complete", hidden=True, context_settings=completion.PASSED_ON)(completion.complete)
 app.add_typer(tokenizer.app, name="tokenizer")
 
 

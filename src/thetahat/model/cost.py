@@ -10,11 +10,6 @@ from thetahat.model.encoder_decoder import EncoderDecoder
 from thetahat.model.stack import Stack
 
 
-def num_parameters(config: ModelConfig, vocab_size: int, num_labels: int = 0) -> int:
-    """Every trainable number, a tied embedding once; a head over labels is tied to nothing."""
-    return sum(parameter.numel() for parameter in build_model(config, vocab_size, num_labels).parameters())
-
-
 def parameters_by_part(model: nn.Module) -> dict[str, int]:
     """The numbers in each part of a model, a tied table once and under the name of its tokens; the parts add up."""
     found: dict[str, int] = {}

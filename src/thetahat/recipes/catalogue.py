@@ -3,8 +3,13 @@
 import difflib
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import Any
 
+from thetahat.core.config import kind_of
 from thetahat.core.errors import ConfigError
+from thetahat.data.config import as_typed
+from thetahat.model.config import EncoderDecoderConfig
+from thetahat.model.size import num_parameters
 from thetahat.recipes.conditional import dialogue, summaries
 from thetahat.recipes.gpt2_124m import gpt2_124m
 from thetahat.recipes.infilling import infilling
@@ -39,6 +44,38 @@ def find_recipe(name: str) -> RunConfig:
     )
 
 
-def describe_recipes() -> list[dict[str, str]]:
-    """Name and purpose of each."""
-    return [{"name": name, "what": (recipe.__doc__ or "").strip()} for name, recipe in RECIPES.items()]
+def describe_recipes() -> list[dict[str, Any]]:
+    """Name, shape, data and purpose of each; the parameters are those of a tokenizer that gets all that it asks for."""
+    return [_described(name, recipe) for name, recipe in RECIPES.items()]
+
+
+def _described(name: str, recipe: Callable[[], RunConfig]) -> dict[str, Any]:
+    config = recipe()
+    model, data = config.model, config.data
+    encoder = {"num_encoder_layers": model.num_encoder_layers} if isinstance(model, EncoderDecoderConfig) else {}
+    return {
+        "name": name,
+        "kind": kind_of(model),
+        "num_layers": model.num_layers,
+        **encoder,
+        "width": model.width,
+        "num_parameters": num_parameters(model, data.vocab_size),
+        "vocab_size": data.vocab_size,
+        "context": data.context,
+        "source_context": data.source_room if encoder else None,
+        "objective": kind_of(config.objective.factorization),
+        "records": _records(config),
+        "train": as_typed(data.train),
+        "max_steps": config.max_steps,
+        "what": (recipe.__doc__ or "").strip(),
+    }
+
+
+def _records(config: RunConfig) -> str:
+    """What a record of its data holds."""
+    layout = config.objective.factorization.layout
+    if config.data.chat:
+        return "messages"
+    if layout.predicts_label:
+        return "text, label"
+    return "prompt, completion" if layout.has_source else "text"

@@ -1,0 +1,79 @@
+"""How many parameters a shape has: arithmetic alone, so that a list of shapes does not wait for torch."""
+
+from thetahat.model.config import (
+    EncoderDecoderConfig,
+    LayerNormConfig,
+    LearnedPositions,
+    ModelConfig,
+    Placement,
+    TransformerConfig,
+)
+
+NORMS: dict[Placement, int] = {"pre": 1, "post": 1, "sandwich": 2, "branch": 1, "parallel": 1}
+"""Norms that a block has for each of the two, or three, things in it."""
+
+
+def num_parameters(config: ModelConfig, vocab_size: int, num_labels: int = 0) -> int:
+    """Every trainable number, a tied embedding once; a head over labels is tied to nothing."""
+    width = config.embedding.width or config.width
+    is_pair = isinstance(config, EncoderDecoderConfig)
+    total = vocab_size * width + _stack(config, config.num_layers, reads_source=is_pair)
+    if isinstance(config, EncoderDecoderConfig):
+        total += _stack(config, config.num_encoder_layers, reads_source=False)
+    head, outputs = config.head, num_labels or vocab_size
+    if head.transform:
+        total += _linear(config.width, width, head.transform.has_bias)
+        total += _norm(config, width) if head.transform.has_norm else 0
+    read = width if head.transform else config.width
+    is_tied = config.ties_embeddings and not num_labels
+    return total + (0 if is_tied else outputs * read) + (outputs if head.has_bias else 0)
+
+
+def _stack(config: TransformerConfig, num_layers: int, *, reads_source: bool) -> int:
+    """All of a stack but its table of tokens."""
+    choices, width = config.embedding, config.embedding.width or config.width
+    total = choices.num_types * width
+    if isinstance(choices.positions, LearnedPositions):
+        total += (choices.positions.number + choices.positions.offset) * width
+    if relative := config.attention.relative:
+        total += relative.num_buckets * config.num_heads
+    total += _norm(config, width) if choices.has_norm else 0
+    total += _linear(width, config.width, True) if choices.width else 0
+    total += (1 if config.shares_layers else num_layers) * _block(config, reads_source=reads_source)
+    if config.skips_first_norm and config.placement in {"pre", "sandwich", "parallel"}:
+        total -= _norm(config, config.width)
+    return total + (0 if config.placement == "post" else _norm(config, config.width))
+
+
+def _block(config: TransformerConfig, *, reads_source: bool) -> int:
+    attentions = 2 if reads_source else 1
+    norms = NORMS[config.placement] * (attentions + 1) * _norm(config, config.width)
+    return norms + attentions * _attention(config) + _network(config)
+
+
+def _attention(config: TransformerConfig) -> int:
+    choices, queries = config.attention, config.num_heads * config.head_width
+    groups = config.num_kv_heads * config.head_width
+    total = _linear(config.width, queries + 2 * groups, choices.has_bias)
+    total += _linear(queries, config.width, choices.has_output_bias)
+    match choices.query_key_norm:
+        case "head":
+            return total + 2 * _norm(config, config.head_width)
+        case "joined":
+            return total + _norm(config, queries) + _norm(config, groups)
+        case "none":
+            return total
+
+
+def _network(config: TransformerConfig) -> int:
+    into = 2 if config.mlp.is_gated else 1
+    bias = config.mlp.has_bias
+    return into * _linear(config.width, config.inner_width, bias) + _linear(config.inner_width, config.width, bias)
+
+
+def _linear(columns: int, rows: int, has_bias: bool) -> int:
+    return rows * columns + (rows if has_bias else 0)
+
+
+def _norm(config: TransformerConfig, width: int) -> int:
+    return width * (2 if isinstance(config.norm, LayerNormConfig) and config.norm.has_bias else 1)
