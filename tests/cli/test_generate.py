@@ -439,6 +439,18 @@ def test_what_training_refused_or_left_out_is_refused_when_a_text_is_written(pla
         assert "--over-long truncate-left" in told.value.cure
 
 
+def test_how_many_texts_are_written_is_told_while_they_are(place, tmp_path):
+    write(tmp_path / "some.jsonl", [{"prompt": "the " * (1 + number % 3)} for number in range(70)])
+    told = []
+    how = Sampling(max_tokens=3)
+    answer_records(narrow("talk"), str(tmp_path / "some.jsonl"), how, lambda done, total: told.append((done, total)))
+    assert {total for _, total in told} == {70}
+    done = [done for done, _ in told]
+    assert done == sorted(done)
+    assert done[-1] == 70
+    assert len(set(done)) > 2  # more often than once for all that are read together, and once at the end
+
+
 @pytest.mark.parametrize("policy", ["truncate-left", "truncate-right", "keep-last-turns"])
 def test_an_encoder_reads_of_a_long_prompt_what_it_read_in_training(place, caplog, policy):
     loaded = narrow("pairs", over_long=policy, source_context=16)

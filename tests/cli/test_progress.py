@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 from rich.text import Text
 
 from thetahat.cli import progress as module
-from thetahat.cli.progress import Rate, Standing, duration, progress
+from thetahat.cli.progress import Rate, Standing, duration, progress, token_progress
 from thetahat.cli.words import folded
 
 
@@ -157,3 +157,14 @@ def test_a_rate_follows_a_change_within_a_minute(clock):
 )
 def test_a_time_is_told_in_two_units(seconds, said):
     assert duration(seconds) == said
+
+
+def test_texts_are_counted_a_second_and_not_called_tokens(clock, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with token_progress(shown=True, unit="texts") as shows:
+        for done in range(1, 31):
+            clock[0] += 2.0
+            shows(done, 90)
+    lines = sys.stderr.getvalue().splitlines()
+    assert lines[-1] == "texts 30/90  0.5/s  2 min left"
+    assert "tok" not in "".join(lines)

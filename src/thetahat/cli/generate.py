@@ -66,7 +66,12 @@ def generate(
     text = as_unicode(sys.stdin.buffer.read() if given.prompt == "-" else given.prompt, "the prompt")
     loaded = load_to_write(names[0], pairs, decoding)
     if prompts:
-        is_answered = _answer(loaded, prompts, how, out, json=json)
+        from thetahat.cli.progress import token_progress
+        from thetahat.verbs.answer import answer_records
+
+        with token_progress(shown=not quiet, unit="texts") as shows:
+            answered = answer_records(loaded, prompts, how, shows)
+        is_answered = _answer(answered, out, json=json)
         following = _next(names[0], loaded, prompts, out, is_answered=is_answered)
     else:
         _continue(loaded, text, how, json=json, quiet=quiet)
@@ -75,13 +80,11 @@ def generate(
         say(f"\nNext: {following}")
 
 
-def _answer(loaded: "Loaded", prompts: str, how: "Sampling | Beam", out: Path | None, *, json: bool) -> bool:
+def _answer(answered: list[dict[str, Any]], out: Path | None, *, json: bool) -> bool:
     """Writes the answers; whether each record holds one of its own, which can be scored."""
     from thetahat.core import store
     from thetahat.data.read.prompt import is_answered
-    from thetahat.verbs.answer import answer_records
 
-    answered = answer_records(loaded, prompts, how)
     lines = "".join(to_json.dumps(record, ensure_ascii=False) + "\n" for record in answered)
     if out is None:
         emit(lines, end="")  # JSON as it is

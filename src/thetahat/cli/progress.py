@@ -68,7 +68,7 @@ def token_progress(*, shown: bool, unit: str = "tokens") -> Generator[Callable[[
 
         def shows(done: int, total: int) -> None:
             nonlocal before
-            show(Standing(done, total, done - before, done - before))
+            show(Standing(done, total, done - before, done - before if unit == "tokens" else 0))
             before = done
 
         yield shows
@@ -93,7 +93,7 @@ class _Bar:
         self._end_aside()
         known = standing.known if self.is_wide else standing.brief
         rate, units = self.tokens(standing.num_tokens, standing.paused), self.units(standing.num_new, standing.paused)
-        said, left = f"{known or self.unit} {rate:,.0f} tok/s", time_left(standing, units)
+        said, left = f"{known or self.unit} {pace(rate, units, 'tok')}", time_left(standing, units)
         if self.task is None:
             self.task = self.bar.add_task("", total=standing.total, completed=standing.done, said=said, left=left)
         self.bar.update(self.task, completed=standing.done, total=standing.total, said=said, left=left)
@@ -126,7 +126,7 @@ class _Lines:
         if self._is_time(standing.is_news):
             known = f"  {standing.known}" if standing.known else ""
             done, left = f"{standing.done:,}/{standing.total:,}", time_left(standing, units)
-            say(f"{self.unit} {done}{known}  {tokens:,.0f} tokens/s  {left or 'unknown time'} left")
+            say(f"{self.unit} {done}{known}  {pace(tokens, units, 'tokens')}  {left or 'unknown time'} left")
 
     def aside(self, what: str, done: int, total: int) -> None:
         left = self.other(done, total)
@@ -158,6 +158,11 @@ class _Aside:
 def time_left(standing: Standing, units: float) -> str:
     """The time until the end at this rate; empty where it is not known yet."""
     return duration((standing.total - standing.done) / units + standing.later) if units else ""
+
+
+def pace(tokens: float, units: float, name: str) -> str:
+    """Tokens a second; of what is not counted in tokens, how many of them."""
+    return f"{tokens:,.0f} {name}/s" if tokens else f"{units:,.1f}/s"
 
 
 class Rate:

@@ -63,6 +63,16 @@ def _draw(place: Any, panel: Panel, axis: str) -> None:
         place.set_yscale("log")
     for curve in panel.curves:
         _add(place, curve, axis)
+    for mark in panel.marks:
+        colour, x = COLOURS[mark.colour % len(COLOURS)], mark.x[axis]
+        place.axvline(x, color=colour, linewidth=1.0, linestyle=":")
+        named: dict[str, Any] = {
+            "xycoords": ("data", "axes fraction"),
+            "textcoords": "offset points",
+            "fontsize": 8,
+            "color": colour,
+        }
+        place.annotate(mark.name, (x, 1.0), (3, -9), **named)
     if panel.limit is not None:
         value, name = panel.limit
         place.axhline(value, color=INK, linewidth=0.8, linestyle=":")

@@ -51,10 +51,15 @@ def _panel(panel: Panel, x: str, shared: Range1d) -> figure:
     plot.xaxis.formatter = NumeralTickFormatter(format="0.[0]a")  # 20k, 1.5m
     for curve in panel.curves:
         _add(plot, curve, x, panel.unit)
+    for mark in panel.marks:
+        columns = {**{name: np.array([value]) for name, value in mark.x.items()}, "x": np.array([mark.x[x]])}
+        tags = [f"colour-{mark.colour % NUM_COLOURS}"]
+        drawn: dict[str, Any] = {"source": ColumnDataSource(columns), "legend_label": mark.name, "tags": tags}
+        plot.vspan(x="x", line_color=GREY, line_dash="dotted", line_width=1.4, **drawn)
     if panel.limit is not None:
         value, name = panel.limit
         plot.hspan(y=value, line_color=GREY, line_dash="dashed", line_width=1.2, legend_label=name)
-    if len({curve.name for curve in panel.curves}) + (panel.limit is not None) > 1:
+    if len({curve.name for curve in panel.curves}) + (panel.limit is not None) + len(panel.marks) > 1:
         _legend(plot)
     else:
         plot.legend.visible = False

@@ -24,6 +24,15 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """A vertical line: where a run was branched from another."""
+
+    name: str
+    colour: int  # the number of its run
+    x: Mapping[str, float]  # by the name of each axis that may be chosen
+
+
+@dataclass(frozen=True, slots=True)
 class Panel:
     """Curves over one axis."""
 
@@ -33,6 +42,7 @@ class Panel:
     curves: Sequence[Curve]
     is_log: bool = False
     limit: tuple[float, str] | None = None  # a horizontal line with its name
+    marks: Sequence[Mark] = ()
 
 
 def smoothed(values: Column, size: int) -> Column:

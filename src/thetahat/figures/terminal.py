@@ -12,6 +12,7 @@ COLOURS = ((0, 145, 220), (230, 120, 20), (0, 170, 125), (215, 130, 180), (200, 
 """Of runs, in the hues of Okabe and Ito (2008), which the colour-blind tell apart; legible on black and on white."""
 MARKS = ("braille", "+", "x", "o", "#", "*")  # of lines, without colours
 POINT = "●"
+LINE = "┊"  # where a run was branched
 HEIGHT = 18  # lines of a panel
 NARROWEST = 40  # columns
 
@@ -40,10 +41,28 @@ def _panel(panel: Panel, axis: str, width: int, *, has_colours: bool) -> str:
         plot.draw(drawn)
         shown = "⣀⡠⠊" if mark == "braille" else mark
         legend.append(f"{_coloured(shown, colour) if has_colours else shown} {curve.name}")
+    legend += _marks(plot, panel, axis, has_colours=has_colours)
     _rule(plot, panel, axis)
     text: str = plot.build().string(not has_colours)
     lines = [f"{panel.title} over {axis}", "  ".join(legend), *text.splitlines()]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _marks(plot: Any, panel: Panel, axis: str, *, has_colours: bool) -> list[str]:
+    """Draws the vertical lines, and returns what stands in the legend."""
+    import plotext
+
+    values = np.concatenate([_scaled(curve.y, panel) for curve in panel.curves])
+    values = values[np.isfinite(values)]
+    legend: list[str] = []
+    for mark in panel.marks if len(values) else ():
+        colour = COLOURS[mark.colour % len(COLOURS)]
+        ends = [float(values.min()), float(values.max())]
+        drawn = plot.signal([mark.x[axis]] * 2, ends, marker=plotext.marker(LINE, plotext.pixel(colour)))
+        drawn.lines()
+        plot.draw(drawn)
+        legend.append(f"{_coloured(LINE, colour) if has_colours else LINE} {mark.name}")
+    return legend
 
 
 def _scaled(values: Column, panel: Panel) -> Column:

@@ -7,14 +7,16 @@ from thetahat.data.read.prompt import GENERATED, read_prompts
 from thetahat.generation.beam import Beam
 from thetahat.generation.sample import Sampling
 from thetahat.verbs.chat import dialogue_prompts, written_anew
-from thetahat.verbs.generate import fitted, text_prompts, write
+from thetahat.verbs.generate import Shows, fitted, text_prompts, write
 from thetahat.verbs.load import Loaded
 
 
-def answer_records(loaded: Loaded, data: str | Sequence[str], how: Sampling | Beam) -> list[dict[str, Any]]:
+def answer_records(
+    loaded: Loaded, data: str | Sequence[str], how: Sampling | Beam, shows: Shows | None = None
+) -> list[dict[str, Any]]:
     """Each record of `data`, in their order, and in it what the model writes, as `generated`, and what ended it.
 
-    `evaluation.batch_size` of them are read at once.
+    `evaluation.batch_size` of them are read at once. `shows` is told how many are written, and of how many.
     """
     records = read_prompts(data, loaded.on_bad_record, loaded.card.columns)
     plain = [record for record in records if record.dialogue is None]
@@ -23,7 +25,7 @@ def answer_records(loaded: Loaded, data: str | Sequence[str], how: Sampling | Be
     given = [(record.dialogue, record.where) for record in records if record.dialogue is not None]
     dialogues = iter(dialogue_prompts(loaded, given))
     prompts = [next(texts if record.dialogue is None else dialogues) for record in records]
-    written = write(loaded, prompts, how, loaded.inference.evaluation.batch_size)
+    written = write(loaded, prompts, how, loaded.inference.evaluation.batch_size, shows=shows)
     numbers = [number for number, record in enumerate(records) if record.dialogue is not None]
     again = written_anew(loaded, given, [written[number] for number in numbers], how, numbers)
     for number, found in zip(numbers, again, strict=True):

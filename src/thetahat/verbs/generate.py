@@ -1,7 +1,8 @@
 """Text from a model."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from logging import getLogger
 from typing import Any, final
 
@@ -23,6 +24,7 @@ from thetahat.model.encoder import Encoder
 from thetahat.model.encoder_decoder import EncoderDecoder
 from thetahat.verbs.load import Loaded
 
+Shows = Callable[[int, int], None]  # how many are done, and of how many
 REFUSING = {"error", "drop"}  # under which nothing of what is too long is read
 logger = getLogger("thetahat")
 
@@ -150,11 +152,13 @@ def write(
     how: Sampling | Beam,
     batch_size: int = 64,
     numbers: Sequence[int] | None = None,
+    shows: Shows | None = None,
 ) -> list[Answer]:
     """What a decoder or an encoder-decoder writes after each prompt, those of like length together.
 
     The i-th is drawn with a generator of its own, a function of (seed, i): it is the same text whatever the others are
-    and however many are read at once, unless rounding decides between two tokens. `numbers` may replace i.
+    and however many are read at once, unless rounding decides between two tokens. `numbers` may replace i. `shows` is
+    told how many texts have ended, and of how many.
     """
     if isinstance(loaded.model, Encoder):
         raise ConfigError("an encoder writes no text", cure=f"a prompt with {MASK} in it is filled")
@@ -164,23 +168,34 @@ def write(
     for first in range(0, len(order), batch_size):
         some = order[first : first + batch_size]
         draws = [place if numbers is None else numbers[place] for place in some]
-        texts = _written(loaded, [prompts[place] for place in some], how, draws)
+        told = None if shows is None else partial(_tell, shows, len(found), len(prompts))
+        texts = _written(loaded, [prompts[place] for place in some], how, draws, told)
         found |= {place: _answer(loaded, prompts[place], text) for place, text in zip(some, texts, strict=True)}
-        if len(prompts) > batch_size:
-            logger.info("%d of %d texts written", len(found), len(prompts))
+        if shows:
+            shows(len(found), len(prompts))
     answers = [found[number] for number in range(len(prompts))]
     _say_slid(loaded, prompts, answers)
     return answers
 
 
+def _tell(shows: Shows, before: int, total: int, texts: Sequence[Writing]) -> None:
+    """Of texts that are written together, those that have ended are done."""
+    shows(before + sum(text.ended is not None for text in texts), total)
+
+
 def _written(
-    loaded: Loaded, prompts: Sequence[Prompt], how: Sampling | Beam, numbers: Sequence[int]
+    loaded: Loaded,
+    prompts: Sequence[Prompt],
+    how: Sampling | Beam,
+    numbers: Sequence[int],
+    told: Callable[[Sequence[Writing]], None] | None = None,
 ) -> Sequence[Writing]:
     rows, texts = _rows(loaded, prompts, how), _texts(loaded, prompts, how)
     if isinstance(how, Beam):
         return search(rows, how, texts)
     for _ in draw(rows, how, [generator(how.seed, "generate", number) for number in numbers], texts):
-        pass
+        if told:
+            told(texts)
     return texts
 
 

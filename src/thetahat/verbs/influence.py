@@ -15,7 +15,7 @@ from thetahat.distribution.world import World
 from thetahat.ledger.contribution import account, deciles, grouped
 from thetahat.ledger.ledger import SCHEMA, write_columns
 from thetahat.ledger.policy import POLICY
-from thetahat.ledger.run_ledger import part_files, read_run_ledger
+from thetahat.ledger.run_ledger import part_files
 from thetahat.run.base import load_base
 from thetahat.run.config import RunConfig
 from thetahat.run.folder.checkpoint import read_config, restore
@@ -28,6 +28,7 @@ from thetahat.run.prepare import Prepared, prepare
 from thetahat.run.start import check_data, going_on
 from thetahat.run.state import State, first_state
 from thetahat.run.step import StepReport
+from thetahat.verbs.ancestry import ledger_with_parents
 
 EXCERPT = 60  # letters
 
@@ -40,7 +41,7 @@ class Influence:
     report: StepReport
     effects: list[Effect]
     texts: list[str]  # how each sequence begins
-    account: dict[str, Any] | None  # of the run's ledger; None where it has none
+    account: dict[str, Any] | None  # of the ledger of the run and its parents; None where it has none
 
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints: the step and its groups, each sequence from the largest share down, the account."""
@@ -83,7 +84,7 @@ def influence(name: str, *, out: Path | None = None) -> Influence:
     if out:
         _write(out, found, report, prepared)
     run = folder.parent.parent
-    rows = read_run_ledger(run, prepared.config.first_step) if part_files(run) else None
+    rows = ledger_with_parents(run, prepared.config) if part_files(run) else None
     told = account(rows, prepared.config.objective) if rows is not None and len(rows) else None
     return Influence(folder, report, found, [_excerpt(prepared.tokenizer, one) for one in found], told)
 

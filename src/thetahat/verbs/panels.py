@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from thetahat.figures.panel import Curve, Panel, smoothed
+from thetahat.figures.panel import Curve, Mark, Panel, smoothed
 from thetahat.run.config import RunConfig
 from thetahat.run.log.history import History
 
@@ -55,7 +55,21 @@ def panels_of(runs: Sequence[Logged], names: Sequence[str] = tuple(PANELS), smoo
         clips = {run.config.optimization.clip for run in runs if run.config}
         clip = clips.pop() if name == "gradient" and len(clips) == 1 else None
         limit = (clip, f"clipped to {clip:g}") if clip else None
-        found[name] = Panel(title, what, unit, curves, is_log=name == "gradient", limit=limit)
+        marks = [mark for number in range(len(runs)) for mark in _marks(runs, number)]
+        found[name] = Panel(title, what, unit, curves, is_log=name == "gradient", limit=limit, marks=marks)
+    return found
+
+
+def _marks(runs: Sequence[Logged], number: int) -> list[Mark]:
+    """Where a run goes on from its parents."""
+    run, found = runs[number], list[Mark]()
+    steps, of_run = run.history.steps, "" if len(runs) == 1 else f"{run.name}, "
+    axes = run.history.axes(steps)
+    for join in run.history.joins if len(steps["step"]) else ():
+        place = int(np.searchsorted(steps["step"], join.step))
+        if place < len(steps["step"]):
+            at = {axis: float(values[place]) for axis, values in axes.items()}
+            found.append(Mark(f"{of_run}branched from {join.parent}", number, at))
     return found
 
 

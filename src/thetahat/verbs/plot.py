@@ -14,6 +14,7 @@ from thetahat.figures.terminal import as_text
 from thetahat.run.config import RunConfig
 from thetahat.run.log.history import History, read_history
 from thetahat.run.log.metrics import METRICS
+from thetahat.verbs.ancestry import with_parents
 from thetahat.verbs.panels import AXES, PANELS, panels_of
 
 CALLED = {
@@ -67,15 +68,17 @@ def plot(*runs: str | Path, y: Sequence[str] = ("likelihood",), x: str = "step",
 
     y: likelihood (nats per token, of training and held out), bits (held-out bits per byte), gradient, rate, speed;
     x: step, targets or minutes. Lines are means of the last `smooth` steps, by default of a 60th of the longest run.
-    Points are evaluations, with their 95 % intervals. Raises ModelError for a folder that is none of a run, ConfigError
-    for another name.
+    Points are evaluations, with their 95 % intervals. The curve of a branched run begins with that of its parent,
+    unless the parent is drawn, too; a vertical line stands where it was branched. Raises ModelError for a folder that
+    is none of a run, ConfigError for another name.
     """
     names, axis = [_known(name, tuple(PANELS), "y") for name in y], _known(x, AXES, "x")
     if smooth is not None and smooth < 1:
         raise ConfigError(f"smooth={smooth}", allowed="a number of steps, 1 or more")
     if not runs:
         raise ConfigError("no run was named", allowed="one run folder or more", cure="thetahat plot runs/NAME")
-    found = [_read(Path(run)) for run in dict.fromkeys(map(str, runs))]
+    folders = [Path(run) for run in dict.fromkeys(map(str, runs))]
+    found = [_read(folder, folders) for folder in folders]
     longest = max(len(run.history.steps["step"]) for run in found)
     size = smooth or max(longest // FINEST, 1)
     panels = panels_of(_told_apart(found, runs), list(dict.fromkeys(names)), size)
@@ -93,13 +96,13 @@ def _known(name: str, known: Sequence[str], option: str) -> str:
     return found
 
 
-def _read(folder: Path) -> Run:
+def _read(folder: Path, drawn: Sequence[Path]) -> Run:
     if not (folder / METRICS).is_file():
         raise ModelError(f"{folder} is no run folder: it has no {METRICS}", allowed="a folder that thetahat train made")
     config = None
     with suppress(OSError, UnicodeDecodeError, ThetahatError):  # the curves are there without it
         config = from_toml((folder / "config.toml").read_text(encoding="utf-8"), RunConfig, name=str(folder))
-    return Run(folder.name, read_history(folder), config)
+    return Run(folder.name, with_parents(folder, config, read_history(folder), drawn), config)
 
 
 def _told_apart(runs: Sequence[Run], folders: Sequence[str | Path]) -> list[Run]:

@@ -41,7 +41,7 @@ def report(*runs: str | Path, out: Path | None = None) -> Report:
     if out is None and len(folders) > 1:
         raise ConfigError("a page of several runs needs a place of its own", cure="--out report.html")
     path = out or folders[0] / "report.html"
-    stories = [read_story(folder) for folder in folders]
+    stories = [read_story(folder, folders) for folder in folders]
     if out is not None or not _is_ours(path):
         store.check_target(path)
     page = to_html(stories)

@@ -19,6 +19,7 @@ from thetahat.ledger.ledger import Table
 from thetahat.ledger.run_ledger import part_files, read_run_ledger
 from thetahat.run.config import RunConfig
 from thetahat.run.log.history import History, read_history
+from thetahat.verbs.ancestry import ledger_with_parents, with_parents
 
 MOST_EXTREMES = 8
 FEWEST_TARGETS = 8  # of a part that may be the best or the worst
@@ -50,7 +51,8 @@ class Story:
         steps, evaluations = self.history.steps, self.history.evaluations
         if not len(steps["step"]) or "tokens_per_second" not in steps:
             return []
-        in_steps = float(np.nansum(np.diff(steps["tokens"], prepend=0.0) / steps["tokens_per_second"]))
+        begins = 0.0 if steps["step"][0] == 1 else np.nan  # targets before a branch whose parent is not here
+        in_steps = float(np.nansum(np.diff(steps["tokens"], prepend=begins) / steps["tokens_per_second"]))
         evaluated = 0.0
         if len(evaluations["step"]):
             at = np.interp(evaluations["step"], steps["step"], steps["seconds"])
@@ -62,9 +64,10 @@ class Story:
         return [("steps", in_steps), ("evaluations", evaluated), ("saving, and the rest", rest)]
 
 
-def read_story(run: Path) -> Story:
+def read_story(run: Path, beside: Sequence[Path] = ()) -> Story:
     """What a run folder tells; what is missing or damaged is left out, and `notes` say so.
 
+    The curves of a branched run begin with those of its parents, but for one that is told `beside` it; its ledger, too.
     Raises ModelError where the folder is none of a run.
     """
     if not run.is_dir() or not any((run / name).exists() for name in ("config.toml", "metrics.jsonl", "checkpoints")):
@@ -72,7 +75,9 @@ def read_story(run: Path) -> Story:
     history, notes = read_history(run), list[str]()
     text = _text(run / "config.toml", notes)
     config = _trying(lambda: from_toml(text, RunConfig, name=str(run / "config.toml")), notes) if text else None
-    ledger = _trying(lambda: read_run_ledger(run), notes) if part_files(run) else None
+    if config:
+        history = with_parents(run, config, history, beside)
+    ledger = _trying(lambda: _ledger(run, config), notes) if part_files(run) else None
     told, worst, best = None, Rows(), Rows()
     if ledger is not None and len(ledger):
         told = _trying(lambda: account(ledger, config.objective), notes) if config else None
@@ -81,6 +86,10 @@ def read_story(run: Path) -> Story:
     with suppress(ValueError):
         environment = json.dumps(json.loads(environment), indent=2)
     return Story(run.name, run, history, config, text, environment, told, worst, best, (*history.notes, *notes))
+
+
+def _ledger(run: Path, config: RunConfig | None) -> Table:
+    return ledger_with_parents(run, config) if config else read_run_ledger(run)
 
 
 def _text(path: Path, notes: list[str]) -> str:

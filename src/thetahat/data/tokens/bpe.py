@@ -11,6 +11,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from thetahat.core.errors import DataError
+from thetahat.core.plain import duration
 
 ALPHABET = frozenset(pre_tokenizers.ByteLevel.alphabet())
 LONGEST_PIECE = 128  # bytes; the longest of GPT-2's pieces has as many
@@ -72,7 +73,7 @@ class _Training(Thread):
                 now = time.monotonic()
                 if now - said >= _SILENCE and self.is_alive():
                     said = now
-                    logger.info("%s, %.0f s so far", str(self), now - started)
+                    logger.info("%s, %s so far", str(self), duration(now - started))
         except BaseException:
             self._is_given_up = True
             raise

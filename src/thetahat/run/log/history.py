@@ -18,12 +18,21 @@ SHOWN = 3  # numbers of lines in a note
 
 
 @dataclass(frozen=True, slots=True)
+class Join:
+    """Where a branched run begins: what comes before is its parent's."""
+
+    step: int
+    parent: str  # RUN@STEP
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """What a run logged. A value that a line does not have is NaN."""
 
     steps: Columns  # by the name that metrics.jsonl gives it; rows ascend by step
     evaluations: Columns  # likewise, without the prefix `held_out_`; an interval is NAME_low and NAME_high
     notes: tuple[str, ...]  # what could not be read
+    joins: tuple[Join, ...] = ()  # where it goes on from other runs, the last first
 
     @property
     def last_step(self) -> int:
