@@ -277,12 +277,12 @@ def test_a_text_that_outgrows_the_context_is_named(place, caplog):
         caplog.clear()
         (found,) = write_texts(narrow("talk"), ["the"], how)
         assert found.ended == "length"
-        assert "1 of 1 texts outgrew the context of 64 tokens" in caplog.text
+        assert "1 of 1 text outgrew the context of 64 tokens" in caplog.text
     stream = generate(narrow("talk"), "the", how=Sampling(max_tokens=70, temperature=9))
     caplog.clear()
     assert "".join(stream)
     assert stream.answer.ended == "length"
-    assert "1 of 1 texts outgrew" in caplog.text
+    assert "1 of 1 text outgrew" in caplog.text
 
 
 @pytest.mark.parametrize("run", ["talk", "both"])

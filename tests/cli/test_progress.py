@@ -10,7 +10,7 @@ from rich.text import Text
 
 from thetahat.cli import progress as module
 from thetahat.cli.progress import Rate, Standing, duration, progress, token_progress
-from thetahat.cli.words import folded
+from thetahat.cli.words import emit, folded, say
 
 
 class Screen(io.StringIO):
@@ -168,3 +168,18 @@ def test_texts_are_counted_a_second_and_not_called_tokens(clock, monkeypatch):
     lines = sys.stderr.getvalue().splitlines()
     assert lines[-1] == "texts 30/90  0.5/s  2 min left"
     assert "tok" not in "".join(lines)
+
+
+def test_words_do_not_stand_behind_half_a_line_of_text(monkeypatch):
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setattr(sys, "stderr", screen)
+    emit("half a line", end="")
+    say("a word")
+    emit("a whole line")
+    say("another")
+    assert screen.getvalue() == "half a line\na word\na whole line\nanother\n"
+    monkeypatch.setattr(sys, "stdout", data := io.StringIO())
+    emit("data", end="")
+    say("a word")
+    assert (data.getvalue(), screen.getvalue()[-8:]) == ("data", "\na word\n")  # nothing is added to a file

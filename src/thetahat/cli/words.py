@@ -25,6 +25,7 @@ def is_first_rank() -> bool:
 
 def say(text: str) -> None:
     """Writes a line for a person to stderr."""
+    _end_line()
     sys.stderr.write(f"{folded(text)}\n")
     sys.stderr.flush()
 
@@ -44,8 +45,20 @@ def folded(text: str) -> str:
     )
 
 
+_begun: list[bool] = []  # not empty where what was written to stdout last ended within a line
+
+
+def _end_line() -> None:
+    """On a terminal, where text and words share the screen, words do not stand behind half a line of text."""
+    if _begun and sys.stdout.isatty() and sys.stderr.isatty():
+        sys.stderr.write("\n")
+    _begun.clear()
+
+
 def emit(text: str, *, end: str = "\n") -> None:
     """Writes data to stdout."""
+    if written := f"{text}{end}":
+        _begun[:] = [] if written.endswith("\n") else [True]
     sys.stdout.write(f"{text}{end}")
     sys.stdout.flush()
 
@@ -102,6 +115,7 @@ class _Escaping(logging.Formatter):
     """Escapes control characters, since a log line may quote data."""
 
     def format(self, record: logging.LogRecord) -> str:
+        _end_line()
         return folded(escape(super().format(record)))
 
 

@@ -9,6 +9,7 @@ from typing import Any, final
 from msgspec import structs
 
 from thetahat.core.errors import ConfigError, DataError
+from thetahat.core.plain import counted
 from thetahat.core.random import generator
 from thetahat.core.special import MASK, Frame
 from thetahat.data.config import OverLong
@@ -265,9 +266,9 @@ def _say_cut(loaded: Loaded, prompts: Sequence[Prompt]) -> None:
             else "end"
         )
         logger.warning(
-            "%d of %d prompts are too long: their %s is read, %d tokens are not read",
+            "%d of %s too long: their %s is read, %d tokens are not read",
             num_cut,
-            len(cuts),
+            counted(len(cuts), "prompt is", "prompts are"),
             end,
             sum(cuts),
         )
@@ -278,8 +279,8 @@ def _say_slid(loaded: Loaded, prompts: Sequence[Prompt], answers: Sequence[Answe
     pairs = zip(prompts, answers, strict=True)
     if slid := sum(_num_read(loaded, prompt) + found.num_tokens - 1 > context for prompt, found in pairs):
         logger.warning(
-            "%d of %d texts outgrew the context of %d tokens: the later half of what had been read was read on",
-            slid, len(answers), context,
+            "%d of %s outgrew the context of %d tokens: the later half of what had been read was read on",
+            slid, counted(len(answers), "text"), context,
         )  # fmt: skip
 
 
