@@ -118,7 +118,7 @@ def _of_another_config(folder: Path, config: RunConfig, theirs: RunConfig) -> Fo
     shown = "\n".join(f"    {line}" for line in differences(config, theirs))
     name = quote(str(folder))
     ways = [
-        "the same settings to go on",
+        f"thetahat train {name} to go on with it as it is",
         f"base={name} --out DIR to train on from its model alone",
         "--fresh for a new folder beside it, --out DIR for another",
     ]
