@@ -235,9 +235,11 @@ def test_every_option_that_stands_alone_exists():
 
 
 def commands_by_name():
-    """`train`, `tokenizer train`, ...: every command there is."""
+    """`train`, `tokenizer train`, ...: every command that the help shows."""
     found = {}
     for name, command in typer.main.get_command(app).commands.items():
+        if command.hidden:
+            continue
         below = getattr(command, "commands", {})
         found |= {f"{name} {each}": one for each, one in below.items()} or {name: command}
     return found
