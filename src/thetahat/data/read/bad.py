@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from logging import getLogger
 from typing import TypeVar, final
@@ -11,6 +12,7 @@ from thetahat.core.errors import DataError, ThetahatError
 from thetahat.data.config import OnBadRecord
 from thetahat.data.read.cache import default_cache
 
+_NUMBER = re.compile(r"\d[\d,.]*|0x[0-9a-f]+")  # in what is said of one record alone
 SHOWN = 10  # of the records that are named; a file has all of them
 logger = getLogger("thetahat")
 Some = TypeVar("Some")
@@ -112,14 +114,20 @@ def tell_skipped(*lines: str) -> None:
 
 
 def _listed(what: str, lines: Sequence[str]) -> str:
-    shown = "".join(f"\n    {line}" for line in lines[:SHOWN])
+    """All of a few; of many the first of each kind, with how many are like it, and a file that has all."""
     if len(lines) <= SHOWN:
-        return what + shown
+        return what + "".join(f"\n    {line}" for line in lines)
+    kinds: dict[str, list[str]] = {}
+    for line in lines:
+        kinds.setdefault(_NUMBER.sub("0", line), []).append(line)
+    commonest = sorted(kinds.values(), key=len, reverse=True)
+    more = [f" (and {len(some) - 1:,} more like it)" if len(some) > 1 else "" for some in commonest]
+    shown = "".join(f"\n    {some[0]}{rest}" for some, rest in zip(commonest[:SHOWN], more, strict=False))
     text = "".join(f"{line}\n" for line in lines)
     path = default_cache() / "bad-records" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.txt"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         store.write_text(path, text)
     except (OSError, ThetahatError):
-        return f"{what}{shown}\n    and {len(lines) - SHOWN:,} more"
-    return f"{what}{shown}\n    and {len(lines) - SHOWN:,} more, all in {path}"
+        return f"{what}{shown}"
+    return f"{what}{shown}\n    all of them in {path}"
