@@ -60,7 +60,7 @@ def test_the_bytes_of_a_part_are_those_of_its_text(kind, records, layout):
 
 
 def test_sizes_are_kept_only_where_the_table_does_not_tell_them(tmp_path, monkeypatch):
-    monkeypatch.setattr("thetahat.data.corpus.build._BATCH_CHARACTERS", 200)
+    monkeypatch.setattr("thetahat.data.corpus.rows._BATCH_CHARACTERS", 200)
     plain = [Record(f"The King said {number}", f"a{number}", f"a{number}", "here") for number in range(40)]
     tokenizer = load_tokenizer(folder_of("nfc", tmp_path))
     exact = build_corpus(plain, tokenizer, {}, tmp_path / "cache")

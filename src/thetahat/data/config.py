@@ -163,6 +163,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
     """Whether each epoch splits over-long documents at other places."""
     vocab_size: Annotated[int, Meta(ge=257, le=2**24)] = 4096
     """Size of the vocabulary that is trained on the training part; not beside data.tokenizer or a base."""
+    tokenizer_bytes: Annotated[int, Meta(ge=1)] = 40_000_000
+    """Bytes of text, about, that a tokenizer is trained on: of more data a sample, chosen by digests of its records."""
     tokenizer: str | None = None
     """The path of a tokenizer.json, or of the folder of one, to use as it is; none: one is trained."""
     chat: ChatConfig | None = None

@@ -10,6 +10,7 @@ from thetahat.core import store
 from thetahat.core.batch import Batch
 from thetahat.core.errors import ConfigError, DataError
 from thetahat.core.plain import counted
+from thetahat.core.work.phases import phase
 from thetahat.data.chat.encode import ChatOptions
 from thetahat.data.chat.template import load_template
 from thetahat.data.config import named
@@ -17,13 +18,14 @@ from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.corpus import Corpus, note_counts, reading_of, shared_documents
 from thetahat.data.corpus.encode import Encoding
 from thetahat.data.corpus.losses import losses_of
+from thetahat.data.corpus.sample import sample_of
 from thetahat.data.order.fit import fits_of
 from thetahat.data.order.stream import TrainingOrder
 from thetahat.data.read.bad import settle_together
 from thetahat.data.read.cache import cache_folder
 from thetahat.data.read.files import holds_objects
 from thetahat.data.read.record import Record
-from thetahat.data.read.source import divide
+from thetahat.data.read.source import Mixed, Records, divide
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from thetahat.distribution.world import ALONE, World
 from thetahat.objective.factorization import factor
@@ -33,6 +35,7 @@ from thetahat.run.config import RunConfig
 from thetahat.run.folder.checkpoint import TOKENIZER
 
 logger = getLogger("thetahat")
+SAMPLE = "tokenizer_sample.json"  # what of the data the tokenizer beside it was trained on
 NOTES = 12  # notes about records that are logged before step 1
 
 
@@ -88,14 +91,20 @@ def prepare(config: RunConfig, folder: Path | None = None, world: World = ALONE)
     The first rank does the work and writes it to the cache, from which the others read it.
     """
     _refuse_shared_input(config, world)
+    with phase("preparing"):
+        return _prepare(config, folder, world)
+
+
+def _prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:
     if not world.is_first:
         world.first_does(lambda: None)
     else:
         world.first_does(lambda: _tokenizer_and_corpora(config, folder))
     tokenizer, train, held_out, labels = _tokenizer_and_corpora(config, folder)
-    order = TrainingOrder(train, config.data, config.seed, config.batch_size)
-    num_steps = _num_steps(config, order)
-    uses = order.uses(0, num_steps)
+    with phase("planning"):
+        order = TrainingOrder(train, config.data, config.seed, config.batch_size)
+        num_steps = _num_steps(config, order)
+        uses = order.uses(0, num_steps)
     if world.is_first:
         for line in (*reading_of(train).lines(), str(order.cut), *map(str, uses)):
             logger.info("%s", line)
@@ -214,7 +223,7 @@ def _labels(config: RunConfig, records: Iterable[Record]) -> tuple[str, ...]:
     return labels
 
 
-def _tokenizer(config: RunConfig, folder: Path | None, records: Iterable[Record]) -> Tokenizer:
+def _tokenizer(config: RunConfig, folder: Path | None, records: Records | Mixed) -> Tokenizer:
     """The tokenizer in the run's folder if there is one, else the named one, else one trained on the training part."""
     kept = folder / TOKENIZER if folder else None
     if kept and kept.is_file():
@@ -224,8 +233,12 @@ def _tokenizer(config: RunConfig, folder: Path | None, records: Iterable[Record]
     elif config.data.tokenizer:
         tokenizer = load_tokenizer(Path(config.data.tokenizer)).with_special_tokens(special_tokens(config))
     else:
-        texts = (text for record in records for text in record.texts)
-        tokenizer = train_tokenizer(texts, config.data.vocab_size, special_tokens(config))
+        sample = sample_of(records, config.data.tokenizer_bytes)
+        if sample.chosen is not None:
+            logger.info("%s", sample)
+            if kept:
+                store.write_json(kept.with_name(SAMPLE), sample.facts())
+        tokenizer = train_tokenizer(sample.texts, config.data.vocab_size, special_tokens(config), sample.num_bytes)
     if kept:
         for name, text in tokenizer.files().items():
             store.write_text(kept.with_name(name), text)

@@ -143,7 +143,7 @@ def _spelled(tokenizer: Tokenizer, pieces: Sequence[str], frame: Frame) -> list[
     """The ids of texts and, between them, of names of special tokens, in their frame."""
     ids = tokenizer.tokens(pieces[:1])[0].ids
     for name, text in zip(pieces[1::2], tokenizer.tokens(pieces[2::2], goes_on=True), strict=True):
-        ids += [tokenizer.symbols.special[name], *text.ids]
+        ids += [tokenizer.named[name], *text.ids]
     return frame.around(ids)
 
 
@@ -292,7 +292,7 @@ def opens_prompts(loaded: Loaded) -> bool:
 def fill(loaded: Loaded, text: str) -> str:
     """The text with each mask in it replaced by the model's surest guess, one at a time."""
     model, tokenizer = loaded.model, loaded.tokenizer
-    mask = tokenizer.symbols.mask
+    mask = tokenizer.named.get(MASK)
     name = MASK if mask is None else tokenizer.piece(mask)
     if not isinstance(model, Encoder) or mask is None or name not in text:
         raise ConfigError(f"{text[:40]!r} has nothing to fill", cure=f"a prompt with {name} in it, and a masked model")

@@ -75,7 +75,7 @@ def test_a_corpus_is_read_only(tokenizer, tmp_path):
 @given(st.lists(st.text(min_size=1, max_size=50), min_size=1, max_size=20), st.sampled_from([1, 7, 1 << 22]))
 def test_a_corpus_does_not_depend_on_how_its_texts_are_batched(tokenizer, texts, size):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("thetahat.data.corpus.build._BATCH_CHARACTERS", size)
+        patch.setattr("thetahat.data.corpus.rows._BATCH_CHARACTERS", size)
         corpus = build_corpus(records_of(texts), tokenizer, {}, None)
     (expected,) = [np.concatenate([[0, *ids, 0] for ids in tokenizer.encode(texts)])]
     np.testing.assert_array_equal(corpus.tokens, expected)

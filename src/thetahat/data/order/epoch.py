@@ -19,7 +19,7 @@ from thetahat.data.corpus.corpus import Corpus, Ints
 from thetahat.data.order.pack import Column, Cut, Pieces, enumerate_counts, take, total
 from thetahat.data.order.plan import Plan, check_lengths, check_silent, plan_part, plan_training
 from thetahat.data.read.cache import cache_folder, code_digest, waiting_for
-from thetahat.data.read.texts import is_whole
+from thetahat.data.read.shards.kept import is_whole
 
 MOST_SPANS = 1 << 17  # that are planned at a time; a corpus with more has its pieces in files
 MOST_TOKENS = 1 << 26

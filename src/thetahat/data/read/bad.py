@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from logging import getLogger
 from typing import TypeVar, final
 
@@ -61,6 +61,14 @@ class BadRecords:
     def lines(self) -> list[str]:
         """Of each record its file, line and what is wrong with it."""
         return [str(error).split("\n")[0] for error in self._errors]
+
+    def told(self) -> list[dict[str, str]]:
+        """The errors as JSON, which `take` takes."""
+        return [{name: getattr(error, name) for name in ("what", "allowed", "cure")} for error in self._errors]
+
+    def take(self, told: Iterable[Mapping[str, str]]) -> None:
+        """Keeps account of errors that another has found."""
+        self._errors += (DataError(**error) for error in told)
 
     def settle(self) -> None:
         """Raises DataError if there was one and none may be: of one record its own, of several with a list.

@@ -9,13 +9,14 @@ import importlib.resources
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from logging import getLogger
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+from thetahat.core import store
 from thetahat.core.errors import FolderError, says_full
 
 _CURE = "THETAHAT_CACHE=DIR in front of the command"
@@ -80,6 +81,16 @@ def _writable(cache: Callable[[], Path], name: str) -> Path:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     return folder
+
+
+def note_use(folder: Path, made_of: Mapping[str, Any]) -> None:
+    """Writes down what a folder of the cache was made from, and that it is used now."""
+    about = folder.parent.parent / "about" / f"{folder.parent.name}-{folder.name}.json"
+    try:
+        os.utime(about)
+    except FileNotFoundError:
+        about.parent.mkdir(exist_ok=True)
+        store.write_json(about, made_of)
 
 
 @functools.cache

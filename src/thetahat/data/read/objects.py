@@ -1,6 +1,8 @@
 """The one reader of text: what a file holds, an object at a time."""
 
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,6 +20,15 @@ from thetahat.data.read.table.rows import TABLES, read_rows
 _CHUNK = 1 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of a .jsonl or of a .txt with separators, at the start of an object."""
+
+    start: int  # bytes
+    stop: int
+    number: int  # of the line at `start`
+
+
 def refuse(error: DataError) -> NoReturn:
     """What is done about something that cannot be read, unless a caller knows better."""
     raise error
@@ -30,15 +41,18 @@ def read_objects(
     formats: str = FORMATS,
     columns: Collection[str] | None = None,
     on_error: Callable[[DataError], None] = refuse,
+    stretch: Stretch | None = None,
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """What a file holds, in order: the number of the line where it starts (or its place: 1, 2, ...), and the object.
 
     A .txt holds a text, {"text": ...}, or several with `split_on` between them; a .jsonl an object a line; a .json an
     array of objects; a .parquet or .arrow, a .csv or .tsv rows, of which only `columns` are read (None: what JSON can
     hold). A byte order mark before all that says UTF-8, and is no part of it. `on_error` gets what is no object; where
-    it returns, reading goes on behind that. Messages that are lines of their own become trees, see form/trees.py.
+    it returns, reading goes on behind that. Messages that are lines of their own become trees, see form/trees.py. With
+    a `stretch` only that part of a file is read, see `stretches`.
     """
-    return gathered(_objects(path, split_on, formats, columns, on_error), path, on_error)
+    objects = _objects(path, split_on, formats, columns, on_error, stretch)
+    return gathered(objects, path, on_error)
 
 
 def _objects(
@@ -47,6 +61,7 @@ def _objects(
     formats: str,
     columns: Collection[str] | None,
     on_error: Callable[[DataError], None],
+    stretch: Stretch | None,
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
     kind = kind_of_file(path)
     if kind in TABLES:
@@ -54,13 +69,13 @@ def _objects(
     _check_start(path)
     match kind:
         case _ if not holds_objects(path):
-            return _texts(path, split_on, on_error)
+            return _texts(path, split_on, on_error, stretch)
         case ".csv" | ".tsv":
             return read_delimited(path, kind, columns, on_error)
         case ".json":
             return _array(path, formats, on_error)
         case _:
-            return _lines(path, formats, on_error)
+            return _lines(path, formats, on_error, stretch)
 
 
 def _check_start(path: Path) -> None:
@@ -88,20 +103,43 @@ def _rows(
     return read_rows(path, columns, on_error)
 
 
+def stretches(path: Path, kind: str, split_on: str | None, size: int) -> Iterator[Stretch]:
+    """A plain file in parts of about so many bytes, each with whole objects; together they hold what the file does."""
+    with opening(path) as file:
+        if kind == ".jsonl":
+            start, number = 0, 1
+            while data := file.read(size) + file.readline():
+                yield Stretch(start, start + len(data), number)
+                start, number = start + len(data), number + data.count(b"\n")
+            return
+        start, number = 0, 1
+        for offset, line, _ in _pieces(file, split_on):
+            if offset - start >= size:
+                yield Stretch(start, offset, number)
+                start, number = offset, line
+        yield Stretch(start, path.stat().st_size, number)
+
+
 def _texts(
-    path: Path, split_on: str | None, on_error: Callable[[DataError], None]
+    path: Path, split_on: str | None, on_error: Callable[[DataError], None], stretch: Stretch | None
 ) -> Iterator[tuple[int, Mapping[str, Any]]]:
     with opening(path) as file:
-        for offset, number, piece in _pieces(file, split_on):
+        for offset, number, piece in _pieces(file, split_on, stretch):
             data = piece.removeprefix(ORDER_MARK) if offset == 0 else piece
             if (text := _decode(data, path, number, offset, on_error)) is not None:
                 yield number, {"text": text}
 
 
-def _lines(path: Path, formats: str, on_error: Callable[[DataError], None]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    offset = 0
+def _lines(
+    path: Path, formats: str, on_error: Callable[[DataError], None], stretch: Stretch | None
+) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    offset, first = (stretch.start, stretch.number) if stretch else (0, 1)
     with opening(path) as file:
-        for number, line in enumerate(file, start=1):
+        if offset:
+            file.seek(offset)
+        for number, line in enumerate(file, start=first):
+            if stretch and offset >= stretch.stop:
+                return
             start, offset = offset, offset + len(line)
             data = line.removeprefix(ORDER_MARK) if number == 1 else line
             if not data.strip() or _decode(line, path, number, start, on_error) is None:
@@ -146,12 +184,16 @@ def _checked(
     return on_error(DataError(f"{where}: the {what} holds {kind_of_value(value)}", allowed=f"an object: {formats}"))
 
 
-def _pieces(file: BufferedIOBase, split_on: str | None) -> Iterator[tuple[int, int, bytes]]:
+def _pieces(
+    file: BufferedIOBase, split_on: str | None, stretch: Stretch | None = None
+) -> Iterator[tuple[int, int, bytes]]:
     """What stands between the separators, with the byte and the line where it starts; nothing there is no document."""
     separator = split_on.encode() if split_on is not None else None
-    offset, number, rest = 0, 1, b""
-    while chunk := file.read(max(_CHUNK, len(rest))):  # as much again as is held: linear even in one huge document
-        rest += chunk
+    offset, number, rest = (stretch.start, stretch.number, b"") if stretch else (0, 1, b"")
+    at, stop = file.seek(offset) if offset else 0, stretch.stop if stretch else sys.maxsize
+    # As much again as is held: linear even in one huge document.
+    while chunk := file.read(min(max(_CHUNK, len(rest)), stop - at)):
+        rest, at = rest + chunk, at + len(chunk)
         if separator is None:
             continue
         *whole, rest = rest.split(separator)

@@ -32,8 +32,8 @@ from thetahat.data.read.record import (
     check_text,
     document_of,
 )
+from thetahat.data.read.shards.names import with_own_id
 from thetahat.data.read.strict_json import kind_of_value
-from thetahat.data.read.texts import with_own_id
 
 _FORMATS = (
     '{"good": ..., "bad": ...}, {"query": ..., "choices": [...], "gold": 0}, {"ctx": ..., "endings": [...], '

@@ -1,7 +1,7 @@
 """The two parts of a dataset: one to train on, one to hold out."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -131,9 +131,19 @@ class Records:
         return self.config.on_bad_record
 
     @property
+    def sources(self) -> "tuple[tuple[str, Records], ...]":
+        """As of a mixture: this alone, without a name."""
+        return (("", self),)
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """Where they stand."""
         return self.texts.files
+
+    @property
+    def kept(self) -> Mask | None:
+        """Which records of all these are; None: all. A document that is cut in two is the only one."""
+        return None if self.division is None else self.division.is_held_out == self.held_out
 
     @property
     def digest(self) -> str:
@@ -151,10 +161,10 @@ class Records:
             kept = self.division.of(index, record, held_out=self.held_out) if self.division else record
             if kept is not None:
                 is_empty = False
-                yield replace(kept, weight=kept.weight * weights.get(kept.source, 1.0)) if weights else kept
+                yield weighed(kept, weights)
         if is_empty:
             purpose = "hold out" if self.held_out else "train on"
-            raise _nothing_left(self.config, len(self.texts.index.sizes), purpose, self.key)
+            raise _nothing_left(self.config, len(self.texts), purpose, self.key)
         if unseen:
             raise DataError(f"data.source_weights names {min(unseen)!r}, a source that no record has")
 
@@ -194,9 +204,18 @@ class Mixed:
     def __iter__(self) -> Iterator[Record]:
         for name, records in self.sources:
             weight = self.config.source_weights.get(name, 1.0)
-            for one in records:
-                id, document = f"{name}/{one.id}", f"{name}/{one.document}"
-                yield replace(one, id=id, document=document, source=name, weight=one.weight * weight)
+            yield from (of_source(one, name, weight) for one in records)
+
+
+def weighed(record: Record, weights: Mapping[str, float]) -> Record:
+    """The record with the weight of its source."""
+    return replace(record, weight=record.weight * weights.get(record.source, 1.0)) if weights else record
+
+
+def of_source(record: Record, name: str, weight: float) -> Record:
+    """The record as one of a named source of a mixture."""
+    id, document = f"{name}/{record.id}", f"{name}/{record.document}"
+    return replace(record, id=id, document=document, source=name, weight=record.weight * weight)
 
 
 def divide(config: DataConfig) -> tuple[Records | Mixed, Records | Mixed | None]:

@@ -1,9 +1,7 @@
 """The training of byte-level BPE: bounded in time and length, with a word on how far it is, and Ctrl-C works."""
 
-import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from logging import INFO, getLogger
+from logging import getLogger
 from threading import Thread
 from typing import final
 
@@ -11,16 +9,17 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from thetahat.core.errors import DataError
-from thetahat.core.plain import duration
+from thetahat.core.work.phases import phase
 
 ALPHABET = frozenset(pre_tokenizers.ByteLevel.alphabet())
 LONGEST_PIECE = 128  # bytes; the longest of GPT-2's pieces has as many
 _POLL = 0.1  # seconds between two looks at signals
-_SILENCE = 10.0  # seconds between two lines on how far it is
 logger = getLogger("thetahat")
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str]) -> tokenizers.Tokenizer:
+def train_bpe(
+    texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str], num_bytes: int | None = None
+) -> tokenizers.Tokenizer:
     """Byte-level BPE with pieces of at most `LONGEST_PIECE` bytes.
 
     What the pattern finds (a word, a run of digits, of signs or of blanks) is cut after every `LONGEST_PIECE` bytes.
@@ -37,10 +36,10 @@ def train_bpe(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[st
         vocab_size=vocab_size,
         special_tokens=list(special_tokens),
         initial_alphabet=sorted(ALPHABET),
-        show_progress=logger.isEnabledFor(INFO) and sys.stderr.isatty(),
+        show_progress=False,
     )
     logger.info("training a tokenizer of at most %s pieces", f"{vocab_size:,}")
-    _Training(inner, trainer, texts).finish()
+    _Training(inner, trainer, texts).finish(num_bytes)
     inner.pre_tokenizer = words
     return inner
 
@@ -53,7 +52,7 @@ class _Training(Thread):
         super().__init__(name="tokenizer", daemon=True)  # the process may end before it
         self._inner, self._trainer, self._texts = inner, trainer, texts
         self._vocab_size = trainer.vocab_size  # which cannot be asked while it trains
-        self._num_texts = self._num_characters = 0
+        self._num_texts = self._num_bytes = 0  # bytes: at least
         self._is_reading, self._is_given_up = True, False
         self._error: BaseException | None = None
 
@@ -63,35 +62,29 @@ class _Training(Thread):
         except BaseException as error:  # noqa: BLE001 - raised again by `finish`
             self._error = error
 
-    def finish(self) -> None:
-        """Trains, and says every few seconds how far that is; raises what stopped it."""
-        started = said = time.monotonic()
+    def finish(self, num_bytes: int | None) -> None:
+        """Trains, in two phases that can be watched; raises what stopped it."""
         self.start()
         try:
-            while self.is_alive():
-                self.join(_POLL)
-                now = time.monotonic()
-                if now - said >= _SILENCE and self.is_alive():
-                    said = now
-                    logger.info("%s, %s so far", str(self), duration(now - started))
+            with phase("tokenizer: counting words", num_bytes) as counting:
+                while self.is_alive() and self._is_reading:
+                    self.join(_POLL)
+                    counting.advance(self._num_bytes - counting.done)
+            with phase(f"tokenizer: choosing {self._vocab_size:,} pieces"):
+                while self.is_alive():
+                    self.join(_POLL)
         except BaseException:
             self._is_given_up = True
             raise
         if self._error is not None:
             raise self._error
 
-    def __str__(self) -> str:
-        read = f"{self._num_texts:,} texts with {self._num_characters:,} characters"
-        if self._is_reading:
-            return f"training a tokenizer: read {read}"
-        return f"training a tokenizer: choosing {self._vocab_size:,} pieces for {read}"
-
     def _read(self) -> Iterator[str]:
         for text in self._texts:
             if self._is_given_up:
                 return
             self._num_texts += 1
-            self._num_characters += len(text)
+            self._num_bytes += len(text)
             yield text
         if not self._num_texts:
             raise DataError("no text to train a tokenizer on")

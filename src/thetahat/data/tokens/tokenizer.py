@@ -9,12 +9,10 @@ from logging import getLogger
 from pathlib import Path
 from typing import Any, final
 
+import numpy as np
 import tokenizers
-import torch
-from jaxtyping import Int
-from torch import Tensor
+from numpy.typing import NDArray
 
-from thetahat.core.batch import Symbols
 from thetahat.core.config import to_toml
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.core.special import Frames
@@ -70,7 +68,7 @@ class Tokenizer:
         self._named = {**vocabulary.aliases(self.roles), **self.special}
         self._spelling = spelling_of(description)
         self.token_bytes: list[bytes] = spelled(vocabulary, self._spelling, [*self._named.values()])
-        self.num_bytes: Int[Tensor, " V"] = torch.tensor([len(piece) for piece in self.token_bytes])
+        self.num_bytes: NDArray[np.int64] = np.array([len(piece) for piece in self.token_bytes], np.int64)
         self._going_on = _library(without_prefix(description)) or inner
         self._begins_apart = begins_apart(description)
         first = inner.encode(_ONE, add_special_tokens=False).ids[:1]
@@ -176,21 +174,24 @@ class Tokenizer:
         return special_names(self.special, {token.content for token in added if token.single_word})
 
     @cached_property
-    def symbols(self) -> Symbols:
-        """What a factorization must know of the vocabulary."""
-        is_special = torch.zeros(self.vocab_size, dtype=torch.bool)
-        is_special[[id for id in self._named.values() if id != self.roles.unk]] = True  # unknown is text, too
-        begins_word = is_special.clone()
+    def is_special(self) -> NDArray[np.bool_]:
+        """[V], whether an id stands for no text; what stands for unknown text does."""
+        found = np.zeros(self.vocab_size, np.bool_)
+        found[[id for id in self._named.values() if id != self.roles.unk]] = True
+        return found
+
+    @cached_property
+    def begins_word(self) -> NDArray[np.bool_]:
+        """[V], whether a word of a text begins here: with a blank, or with no letter."""
+        found = self.is_special.copy()
         for piece, id in self._inner.get_vocab(with_added_tokens=False).items():
-            begins_word[id] |= self._spelling.begins_word(piece)
-        return Symbols(
-            vocab_size=self.vocab_size,
-            frames=self.frames,
-            is_special=is_special,
-            begins_word=begins_word,
-            special=self._named,
-            unknown=self.roles.unk,
-        )
+            found[id] |= self._spelling.begins_word(piece)
+        return found
+
+    @property
+    def named(self) -> Mapping[str, int]:
+        """The special tokens by all their names."""
+        return self._named
 
     def with_special_tokens(self, names: Sequence[str]) -> "Tokenizer":
         """The same tokenizer with these special tokens, the missing ones behind all others."""
@@ -237,13 +238,15 @@ def _library(description: Mapping[str, Any] | None) -> tokenizers.Tokenizer | No
     return inner
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = ()) -> Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str] = (), num_bytes: int | None = None
+) -> Tokenizer:
     """Byte-level BPE of at most `vocab_size` pieces, special ones included; a text too small for that gives fewer.
 
     Further special tokens come after <|endoftext|>, which is always there.
     The same texts give the same tokenizer, byte for byte, on any number of threads. No piece is longer than
     `bpe.LONGEST_PIECE` bytes. Sennrich et al. 2016 (BPE), Radford et al. 2019 (bytes, and the pattern that keeps merges
-    inside words).
+    inside words). `num_bytes` is how many there are, if that is known: for whoever looks how far it is.
     """
     names = list(dict.fromkeys([END_OF_TEXT, *special_tokens]))
     if vocab_size < len(ALPHABET) + len(names):
@@ -251,7 +254,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: Seque
             f"vocab_size={vocab_size} is too small for the 256 bytes and {len(names)} special tokens",
             allowed=f"{len(ALPHABET) + len(names)} or more",
         )
-    inner = train_bpe(texts, vocab_size, names)
+    inner = train_bpe(texts, vocab_size, names, num_bytes)
     return _checked(Tokenizer(inner), names)
 
 
