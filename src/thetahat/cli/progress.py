@@ -6,15 +6,18 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn
 
+from thetahat.cli.phases import Watch, counted, time_of
 from thetahat.cli.words import say
 from thetahat.core.plain import duration
+from thetahat.core.work.phases import Phase
 
 SILENCE = 10.0  # seconds between two lines
+PREPARING = 1.5  # the same while a phase of a preparation is open
 RECENT = 20.0  # seconds, about, of which a rate is the mean
 ROOM_FOR_A_BAR = 100  # columns of a terminal
 
@@ -49,15 +52,22 @@ class Display(Protocol):
 
 @contextmanager
 def progress(unit: str, *, shown: bool, stays: bool) -> Generator[Display]:
-    """Something to call with every standing. `unit` is what is counted; the bar `stays` on the screen, or goes."""
+    """Something to call with every standing. `unit` is what is counted; the bar `stays` on the screen, or goes.
+
+    The phases of a preparation are shown, too.
+    """
     if not shown:
         yield _Nothing()
     elif sys.stderr.isatty():
         console = Console(stderr=True)
         with Progress(*_columns(console.width), console=console, transient=not stays) as bar:
-            yield _Bar(bar, unit, is_wide=console.width >= ROOM_FOR_A_BAR)
+            shows = _Bar(bar, unit, is_wide=console.width >= ROOM_FOR_A_BAR)
+            with Watch(shows.phase):
+                yield shows
     else:
-        yield _Lines(unit)
+        lines = _Lines(unit)
+        with Watch(lines.phase):
+            yield lines
 
 
 @contextmanager
@@ -87,24 +97,39 @@ class _Bar:
 
     def __init__(self, bar: Progress, unit: str, *, is_wide: bool) -> None:
         self.bar, self.unit, self.is_wide, self.task = bar, unit, is_wide, None
-        self.tokens, self.units, self.other = Rate(), Rate(), _Aside()
+        self.tokens, self.units, self.other, self.preparing = Rate(), Rate(), _Aside(), _Preparing()
 
     def __call__(self, standing: Standing) -> None:
         self._end_aside()
         known = standing.known if self.is_wide else standing.brief
         rate, units = self.tokens(standing.num_tokens, standing.paused), self.units(standing.num_new, standing.paused)
         said, left = f"{known or self.unit} {pace(rate, units, 'tok')}", time_left(standing, units)
-        if self.task is None:
-            self.task = self.bar.add_task("", total=standing.total, completed=standing.done, said=said, left=left)
-        self.bar.update(self.task, completed=standing.done, total=standing.total, said=said, left=left)
+        self.task = self._update(self.task, standing.done, standing.total, said=said, left=_left(left))
+
+    def _update(self, task: TaskID | None, done: int, total: int | None, **told: str) -> TaskID:
+        """Shows a row, a new one if there is none yet; `count` is that of `done` unless told."""
+        fields: dict[str, Any] = {"count": f"{done:,}/{total:,}"} | told
+        if task is None:
+            task = self.bar.add_task("", total=total, completed=done, **fields)
+        self.bar.update(task, completed=done, total=total, **fields)
+        return task
 
     def aside(self, what: str, done: int, total: int) -> None:
         left = self.other(done, total)
-        if self.other.task is None:
-            self.other.task = self.bar.add_task("", total=total, completed=done, said=what, left=left)
-        self.bar.update(self.other.task, completed=done, total=total, said=what, left=left)
+        self.other.task = self._update(self.other.task, done, total, said=what, left=_left(left))
         if done >= total:
             self._end_aside()
+
+    def phase(self, phase: Phase | None) -> None:
+        """How far a preparation is; None: there is none, or it has ended."""
+        if phase is not self.preparing.phase:
+            if self.preparing.task is not None:
+                self.bar.remove_task(self.preparing.task)
+            self.preparing = _Preparing(phase)
+        if phase is not None:
+            rate, told = self.preparing.rate(), {"count": counted(phase), "said": phase.name}
+            left = time_of(phase, rate)
+            self.preparing.task = self._update(self.preparing.task, phase.done, phase.total, **told, left=left)
 
     def _end_aside(self) -> None:
         if self.other.task is not None:
@@ -117,7 +142,7 @@ class _Lines:
 
     def __init__(self, unit: str) -> None:
         self.unit, self.last = unit, time.monotonic()
-        self.tokens, self.units, self.other = Rate(), Rate(), _Aside()
+        self.tokens, self.units, self.other, self.preparing = Rate(), Rate(), _Aside(), _Preparing()
 
     def __call__(self, standing: Standing) -> None:
         self.other = _Aside()
@@ -133,9 +158,18 @@ class _Lines:
         if done < total and self._is_time(False):
             say(f"  {what} {done:,}/{total:,}  {left or 'unknown time'} left")
 
-    def _is_time(self, is_news: bool) -> bool:
+    def phase(self, phase: Phase | None) -> None:
+        """How far a preparation is."""
+        if phase is not self.preparing.phase:
+            self.preparing = _Preparing(phase)
+        if phase is not None:
+            rate = self.preparing.rate()
+            if self._is_time(False, PREPARING):
+                say("  ".join(filter(None, (phase.name, counted(phase), time_of(phase, rate)))))
+
+    def _is_time(self, is_news: bool, silence: float = SILENCE) -> bool:
         now = time.monotonic()
-        if not is_news and now - self.last < SILENCE:
+        if not is_news and now - self.last < silence:
             return False
         self.last = now
         return True
@@ -153,6 +187,25 @@ class _Aside:
         now = time.monotonic()
         began, first = self.started = self.started or (now, done)
         return duration((total - done) * (now - began) / (done - first)) if done > first else ""
+
+
+class _Preparing:
+    """A phase, the row that shows it, and how fast it is."""
+
+    def __init__(self, phase: Phase | None = None) -> None:
+        self.phase, self._rate = phase, Rate()
+        self.task: TaskID | None = None
+        self._done = phase.done if phase else 0
+
+    def rate(self) -> float:
+        """Of what the phase counts, a second."""
+        assert self.phase
+        before, self._done = self._done, self.phase.done
+        return self._rate(self._done - before)
+
+
+def _left(time: str) -> str:
+    return f"{time} left"
 
 
 def time_left(standing: Standing, units: float) -> str:
@@ -185,9 +238,9 @@ class Rate:
 
 def _columns(width: int) -> list[ProgressColumn]:
     columns: list[ProgressColumn] = [
-        TextColumn("{task.completed:,}/{task.total:,}"),
+        TextColumn("{task.fields[count]}"),
         BarColumn(bar_width=10),
         TextColumn("{task.fields[said]}"),
-        TextColumn("{task.fields[left]} left"),
+        TextColumn("{task.fields[left]}"),
     ]
     return columns if width >= ROOM_FOR_A_BAR else [columns[0], *columns[2:]]

@@ -104,11 +104,19 @@ def in_line(text: str) -> str:
 
 def listen_to_library(*, quiet: bool) -> None:
     """Writes the library's log lines to stderr."""
-    handler = logging.StreamHandler()
+    handler = _ToStderr()
     handler.setFormatter(_Escaping("%(message)s"))
     logger = logging.getLogger("thetahat")
     logger.handlers = [handler]
     logger.setLevel(logging.WARNING if quiet or not is_first_rank() else logging.INFO)
+
+
+class _ToStderr(logging.Handler):
+    """Writes to what stderr is by then: a display puts another in its place, which keeps a bar below the lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{self.format(record)}\n")
+        sys.stderr.flush()
 
 
 class _Escaping(logging.Formatter):

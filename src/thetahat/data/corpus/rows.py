@@ -2,7 +2,7 @@
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -62,7 +62,7 @@ class Rows:
                 row = self._documents, self._sequences, parent, span.position, len(span.tokens)
                 self._rows["spans"].append(row)
                 self._ids.extend(span.tokens)
-                self._part.extend(span.part)
+                self._part.extend(_repeated(span.part))
                 self._first_part.append(self._parts)
             self._sequences += 1
         self._rows["parts"] += [
@@ -106,6 +106,12 @@ class Rows:
         own = [np.array(sizes, np.uint32) for (_, sizes), some in zip(self._sizes, is_read, strict=True) if some]
         found[place] = np.concatenate([found[:0], *own])
         return found
+
+
+def _repeated(part: Sequence[int]) -> Sequence[int]:
+    """The same numbers, in a form that is copied at once where all are one, as in most spans."""
+    only = part[0]
+    return array("I", [only]) * len(part) if part[-1] == only and part.count(only) == len(part) else part
 
 
 def _table(name: str, rows: list[tuple[Any, ...]]) -> Any:

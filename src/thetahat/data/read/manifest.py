@@ -8,6 +8,7 @@ from pathlib import Path
 
 from thetahat.core import store
 from thetahat.core.errors import DataError
+from thetahat.core.work.phases import phase
 
 _TICK = (
     1_000_000_000  # ns; a file changed so shortly before it was read may be changed again within one tick of its time
@@ -47,7 +48,8 @@ def digests_of(files: Sequence[Path], cache: Path) -> list[str]:
 
 def _digest(path: Path) -> str:
     try:
-        return store.digest_file(path)
+        with phase(f"checking {path.name}"):
+            return store.digest_file(path)
     except PermissionError as error:
         raise DataError(f"{path} cannot be read: permission denied") from error
 
