@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from thetahat.cli.progress import progress
 from thetahat.cli.table import Column, show_table
 from thetahat.cli.words import Json, Quiet, Words, emit, emit_json, escape, find_config, in_line, listen_to_library, say
 from thetahat.core.plain import counted
@@ -32,7 +33,8 @@ def explain(
     config = find_config(words)
     from thetahat.verbs.explain import explain as explain_data
 
-    explained = explain_data(config, records)
+    with progress("records", shown=not quiet, stays=False):
+        explained = explain_data(config, records)
     if json:
         emit_json(explained)
         return

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import typer
 
 from thetahat.cli import (
+    cache,
     chat,
     choose,
     classify,
@@ -85,6 +86,7 @@ for command in (
     generate.generate,
     chat.chat,
     completion.completion,
+    cache.cache,
 ):
     app.command()(command)
 app.command("lm-eval", context_settings=lm_eval.PASSED_ON, add_help_option=False)(lm_eval.lm_eval)

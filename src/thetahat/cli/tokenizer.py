@@ -24,10 +24,12 @@ def train(
 ) -> None:
     """Train byte-level BPE on text."""
     listen_to_library(quiet=quiet)
+    from thetahat.cli.progress import progress
     from thetahat.verbs.tokenizer import train as train_on
 
     data, pairs = split_words(words)
-    tokenizer = train_on(data, vocab_size, out, "skip" if skip_bad else "error", _options(data, pairs))
+    with progress("pieces", shown=not quiet, stays=False):
+        tokenizer = train_on(data, vocab_size, out, "skip" if skip_bad else "error", _options(data, pairs))
     if json:
         emit_json({"tokenizer": str(out), "vocab_size": tokenizer.vocab_size, "sha256": tokenizer.digest})
     else:

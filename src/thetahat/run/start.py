@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from thetahat.core.errors import FolderError, ModelError, ThetahatError
+from thetahat.core.work.phases import phase
 from thetahat.data.corpus.corpus import Corpus
 from thetahat.data.corpus.subset import part_of_corpus
 from thetahat.distribution.world import World
@@ -127,15 +128,17 @@ def _state(prepared: Prepared, device: torch.device, newest: Path | None, parent
     config, num_labels = prepared.config, len(prepared.labels)
     is_loaded = newest is not None or parent is not None
     draws = not is_loaded or config.adapter is not None  # else all parameters are in the checkpoint
-    state = first_state(config, prepared.tokenizer.vocab_size, prepared.num_steps, device, num_labels, draws=draws)
+    with phase("building the model"):
+        state = first_state(config, prepared.tokenizer.vocab_size, prepared.num_steps, device, num_labels, draws=draws)
     if not is_loaded and (told := new_tokens(config, prepared.tokenizer)):
         logger.info("%s", told)
     if config.base and (not is_loaded or config.adapter):
         load_base(state.model, config, num_labels)
-    if newest:
-        restore(state, newest)
-    elif parent:
-        inherit(state, prepared, parent)
+    with phase("resuming"):
+        if newest:
+            restore(state, newest)
+        elif parent:
+            inherit(state, prepared, parent)
     return state
 
 

@@ -16,6 +16,7 @@ INPUT = "standard-input"  # what cannot be made again
 _KINDS = {
     "records": "a compact copy of text",
     "corpora": "text as token ids",
+    "plans": "which tokens are in which step",
     "files": "digests of files",
     "bad-records": "lists of records that cannot be used",
     INPUT: "what was read from standard input",

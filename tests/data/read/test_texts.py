@@ -15,7 +15,7 @@ from thetahat.data.corpus.build import build_corpus
 from thetahat.data.read import manifest
 from thetahat.data.read.cache import default_cache
 from thetahat.data.read.files import find_files
-from thetahat.data.read.shards import kept, make
+from thetahat.data.read.shards import kept, parse
 from thetahat.data.read.source import divide
 from thetahat.data.read.texts import Texts, read_records
 
@@ -34,9 +34,9 @@ DIALOGUE = {
 def parsed(monkeypatch):
     """The files that are parsed, in order."""
     seen = []
-    read = make.read_objects
+    read = parse.read_objects
     monkeypatch.setattr(
-        make, "read_objects", lambda path, *rest, **how: seen.append(path.name) or read(path, *rest, **how)
+        parse, "read_objects", lambda path, *rest, **how: seen.append(path.name) or read(path, *rest, **how)
     )
     return seen
 
@@ -154,15 +154,15 @@ def test_a_torn_manifest_is_made_again(write, monkeypatch, tmp_path, content):
 
 def test_text_that_changes_while_it_is_parsed_is_refused(write, monkeypatch):
     path = write("a.jsonl", MANY)
-    read = make.parse_records
+    read = parse.parse_records
 
     def changing(*arguments, **names):
         with path.open("a") as file:
             file.write(json.dumps(MANY[0]) + "\n")
-        monkeypatch.setattr(make, "parse_records", read)
+        monkeypatch.setattr(parse, "parse_records", read)
         return read(*arguments, **names)
 
-    monkeypatch.setattr(make, "parse_records", changing)
+    monkeypatch.setattr(parse, "parse_records", changing)
     with pytest.raises(DataError, match="changed while it was read"):
         list(Texts([path]))
     assert list(Texts([path]))[-1].document == "a.jsonl#0"

@@ -24,11 +24,11 @@ def main(function: str) -> None:
     logging.getLogger("thetahat").setLevel(logging.INFO)
     tasks: SimpleQueue[bytes] = SimpleQueue()
     Thread(target=_read, args=(tasks,), daemon=True).start()
-    do = named(function)
     while True:
         task = json.loads(tasks.get())
         try:
-            said.say(kind="result", result=do(task, lambda number: said.say(kind="told", number=number)))
+            result = named(function)(task, lambda number: said.say(kind="told", number=number))
+            said.say(kind="result", result=result)
         except ThetahatError as error:
             told = {name: getattr(error, name) for name in ("what", "allowed", "cure")}
             said.say(kind="error", **{"class": type(error).__name__}, **told)
