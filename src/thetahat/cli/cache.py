@@ -1,40 +1,58 @@
 """`thetahat cache`."""
 
 import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from thetahat.cli.options import options_of, typed_as
 from thetahat.cli.words import Json, Quiet, emit_json, listen_to_library, say
 
+if TYPE_CHECKING:
+    from thetahat.verbs.cache import Entry
 
-def cache(
-    verify: bool = typer.Option(False, "--verify", help="Check every byte against what was written."),
-    clean: bool = typer.Option(False, "--clean", help="Remove it; all of it can be made again."),
-    older_than: float = typer.Option(0.0, help="With --clean: what was not used for so many days.", show_default=False),
+
+@dataclass(frozen=True, slots=True)
+class Cleaning:
+    """What is removed, as it was typed."""
+
+    clean: bool = typer.Option(False, "--clean", help="Remove it; all of it can be made again.")
+    older_than: float | None = typer.Option(
+        None, help="With --clean: what was not used for so many days.", show_default=False
+    )
     down_to: float | None = typer.Option(
         None, help="With --clean: what was used longest ago, until so many GB are left.", show_default=False
-    ),
-    everything: bool = typer.Option(False, "--all", help="With --clean: also what came from standard input."),
+    )
+    everything: bool = typer.Option(False, "--all", help="With --clean: also what came from standard input.")
+
+
+@options_of(Cleaning)
+def cache(
+    verify: bool = typer.Option(False, "--verify", help="Check every byte against what was written."),
     quiet: bool = Quiet,
     json: bool = Json,
+    **typed: Any,
 ) -> None:
     """List what is kept of data so that it is not made again, check it or remove it."""
     listen_to_library(quiet=quiet)
-    _check(clean, older_than, down_to, everything)
+    cleaning = typed_as(Cleaning, typed)
+    _check(cleaning)
     from thetahat.data.read.cache import default_cache
     from thetahat.verbs import cache as verbs
 
     place = str(default_cache())
-    if clean:
-        room = None if down_to is None else int(down_to * 1e9)
-        removed, busy = verbs.clean(older_than, room, with_input=everything)
+    if cleaning.clean:
+        room = None if cleaning.down_to is None else int(cleaning.down_to * 1e9)
+        removed, busy = verbs.clean(cleaning.older_than or 0.0, room, with_input=cleaning.everything)
         freed = sum(entry.num_bytes for entry in removed)
         if json:
             emit_json({"cache": place, "removed": removed, "in_use": busy, "freed_bytes": freed})
         elif not quiet:
-            say(f"{place}: removed {len(removed):,} entries with {_size(freed)}")
+            entries = "entry" if len(removed) == 1 else "entries"
+            say(f"{place}: removed {len(removed):,} {entries} with {_size(freed)}")
             if busy:
-                say(f"{len(busy):,} are in use and stay")
+                say(f"{len(busy):,} in use, which stay")
         return
     found = verbs.entries()
     damaged = list(verbs.damage(found)) if verify else []
@@ -52,7 +70,7 @@ def cache(
         say("Every byte is as it was written.")
 
 
-def _show(place: str, found: list, *, quiet: bool) -> None:  # pyright: ignore[reportMissingTypeArgument, reportUnknownParameterType]
+def _show(place: str, found: "list[Entry]", *, quiet: bool) -> None:
     from thetahat.cli.table import Column, show_table
     from thetahat.verbs.cache import kind_of
 
@@ -78,10 +96,14 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes} B"
 
 
-def _check(clean: bool, older_than: float, down_to: float | None, everything: bool) -> None:
+def _check(cleaning: Cleaning) -> None:
     from thetahat.core.errors import ConfigError
 
-    if not clean and (older_than or down_to is not None or everything):
-        raise ConfigError("--older-than, --down-to and --all say what --clean removes", cure="thetahat cache --clean")
-    if older_than < 0 or (down_to is not None and down_to < 0):
-        raise ConfigError("--older-than and --down-to", allowed="a number of days, of GB: 0 or more")
+    numbers = {"--older-than": cleaning.older_than, "--down-to": cleaning.down_to}
+    for name, value in numbers.items():
+        if value is not None and not 0 <= value < float("inf"):
+            allowed = "a number of days" if name == "--older-than" else "a number of GB"
+            raise ConfigError(f"{name} {value:g}", allowed=f"{allowed}, 0 or more")
+    named = [name for name, value in numbers.items() if value is not None] + ["--all"] * cleaning.everything
+    if named and not cleaning.clean:
+        raise ConfigError(f"{named[0]} says what --clean removes", cure=f"thetahat cache --clean {named[0]} ...")

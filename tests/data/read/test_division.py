@@ -1,5 +1,6 @@
 """No prompt and no document is on both sides of a division, and what is alike is counted."""
 
+import itertools
 import json
 from collections import defaultdict
 
@@ -22,6 +23,7 @@ def dialogue(question, answer, *, system=None, before=()):
     return {"messages": messages + turns}
 
 
+PLACES = itertools.count()  # a folder for each example, so that none looks through the shards of all
 RECORD = st.one_of(
     st.builds(lambda n: {"text": f"text {n}"}, st.integers(0, 30)),
     st.builds(lambda n, m: {"prompt": f"ask {n}", "completion": f"say {m}"}, st.integers(0, 9), st.integers(0, 9)),
@@ -34,7 +36,7 @@ RECORD = st.one_of(
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_prompt_and_no_document_is_on_both_sides(write, records, shuffling):
     def sides(lines):
-        path = write("some.jsonl", lines)
+        path = write(f"{next(PLACES)}/some.jsonl", lines)
         config = DataConfig(train=str(path), held_out="hash:0.4")
         parts = [part.division.is_held_out for part in divide(config)]
         np.testing.assert_array_equal(*parts)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from thetahat.core import store
 from thetahat.core.work.phases import phase
@@ -52,7 +52,7 @@ class Shelf:
     def places(self) -> list[list[Place]]:
         """Of each file where its records are, in order; what is missing is made."""
         with waiting_for(self.folder.with_name(f".{self.folder.name}.lock")):
-            known = self._known()
+            known = self._whole()
             missing = [index for index, key in enumerate(self._keys) if _chain(key, known)[1] is not None]
             if missing:
                 self._make(missing, known)
@@ -60,15 +60,20 @@ class Shelf:
         note_use(self.folder, {"of": self._above, "read": self._options.told()})
         return [_chain(key, known)[0] for key in self._keys]
 
+    def _whole(self) -> dict[tuple[str, int], Place]:
+        """What is known, without the shards of these files that are damaged, which are removed."""
+        known = self._known()
+        used = {place.shard for key in self._keys for place in _chain(key, known)[0]}
+        damaged = [shard for shard in used if not is_whole(shard)]
+        return self._known() if damaged else known
+
     def _known(self) -> dict[tuple[str, int], Place]:
         found: dict[tuple[str, int], Place] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
         store.remove_partial(self.folder)
         for shard in sorted(path for path in self.folder.iterdir() if path.is_dir()):
-            if not is_whole(shard):
-                continue
             row = 0
-            for fields in json.loads((shard / FACTS).read_bytes())["pieces"]:
+            for fields in _pieces(shard):
                 piece = Piece(**fields)
                 found[piece.key, piece.first] = Place(shard, row, piece)
                 row += piece.records
@@ -101,6 +106,15 @@ class Shelf:
             if (key, stretch.start) not in known:
                 parts = (stretch.start, stretch.stop, stretch.number)
                 yield Source(*told, stretch.stop - stretch.start, parts, stretch.stop >= size)
+
+
+def _pieces(shard: Path) -> list[dict[str, Any]]:
+    """What it says that it holds; nothing if it is damaged, which removes it."""
+    try:
+        return json.loads((shard / FACTS).read_bytes())["pieces"]
+    except (OSError, ValueError):
+        store.remove(shard)
+        return []
 
 
 def _can_be_stretched(path: Path, options: ReadOptions) -> bool:
