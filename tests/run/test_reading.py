@@ -5,7 +5,7 @@ import json
 import pytest
 
 from thetahat.core.config import override
-from thetahat.data.read.shards import make
+from thetahat.data.read.shards import parse
 from thetahat.distribution.world import World
 from thetahat.recipes.catalogue import find_recipe
 from thetahat.run.prepare import prepare
@@ -18,9 +18,9 @@ def parsed(monkeypatch, tmp_path):
     """The files that are parsed, in order."""
     monkeypatch.setenv("THETAHAT_CACHE", str(tmp_path / "cache"))
     seen = []
-    read = make.read_objects
+    read = parse.read_objects
     monkeypatch.setattr(
-        make, "read_objects", lambda path, *rest, **more: seen.append(path.name) or read(path, *rest, **more)
+        parse, "read_objects", lambda path, *rest, **more: seen.append(path.name) or read(path, *rest, **more)
     )
     return seen
 
