@@ -53,7 +53,7 @@ def compare(
     if html:
         store.check_target(html, "--html")
     a, b, *data = names
-    refuse_absent(a, b)
+    refuse_absent(*(name for name in (a, b) if not name.endswith(".parquet")))  # those are ledgers
     from thetahat.verbs.compare import compare as compare_models
 
     compared = compare_models(a, b, data, overrides=pairs, top=top, lower_bound=lower_bound)

@@ -17,6 +17,7 @@ _KINDS = {
     "records": "a compact copy of text",
     "corpora": "text as token ids",
     "plans": "which tokens are in which step",
+    "objects": "a copy of what lies in an object store",
     "files": "digests of files",
     "bad-records": "lists of records that cannot be used",
     INPUT: "what was read from standard input",
