@@ -134,6 +134,14 @@ def test_a_path_with_an_equals_sign_is_a_path_where_it_exists(tmp_path, monkeypa
     assert split_words(words) == (["runs/x", "lang=de/part.txt", "lr=0.1"], ["seed=1", "data.train=a=b.txt"])
 
 
+def test_a_key_with_a_hyphen_is_a_key():
+    """Alarms and sources have such names."""
+    pairs = ["diagnosis.policies.bad-batch=skip", "data.sources.my-wiki.path=wiki"]
+    assert split_words(["quickstart", *pairs]) == (["quickstart"], pairs)
+    assert find_config(["quickstart", pairs[0]]).diagnosis.policies == {"bad-batch": "skip"}
+    assert split_words(["-x=1"]) == (["-x=1"], [])
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message", "cure"),
     [

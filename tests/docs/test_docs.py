@@ -21,6 +21,7 @@ from thetahat.core.errors import ThetahatError
 from thetahat.core.schema import known_keys
 from thetahat.data.tokens.roles import Roles
 from thetahat.data.tokens.tokenizer import train_tokenizer
+from thetahat.diagnosis.alarms.alarm import NAMES
 from thetahat.interop.around import Around
 from thetahat.interop.write import write_folder
 from thetahat.model.build import build_model
@@ -251,7 +252,7 @@ def test_the_readme_names_every_command():
 
 
 def test_every_key_and_recipe_that_a_page_names_exists():
-    known = {*known_keys(RunConfig), *known_keys(ExportConfig)}
+    known = {*known_keys(RunConfig), *known_keys(ExportConfig), *(f"diagnosis.policies.{name}" for name in NAMES)}
     pairs = [
         (page, key)
         for page, text in TEXTS.items()

@@ -81,6 +81,9 @@ OTHERS = {  # of every key that watches, another value than the config's
     "ledger.every": "2",
     "ledger.tokens": "true",
     "diagnosis.preflight": "warn",
+    "diagnosis.alarms": "false",
+    "diagnosis.every": "2",
+    "diagnosis.policies": '{loss-spike="stop"}',
     "prompt": "Once",
 }
 LEAVES = [

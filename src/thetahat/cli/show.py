@@ -54,6 +54,8 @@ class TrainingProgress:
             of = report.held_out_of
             self._of = "" if of is None else f" ({report.held_out.num_documents:,} of {of:,} documents)"
         self._paused += report.evaluation_seconds
+        for alarm in report.alarms:
+            say(escape(str(alarm)))
         if report.step is None:  # an evaluation was made up for: the next step says it, too
             return
         self._display(self._standing(report, report.step))

@@ -134,9 +134,12 @@ def split_words(words: list[str] | None) -> tuple[list[str], list[str]]:
     return [word for word, is_one in pairs if not is_one], [word for word, is_one in pairs if is_one]
 
 
+_IN_KEYS = str.maketrans("", "", "._-")  # what stands between the letters of a key: names of alarms and sources, too
+
+
 def _is_pair(word: str) -> bool:
     key, equals, _ = word.partition("=")
-    if not equals or not key.replace(".", "").replace("_", "").isalnum():
+    if not equals or word.startswith("-") or not key.translate(_IN_KEYS).isalnum():
         return False
     return not os.path.exists(word) or _is_key(key)
 

@@ -78,6 +78,12 @@ class OutOfMemoryError(ThetahatError):
     exit_code = 9
 
 
+class StoppedError(ThetahatError):
+    """An alarm whose policy is to stop; what was trained before it is saved."""
+
+    exit_code = 10
+
+
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 

@@ -1,8 +1,13 @@
 """The config of what looks for faults."""
 
-from typing import Literal
+import difflib
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
 
 from thetahat.core.config import Config
+from thetahat.core.errors import ConfigError
+from thetahat.diagnosis.alarms.alarm import AFTER, NAMES, Action
 
 
 class DiagnosisConfig(Config, kw_only=True):
@@ -11,3 +16,43 @@ class DiagnosisConfig(Config, kw_only=True):
     preflight: Literal["stop", "warn", "off"] = "stop"
     """Whether a check that fails before the first step ends the run; warn: it is logged, and off: nothing is checked.
     """
+    alarms: bool = True
+    """Whether every step is compared with what is usual, and what stands out is written to alarms.jsonl."""
+    every: Annotated[int, Meta(ge=0)] = 50
+    """Steps between two measurements of updates, attention and ranks, which metrics.jsonl has by part of the model; 0:
+    none.
+    """
+    policies: dict[str, Action] = field(default_factory=dict[str, Action])
+    """What an alarm does, by its name: record, skip (the update of the step is left out) or stop (the run is saved and
+    ends): diagnosis.policies.loss-spike=skip. All are recorded, and non-finite also stops.
+    """
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.policies if name not in NAMES]:
+            near = difflib.get_close_matches(unknown[0], NAMES, n=1)
+            cure = f"diagnosis.policies.{near[0]}={self.policies[unknown[0]]}" if near else ""
+            raise ConfigError(f"diagnosis.policies.{unknown[0]} is no alarm", allowed=", ".join(NAMES), cure=cure)
+        if self.policies.get("non-finite") == "record":
+            raise ConfigError(
+                "diagnosis.policies.non-finite=record would put what is not finite into the parameters",
+                allowed="skip, stop",
+            )
+        if self.policies and not self.alarms:
+            raise ConfigError(
+                f"diagnosis.policies.{next(iter(self.policies))} has no effect: diagnosis.alarms=false",
+                cure="diagnosis.alarms=true, or leave the policy out",
+            )
+        if late := [name for name, action in self.policies.items() if action == "skip" and name in AFTER]:
+            raise ConfigError(
+                f"diagnosis.policies.{late[0]}=skip comes too late: it is found after the update",
+                allowed="record, stop",
+            )
+
+    def action(self, name: str) -> Action:
+        """What the alarm of this name does."""
+        return self.policies.get(name, "stop" if name == "non-finite" else "record")
+
+    @property
+    def acting(self) -> dict[str, Action]:
+        """The policies on which parameters depend."""
+        return {name: action for name, action in self.policies.items() if action == "skip"}

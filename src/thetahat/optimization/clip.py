@@ -1,6 +1,7 @@
 """The global norm of the gradient, and clipping by it."""
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -17,15 +18,24 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -
     With None, nothing is clipped. The host does not wait for the device. If the norm is not finite, the gradients are
     not usable: check it before the update.
     """
+    return clip_and_measure(parameters, max_norm).norm
+
+
+class Clipped(NamedTuple):
+    """The norms of a gradient before clipping."""
+
+    norm: Float[Tensor, ""]  # of all of it
+    norms: Float[Tensor, " n"]  # of each tensor that has a gradient
+
+
+def clip_and_measure(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Clipped:
+    """The same, with the norm of each tensor."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = _norm(gradients)
-    if max_norm is not None and gradients:
+    if not gradients:
+        return Clipped(torch.zeros((), dtype=torch.float64), torch.zeros(0, dtype=torch.float64))
+    each = torch.stack(list(norms(gradients, torch.float64)))
+    norm = torch.linalg.vector_norm(each)
+    if max_norm is not None:
         coefficient = (max_norm / norm).clamp(max=1)  # x / 0 is infinite, so a zero gradient stays as it is
         multiply_(gradients, coefficient.to(gradients[0].dtype))
-    return norm
-
-
-def _norm(gradients: list[Tensor]) -> Float[Tensor, ""]:
-    if not gradients:
-        return torch.zeros((), dtype=torch.float64)
-    return torch.linalg.vector_norm(torch.stack(list(norms(gradients, torch.float64))))
+    return Clipped(norm, each)

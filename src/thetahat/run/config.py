@@ -237,12 +237,14 @@ class RunConfig(Config, kw_only=True):
     def essence(self) -> "RunConfig":
         """What the result depends on: the config with the default `WatchConfig`.
 
-        A base and a parent are what their digests say, wherever they lie.
+        A policy of diagnosis that leaves updates out is of it. A base and a parent are what their digests say, wherever
+        they lie.
         """
         usual = WatchConfig()
         times = {name: getattr(usual.evaluation, name) for name in EvaluationTimes.__struct_fields__}
         evaluation = replace(self.evaluation, **times)
-        watch = {name: getattr(usual, name) for name in ("checkpoint", "ledger", "diagnosis", "prompt")}
+        watch = {name: getattr(usual, name) for name in ("checkpoint", "ledger", "prompt")}
+        watch["diagnosis"] = DiagnosisConfig(policies=self.diagnosis.acting)
         parent = replace(self.parent, run="", changes=()) if self.parent else None
         return replace(self, evaluation=evaluation, base=self.base_digest or self.base, parent=parent, **watch)
 

@@ -16,7 +16,9 @@ from thetahat.distribution.world import World
 from thetahat.run.base import load_base, new_tokens, resolved
 from thetahat.run.branch import inherit, parent_checkpoint, place, take_tokenizer
 from thetahat.run.config import RunConfig
+from thetahat.run.diagnosis.begin import begin_watch
 from thetahat.run.diagnosis.preflight import preflight
+from thetahat.run.diagnosis.watch import Watch
 from thetahat.run.feed import Feed
 from thetahat.run.folder.checkpoint import Rejected, best_of, newest_verified, restore, settle
 from thetahat.run.folder.files import read_progress
@@ -49,6 +51,7 @@ class Running:
     feed: Feed
     log: MetricsLog | None  # on the first rank
     ledger: TrainingLedger
+    watch: Watch | None  # None: nothing is compared with what is usual
     is_new: bool  # nothing was saved yet
     lacks_evaluation: bool  # whether the evaluation after the last step is due and not made yet
     evaluated: Corpus | None  # what evaluations score: all that is held out, or the part that is declared
@@ -98,6 +101,7 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
         feed,
         log,
         ledger,
+        begin_watch(prepared, state, folder, world, progress.get("diagnosis")),
         newest is None,
         lacks_evaluation,
         evaluated,

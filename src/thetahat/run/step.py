@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,7 @@ from thetahat.core.total import Total
 from thetahat.distribution.world import ALONE, World
 from thetahat.model.precision import computing_in
 from thetahat.objective.objective import Note, log_likelihood
-from thetahat.optimization.clip import clip_gradients
+from thetahat.optimization.clip import Clipped, clip_and_measure
 from thetahat.optimization.schedule import learning_rate_factor
 from thetahat.run.blame import non_finite_error
 from thetahat.run.state import State
@@ -37,14 +37,40 @@ class StepReport:
     num_tokens: int  # targets of the global batch
     gradient_norm: Float[Tensor, ""]  # before clipping
     learning_rate_factor: float
+    is_skipped: bool = False  # an alarm has left the update out
 
 
-def step(state: State, batches: Sequence[Batch], world: World, note: Note | None = None) -> StepReport:
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a step has measured when its update is decided; tensors are on the device."""
+
+    step: int  # that the update would make, from 1
+    total: Total  # over the global batch
+    gradient: Clipped
+    holders: tuple[int, ...]  # the places of the parameters that have a gradient, whose norms these are
+    learning_rate_factor: float
+
+
+Verdict = Literal["update", "skip", "fail"]  # fail: something is not finite
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Decides whether an update is made, alike on all ranks; without one it is made if all is finite."""
+
+    def judge(self, measured: Measured) -> Verdict:
+        """Called between clipping and the update; the host may wait for the device once."""
+        ...
+
+
+def step(
+    state: State, batches: Sequence[Batch], world: World, note: Note | None = None, judge: Judge | None = None
+) -> StepReport:
     r"""Moves θ uphill on $\frac{1}{Z} \sum_{x \in \text{batch}} \sum_i w_i \log \Pr_\theta(t_i \mid \cdot)$, once.
 
     The five things that a training iteration does, in order. Z is the weight of the whole global batch, over all
     micro-batches and ranks, so the result does not depend on how the batch was cut. `note` is told the log-probability
-    of each token, at the parameters before the update.
+    of each token, at the parameters before the update; `judge` may leave the update out.
     """
     config, parameters = state.config, list(state.model.parameters())
 
@@ -65,18 +91,26 @@ def step(state: State, batches: Sequence[Batch], world: World, note: Note | None
     total = Total(*world.sum(torch.stack([total.log_prob, total.weight])).unbind())
 
     # 3. the true global norm; what is not finite never reaches the parameters
-    norm = clip_gradients(parameters, config.optimization.clip)
-    if not torch.isfinite(norm + total.log_prob):
+    gradient = clip_and_measure(parameters, config.optimization.clip)
+    factor = learning_rate_factor(config.optimization.schedule, state.step, state.num_steps)
+    holders = tuple(place for place, parameter in enumerate(parameters) if parameter.grad is not None)
+    measured = Measured(state.step + 1, total, gradient, holders, factor)
+    verdict = judge.judge(measured) if judge else _plain(measured)
+    if verdict == "fail":
         raise non_finite_error(state, batches, divisor)
 
     # 4. the update
-    factor = learning_rate_factor(config.optimization.schedule, state.step, state.num_steps)
-    state.optimizer.step(factor)
+    if verdict == "update":
+        state.optimizer.step(factor)
 
     # 5. what happened
     state.step += 1
     state.tokens += num_tokens
-    return StepReport(state.step, total, num_tokens, norm, factor)
+    return StepReport(state.step, total, num_tokens, gradient.norm, factor, verdict == "skip")
+
+
+def _plain(measured: Measured) -> Verdict:
+    return "update" if torch.isfinite(measured.gradient.norm + measured.total.log_prob) else "fail"
 
 
 def weigh(batches: Sequence[Batch], world: World = ALONE) -> Weighed:

@@ -8,9 +8,12 @@ from pathlib import Path
 import torch
 
 from thetahat.core import store
+from thetahat.core.batch import Batch
+from thetahat.core.errors import NonFiniteError, StoppedError
 from thetahat.distribution.world import World, join_world
 from thetahat.ledger.evaluated import Evaluated, better
 from thetahat.ledger.summary import Summary, summarize
+from thetahat.objective.log_prob import Told
 from thetahat.run.base import resolved
 from thetahat.run.blame import check_parameters
 from thetahat.run.card import card_of
@@ -60,11 +63,12 @@ def train(
             while run.lacks_evaluation or state.step < state.num_steps:
                 done, held_out = None, None
                 if not run.lacks_evaluation:
-                    done = step(state, run.feed.batches(state.step), world, run.ledger.note(state.step + 1))
+                    done = _step(run)
                     _log_step(run, done, clock)
                 if run.lacks_evaluation:
                     hooks = ScoringHooks(stops=lambda: stop.number > 0, shows=evaluating or (lambda done, total: None))
                     held_out = _evaluate(run, clock, hooks, is_saved=done is None)
+                _stop(run)
                 if run.ledger.is_full(state.step):
                     run.ledger.write(state.step, world)
                 wish = _agree(
@@ -73,12 +77,57 @@ def train(
                 is_due = done is not None and (wish or watch.saves(state.step, state.num_steps))
                 saved = _save(run) if is_due else None
                 times = state.seconds, state.tokens
-                yield Report(done, state.num_steps, *times, held_out, saved, run.held_out_of, clock.take_evaluation())
+                alarms = tuple(run.watch.alarms) if run.watch else ()
+                of, spent = run.held_out_of, clock.take_evaluation()
+                yield Report(done, state.num_steps, *times, held_out, saved, of, spent, alarms)
                 if wish:
                     break
         world.leave()
     if wish > 0 and (run.lacks_evaluation or state.step < state.num_steps):
         raise Interrupted(wish, f"stopped after step {state.step}; saved {folder_of(folder, state.step)}")
+
+
+def _step(run: Running) -> StepReport:
+    """One update. Where an alarm ends the run it is written down first, and what was trained before it is saved."""
+    state, watch = run.state, run.watch
+    batches, note = run.feed.batches(state.step), run.ledger.note(state.step + 1)
+    if watch is None:
+        return step(state, batches, run.world, note)
+    watch.begin(batches)
+
+    def both(batch: Batch, told: Told) -> None:
+        watch.note(batch, told)
+        if note:
+            note(batch, told)
+
+    try:
+        done = step(state, batches, run.world, both, watch)
+    except NonFiniteError as error:
+        watch.write(error.what)
+        raise
+    except StoppedError:
+        run.ledger.forget(state.step)
+        _save_once(run)
+        watch.write()  # behind what the checkpoint counts: whoever goes on makes the step again
+        raise
+    watch.end(batches)
+    watch.write()
+    return done
+
+
+def _stop(run: Running) -> None:
+    """Saves and raises StoppedError where an alarm that was found after this step, or its evaluation, stops the run."""
+    try:
+        if run.watch:
+            run.watch.stop()
+    except StoppedError:
+        _save_once(run)
+        raise
+
+
+def _save_once(run: Running) -> None:
+    if not folder_of(run.folder, run.state.step).is_dir():
+        _save(run)
 
 
 class _Clock:
@@ -125,7 +174,8 @@ def _log_step(run: Running, done: StepReport, clock: _Clock) -> None:
     spent = clock.tick()
     if run.log:
         read = run.prepared.sources(done.step)
-        run.log.append(step_line(done, state, read, batch=run.feed.fingerprint(done.step - 1), seconds=spent))
+        line = step_line(done, state, read, batch=run.feed.fingerprint(done.step - 1), seconds=spent)
+        run.log.append(line | (run.watch.signals() if run.watch else {}))
     run.lacks_evaluation = run.prepared.held_out is not None and state.config.watch.evaluates(
         state.step, state.num_steps
     )
@@ -149,6 +199,8 @@ def _evaluate(run: Running, clock: _Clock, hooks: ScoringHooks, *, is_saved: boo
     if run.log:
         run.log.append(evaluation_line(held_out, state, run.held_out_of, sources))
         run.log.settle()
+    if run.watch:
+        run.watch.evaluated(state.step, held_out)
     if state.config.watch.saves(state.step, state.num_steps):
         documents = 0 if run.held_out_of is None else state.config.evaluation.max_documents or 0
         state.best = better(state.best, Evaluated(held_out.value, state.step, documents))
@@ -179,6 +231,7 @@ def _save(run: Running) -> Path | None:
             "labels": run.prepared.labels,
             "ledger": run.ledger.files,
             "standing": run.prepared.standing(state.step),
+            "diagnosis": run.watch.to_dict() if run.watch else None,
         }
         target = save(state, run.folder, run.prepared.tokenizer, beside)
         settle(run.folder, target, keep)

@@ -25,7 +25,7 @@ from thetahat.objective.log_prob import Told
 from thetahat.objective.objective import Note
 from thetahat.objective.weights import part_weights
 from thetahat.run.config import RunConfig
-from thetahat.run.log.entries import NUMBER, Entries, columns_of, joined, merged
+from thetahat.run.log.entries import NUM_TOKENS, NUMBER, STEP, Entries, columns_of, joined, merged
 
 MOST_HELD = 32 * 2**20  # bytes that are kept on the device
 MOST_WAITING = 2**26  # positions since the last part file; with more, another is written between two checkpoints
@@ -103,6 +103,16 @@ class TrainingLedger:
         self._num_held += sum(tensor.nbytes for tensor in (sums, *(tokens or ())))
         if self._num_held > MOST_HELD:
             self._to_host()
+
+    def forget(self, step: int) -> None:
+        """Drops what was noted of later steps than this one: they were not made."""
+        self._to_host()
+        kept: list[Entries] = []
+        for one in self._entries:
+            is_kept = one.numbers[:, STEP] <= step
+            tokens = np.repeat(is_kept, one.numbers[:, NUM_TOKENS].astype(np.int64)) if len(one.tokens) else []
+            kept.append(Entries(one.numbers[is_kept], one.tokens[tokens] if len(one.tokens) else one.tokens))
+        self._entries = kept
 
     def is_full(self, step: int) -> bool:
         """Whether the rows should be written before the next checkpoint; the same on all ranks."""

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from thetahat.core.plain import as_json
+from thetahat.diagnosis.alarms.alarm import Alarm
 from thetahat.ledger.summary import Summary
 from thetahat.run.log.metrics import HELD_OUT, MAX_DOCUMENTS, OF_DOCUMENTS, SOURCES
 from thetahat.run.state import State
@@ -23,6 +25,7 @@ class Report:
     checkpoint: Path | None  # where one was saved
     held_out_of: int | None = None  # documents that are held out, where `held_out` is of a part of them; None: of all
     evaluation_seconds: float = 0.0  # of this iteration
+    alarms: tuple[Alarm, ...] = ()  # of this step
 
 
 def step_line(
@@ -32,7 +35,7 @@ def step_line(
 
     Of a mixture it has the rows and epochs that were read of each source.
     """
-    return {
+    line = {
         "step": done.step,
         "tokens": state.tokens,
         "log_likelihood_per_token": done.total.mean().item(),
@@ -43,6 +46,7 @@ def step_line(
         "tokens_per_second": done.num_tokens / seconds,
         **({SOURCES: sources} if sources else {}),
     }
+    return as_json(line)
 
 
 def evaluation_line(

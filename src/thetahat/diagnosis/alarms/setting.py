@@ -1,0 +1,23 @@
+"""What must be known of a run to judge its steps."""
+
+from dataclasses import dataclass
+
+from thetahat.diagnosis.signals.regions import Regions
+from thetahat.optimization.config import OptimizationConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What must be known of a run."""
+
+    optimization: OptimizationConfig
+    num_steps: int
+    first_step: int  # updates that were made before this run began
+    is_drawn: bool  # its parameters were drawn, not taken from another model
+    regions: Regions
+    unigram_entropy: float | None  # nats, of the targets; None: those are no tokens, or a plateau there is usual
+
+    def slower(self) -> tuple[str, ...]:
+        """Half of each learning rate, as KEY=VALUE."""
+        rules = {name: getattr(self.optimization, name) for name in ("matrices", "embeddings", "vectors")}
+        return tuple(f"optimization.{name}.learning_rate={rule.learning_rate / 2:g}" for name, rule in rules.items())

@@ -1,0 +1,78 @@
+"""What is measured inside the model from time to time: updates, attention, and whether ranks are alike."""
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from thetahat.core.batch import Batch
+from thetahat.diagnosis.alarms.after import Inner
+from thetahat.diagnosis.signals.probe import block_names, inside, layers_of
+from thetahat.diagnosis.signals.regions import Regions
+from thetahat.diagnosis.signals.updates import NUM_VALUES, joined, measured, samples, updates_of
+from thetahat.distribution.world import World
+from thetahat.run.state import State
+
+
+@final
+class Inside:
+    """Measures every `diagnosis.every` steps; the host waits for the device then, as it does to log the step."""
+
+    def __init__(self, state: State, regions: Regions, world: World) -> None:
+        self._state, self._world = state, world
+        self._names = [name for rule in state.optimizer.rules for name in rule.group.parameters]
+        of = dict(zip((name for name, _ in state.model.named_parameters()), regions.of, strict=True))
+        self._regions = [of[name] for name in self._names]
+        self._blocks = block_names(state.model)
+        self._before: list[Tensor] | None = None
+
+    def begin(self, step: int) -> None:
+        """Before the update of a step."""
+        every = self._state.config.diagnosis.every
+        self._before = samples(self._state.optimizer) if every and step % every == 0 else None
+
+    def end(self, batches: Sequence[Batch]) -> Inner | None:
+        """After it; None where nothing was due."""
+        if self._before is None:
+            return None
+        state, world = self._state, self._world
+        rows = measured(state.optimizer, self._before)
+        self._before = None
+        layers = torch.zeros(len(self._blocks), 3, dtype=torch.float64, device=state.device)
+        if world.is_first:
+            layers = inside(state.model, batches[0], state.config.dtype, state.device)
+        values: list[float] = torch.cat([rows.flatten(), world.sum(layers).flatten()]).tolist()
+        cut = NUM_VALUES * len(self._names)
+        updates = updates_of([values[place : place + NUM_VALUES] for place in range(0, cut, NUM_VALUES)])
+        found = [values[place : place + 3] for place in range(cut, len(values), 3)]
+        return Inner(
+            state.step,
+            state.config.diagnosis.every,
+            dict(zip(self._names, updates, strict=True)),
+            joined(self._regions, updates, [one.numel() for one in self._parameters()]),
+            layers_of(self._blocks, found),
+            self._diverged(),
+        )
+
+    def _parameters(self) -> list[Tensor]:
+        return [one.detach() for rule in self._state.optimizer.rules for one in rule.group.parameters.values()]
+
+    def _diverged(self) -> tuple[int, str] | None:
+        """The first rank whose parameters are not, bit for bit, those of rank 0, and the first such parameter."""
+        world = self._world
+        if world.size == 1:
+            return None
+        sums = torch.stack([checksum(one) for one in self._parameters()])
+        slots = torch.zeros(world.size, len(sums), dtype=torch.int64, device=sums.device)
+        slots[world.rank] = sums
+        everyones = world.sum(slots)
+        differs = (everyones != everyones[:1]).nonzero().tolist()
+        return (differs[0][0], self._names[differs[0][1]]) if differs else None
+
+
+def checksum(tensor: Tensor) -> Int[Tensor, ""]:
+    """A sum of the bits, as integers: another one for any other bit, and the same in every order."""
+    sizes = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+    return tensor.contiguous().view(sizes[tensor.element_size()]).sum(dtype=torch.int64)

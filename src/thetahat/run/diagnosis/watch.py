@@ -1,0 +1,186 @@
+"""The signals and alarms of a run: measured and decided between clipping and the update, the same on all ranks."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from thetahat.core.batch import Batch
+from thetahat.core.errors import StoppedError
+from thetahat.core.plain import as_json
+from thetahat.diagnosis.alarms.after import Inner, told_of
+from thetahat.diagnosis.alarms.alarm import AFTER, Alarm, Suspect
+from thetahat.diagnosis.alarms.detector import Detector
+from thetahat.diagnosis.signals.regions import joined_norms
+from thetahat.diagnosis.signals.seen import Seen, worst_of
+from thetahat.diagnosis.signals.sequences import NUM_VALUES, summary, sums_of
+from thetahat.distribution.world import World
+from thetahat.ledger.summary import Summary
+from thetahat.objective.log_prob import Told
+from thetahat.run.diagnosis.inside import Inside
+from thetahat.run.log.metrics import MetricsLog
+from thetahat.run.state import State
+from thetahat.run.step import Measured, Verdict
+
+ALARMS = "alarms.jsonl"
+Suspects = Callable[[Alarm, Seen], tuple[Suspect, ...]]  # the sequences that stand out
+
+
+@final
+class AlarmLog:
+    """alarms.jsonl of a run: made with the first alarm, and cut on resume to what belongs to the checkpoint."""
+
+    def __init__(self, folder: Path, num_bytes: int) -> None:
+        self._path = folder / ALARMS
+        if self._path.exists():
+            self._open(num_bytes)
+        else:
+            self._log = None
+
+    def append(self, alarm: Alarm) -> None:
+        """Adds an alarm."""
+        (self._log or self._open(0)).append(alarm.to_dict())
+
+    def settle(self) -> int:
+        """Flushes the file to disk, and returns its length in bytes."""
+        return self._log.settle() if self._log else 0
+
+    def _open(self, num_bytes: int) -> MetricsLog:
+        self._log = MetricsLog(self._path, num_bytes)
+        return self._log
+
+
+@final
+class Watch:
+    """Compares each step with what is usual. It changes nothing, unless a policy leaves an update out."""
+
+    def __init__(
+        self, state: State, detector: Detector, world: World, suspects: Suspects, log: AlarmLog | None
+    ) -> None:
+        self._config, self._detector, self._world, self._suspects = state.config, detector, world, suspects
+        self._log = log  # on the first rank
+        self._regions = detector.setting.regions
+        self._inside = Inside(state, self._regions, world)
+        self._inner: Inner | None = None
+        self._index: dict[tuple[int, ...], Tensor] = {}
+        self._sums: list[Tensor] = []
+        self._num_pieces: list[int] = []
+        self.seen: Seen | None = None  # of the last step
+        self.alarms: list[Alarm] = []  # of the last step
+        self.skipped: list[str] = []  # the alarms that left its update out
+
+    def begin(self, batches: Sequence[Batch]) -> None:
+        """Before a step; the batches are still on the host."""
+        self._sums, self.seen, self.alarms, self.skipped, self._inner = [], None, [], [], None
+        self._num_pieces = [int(batch.inputs.visibility.piece.max()) + 1 for batch in batches]
+
+    def note(self, batch: Batch, told: Told) -> None:
+        """What the kernel told of the next micro-batch; the host does not wait for it."""
+        self._sums.append(sums_of(batch, told, self._num_pieces[len(self._sums)]))
+
+    def judge(self, measured: Measured) -> Verdict:
+        """Whether the update is made. One copy from the device has all that is asked."""
+        self.seen = seen = self._see(measured)
+        found = self._detector(seen)
+        actions = {alarm.name: self._config.diagnosis.action(alarm.name) for alarm in found.holding}
+        self.alarms = [self._told(alarm, seen) for alarm in found.new]
+        if not seen.is_finite and actions["non-finite"] == "stop":
+            return "fail"
+        self.skipped = [name for name, action in actions.items() if action == "skip"]
+        self._stop([alarm for alarm in self.alarms if alarm.action == "stop"])
+        self._detector.take(found)
+        if not self.skipped:
+            self._inside.begin(seen.step)
+        return "skip" if self.skipped else "update"
+
+    def end(self, batches: Sequence[Batch]) -> None:
+        """After the update, before anything is written."""
+        self._inner = inner = self._inside.end(batches)
+        if inner is not None and self.seen is not None:
+            self.alarms += [self._told(alarm, self.seen) for alarm in self._detector.after(inner)]
+
+    def evaluated(self, step: int, held_out: Summary) -> None:
+        """After an evaluation of what is held out: its alarms are written at once."""
+        found = self._detector.evaluated(step, held_out)
+        found = [replace(alarm, action=self._config.diagnosis.action(alarm.name)) for alarm in found]
+        self.alarms += found
+        if self._log is not None:
+            for alarm in found:
+                self._log.append(alarm)
+
+    def stop(self) -> None:
+        """Raises StoppedError if an alarm that was found after the update stops the run."""
+        self._stop([alarm for alarm in self.alarms if alarm.action == "stop" and alarm.name in AFTER])
+
+    def _stop(self, alarms: Sequence[Alarm]) -> None:
+        """Raises StoppedError if one of these alarms stops the run. All ranks have seen the same, and agree."""
+        if self._world.any(bool(alarms)) if "stop" in self._config.diagnosis.policies.values() else alarms:
+            raise StoppedError(
+                "; ".join(map(str, alarms)), cure=f"diagnosis.policies.{alarms[0].name}=record to go on past it"
+            )
+
+    def _see(self, measured: Measured) -> Seen:
+        device, world = measured.total.log_prob.device, self._world
+        mine = summary(self._sums, device)
+        if world.size > 1:
+            slots = torch.zeros(world.size, NUM_VALUES, dtype=torch.float64, device=mine.device)
+            slots[world.rank] = mine
+            mine = world.sum(slots)
+        names = self._regions.names
+        norms = joined_norms(measured.gradient.norms, self._region_index(measured.holders, device), len(names))
+        parts = (measured.gradient.norm[None], measured.total.log_prob[None], norms, mine.flatten())
+        values: list[float] = torch.cat(parts).tolist()
+        norm, log_prob, of_regions, rest = values[0], values[1], values[2 : 2 + len(names)], values[2 + len(names) :]
+        summaries = [rest[place : place + NUM_VALUES] for place in range(0, len(rest), NUM_VALUES)]
+        targets, nats, log_normalizer = (math.fsum(one[place] for one in summaries) for place in range(3))
+        return Seen(
+            measured.step,
+            int(targets),
+            nats / max(targets, 1),
+            log_normalizer / max(targets, 1),
+            norm,
+            measured.learning_rate_factor,
+            dict(zip(names, of_regions, strict=True)),
+            worst_of(summaries),
+            math.isfinite(norm + log_prob),
+        )
+
+    def _region_index(self, holders: Sequence[int], device: torch.device) -> Tensor:
+        """The region of each tensor that has a gradient."""
+        key = tuple(holders)
+        if key not in self._index:
+            self._index = {key: self._regions.index(device)[list(key)]}
+        return self._index[key]
+
+    def _told(self, alarm: Alarm, seen: Seen) -> Alarm:
+        return replace(alarm, action=self._config.diagnosis.action(alarm.name), suspects=self._suspects(alarm, seen))
+
+    def write(self, why: str = "") -> None:
+        """Adds the alarms of the last step to alarms.jsonl, on the first rank; `why` it failed, if it did."""
+        if self._log is not None:
+            for alarm in self.alarms:
+                self._log.append(replace(alarm, what=why or alarm.what))
+
+    def signals(self) -> dict[str, Any]:
+        """What the line of the last step in metrics.jsonl has beside the rest."""
+        if self.seen is None:
+            return {}
+        found: dict[str, Any] = {"log_normalizer": self.seen.log_normalizer}
+        if self.seen.worst:
+            found["worst_excess"] = self.seen.excess
+        if self.alarms:
+            found["alarms"] = [alarm.name for alarm in self.alarms]
+        if self.skipped:
+            found["skipped"] = self.skipped
+        every = self._config.diagnosis.every
+        if every and (self.seen.step % every == 0 or self.alarms):
+            found["signals"] = {"gradient_norm": self.seen.norms} | (told_of(self._inner) if self._inner else {})
+        return as_json(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"detector": self._detector.to_dict(), "bytes": self._log.settle() if self._log else 0}
