@@ -61,9 +61,9 @@ def reads(monkeypatch):
     """What is asked of stores, as (URL, bytes from)."""
     asked, own = [], of_copies._read
 
-    def _read(place, one, arriving):
+    def _read(place, one, arriving, told):
         asked.append((one.url, arriving.stat().st_size if arriving.exists() else 0))
-        own(place, one, arriving)
+        own(place, one, arriving, told)
 
     monkeypatch.setattr(of_copies, "_read", _read)
     return asked

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from thetahat.core import store
 from thetahat.core.errors import DataError, naming_full_disk
+from thetahat.core.work.phases import phase
 from thetahat.data.read.cache import cache_folder, waiting_for
 from thetahat.data.read.remote.place import Object, Store
 from thetahat.data.read.table.delimited import DELIMITED
@@ -23,6 +24,7 @@ from thetahat.data.read.table.splits import splits_by_name
 _PART = 1 << 23  # bytes that are asked for at a time
 _AT_ONCE = 8  # objects
 _MANIFEST = ".manifest"
+Told = Callable[[int], None]  # how many bytes more have arrived
 logger = getLogger("thetahat")
 
 
@@ -59,11 +61,12 @@ def copies_of(spec: str, kind_of: Callable[[Path], str], kinds: Sequence[str]) -
         _refuse_several(spec, [one for one in chosen if kind_of(Path(one.name)) in (*TABLES, *DELIMITED)])
     folder = cache_folder("objects")
     missing = [one for one in chosen if not _is_copied(folder, one)]
+    size = sum(one.size or 0 for one in missing)
     if missing:
-        size = sum(one.size or 0 for one in missing)
         logger.info("copying %s of %s (%.1f MB) into %s", _objects(missing), spec, size / 1e6, folder)
-    with ThreadPoolExecutor(_AT_ONCE, "copy") as pool:
-        copies.files.extend(pool.map(partial(_copied, folder, place), chosen))
+    known = None if any(one.size is None for one in missing) else size
+    with phase("copying", known) as copying, ThreadPoolExecutor(_AT_ONCE, "copy") as pool:
+        copies.files.extend(pool.map(partial(_copied, folder, place, copying.advance), chosen))
     return copies
 
 
@@ -112,14 +115,14 @@ def _known(one: Object) -> dict[str, Any]:
     return asdict(one) | {"version": list(one.version)}
 
 
-def _copied(folder: Path, place: Store, one: Object) -> Path:
+def _copied(folder: Path, place: Store, told: Told, one: Object) -> Path:
     path = _path(folder, one)
     with waiting_for(_entry(folder, one).with_suffix(".lock")):
         if not _is_copied(folder, one):
             with naming_full_disk(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 arriving = path.with_name(f".{path.name}.part-{_mark(one)}")
-                _read(place, one, arriving)
+                _read(place, one, arriving, told)
                 arriving.replace(path)
                 store.flush_folder(path.parent)
             found = path.stat()
@@ -133,7 +136,7 @@ def _mark(one: Object) -> str:
     return hashlib.blake2b(repr((one.url, one.size, one.version)).encode(), digest_size=6).hexdigest()
 
 
-def _read(place: Store, one: Object, arriving: Path) -> None:
+def _read(place: Store, one: Object, arriving: Path, told: Told) -> None:
     """Reads an object into a file: goes on behind what has arrived, where its version and the store allow it."""
     if not one.version:
         arriving.unlink(missing_ok=True)
@@ -141,16 +144,16 @@ def _read(place: Store, one: Object, arriving: Path) -> None:
         have = file.tell()
         try:
             try:
-                _read_on(place.open(one, in_parts=True), file, have)
+                _read_on(place.open(one, in_parts=True), file, have, told)
             except ValueError:  # a web server that has no parts
                 file.truncate(0)
-                _read_on(place.open(one, in_parts=False), file, 0)
+                _read_on(place.open(one, in_parts=False), file, 0, told)
         except Exception as error:
             file.flush()
             of = "" if one.size is None else f" of {one.size:,}"
-            if (told := place.told(error, one.url, f"{file.tell():,}{of} bytes have arrived")) is None:
+            if (known := place.told(error, one.url, f"{file.tell():,}{of} bytes have arrived")) is None:
                 raise
-            raise told from error
+            raise known from error
         file.flush()
         os.fsync(file.fileno())
         size = file.tell()
@@ -163,9 +166,11 @@ def _read(place: Store, one: Object, arriving: Path) -> None:
         )
 
 
-def _read_on(source: Any, file: Any, have: int) -> None:
+def _read_on(source: Any, file: Any, have: int, told: Told) -> None:
     with source:
         if have:
             source.seek(have)
+            told(have)
         while data := source.read(_PART):
             file.write(data)
+            told(len(data))
