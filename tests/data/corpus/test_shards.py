@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from thetahat.core.errors import DataError, DiskFullError, OutOfMemoryError
+from thetahat.core.errors import ConfigError, DataError, DiskFullError, OutOfMemoryError
 from thetahat.core.work import phases, pool, room
 from thetahat.data.config import DataConfig, SourceConfig
 from thetahat.data.corpus import build, shards
@@ -198,6 +198,33 @@ def test_too_little_room_is_said_before_it_is_used(tmp_path, monkeypatch):
     with pytest.raises(DiskFullError, match=r"a copy takes about .* are free") as caught:
         room.check_room(tmp_path / "corpora", 1 << 60, "a copy")
     assert "thetahat cache --clean" in caught.value.cure
+
+
+@pytest.mark.parametrize(
+    ("said", "given", "expected"),
+    [
+        ("200000 100000", None, 2),
+        ("150000 100000", None, 2),
+        ("5000 100000", None, 1),
+        ("max 100000", None, 64),
+        ("200000 100000", "5", 5),
+    ],
+)
+def test_there_are_as_many_workers_as_cores_or_as_are_typed(tmp_path, monkeypatch, said, given, expected):
+    (tmp_path / "cpu.max").write_text(said)
+    monkeypatch.setattr(pool, "_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
+    monkeypatch.delenv("THETAHAT_WORKERS", raising=False)
+    if given:
+        monkeypatch.setenv("THETAHAT_WORKERS", given)
+    assert pool.num_workers() == expected
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "two", ""])
+def test_a_number_of_workers_that_is_none_is_refused(monkeypatch, given):
+    monkeypatch.setenv("THETAHAT_WORKERS", given)
+    with pytest.raises(ConfigError, match="THETAHAT_WORKERS="):
+        pool.num_workers()
 
 
 def test_a_worker_that_is_killed_is_told_from_an_error(monkeypatch):

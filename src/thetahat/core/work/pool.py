@@ -17,19 +17,32 @@ from queue import SimpleQueue
 from typing import Any, final
 
 from thetahat.core import errors
-from thetahat.core.errors import OutOfMemoryError, ThetahatError
+from thetahat.core.errors import ConfigError, OutOfMemoryError, ThetahatError
 
 Task = Mapping[str, Any]
 Result = dict[str, Any]
 Told = Callable[[int], None]  # how much of a task is done, in whatever the function counts
 _ONE_THREAD = ("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ARROW_IO_THREADS")
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 logger = getLogger("thetahat")
 
 
 def num_workers() -> int:
-    """As many as there are cores for this process, or $THETAHAT_WORKERS."""
-    given = os.environ.get("THETAHAT_WORKERS", "")
-    return int(given) if given.isdigit() and int(given) else len(os.sched_getaffinity(0))
+    """$THETAHAT_WORKERS, or as many as there are cores for this process: those of a container by its quota."""
+    if (given := os.environ.get("THETAHAT_WORKERS")) is None:
+        return min(len(os.sched_getaffinity(0)), _quota())
+    if not given.isdecimal() or not int(given):
+        raise ConfigError(f"THETAHAT_WORKERS={given}", allowed="a number of processes, 1 or more")
+    return int(given)
+
+
+def _quota() -> int:
+    """Cores that the control group of this process may use, rounded up; many, where it sets no limit."""
+    try:
+        quota, period = _QUOTA.read_text().split()
+        return max(-(-int(quota) // int(period)), 1)
+    except (OSError, ValueError):  # no control group, or "max"
+        return sys.maxsize
 
 
 def do_all(function: str, tasks: Iterable[Task], told: Told, workers: int) -> Iterator[Result]:
