@@ -55,6 +55,7 @@ def test_ranks_and_batch_sizes_give_the_number_in_the_log(run, place):
 
 
 @pytest.mark.multi
+@pytest.mark.slow
 def test_in_deterministic_mode_three_ranks_change_no_bit(run, place):
     alone = score(ALONE, place, "deterministic=true")
     assert score(ranks(3), place, "deterministic=true", "evaluation.batch_size=7") == alone

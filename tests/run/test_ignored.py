@@ -19,6 +19,7 @@ IGNORED = {
         "data.source_context=64",
         'data.labels=["a", "b"]',
         "data.train=x.txt data.sources.a.path=y.txt",
+        "data.tokenizer_bytes=1000 data.tokenizer=tokenizer.json",
         "ledger.every=0 ledger.tokens=true",
         "base_digest=0123",
         "base_vocab_size=300",

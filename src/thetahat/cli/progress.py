@@ -103,7 +103,8 @@ class _Bar:
         self._end_aside()
         known = standing.known if self.is_wide else standing.brief
         rate, units = self.tokens(standing.num_tokens, standing.paused), self.units(standing.num_new, standing.paused)
-        said, left = f"{known or self.unit} {pace(rate, units, 'tok')}", time_left(standing, units)
+        said = f"{known or self.unit} {pace(rate, units, 'tok', is_brief=not self.is_wide)}"
+        left = time_left(standing, units)
         self.task = self._update(self.task, standing.done, standing.total, said=said, left=_left(left))
 
     def _update(self, task: TaskID | None, done: int, total: int | None, **told: str) -> TaskID:
@@ -213,8 +214,10 @@ def time_left(standing: Standing, units: float) -> str:
     return duration((standing.total - standing.done) / units + standing.later) if units else ""
 
 
-def pace(tokens: float, units: float, name: str) -> str:
+def pace(tokens: float, units: float, name: str, *, is_brief: bool = False) -> str:
     """Tokens a second; of what is not counted in tokens, how many of them."""
+    if is_brief and tokens >= 100_000:
+        return f"{tokens / 1e3:,.0f}k {name}/s"
     return f"{tokens:,.0f} {name}/s" if tokens else f"{units:,.1f}/s"
 
 

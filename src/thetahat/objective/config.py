@@ -41,6 +41,10 @@ class Variant(Config):
         """The special tokens that it needs beside <|endoftext|>, where pieces have up to `context` tokens."""
         return ()
 
+    def expected_targets(self, num_rows: int, context: int) -> int:
+        """How many targets full rows of so many positions have, in the mean."""
+        return num_rows * context
+
     def prompt(self, text: str) -> Sequence[str]:
         """A text to continue, as it is read: texts and, at odd places between them, names of special tokens."""
         return (text,)
@@ -111,6 +115,10 @@ class Masked(Variant, kw_only=True, tag="masked", tag_field="kind"):
         """The mask."""
         return (MASK,)
 
+    def expected_targets(self, num_rows: int, context: int) -> int:
+        """Those that are masked."""
+        return round(self.rate * num_rows * context)
+
     def scored_as(self, passes: int) -> tuple[Sequence[str], Sequence[str]]:
         """It says that this is no likelihood, and how many tokens are hidden at once."""
         masks = f"1 in {passes} masked at once" if passes else "each token masked alone"
@@ -162,6 +170,10 @@ class Labels(Variant, kw_only=True, tag="labels", tag_field="kind"):
     layout = LABEL
     model_kind = "encoder"
     is_likelihood, is_left_to_right = False, False
+
+    def expected_targets(self, num_rows: int, context: int) -> int:
+        """One a row."""
+        return num_rows
 
 
 Factorization = Causal | Prefix | FillInTheMiddle | Masked | Conditional | Spans | Labels

@@ -63,6 +63,10 @@ def _of_data(config: RunConfig) -> Iterator[Ignored]:
     if data.labels and not layout.predicts_label:
         why = "only objective.factorization.kind=labels has labels"
         yield Ignored("data.labels", list(data.labels), why, "the recipe classification, or leave them out")
+    if data.tokenizer_bytes != type(data)().tokenizer_bytes and (data.tokenizer or config.base):
+        by = "base" if config.base else "data.tokenizer"
+        why = f"no tokenizer is trained: {by} names one"
+        yield Ignored("data.tokenizer_bytes", data.tokenizer_bytes, why, f"leave it out, or {by}=none")
     if data.chat:
         yield from _of_chat(data.chat)
 

@@ -9,7 +9,6 @@ from thetahat.model.build import LanguageModel
 from thetahat.model.config import EncoderDecoderConfig
 from thetahat.model.cost import matrix_weights
 from thetahat.model.memory import cache_bytes, kept_of_matrices, kept_per_position, logit_bytes, widths_of
-from thetahat.objective.config import Labels, Masked
 from thetahat.optimization.config import Muon
 from thetahat.optimization.groups import group_parameters
 from thetahat.run.config import RunConfig
@@ -73,7 +72,8 @@ def training_memory(model: LanguageModel, config: RunConfig, vocab_size: int, nu
     num_rows = min(config.micro_batch_size or config.batch_size, config.batch_size)
     positions = num_rows * config.data.context
     kept = kept_per_position(model.config, config.dtype, config.data.context, config.data.source_room)
-    targets, chunk = _num_targets(config, num_rows), config.objective.chunk_size
+    targets = config.objective.factorization.expected_targets(num_rows, config.data.context)
+    chunk = config.objective.chunk_size
     muon = [one for name, held in groups.items() if kinds[name] == "muon" for one in held.values()]
     return Training(
         parameters=full * sum(one.numel() for one in model.parameters()),
@@ -85,17 +85,6 @@ def training_memory(model: LanguageModel, config: RunConfig, vocab_size: int, nu
         num_rows=num_rows,
         context=config.data.context,
     )
-
-
-def _num_targets(config: RunConfig, num_rows: int) -> int:
-    """Targets of a micro-batch at the most."""
-    match config.objective.factorization:
-        case Masked(rate=rate):
-            return round(rate * num_rows * config.data.context)
-        case Labels():
-            return num_rows
-        case _:
-            return num_rows * config.data.context
 
 
 def _largest_stack(matrices: list[nn.Parameter]) -> int:
