@@ -25,7 +25,7 @@ def sums_of(batch: Batch, told: Told, num_pieces: int) -> Float64[Tensor, "3 P"]
     return sums.index_add_(1, index, each)[:, :num_pieces]
 
 
-def summary(sums: Sequence[Float64[Tensor, "3 P"]], device: torch.device) -> Float64[Tensor, " K"]:
+def summary(sums: Sequence[Float64[Tensor, "3 _"]], device: torch.device) -> Float64[Tensor, " K"]:
     r"""Of all pieces of a rank: targets, nats and log-normalizers summed, the median of nats a target, and the worst.
 
     A piece of $n$ targets costs $s = -\frac{1}{n} \sum_i \log \Pr(t_i)$. Of the WORST with at least LEAST_TARGETS, in
