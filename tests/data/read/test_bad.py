@@ -109,3 +109,14 @@ def test_the_copy_of_good_records_is_not_that_of_the_whole_file(write):
     assert [record.text for record in kept(path, "skip")] == ["fine"]
     with pytest.raises(DataError, match="the text is a number"):
         kept(path, "error")
+
+
+def test_what_to_type_for_most_of_many_records_is_said(write):
+    rows = "".join(f"{'a long title' if n == 0 else 'T'},body number {n} of some length\n" for n in range(5))
+    path = write("a.csv", f"title,body\n{rows}")
+    with pytest.raises(DataError) as caught:
+        list(read_records(str(path)))
+    assert "data.columns.text=body" in caught.value.cure
+    with pytest.raises(DataError) as caught:
+        list(read_records(str(path), ReadOptions(columns={"text": "bdy"})))
+    assert caught.value.cure.startswith("data.columns.text=body")

@@ -89,6 +89,7 @@ WRONG = {
     "late system": ([USER, SYSTEM, ANSWER], "message 1 is of the system.*allowed: the first message only"),
     "calls": ([USER, {**ANSWER, "tool_calls": ["f"]}], "message 1: a tool call is a string"),
     "no calls": ([USER, {**ANSWER, "tool_calls": {}, "content": None}], "message 1: the content is missing"),
+    "nothing said": ([{"role": "user", "content": None}, ANSWER], "message 0: the content is missing or null"),
     "call of object": ([USER, {**ANSWER, "tool_calls": {"a": 1}}], "message 1: tool_calls: an object"),
     "deep": ([USER, {**ANSWER, "note": DEEP}], "message 1: lists and objects more than 100 deep"),
     "surrogate": ([USER, {**ANSWER, "content": "ok \ud800"}], "message 1: half a surrogate pair at character 3"),

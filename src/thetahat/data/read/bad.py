@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from logging import getLogger
 from typing import TypeVar, final
@@ -73,20 +74,22 @@ class BadRecords:
     def settle(self) -> None:
         """Raises DataError if there was one and none may be: of one record its own, of several with a list.
 
-        What is allowed and what to type of several records is that of each of them, or is left unsaid.
+        What is allowed of several records is that of each of them, or is left unsaid; what to type is that of most.
         """
         if not self._errors or self._policy == "skip":
             return
         first = self._errors[0]
-        allowed, cure = ({getattr(error, name) for error in self._errors} for name in ("allowed", "cure"))
+        allowed = {error.allowed for error in self._errors}
+        (cure, count), *_ = Counter(error.cure for error in self._errors).most_common()
+        cure = cure if 2 * count > len(self) else ""
         long = [error for error in self._errors if isinstance(error, TooLongError)]
         if len(long) == len(self) and len({(error.key, error.others) for error in long}) == 1:
-            cure = {_longer(long)}
+            cure = _longer(long)
         what = first.what if len(self) == 1 else _listed(f"{len(self):,} records cannot be used:", self.lines)
         raise UnusableError(
             what,
             allowed=first.allowed if len(allowed) == 1 else "",
-            cure=self._cure_beside(min(cure) if len(cure) == 1 else ""),
+            cure=self._cure_beside(cure),
             errors=self._errors,
         )
 

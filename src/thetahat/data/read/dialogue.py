@@ -140,11 +140,14 @@ def _content(value: Any, where: str) -> tuple[str, tuple[Mapping[str, Any], ...]
 
 
 def _check_empty(fields: Mapping[str, Any], where: str, *, may_be: bool) -> None:
-    """A message without content: of the assistant it may be a thought, of others it must have been meant.
+    """A message without content: of the assistant it may be a thought, of others "" must have been meant.
 
+    Null is nothing, as in a column that Arrow has filled: instructions may be absent so, what a user says may not.
     Whether the template writes what a message has instead is seen when it is rendered.
     """
-    if may_be or (fields["role"] != "assistant" and "content" in fields):
+    role, is_meant = fields["role"], fields.get("content") is not None
+    is_absent = role in {"system", "developer"} and "content" in fields
+    if may_be or (role != "assistant" and (is_meant or is_absent)):
         return
     others = {name: value for name, value in fields.items() if name not in {"role", "content", "weight", "name"}}
     if fields["role"] == "assistant" and any(isinstance(value, str) and value for value in others.values()):

@@ -11,6 +11,7 @@
 What might be read in two ways is refused, and `data.columns` says which.
 """
 
+import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -35,6 +36,7 @@ from thetahat.data.read.form.turns import (
     without_nulls,
 )
 from thetahat.data.read.strict_json import kind_of_value
+from thetahat.data.read.table.rows import UNREAD
 
 FORMATS = (
     '{"text": ...}, {"prompt": ..., "completion": ...}, {"text": ..., "label": ...} or {"messages": [...]}, each on '
@@ -119,7 +121,9 @@ def shaped(fields: Fields, where: str, columns: Mapping[str, str] | None = None)
         if column and column not in fields:
             keys = ", ".join(map(repr, fields)) or "none"
             what = f"{where}: no field {column!r}, which data.columns.{name} names; its keys: {keys}"
-            raise DataError(what, cure=f"data.columns.{name}={name}, or another field that is there")
+            near = difflib.get_close_matches(column, fields, n=1) or ([name] if name in fields else [])
+            cure = f"data.columns.{name}={near[0]}" if near else f"data.columns.{name}=COLUMN, one that is there"
+            raise DataError(what, cure=cure)
     beside = {name: column for name, column in columns.items() if name not in MARKS}
     asked = {name: column for name, column in columns.items() if name in MARKS and column}
     if dropped := {name for name, column in columns.items() if name in MARKS and not column}:
@@ -256,6 +260,9 @@ def _cure(there: Fields) -> str:
         best = next((wanted for wanted in whole if "messages" in wanted), whole[0])
         return " ".join(f"data.columns.{name}={name}" for name in sorted(best)) + ", to read nothing else"
     texts = [name for name, value in there.items() if isinstance(value, str) and name not in BESIDE]
+    unread = [name for name, value in there.items() if value is UNREAD and name not in BESIDE]
+    if unread and not texts and not found:  # of a table only the columns are read that may be meant
+        return f"data.columns.text={unread[-1]}, or whichever of {', '.join(unread)} is the text"
     if not texts or found:
         return ""
     return f"data.columns.text={max(texts, key=lambda name: len(there[name]))}, if that is the text"
