@@ -19,6 +19,7 @@ from thetahat.data.corpus import build, shards
 from thetahat.data.corpus.corpus import SCHEMAS
 from thetahat.data.corpus.sample import sample_of
 from thetahat.data.corpus.tables import NUMBERS
+from thetahat.data.read.bad import tell_skipped
 from thetahat.data.read.shards import make, shelf
 from thetahat.data.read.source import divide
 from thetahat.data.tokens.tokenizer import train_tokenizer
@@ -172,6 +173,19 @@ def test_a_bad_record_of_a_shard_is_named_as_in_one_pass(tmp_path, tokenizer, sm
     assert "data.on_bad_record=skip" in caught.value.cure
     skipping, _ = divide(DataConfig(train=str(tmp_path / "a.jsonl"), held_out="none", on_bad_record="skip"))
     assert len(build.build_corpus(skipping, tokenizer, {"part": "x"}, tmp_path / "cache").documents) == 100
+
+
+def test_what_was_left_out_is_said_of_a_corpus_in_the_cache(tmp_path, tokenizer, caplog):
+    write(tmp_path / "a.jsonl", 5)
+    with (tmp_path / "a.jsonl").open("a") as file:
+        file.write('{"text": 3}\n')
+    config = DataConfig(train=str(tmp_path / "a.jsonl"), held_out="none", on_bad_record="skip")
+    for _ in range(2):  # as in two processes
+        tell_skipped.cache_clear()
+        caplog.clear()
+        build.build_corpus(divide(config)[0], tokenizer, {"part": "x"}, tmp_path / "cache")
+        assert "1 record left out by data.on_bad_record=skip" in caplog.text
+        assert "a.jsonl:6" in caplog.text
 
 
 def test_a_sample_does_not_depend_on_where_its_records_stand(tmp_path):

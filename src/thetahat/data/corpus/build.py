@@ -80,12 +80,21 @@ def build_corpus(
                 encoded = _checked(encode_in_shards(records, watched, tokenizer, encoding, bad, shards), bad)
             with store.publishing(folder) as partial:
                 _write(partial, encoded, tokenizer)
-                store.write_json(partial / _FACTS, {"fingerprint": seen.digest(), "bad": bad.lines})
+                facts = {"fingerprint": seen.digest(), "bad": bad.lines, "unread": _unread(records)}
+                store.write_json(partial / _FACTS, facts)
                 if not is_of_files and seen.digest() != content:
                     raise DataError("the data changed while it was read", cure="start again when nothing writes to it")
             remove_shards(shards)
         note_use(folder, {"of": _described(records), "tokenizer": tokenizer.digest[:12], **settings})
         return _open(folder, tokenizer, encoding.layout)
+
+
+def _unread(records: Iterable[Record]) -> list[list[str]]:
+    """What was left out when they were read: said again, whoever opens the corpus."""
+    if not isinstance(records, Texts | Records | Mixed):
+        return []
+    texts = [records] if isinstance(records, Texts) else [part.texts for _, part in records.sources]
+    return [some.skipped for some in texts]
 
 
 def _described(records: Iterable[Record]) -> str:
@@ -145,7 +154,8 @@ def _open(folder: Path, tokenizer: Tokenizer, layout: Layout) -> Corpus:
     tokens = np.memmap(folder / _TOKENS, dtype=dtype_of(tokenizer), mode="r")
     sizes = np.memmap(folder / _SIZES, dtype=np.uint32, mode="r") if (folder / _SIZES).is_file() else None
     facts = json.loads((folder / _FACTS).read_bytes())
-    tell_skipped(*facts["bad"])
+    for lines in (*facts["unread"], facts["bad"]):
+        tell_skipped(*lines)
     symbols, bytes_of = symbols_of(tokenizer), tokenizer.num_bytes
     return Corpus(tokens, tables, symbols, bytes_of, facts["fingerprint"], layout, sizes, numbers)
 

@@ -153,9 +153,19 @@ class Texts:
             say_once(f"{len(copies):,} files hold the same bytes as others, and are read too: {', '.join(copies[:3])}")
         return digests
 
-    @cached_property
+    @property
+    def skipped(self) -> list[str]:
+        """A line for each object that cannot be read and is left out."""
+        return self._placed[1]
+
+    @property
     def _places(self) -> list[list[Place]]:
-        """Where the records of each file are; what cannot be read of them is an error, or said, once they are known."""
+        """Where the records of each file are."""
+        return self._placed[0]
+
+    @cached_property
+    def _placed(self) -> tuple[list[list[Place]], list[str]]:
+        """Both; what cannot be read is an error, or said, once the records are known."""
         found = Shelf(self.files, self._digests, self.options).places()
         bad = BadRecords(self.on_bad)
         for path, places in zip(self.files, found, strict=True):
@@ -165,7 +175,7 @@ class Texts:
             bad.take(errors)
         bad.settle()
         tell_skipped(*bad.lines)
-        return found
+        return found, bad.lines
 
 
 def check_empty(path: Path, *, is_alone: bool) -> None:
