@@ -172,7 +172,7 @@ def main() -> None:
 
 def killed(data: Path, place: Path, times: int, whole: float) -> dict[str, float]:
     """Kills the preparation `times` times, evenly at random over what one takes, and then lets it end."""
-    draw, spent, last = random.Random(7), 0.0, 0.0
+    draw, spent = random.Random(7), 0.0
     command, environment = train(data, place / "killed-cache", place / "killed")
     for _ in range(times):
         moment = draw.uniform(0.2, 2 * whole / times)

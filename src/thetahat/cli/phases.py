@@ -42,9 +42,7 @@ def counted(phase: Phase) -> str:
     """How much of it is done."""
     if phase.total is None:
         return ""
-    if phase.unit == "MB":
-        return f"{phase.done / 1e6:,.0f}/{phase.total / 1e6:,.0f} MB"
-    return f"{phase.done:,}/{phase.total:,} {phase.unit}"
+    return f"{phase.done / 1e6:,.0f}/{phase.total / 1e6:,.0f} MB"
 
 
 def time_of(phase: Phase, rate: float) -> str:

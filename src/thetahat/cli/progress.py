@@ -1,4 +1,4 @@
-"""How far a command is: a bar on a terminal, a plain line every ten seconds elsewhere."""
+"""How far a command is: a bar on a terminal, a plain line every ten seconds elsewhere, of a preparation more often."""
 
 import math
 import sys

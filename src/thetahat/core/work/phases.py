@@ -17,21 +17,20 @@ class Phase:
     """Some work whose end may take a while to come."""
 
     name: str
-    total: int | None = None  # of `unit`; None: not known
-    unit: str = "MB"  # what is counted: bytes, told in MB, or anything by its name
+    total: int | None = None  # bytes; None: not known
     done: int = 0
     started: float = field(default_factory=time.monotonic)
 
     def advance(self, number: int) -> None:
-        """Takes account of what is done; threads may call it at once."""
+        """Takes account of bytes that are done; threads may call it at once."""
         with _LOCK:
             self.done += number
 
 
 @contextmanager
-def phase(name: str, total: int | None = None, unit: str = "MB") -> Generator[Phase]:
+def phase(name: str, total: int | None = None) -> Generator[Phase]:
     """Within it this is what is being done; of phases in each other the inner one is shown."""
-    one = Phase(name, total, unit)
+    one = Phase(name, total)
     _OPEN.append(one)
     try:
         yield one

@@ -18,13 +18,12 @@ from thetahat.core.errors import DataError
 from thetahat.core.layout import Layout
 from thetahat.data.corpus.corpus import SCHEMAS, Corpus
 from thetahat.data.corpus.encode import Encoding
-from thetahat.data.corpus.rows import Batch, Rows, Sizes, dtype_of, encode_batches
+from thetahat.data.corpus.rows import Batch, Rows, Sizes, dtype_of, encode_batches, sizes_of
 from thetahat.data.corpus.shards import encode_in_shards, is_large, remove_shards
 from thetahat.data.corpus.tables import TableWriter, open_tables
 from thetahat.data.read.bad import BadRecords, tell_skipped
-from thetahat.data.read.cache import code_digest, note_use, waiting_for
+from thetahat.data.read.cache import code_digest, is_whole, note_use, waiting_for
 from thetahat.data.read.record import Record
-from thetahat.data.read.shards.kept import is_whole
 from thetahat.data.read.source import Mixed, Records
 from thetahat.data.read.texts import Texts
 from thetahat.data.tokens.encoded import Encoded
@@ -64,7 +63,7 @@ def build_corpus(
             np.concatenate(tokens),
             None
             if all(some is None for some in sizes)
-            else np.concatenate([_sizes(ids, some, tokenizer) for ids, some in zip(tokens, sizes, strict=True)]),
+            else np.concatenate([sizes_of(ids, some, tokenizer) for ids, some in zip(tokens, sizes, strict=True)]),
         )
         return _corpus(texts, one, tokenizer, seen.digest(), encoding.layout)
     is_of_files = isinstance(records, Texts | Records | Mixed)
@@ -167,11 +166,6 @@ def _corpus(
     return Corpus(tokens, tables, symbols_of(tokenizer), tokenizer.num_bytes, fingerprint, layout, sizes)
 
 
-def _sizes(tokens: NDArray[Any], sizes: Sizes, tokenizer: Tokenizer) -> NDArray[np.uint32]:
-    """Bytes of the text behind each token: those of its document, or of the table."""
-    return tokenizer.num_bytes[tokens.astype(np.int64)].astype(np.uint32) if sizes is None else sizes
-
-
 def _write(folder: Path, batches: Iterable[Batch], tokenizer: Tokenizer) -> None:
     """The tokens, the tables, and, as soon as a token has other bytes than the table says, the bytes of all of them."""
     with ExitStack() as stack:
@@ -185,7 +179,7 @@ def _write(folder: Path, batches: Iterable[Batch], tokenizer: Tokenizer) -> None
                 _write_sizes(of_bytes, folder / _TOKENS, tokenizer)
             file.write(tokens.tobytes())
             if of_bytes is not None:
-                of_bytes.write(_sizes(tokens, sizes, tokenizer).tobytes())
+                of_bytes.write(sizes_of(tokens, sizes, tokenizer).tobytes())
             writer.write(tables)
 
 
@@ -194,7 +188,7 @@ def _write_sizes(file: BinaryIO, tokens: Path, tokenizer: Tokenizer) -> None:
     if tokens.stat().st_size:
         written = np.memmap(tokens, dtype=dtype_of(tokenizer), mode="r")
         for start in range(0, len(written), _AT_ONCE):
-            file.write(_sizes(written[start : start + _AT_ONCE], None, tokenizer).tobytes())
+            file.write(sizes_of(written[start : start + _AT_ONCE], None, tokenizer).tobytes())
 
 
 def _checked(batches: Iterable[Batch], bad: BadRecords) -> Iterator[Batch]:

@@ -141,6 +141,11 @@ def batched(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
         yield batch
 
 
+def sizes_of(tokens: NDArray[Any], sizes: Sizes, tokenizer: Tokenizer) -> NDArray[np.uint32]:
+    """Bytes of the text behind each token: those of its document, or of the table."""
+    return tokenizer.num_bytes[tokens.astype(np.int64)].astype(np.uint32) if sizes is None else sizes
+
+
 def dtype_of(tokenizer: Tokenizer) -> type[np.uint16] | type[np.uint32]:
     """That of its ids in files."""
     return np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32

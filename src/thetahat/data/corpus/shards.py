@@ -20,11 +20,11 @@ from thetahat.core.work.phases import phase
 from thetahat.core.work.pool import Told, do_all, num_workers, several
 from thetahat.core.work.room import check_room
 from thetahat.data.corpus.encode import Encoding
-from thetahat.data.corpus.rows import Batch, Rows, dtype_of, encode_batches
+from thetahat.data.corpus.rows import Batch, Rows, dtype_of, encode_batches, sizes_of
 from thetahat.data.corpus.schemas import SCHEMAS
 from thetahat.data.read.bad import BadRecords
+from thetahat.data.read.cache import is_whole
 from thetahat.data.read.record import Record
-from thetahat.data.read.shards.kept import is_whole
 from thetahat.data.read.shards.names import Run, read_runs
 from thetahat.data.read.source import Mixed, Records, of_source, weighed
 from thetahat.data.read.texts import Texts
@@ -164,8 +164,7 @@ def make(task: Mapping[str, Any], told: Told) -> dict[str, Any]:
     with store.publishing(folder / task["name"]) as partial:
         np.save(partial / _TOKENS, np.concatenate([tokens for tokens, _, _ in batches]))
         if any(sizes is not None for _, sizes, _ in batches):
-            own = [tokenizer.num_bytes[ids].astype(np.uint32) if some is None else some for ids, some, _ in batches]
-            np.save(partial / _SIZES, np.concatenate(own))
+            np.save(partial / _SIZES, np.concatenate([sizes_of(ids, some, tokenizer) for ids, some, _ in batches]))
         for name in SCHEMAS:
             table = pa.concat_tables([tables[name] for _, _, tables in batches])
             feather.write_feather(table.unify_dictionaries(), str(partial / f"{name}.arrow"), "uncompressed")

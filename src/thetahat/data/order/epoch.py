@@ -18,8 +18,7 @@ from thetahat.data.corpus.columns import ColumnWriter, open_columns
 from thetahat.data.corpus.corpus import Corpus, Ints
 from thetahat.data.order.pack import Column, Cut, Pieces, enumerate_counts, take, total
 from thetahat.data.order.plan import Plan, check_lengths, check_silent, plan_part, plan_training
-from thetahat.data.read.cache import cache_folder, code_digest, waiting_for
-from thetahat.data.read.shards.kept import is_whole
+from thetahat.data.read.cache import cache_folder, code_digest, is_whole, waiting_for
 
 MOST_SPANS = 1 << 17  # that are planned at a time; a corpus with more has its pieces in files
 MOST_TOKENS = 1 << 26

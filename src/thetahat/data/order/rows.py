@@ -15,8 +15,7 @@ from thetahat.data.config import DataConfig
 from thetahat.data.corpus.corpus import Corpus, Ints
 from thetahat.data.order.epoch import Epoch
 from thetahat.data.order.pack import Pieces, joined, lay, num_rows_of, take
-from thetahat.data.read.cache import cache_folder, code_digest, waiting_for
-from thetahat.data.read.shards.kept import is_whole
+from thetahat.data.read.cache import cache_folder, code_digest, is_whole, waiting_for
 
 WINDOW = 1 << 17  # units that are packed together
 _HELD = 4  # windows that are kept: a batch may lie in two, and the next batch is prepared meanwhile

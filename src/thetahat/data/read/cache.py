@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from thetahat.core import store
-from thetahat.core.errors import FolderError, says_full
+from thetahat.core.errors import DamagedError, FolderError, says_full
 
 _CURE = "THETAHAT_CACHE=DIR in front of the command"
 _DOES_WITHOUT = ContextVar("does_without", default=False)
@@ -91,6 +91,21 @@ def note_use(folder: Path, made_of: Mapping[str, Any]) -> None:
     except FileNotFoundError:
         about.parent.mkdir(exist_ok=True)
         store.write_json(about, made_of)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder of the cache is there with all its files in their sizes; what is left of another is removed.
+
+    Bytes are not read: `store.verify` does that, for whoever asks.
+    """
+    if not folder.exists():
+        return False
+    try:
+        store.verify(folder, deep=False)
+    except DamagedError:
+        store.remove(folder)
+        return False
+    return True
 
 
 @functools.cache

@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from thetahat.core import store
-from thetahat.core.errors import DamagedError, DataError
+from thetahat.core.errors import DataError
 from thetahat.data.read.record import Record
 
 BLOCK_BYTES = 1 << 20  # of records that are compressed, and read again, together
@@ -93,18 +92,3 @@ def digest_of_key(text: str) -> int:
     """64 bits of a text: as a number in [0, 1), what decides on its side of a division."""
     digest = hashlib.blake2b(text.encode(), digest_size=8, person=b"held-out").digest()
     return int.from_bytes(digest, "big")
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether a folder of the cache is there with all its files in their sizes; what is left of another is removed.
-
-    Bytes are not read: `store.verify` does that, for whoever asks.
-    """
-    if not folder.exists():
-        return False
-    try:
-        store.verify(folder, deep=False)
-    except DamagedError:
-        store.remove(folder)
-        return False
-    return True
