@@ -21,6 +21,11 @@ class Layout:
         """Whether a record is its tokens one behind the other: layouts of which that is true can share a cache."""
         return not (self.has_source or self.predicts_label)
 
+    @property
+    def reads_last(self) -> bool:
+        """Whether the last token of a piece is read at a position of its own; a label is not read."""
+        return self.is_whole and not self.predicts_label
+
 
 STREAM = Layout("stream")
 """Everything one behind the other, read from the left: `<|endoftext|>`, text, `<|endoftext|>`."""

@@ -64,7 +64,7 @@ def _scored_both(
     found = {str(model): find_model(str(model)) for model in (a, b)}
     contexts = {stored.card.context for stored in found.values()}
     asked = [*overrides]
-    if len(contexts) > 1 and not any(pair.startswith("context=") for pair in overrides):
+    if len(contexts) > 1 and not any(pair.startswith(("context=", "data.context=")) for pair in overrides):
         logger.info("both read at most %s positions at once, as the one does that reads fewer", f"{min(contexts):,}")
         asked.append(f"context={min(contexts)}")
     return [_scored_by(found[str(model)], str(model), data, asked) for model in (a, b)]

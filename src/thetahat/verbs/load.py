@@ -30,7 +30,7 @@ from thetahat.run.state import first_model
 _ON_BAD = "data.on_bad_record"
 _OVER_LONG = "data.over_long"
 _OF_DATA = (*(f"data.{name}" for name in OF_READING), _ON_BAD, _OVER_LONG)
-_CONTEXT = "context"
+_CONTEXT, _CONTEXTS = "context", ("context", "data.context")  # as it is called in training, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def _reading_as(card: Card, data: DataConfig, overrides: Sequence[str]) -> Card:
 
 def _with_context(card: Card, overrides: Sequence[str]) -> Card:
     """The card with the context that was asked for, if any: fewer positions than the model reads, or more."""
-    pairs = [pair for pair in overrides if pair.partition("=")[0] == _CONTEXT]
+    pairs = [pair.removeprefix("data.") for pair in overrides if _is_context(pair)]
     card = override(card, pairs) if pairs else card
     if (limit := card.model.max_positions) is not None and card.context > limit:
         raise ConfigError(
@@ -107,9 +107,13 @@ def _with_context(card: Card, overrides: Sequence[str]) -> Card:
     return card
 
 
+def _is_context(pair: str) -> bool:
+    return pair.partition("=")[0] in _CONTEXTS
+
+
 def _inference(stored: StoredModel, overrides: Sequence[str]) -> InferenceConfig:
     """The model's own settings of inference, with the overrides applied."""
-    others = [pair for pair in overrides if not _is_of_data(pair) and pair.partition("=")[0] != _CONTEXT]
+    others = [pair for pair in overrides if not _is_of_data(pair) and not _is_context(pair)]
     pairs = list(map(_for_inference, others))
     inference = override(stored.inference, pairs)
     is_named = any(pair.startswith("device=") for pair in pairs)

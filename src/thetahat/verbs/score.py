@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +17,7 @@ from thetahat.core import store
 from thetahat.core.config import digest
 from thetahat.core.errors import DataError, FolderError
 from thetahat.core.special import Frames
-from thetahat.data.corpus.build import build_corpus
+from thetahat.data.corpus.build import build_corpus, fingerprint_of
 from thetahat.data.corpus.corpus import Corpus, reading_of
 from thetahat.data.corpus.subset import chosen_documents
 from thetahat.data.order.plan import plan_scoring
@@ -177,12 +177,26 @@ def corpus_of(loaded: Loaded, data: Sequence[str], world: World) -> Corpus:
         corpus = world.first_does(build) or build()
     for line in reading_of(corpus).lines() if world.is_first else ():
         say_once(line, INFO)
-    if not data and corpus.fingerprint not in read_progress(loaded.folder)["data"]:
-        what = f"the text of {loaded.folder} has changed since: this is not what was held out"
-        raise FolderError(
-            what, cure="bring the text back as it was, or name the text to score: thetahat score MODEL DATA"
-        )
+    if not data:
+        world.first_does(lambda: _check_held_out(loaded, corpus, settings))
     return corpus
+
+
+def _check_held_out(loaded: Loaded, corpus: Corpus, settings: Mapping[str, str]) -> None:
+    """Raises FolderError unless this text is what the run held out, at whatever context it is read now.
+
+    A fingerprint is of whole records and of how they are cut. Where they are cut in another way than in training, the
+    records are read once more, and digested as the run did it.
+    """
+    then, found = read_progress(loaded.folder)["data"], corpus.fingerprint
+    theirs = encoding_of(loaded.stored.card).settings()
+    if found not in then and theirs != encoding_of(loaded.card).settings():
+        found = fingerprint_of(_records(loaded, ()), loaded.tokenizer, {**settings, **theirs})
+    if found not in then:
+        raise FolderError(
+            f"the text of {loaded.folder} has changed since: this is not what was held out",
+            cure="bring the text back as it was, or name the text to score: thetahat score MODEL DATA",
+        )
 
 
 def _records(loaded: Loaded, data: Sequence[str]) -> Texts | Records | Mixed:

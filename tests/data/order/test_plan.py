@@ -14,6 +14,7 @@ from thetahat.core.special import MASK
 from thetahat.data.config import DataConfig
 from thetahat.data.corpus.build import build_corpus
 from thetahat.data.corpus.encode import Encoding
+from thetahat.data.order.fit import needed_by
 from thetahat.data.order.pack import lay
 from thetahat.data.order.plan import gather, plan_scoring, plan_training
 from thetahat.data.read.record import Record
@@ -161,6 +162,29 @@ def test_a_label_is_an_index_behind_its_text_and_one_that_was_not_declared_is_na
     assert corpus.num_bytes == 0  # a label is a choice, and no text
     with pytest.raises(DataError, match="id0: the label 'c' is not one of those declared"):
         corpus_of([(4, 1)], byte_tokenizer, LABEL, ("x", "y"))
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(4, 30), st.integers(1, 9))
+def test_a_text_fills_the_context_and_its_label_is_kept_in_training_and_scoring(byte_tokenizer, sizes, context, stride):
+    """A label is predicted at the first position and read at none, so a text may take every position there is."""
+    records = [Record("x", f"id{i}", f"id{i}", "s", prompt="p" * size) for i, size in enumerate(sizes)]
+    frames = byte_tokenizer.frames.text
+    around = len(frames.before) + len(frames.after)
+    for policy in ("truncate-right", "truncate-left"):
+        corpus = build_corpus(records, byte_tokenizer, {}, None, Encoding(LABEL, ("x",), context, policy))
+        config = DataConfig(context=context, over_long=policy)
+        (plan, report), scoring = plan_training(corpus, config), plan_scoring(corpus, context, stride)
+        for pieces in (plan.pieces, scoring.pieces):
+            assert pieces.size.tolist() == [min(size + around, context) for size in sizes]
+            assert (pieces.stop == corpus.lengths).all()
+            assert not pieces.start.any()
+        cut = sum(max(size + around - context, 0) for size in sizes)
+        assert (report.num_tokens, report.tokens_cut, report.prompt_cut) == (len(sizes), 0, cut)
+        assert f"{len(sizes):,} document{'s' * (len(sizes) > 1)} with {len(sizes):,} labels" in str(report)
+        assert needed_by(corpus, np.arange(len(sizes))).tolist() == [min(size + around, context) for size in sizes]
+    if cut:
+        with pytest.raises(DataError, match=f"data.context={max(sizes) + around}, which holds"):
+            build_corpus(records, byte_tokenizer, {}, None, Encoding(LABEL, ("x",), context))
 
 
 def test_a_text_alone_has_nothing_for_an_encoder_to_read(byte_tokenizer):

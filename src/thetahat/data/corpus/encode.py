@@ -194,8 +194,9 @@ def _fitted(prompt: Tokens, room: int, encoding: Encoding, name: str) -> Tokens 
             return None
         case "error" | "split":
             layout = encoding.layout
+            what = name if layout.predicts_label else f"the prompt of {name}"
             raise TooLongError(
-                f"the prompt of {name} has {len(prompt.ids)} tokens where the encoder reads {room}, and what is read "
+                f"{what} has {len(prompt.ids)} tokens where the encoder reads {room}, and what is read "
                 "at once is not split",
                 key="data.source_context" if layout.has_source else "data.context",
                 needed=encoding.room + len(prompt.ids) - room + layout.num_added,

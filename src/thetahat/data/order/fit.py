@@ -91,7 +91,7 @@ def needed_by(corpus: Corpus, documents: Ints) -> Ints:
     """How many positions the longest sequence of each of these documents needs, what training adds to it included."""
     layout = corpus.layout
     is_read = corpus.column["spans.parent"] > 0 if layout.has_source else np.ones(len(corpus.lengths), np.bool_)
-    return np.maximum(_longest(corpus, is_read)[documents] - 1, 0) + layout.is_whole + layout.num_added
+    return np.maximum(_longest(corpus, is_read)[documents] - 1, 0) + layout.reads_last + layout.num_added
 
 
 def _longest(corpus: Corpus, is_read: np.ndarray) -> Ints:

@@ -54,7 +54,7 @@ class Pieces:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What the policy for over-long documents did; tokens are targets."""
+    """What the policy for over-long documents did; tokens are targets, each of them the label of a text or a token."""
 
     policy: str
     context: int
@@ -65,6 +65,7 @@ class Cut:
     documents_dropped: int
     prompt_cut: int = 0  # tokens of prompts
     documents_without_weight: int = 0  # not read, since nothing in them counts
+    are_labels: bool = False  # whether targets are labels, and what is read are texts
 
     def __str__(self) -> str:
         without = self.documents_without_weight
@@ -72,7 +73,8 @@ class Cut:
 
     def _fate(self) -> str:
         noun = "document" if self.num_documents == 1 else "documents"
-        kept = f"{self.num_documents:,} {noun} with {self.num_tokens:,} tokens"
+        kept = f"{self.num_documents:,} {noun} with {self.num_tokens:,} {'labels' if self.are_labels else 'tokens'}"
+        prompts = "the texts" if self.are_labels else "prompts and earlier messages"
         if not self.documents_cut and not self.documents_dropped and not self.prompt_cut and not self.tokens_cut:
             return f"{kept}, none longer than context={self.context}"
         share = self.tokens_cut / (self.num_tokens + self.tokens_cut)
@@ -80,7 +82,7 @@ class Cut:
             f"{self.documents_cut:,} {'split' if self.policy == 'split' else 'cut'}" if self.documents_cut else "",
             f"{self.documents_dropped:,} dropped" if self.documents_dropped else "",
             f"{self.tokens_cut:,} targets ({share:.2%}) left out" if self.tokens_cut else "no target left out",
-            f"{self.prompt_cut:,} tokens of prompts and earlier messages not read" if self.prompt_cut else "",
+            f"{self.prompt_cut:,} tokens of {prompts} not read" if self.prompt_cut else "",
         ]
         return f"{kept}; over_long={self.policy} at context={self.context}: {', '.join(filter(None, fates))}"
 
@@ -178,7 +180,7 @@ def joined(several: Sequence[Pieces]) -> Pieces:
 
 def total(cuts: Sequence[Cut]) -> Cut:
     """What the policy did with all parts of a corpus."""
-    counts = [one.name for one in fields(Cut) if one.name not in {"policy", "context"}]
+    counts = [one.name for one in fields(Cut) if one.name not in {"policy", "context", "are_labels"}]
     return replace(cuts[0], **{name: sum(getattr(cut, name) for cut in cuts) for name in counts})
 
 

@@ -72,13 +72,14 @@ def plan_part(corpus: Corpus, config: DataConfig, phase: Ints | None = None) -> 
         return Planned(_plan(corpus, pieces), replace(report, context=config.context), targets[:0])
     pieces, silent = _supervised(corpus, pieces)
     plan = _plan(corpus, pieces)
-    return Planned(plan, replace(report, context=config.context, **_account(corpus, plan)), silent)
+    report = replace(report, context=config.context, are_labels=layout.predicts_label)
+    return Planned(plan, replace(report, **_account(corpus, plan)), silent)
 
 
 def room_of(corpus: Corpus, config: DataConfig) -> int:
     """How many targets a row holds."""
     layout = corpus.layout
-    room = config.context - layout.is_whole - layout.num_added
+    room = config.context - layout.reads_last - layout.num_added
     if room < 1:
         least = config.context - room + 1
         raise ConfigError(f"data.context={config.context}", allowed=f"{least} or more", cure=f"data.context={least}")
@@ -138,8 +139,8 @@ def _account(corpus: Corpus, plan: Plan) -> dict[str, int]:
 def plan_scoring(corpus: Corpus, context: int, stride: int) -> Plan:
     """Windows in which every token is a target exactly once, with all the context that fits; a tree is one unit."""
     targets = _targets(corpus)
-    is_whole = corpus.layout.is_whole
-    pieces = windows(corpus.lengths[targets], context - is_whole, min(stride, context - is_whole))
+    room = context - corpus.layout.reads_last
+    pieces = windows(corpus.lengths[targets], room, min(stride, room))
     pieces = _with_parents(corpus, replace(pieces, span=targets[pieces.span]), 0.0)
     pieces = replace(pieces, row=pieces.unit)  # the branches of a tree see what they share
     widest = int(np.bincount(pieces.unit, pieces.size).max(initial=0))
@@ -163,7 +164,7 @@ def _with_parents(corpus: Corpus, pieces: Pieces, share: float) -> Pieces:
     """
     parent = corpus.column["spans.parent"][pieces.span]
     if corpus.layout.is_whole:
-        return replace(pieces, size=pieces.size + 1)
+        return replace(pieces, size=pieces.size + corpus.layout.reads_last)
     if not parent.any():
         return pieces
     if corpus.layout.has_source:
