@@ -1,12 +1,10 @@
 """`thetahat choose` on a trained run: numbers, table, ledger and errors."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
+from tests.commands import thetahat
 from thetahat.ledger.ledger import read_ledger
 from thetahat.verbs.choose import choose
 
@@ -32,18 +30,12 @@ def place(tmp_path_factory):
     (folder / "pairs.jsonl").write_text(lines(PAIRS))
     (folder / "copa.jsonl").write_text(lines(COPA))
     train = ["train", *SMALL, "max_steps=3", "batch_size=4", "threads=1", "data.over_long=split", "--out", "run", "-q"]
-    assert say(folder, *train).returncode == 0
+    assert thetahat(folder, *train).returncode == 0
     return folder
 
 
-def say(folder, *words):
-    environment = os.environ | {"THETAHAT_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "thetahat", *words]
-    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
-
-
 def test_numbers_table_and_ledger_agree(place):
-    done = say(place, "choose", "run", "pairs.jsonl", "copa.jsonl", "--out", "ledger.parquet", "--json")
+    done = thetahat(place, "choose", "run", "pairs.jsonl", "copa.jsonl", "--out", "ledger.parquet", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["num_questions"] == 6
@@ -68,7 +60,7 @@ def test_numbers_table_and_ledger_agree(place):
     assert found["sources"]["agreement"]["sum"]["num_right"] == right
     here = choose(str(place / "run"), [str(place / "pairs.jsonl")])
     assert here.overall["sum"].num_right == right
-    table = say(place, "choose", "run", "pairs.jsonl", "copa.jsonl").stdout
+    table = thetahat(place, "choose", "run", "pairs.jsonl", "copa.jsonl").stdout
     assert "all sources alike" in table
     assert "agreement" in table
 
@@ -76,7 +68,7 @@ def test_numbers_table_and_ledger_agree(place):
 def test_escapes_of_the_delimiter_are_read_and_written_down(place):
     (place / "capital.jsonl").write_text(lines([{"query": "the king of", "choices": ["be", "king"], "gold": 0}]))
     found = [
-        json.loads(say(place, "choose", "run", "capital.jsonl", "--delimiter", how, "--json", "-q").stdout)
+        json.loads(thetahat(place, "choose", "run", "capital.jsonl", "--delimiter", how, "--json", "-q").stdout)
         for how in (r"\n", "\n", r"\\n", " ")
     ]
     nats = [one["gold"]["log_likelihood"] for one in found]
@@ -102,9 +94,9 @@ def test_an_encoder_masks_each_token_of_a_choice_alone(place):
         "masked",
         "-q",
     ]
-    assert say(place, "train", *train).returncode == 0
+    assert thetahat(place, "train", *train).returncode == 0
     found = [
-        json.loads(say(place, "choose", "masked", "pairs.jsonl", *how, "--json", "-q").stdout)
+        json.loads(thetahat(place, "choose", "masked", "pairs.jsonl", *how, "--json", "-q").stdout)
         for how in ([], ["evaluation.passes=2"])
     ]
     assert "each token masked alone" in found[0]["policy"]
@@ -113,11 +105,11 @@ def test_an_encoder_masks_each_token_of_a_choice_alone(place):
 
 def test_what_does_not_fit_is_an_error_or_counted(place):
     (place / "long.jsonl").write_text(lines([{"context": " ".join(["king"] * 90), "continuation": "be"}]))
-    refused = say(place, "choose", "run", "long.jsonl")
+    refused = thetahat(place, "choose", "run", "long.jsonl")
     assert refused.returncode == 3
     assert "long.jsonl:1" in refused.stderr
     assert "--over-long truncate-left" in refused.stderr
-    done = say(place, "choose", "run", "long.jsonl", "--over-long", "truncate-left", "--json")
+    done = thetahat(place, "choose", "run", "long.jsonl", "--over-long", "truncate-left", "--json")
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["contexts_cut"] == 1
     assert found["context_tokens_cut"] > 0
@@ -134,6 +126,6 @@ def test_what_does_not_fit_is_an_error_or_counted(place):
 )
 def test_errors_say_what_to_type(place, words, code, said):
     (place / "bad.jsonl").write_text('{"good": "a"}\n')
-    done = say(place, "choose", *words)
+    done = thetahat(place, "choose", *words)
     assert done.returncode == code
     assert said in done.stderr

@@ -1,11 +1,10 @@
 """`thetahat explain`, `thetahat chat` and the rest of what a user of dialogues and pairs types."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+
+from tests import commands
 
 DIALOGUES = [
     {"messages": [{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": f"number {i}"}] * 2}
@@ -27,9 +26,7 @@ def place(tmp_path_factory):
 
 
 def thetahat(place, *words, stdin="", code=0):
-    environment = os.environ | {"THETAHAT_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "thetahat", *words]
-    done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, input=stdin, check=False)
+    done = commands.thetahat(place, *words, stdin=stdin)
     assert done.returncode == code, done.stderr
     return done.stdout if code == 0 else done.stderr
 

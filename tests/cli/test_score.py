@@ -1,26 +1,12 @@
-"""`thetahat score` under torchrun: several processes, one number."""
+"""`thetahat score` on several ranks: several processes, one number."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
+from tests.commands import thetahat, thetahat_ranks
+
 SMALL = ["model.width=48", "model.num_layers=2", "model.inner_width=96", "data.context=64", "data.vocab_size=400"]
-ALONE = [sys.executable, "-m", "thetahat"]
-
-
-def ranks(count):
-    return [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={count}",
-        "-m",
-        "thetahat",
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -28,28 +14,27 @@ def place(tmp_path_factory):
     return tmp_path_factory.mktemp("score")
 
 
-def say(command, place):
-    environment = os.environ | {"THETAHAT_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, cwd=place, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def run(place):
     train = ["train", *SMALL, "max_steps=3", "batch_size=4", "threads=1", "--out", "run", "-q", "--json"]
-    return json.loads(say([*ALONE, *train], place).splitlines()[-1])
+    return said(thetahat(place, *train))
 
 
-def score(how, place, *pairs):
-    return json.loads(say([*how, "score", "run", *pairs, "--json"], place).splitlines()[-1])
+def said(done):
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def score(place, *pairs, ranks=1):
+    words = ["score", "run", *pairs, "--json"]
+    return said(thetahat(place, *words) if ranks == 1 else thetahat_ranks(place, ranks, *words))
 
 
 @pytest.mark.multi
 def test_ranks_and_batch_sizes_give_the_number_in_the_log(run, place):
-    alone = score(ALONE, place)
+    alone = score(place)
     assert alone["bits_per_byte"] == run["held_out_bits_per_byte"]
-    together = score(ranks(2), place, "evaluation.batch_size=5")
+    together = score(place, "evaluation.batch_size=5", ranks=2)
     assert together["log_likelihood"] == pytest.approx(alone["log_likelihood"], rel=1e-9)
     assert together["num_tokens"] == alone["num_tokens"]
 
@@ -57,5 +42,5 @@ def test_ranks_and_batch_sizes_give_the_number_in_the_log(run, place):
 @pytest.mark.multi
 @pytest.mark.slow
 def test_in_deterministic_mode_three_ranks_change_no_bit(run, place):
-    alone = score(ALONE, place, "deterministic=true")
-    assert score(ranks(3), place, "deterministic=true", "evaluation.batch_size=7") == alone
+    alone = score(place, "deterministic=true")
+    assert score(place, "deterministic=true", "evaluation.batch_size=7", ranks=3) == alone

@@ -2,11 +2,11 @@
 
 import errno
 import json
-import os
 import re
 import shlex
 import signal
 import subprocess
+import sys
 import time
 
 import pyarrow.parquet as pq
@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.cli.test_score import ALONE, SMALL
+from tests.cli.test_score import SMALL
+from tests.commands import ended, started, thetahat
 from tests.examples import texts_of
 from thetahat.core import store
 from thetahat.core.errors import FolderError
@@ -32,18 +33,10 @@ def place(tmp_path_factory):
     return place
 
 
-def start(place, *words):
-    environment = os.environ | {"THETAHAT_CACHE": str(place / "cache"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*ALONE, *words], env=environment, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-
-
 def finished(place, *words, code=0):
-    process = start(place, *words)
-    out, err = process.communicate()
-    assert process.returncode == code, err.decode()
-    return out.decode(), err.decode()
+    done = thetahat(place, *words)
+    assert done.returncode == code, done.stderr
+    return done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -52,16 +45,16 @@ def test_an_interrupted_score_goes_on_and_its_ledger_is_that_of_one_that_was_not
     if not (place / "whole.parquet").exists():
         finished(place, *words, "whole.parquet")
     out = tmp_path / "again.parquet"
-    process = start(place, *words, str(out))
+    process = started(place, *words, str(out))
     journal = tmp_path / ".again.parquet.scoring"
     while not journal.exists():
-        assert process.poll() is None
+        assert process.wait(0.001) is None
         time.sleep(0.01)
     time.sleep(0.4)
-    process.send_signal(number)
-    _, err = process.communicate()
-    assert process.returncode == 128 + number, err
-    assert "what was scored is kept\n  try: start the same command again" in err.decode()
+    process.send(number)
+    done = ended(process)
+    assert done.returncode == 128 + number, done.stderr
+    assert "what was scored is kept\n  try: start the same command again" in done.stderr
     assert not out.exists()
     parts = list(journal.rglob("answers.safetensors"))
     assert parts
@@ -75,16 +68,16 @@ def test_an_interrupted_score_goes_on_and_its_ledger_is_that_of_one_that_was_not
 def test_what_was_scored_is_kept_until_all_is_written(place, tmp_path):
     """The table of tokens cannot be written in the end: its folder is gone by then."""
     (tmp_path / "gone").mkdir()
-    process = start(
+    process = started(
         place, "score", "run", "many.jsonl", "--out", str(tmp_path / "l.parquet"), "--tokens", str(tmp_path / "gone/t")
     )
     while not (tmp_path / ".l.parquet.scoring").exists():
-        assert process.poll() is None
+        assert process.wait(0.001) is None
         time.sleep(0.01)
     (tmp_path / "gone").rmdir()
     (tmp_path / "gone").write_text("in the way")
-    _, err = process.communicate()
-    assert process.returncode == 7, err
+    done = ended(process)
+    assert done.returncode == 7, done.stderr
     assert [path.name for path in tmp_path.iterdir() if path.name != "gone"] == [".l.parquet.scoring"]
     assert list(tmp_path.rglob("answers.safetensors"))
 
@@ -145,12 +138,12 @@ def test_scoring_does_not_import_the_compiler(place):
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\nprint('torch._dynamo' in sys.modules)"
     )
     (place / "odd.jsonl").write_text('{"text": "To be"}\n')
-    out = subprocess.run([*ALONE[:-2], "-c", code], cwd=place, capture_output=True, text=True, check=True).stdout
+    out = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "False"
 
 
 def test_a_closed_standard_input_is_an_empty_one(place):
-    command = f"{shlex.join([*ALONE, 'score', 'run', '-'])} <&-"
+    command = f"{shlex.join([sys.executable, '-m', 'thetahat', 'score', 'run', '-'])} <&-"
     done = subprocess.run(command, shell=True, cwd=place, capture_output=True, text=True)
     assert done.returncode == 3, done.stderr
     assert "is empty" in done.stderr

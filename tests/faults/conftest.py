@@ -2,23 +2,17 @@
 
 import contextlib
 import json
-import os
 import random
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from tests.commands import served, worlds
 from thetahat.core import store
 from thetahat.core.errors import ModelError
 from thetahat.ledger.run_ledger import read_run_ledger
 
-SERVER = Path(__file__).with_name("server.py")
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "wizards", "box", "in", "fog"]
 LENGTHS = {"data": [3, 5, 2, 9, 4, 12, 7, 1, 6, 3, 8, 60], "held": [4, 6, 20]}  # words; 60 is longer than the context
 CONFIG = """
@@ -64,55 +58,6 @@ keep = 2
 """
 
 
-class Attempt:
-    """One process, from its start to its end."""
-
-    def __init__(self, server, pid, out, err):
-        self.server, self.pid, self._out, self._err = server, pid, out, err
-
-    def wait(self, seconds=120.0):
-        """The exit code, minus the signal's number where one ended it, None where it still runs."""
-        return self.server.ask(do="wait", pid=self.pid, seconds=seconds)
-
-    def send(self, number):
-        os.kill(self.pid, number)
-
-    def kill(self):
-        self.send(signal.SIGKILL)
-        return self.wait()
-
-    @property
-    def is_started(self):
-        return self._err.exists()
-
-    @property
-    def err(self):
-        return self._err.read_text() if self.is_started else ""
-
-    @property
-    def out(self):
-        return self._out.read_text()
-
-
-class Server:
-    def __init__(self):
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": ""}
-        self.process = subprocess.Popen(
-            [sys.executable, SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        assert json.loads(self.process.stdout.readline()) == "ready"
-
-    def ask(self, **order):
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
-
-
 class Bed:
     """A folder with data, a config, a cache of its own, and runs."""
 
@@ -129,27 +74,14 @@ class Bed:
 
     def start(self, *arguments, trap=None, limits=None, environment=None):
         self.attempts += 1
-        out, err = (self.folder / f"{self.attempts}.{name}" for name in ("out", "err"))
-        pid = self.server.ask(
-            do="start",
-            folder=str(self.folder),
-            environment={"THETAHAT_CACHE": str(self.folder / "cache"), **(environment or {})},
-            arguments=list(arguments) or self.command(),
-            out=str(out),
-            err=str(err),
-            trap=trap,
-            limits=limits or {},
-        )
-        return Attempt(self.server, pid, out, err)
+        said = self.folder / str(self.attempts)
+        environment = {"THETAHAT_CACHE": str(self.folder / "cache"), **(environment or {})}
+        words = list(arguments) or self.command()
+        return self.server.start(self.folder, words, said, environment=environment, trap=trap, limits=limits or {})
 
     def start_ranks(self, size, *arguments):
         """As torchrun does."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        world = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
-        return [self.start(*arguments, environment=world | rank) for rank in ranks]
+        return [self.start(*arguments, environment=world) for world in worlds(size)]
 
     def finish_ranks(self, size, *arguments, codes=(0,)):
         attempts = self.start_ranks(size, *arguments)
@@ -240,9 +172,7 @@ def verified(run):
 
 @pytest.fixture(scope="session")
 def server():
-    server = Server()
-    yield server
-    server.close()
+    return served()
 
 
 @pytest.fixture(scope="session")

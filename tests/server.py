@@ -14,11 +14,19 @@ import sys
 import time
 
 OPERATIONS = ("posix", "io", "_io", "fcntl")
+IMPORTED = (
+    "torch",
+    "torch._dynamo",
+    "pyarrow.parquet",
+    "thetahat.cli.train",
+    "thetahat.run.train",
+    "thetahat.verbs.score",
+)
 
 
 def main():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for name in ("torch", "torch._dynamo"):
+    for name in IMPORTED:
         importlib.import_module(name)
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
@@ -58,7 +66,7 @@ def become(order):
     for name, descriptor in (("out", 1), ("err", 2)):
         file = os.open(order[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, descriptor)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(os.open(order["in"] or os.devnull, os.O_RDONLY), 0)
     for name, value in order["limits"].items():
         resource.setrlimit(getattr(resource, name), (value, resource.getrlimit(getattr(resource, name))[1]))
     if order["trap"]:
