@@ -5,12 +5,19 @@ import sys
 from contextlib import contextmanager
 
 import pytest
+import torch
 from hypothesis import given, strategies as st
 from rich.text import Text
 
 from thetahat.cli import progress as module
-from thetahat.cli.progress import Rate, Standing, duration, progress, token_progress
+from thetahat.cli.progress import LARGE, Rate, Standing, duration, progress, token_progress
+from thetahat.cli.show import TrainingProgress
 from thetahat.cli.words import emit, folded, say
+from thetahat.core.total import Total
+from thetahat.core.work.phases import Phase
+from thetahat.recipes.quickstart import quickstart
+from thetahat.run.log.report import Report
+from thetahat.run.step import StepReport
 
 
 class Screen(io.StringIO):
@@ -64,6 +71,59 @@ def test_what_an_evaluation_takes_is_in_no_rate_and_what_the_others_will_take_is
     ]
 
 
+def test_no_time_left_is_told_before_it_is_known_nor_at_the_end_and_what_came_before_the_first_step_is_in_no_rate(
+    clock, monkeypatch
+):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with progress("step", shown=True, stays=True) as shows:
+        clock[0] += 3600.0  # of preparation
+        for step in (1, 2, 3, 4):
+            shows(Standing(step, 4, 1, 2000, is_news=True))
+            clock[0] += 1.0
+    assert sys.stderr.getvalue().splitlines() == [
+        "step 1/4",
+        "step 2/4  2,000 tokens/s",
+        "step 3/4  2,000 tokens/s  1 s left",
+        "step 4/4  2,000 tokens/s",
+    ]
+
+
+def test_before_the_first_evaluation_nothing_is_said_of_it(clock, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    done = StepReport(1, Total(torch.tensor(-8.0), torch.tensor(4.0)), 4, torch.tensor(1.0), 1.0)
+    with progress("step", shown=True, stays=True) as display:
+        shows = TrainingProgress(display, quickstart(), shown=True)
+        assert shows._standing(Report(done, 9, 1.0, 4, None, None), done).known == "log-likelihood -2.000/token"
+
+
+@pytest.mark.parametrize(("total", "lines"), [(None, 1), (LARGE - 1, 1), (LARGE, 13)])
+def test_phases_of_large_data_are_told_each_second_or_two_and_others_as_everything_is(clock, monkeypatch, total, lines):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with progress("step", shown=True, stays=True) as shows:
+        for one in (Phase("reading", total, started=100.0), Phase("planning", started=110.0)):
+            for _ in range(39):
+                clock[0] += 0.25
+                one.advance(10**6)
+                shows.phase(one)
+    told = sys.stderr.getvalue().splitlines()
+    assert len(told) == lines
+    assert (total == LARGE) == told[0].startswith("reading  6/67 MB")
+
+
+def test_on_a_terminal_a_phase_of_unknown_size_is_shown(clock, monkeypatch):
+    for name, value in {"COLUMNS": "80", "TERM": "xterm-256color"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stderr", screen := Screen())
+    with progress("step", shown=True, stays=True) as shows:
+        for one in (Phase("planning", started=60.0), Phase("encoding", 10**8, 10**6, started=100.0)):
+            shows.phase(one)
+            shows.bar.refresh()
+        shows.phase(None)
+    said = Text.from_ansi(screen.getvalue().replace("\r", "\n")).plain
+    assert "planning 40 s so far" in said
+    assert "1/100 MB encoding" in said
+
+
 def test_on_a_terminal_an_evaluation_has_a_bar_of_its_own_until_it_is_done(clock, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Screen())
     monkeypatch.setenv("COLUMNS", "120")
@@ -79,14 +139,15 @@ def test_on_a_terminal_an_evaluation_has_a_bar_of_its_own_until_it_is_done(clock
 
 
 @pytest.mark.parametrize(("columns", "expected"), [(80, "-2.000/token"), (120, "log-likelihood -2.000/token")])
-def test_a_bar_fits_into_its_terminal(monkeypatch, columns, expected):
+def test_a_bar_fits_into_its_terminal(clock, monkeypatch, columns, expected):
     monkeypatch.setattr(sys, "stderr", Screen())
     for name, value in {"COLUMNS": str(columns), "TERM": "xterm-256color"}.items():
         monkeypatch.setenv(name, value)
     bits = "/token held-out 2.057 bits/byte"
     with progress("step", shown=True, stays=True) as shows:
         for step in (12_000, 12_001):
-            standing = Standing(step, 50_000, 1, 4000, known=f"log-likelihood -2.000{bits}", brief=f"-2.000{bits}")
+            clock[0] += 3.0
+            standing = Standing(step, 50_000, 1, 10**6, known=f"log-likelihood -2.000{bits}", brief=f"-2.000{bits}")
             shows(standing)
     lines = [Text.from_ansi(line).plain.rstrip() for line in sys.stderr.getvalue().replace("\r", "\n").splitlines()]
     (last,) = {line for line in lines if "12,001/50,000" in line}
@@ -128,6 +189,7 @@ def test_where_nothing_is_to_be_shown_nothing_is(capsys):
 def test_an_even_rate_is_found_whatever_the_times_between_calls(times, number):
     with ticking() as now:
         rate = Rate()
+        rate(12)  # which starts the clock
         for seconds in times:
             now[0] += seconds
             found = rate(round(number * seconds))

@@ -29,7 +29,8 @@ from thetahat.diagnosis.preflight.records import (
 from thetahat.distribution.world import World
 from thetahat.objective.config import Masked, ObjectiveConfig, Prefix
 from thetahat.objective.factorization import causal, prefix
-from thetahat.optimization.config import WSD, Constant, OptimizationConfig
+from thetahat.optimization.config import WSD, Constant, Cosine, OptimizationConfig
+from thetahat.recipes.quickstart import quickstart
 from thetahat.run.step import step
 
 
@@ -229,14 +230,18 @@ def test_the_state_is_left_as_it_was_to_the_bit():
 def test_a_warm_up_that_outlasts_the_run_is_said():
     rules = with_rate(1e-3).optimization
     plain = dict(matrices=rules.matrices, embeddings=rules.embeddings, vectors=rules.vectors)
-    assert names(schedule(OptimizationConfig(schedule=Constant(warmup_steps=11), **plain), 10)) == [
-        "peak-never-reached"
-    ]
-    assert names(schedule(OptimizationConfig(schedule=Constant(warmup_steps=10), **plain), 10)) == []
-    assert names(schedule(OptimizationConfig(schedule=WSD(warmup_steps=6, decay=0.5), **plain), 10)) == [
-        "peak-never-reached"
-    ]
-    assert names(schedule(OptimizationConfig(schedule=WSD(warmup_steps=5, decay=0.5), **plain), 10)) == []
+    for chosen, num_steps, share in (
+        (Constant(warmup_steps=200), 100, "50%"),
+        (Constant(warmup_steps=100), 100, ""),
+        (WSD(warmup_steps=100, decay=0.5), 100, "67%"),
+        (WSD(warmup_steps=50, decay=0.5), 100, ""),
+        (Cosine(warmup_steps=150), 100, "67%"),
+        (quickstart().optimization.schedule, 20, ""),  # 91 %
+        (Constant(warmup_steps=200), 19, ""),  # a trial
+    ):
+        found = list(schedule(OptimizationConfig(schedule=chosen, **plain), num_steps))
+        assert names(found) == ["peak-never-reached"] * bool(share)
+        assert all(finding.what.endswith(f"come to {share} of their peak") for finding in found)
 
 
 def test_many_epochs_are_said():

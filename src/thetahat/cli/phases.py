@@ -42,7 +42,8 @@ def counted(phase: Phase) -> str:
     """How much of it is done."""
     if phase.total is None:
         return ""
-    return f"{phase.done / 1e6:,.0f}/{phase.total / 1e6:,.0f} MB"
+    digits = 0 if phase.total >= 1e7 else 1
+    return f"{phase.done / 1e6:,.{digits}f}/{phase.total / 1e6:,.{digits}f} MB"
 
 
 def time_of(phase: Phase, rate: float) -> str:

@@ -43,7 +43,7 @@ class TrainingProgress:
     def __init__(self, display: Display, config: RunConfig, *, shown: bool) -> None:
         self._display, self._watch, self._pace = display, config.watch, Pace(config) if shown else None
         self._is_of_labels = config.objective.factorization.layout.predicts_label
-        self._held_out, self._of = "-", ""
+        self._held_out = self._of = ""
         self._paused, self._each = 0.0, 0.0  # seconds of evaluations since the last step, and of the last evaluation
 
     def __call__(self, report: Report) -> None:
@@ -69,8 +69,8 @@ class TrainingProgress:
 
     def _standing(self, report: Report, step: StepReport) -> Standing:
         unit = "label" if self._is_of_labels else "token"
-        held_out = self._held_out if self._held_out != "-" or self._is_of_labels else "- bits/byte"
-        brief = f"{step.total.mean().item():.3f}/{unit} held-out{self._of} {held_out}"
+        held_out = f" held-out{self._of} {self._held_out}" if self._held_out else ""
+        brief = f"{step.total.mean().item():.3f}/{unit}{held_out}"
         return Standing(
             done=step.step,
             total=report.num_steps,

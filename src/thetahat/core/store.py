@@ -15,7 +15,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Container, Generator, Mapping
+from collections.abc import Callable, Container, Generator, Mapping
 from contextlib import contextmanager, suppress
 from logging import getLogger
 from pathlib import Path
@@ -28,13 +28,18 @@ logger = getLogger("thetahat")
 MANIFEST = "MANIFEST.json"
 Entry = dict[str, Any]  # of a file in a manifest: its bytes and their SHA-256
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+_BLOCK = 1 << 20  # bytes read at once
 _PARTIAL = ".thetahat-partial"  # no name that a user gives: what bears it is ours and may be deleted
 
 
-def digest_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes."""
+def digest_file(path: Path, told: Callable[[int], None] = lambda number: None) -> str:
+    """The SHA-256 of a file's bytes; `told` is called with the number of those that are read."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            told(len(block))
+    return digest.hexdigest()
 
 
 @contextmanager

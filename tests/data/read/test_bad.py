@@ -5,6 +5,7 @@ import pytest
 from thetahat.core.errors import DataError
 from thetahat.data.config import ReadOptions
 from thetahat.data.read import bad
+from thetahat.data.read.bad import BadRecords, TooLongError
 from thetahat.data.read.files import find_files
 from thetahat.data.read.prompt import read_prompts
 from thetahat.data.read.question import read_questions
@@ -120,3 +121,15 @@ def test_what_to_type_for_most_of_many_records_is_said(write):
     with pytest.raises(DataError) as caught:
         list(read_records(str(path), ReadOptions(columns={"text": "bdy"})))
     assert caught.value.cure.startswith("data.columns.text=body")
+
+
+def test_errors_that_another_process_has_found_are_what_they_were_there():
+    there, here = BadRecords("error"), BadRecords("error")
+    for needed in (40, 90):
+        there(TooLongError(f"{needed} tokens", key="data.context", needed=needed, others="data.over_long=split"))
+    here.take(json.loads(json.dumps(there.told())))
+    with pytest.raises(DataError) as error:
+        here.settle()
+    assert error.value.cure.startswith("data.context=90, which holds all; or data.over_long=split; or data.on_bad_")
+    here.take(json.loads(json.dumps([{"what": "no text", "allowed": "a text", "cure": "a text"}])))
+    assert [type(one) for one in here._errors] == [TooLongError, TooLongError, DataError]

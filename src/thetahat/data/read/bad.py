@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from logging import getLogger
-from typing import TypeVar, final
+from typing import Any, TypeVar, final
 
 from thetahat.core import store
 from thetahat.core.errors import DataError, ThetahatError
@@ -14,6 +14,7 @@ from thetahat.data.config import OnBadRecord
 from thetahat.data.read.cache import default_cache
 
 _NUMBER = re.compile(r"\d[\d,.]*|0x[0-9a-f]+")  # in what is said of one record alone
+_OF_ALL = ("allowed", "cure")  # that an error may have beside what is wrong
 SHOWN = 10  # of the records that are named; a file has all of them
 logger = getLogger("thetahat")
 Some = TypeVar("Some")
@@ -35,6 +36,12 @@ class TooLongError(DataError):
     def __init__(self, what: str, *, key: str, needed: int, others: str) -> None:
         self.key, self.needed, self.others = key, needed, others
         super().__init__(what, cure=_longer([self]))
+
+
+def _told(error: DataError) -> dict[str, Any]:
+    """What makes the error once more."""
+    is_long = isinstance(error, TooLongError)
+    return {name: getattr(error, name) for name in ("what", *(("key", "needed", "others") if is_long else _OF_ALL))}
 
 
 def _longer(errors: Sequence[TooLongError]) -> str:
@@ -63,13 +70,13 @@ class BadRecords:
         """Of each record its file, line and what is wrong with it."""
         return [str(error).split("\n")[0] for error in self._errors]
 
-    def told(self) -> list[dict[str, str]]:
+    def told(self) -> list[dict[str, Any]]:
         """The errors as JSON, which `take` takes."""
-        return [{name: getattr(error, name) for name in ("what", "allowed", "cure")} for error in self._errors]
+        return [_told(error) for error in self._errors]
 
-    def take(self, told: Iterable[Mapping[str, str]]) -> None:
-        """Keeps account of errors that another has found."""
-        self._errors += (DataError(**error) for error in told)
+    def take(self, told: Iterable[Mapping[str, Any]]) -> None:
+        """Keeps account of errors that another has found; each is of the class that it was there."""
+        self._errors += (TooLongError(**error) if "needed" in error else DataError(**error) for error in told)
 
     def settle(self) -> None:
         """Raises DataError if there was one and none may be: of one record its own, of several with a list.

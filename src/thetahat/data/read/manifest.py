@@ -48,8 +48,8 @@ def digests_of(files: Sequence[Path], cache: Path) -> list[str]:
 
 def _digest(path: Path) -> str:
     try:
-        with phase(f"checking {path.name}"):
-            return store.digest_file(path)
+        with phase(f"checking {path.name}", path.stat().st_size) as checking:
+            return store.digest_file(path, checking.advance)
     except PermissionError as error:
         raise DataError(f"{path} cannot be read: permission denied") from error
 

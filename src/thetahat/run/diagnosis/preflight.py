@@ -5,7 +5,7 @@ from fnmatch import fnmatchcase
 from logging import getLogger
 
 from thetahat.core.errors import VerificationError
-from thetahat.core.plain import counted
+from thetahat.core.plain import counted, duration
 from thetahat.diagnosis.finding import Finding
 from thetahat.diagnosis.preflight.budget import epochs, schedule
 from thetahat.diagnosis.preflight.check import check
@@ -38,7 +38,7 @@ def preflight(prepared: Prepared, state: State, world: World) -> list[Finding]:
     stops = world.any(bool(wrong) and chosen == "stop")
     if world.is_first:
         told = f"{len(found)} found" if found else "nothing found"
-        logger.info("checked before the first step in %.1f s: %s", time.perf_counter() - began, told)
+        logger.info("checked before the first step in %s: %s", duration(max(time.perf_counter() - began, 1)), told)
     for finding in found if world.is_first else ():
         if not (stops and finding.is_wrong):
             logger.warning("%s", finding)

@@ -47,7 +47,7 @@ class Piece:
     is_last: bool = True
     records: int = 0
     objects: int = 0
-    bad: list[dict[str, str]] = field(default_factory=list[dict[str, str]])  # what of it cannot be read: the errors
+    bad: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])  # what of it cannot be read: the errors
 
 
 def make(task: Mapping[str, Any], told: Told) -> dict[str, Any]:
