@@ -22,7 +22,9 @@ def test_from_the_command_line_to_log_softmax_in_six_frames(tmp_path, monkeypatc
 
     monkeypatch.setenv("THETAHAT_CACHE", str(tmp_path))
     monkeypatch.setattr(log_prob, "reference", stop_here)
-    words = ["max_steps=1", "diagnosis.preflight=off", "--out", str(tmp_path / "run"), "--quiet"]
+    (tmp_path / "text.txt").write_text("to be or not to be " * 200)
+    small = [f"data.train={tmp_path}/text.txt", "data.held_out=none", "data.vocab_size=260", "data.context=32"]
+    words = [*small, "max_steps=1", "diagnosis.preflight=off", "--out", str(tmp_path / "run"), "--quiet"]
     monkeypatch.setattr(sys, "argv", ["thetahat", "train", *words])
     with pytest.raises(SystemExit) as ended:
         main()

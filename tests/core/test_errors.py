@@ -23,6 +23,7 @@ def test_each_error_has_an_exit_code_of_its_own():
         "FolderError": 7,
         "DiskFullError": 8,
         "OutOfMemoryError": 9,
+        "StoppedError": 10,
     }
 
 

@@ -1,8 +1,8 @@
 """The training loop is a generator: `for report in train(config): ...`."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from thetahat.distribution.world import World, join_world
 from thetahat.ledger.evaluated import Evaluated, better
 from thetahat.ledger.summary import Summary, summarize
 from thetahat.objective.log_prob import Told
+from thetahat.objective.objective import Note
 from thetahat.run.base import resolved
 from thetahat.run.blame import check_parameters
 from thetahat.run.card import card_of
@@ -26,7 +27,7 @@ from thetahat.run.machine import set_up
 from thetahat.run.signals import STOPPING, Interrupted, Stop, listening
 from thetahat.run.start import Running, corpora_noted, fingerprints, start_or_resume
 from thetahat.run.state import State
-from thetahat.run.step import StepReport, step
+from thetahat.run.step import Judge, StepReport, step
 from thetahat.scoring.likelihood import Abandoned, ScoringHooks, ledger_rows, score_corpus
 
 Shows = Callable[[int, int], None]
@@ -63,7 +64,9 @@ def train(
             while run.lacks_evaluation or state.step < state.num_steps:
                 done, held_out = None, None
                 if not run.lacks_evaluation:
-                    done = _step(run)
+                    batches = run.feed.batches(state.step)
+                    with _watched(run, batches) as (note, judge):
+                        done = step(state, batches, run.world, note, judge)
                     _log_step(run, done, clock)
                 if run.lacks_evaluation:
                     hooks = ScoringHooks(stops=lambda: stop.number > 0, shows=evaluating or (lambda done, total: None))
@@ -87,12 +90,17 @@ def train(
         raise Interrupted(wish, f"stopped after step {state.step}; saved {folder_of(folder, state.step)}")
 
 
-def _step(run: Running) -> StepReport:
-    """One update. Where an alarm ends the run it is written down first, and what was trained before it is saved."""
+@contextmanager
+def _watched(run: Running, batches: Sequence[Batch]) -> Generator[tuple[Note | None, Judge | None]]:
+    """What notes the tokens of a step, and what judges its update.
+
+    Where an alarm ends the run it is written down first, and what was trained before it is saved.
+    """
     state, watch = run.state, run.watch
-    batches, note = run.feed.batches(state.step), run.ledger.note(state.step + 1)
+    note = run.ledger.note(state.step + 1)
     if watch is None:
-        return step(state, batches, run.world, note)
+        yield note, None
+        return
     watch.begin(batches)
 
     def both(batch: Batch, told: Told) -> None:
@@ -101,7 +109,7 @@ def _step(run: Running) -> StepReport:
             note(batch, told)
 
     try:
-        done = step(state, batches, run.world, both, watch)
+        yield both, watch
     except NonFiniteError as error:
         watch.write(error.what)
         raise
@@ -112,7 +120,6 @@ def _step(run: Running) -> StepReport:
         raise
     watch.end(batches)
     watch.write()
-    return done
 
 
 def _stop(run: Running) -> None:
