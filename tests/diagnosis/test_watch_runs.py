@@ -3,6 +3,7 @@
 import contextlib
 import json
 import random
+import shutil
 
 import pytest
 import torch
@@ -210,3 +211,24 @@ def test_only_policies_that_skip_are_a_difference(config):
         assert from_toml(to_toml(other), RunConfig) == other
     with pytest.raises(ConfigError, match=r"no alarm"):
         override(config, ["diagnosis.policies.odd=skip"])
+
+
+def test_steps_that_are_made_again_are_compared_with_what_they_were(config, tmp_path):
+    """The last checkpoint is gone, and a line of before says something else; untouched lines raise nothing."""
+    run, changed = tmp_path / "run", override(config, ["max_steps=12", "checkpoint.every=4", "checkpoint.keep=9"])
+    list(train(changed, run))
+    whole = lines_of(run / METRICS)
+    for wrong, said in ((None, None), ({"gradient_norm": 7.5}, "critical"), ({"batch": "other"}, "critical")):
+        shutil.rmtree(run / "checkpoints" / "step-00000012")
+        lines = (run / METRICS).read_text().splitlines()
+        if wrong:
+            lines[9] = json.dumps(json.loads(lines[9]) | wrong)
+        (run / METRICS).write_text("\n".join([*lines, '{"torn']))
+        list(train(changed, run))
+        again = lines_of(run / METRICS)
+        assert [line.pop("alarms", None) for line in again][9] == (["not-reproduced"] if said else None)
+        assert ("signals" in again[9]) == bool(said)
+        again[9].pop("signals", None)
+        assert again == whole
+        alarms = lines_of(run / ALARMS) if (run / ALARMS).exists() else []
+        assert [(alarm["severity"], alarm["step"]) for alarm in alarms] == ([(said, 10)] if said else [])

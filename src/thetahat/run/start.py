@@ -12,6 +12,7 @@ from thetahat.core.errors import FolderError, ModelError, ThetahatError
 from thetahat.core.work.phases import phase
 from thetahat.data.corpus.corpus import Corpus
 from thetahat.data.corpus.subset import part_of_corpus
+from thetahat.diagnosis.alarms.again import Again
 from thetahat.distribution.world import World
 from thetahat.run.base import load_base, new_tokens, resolved
 from thetahat.run.branch import inherit, parent_checkpoint, place, take_tokenizer
@@ -33,6 +34,7 @@ from thetahat.run.log.metrics import (
     evaluation_after,
     last_evaluation,
     read_last,
+    steps_after,
 )
 from thetahat.run.prepare import Prepared, prepare
 from thetahat.run.state import State, first_state
@@ -82,11 +84,15 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
         state.best = best_of(folder, newest)
         if world.is_first:
             logger.info("going on from %s", newest)
-    world.first_does(lambda: note_watch(folder, config, state.step))
+    again = steps_after(folder / METRICS, progress["metrics_bytes"]) if newest else {}
+    world.first_does(lambda: note_watch(folder, config, state.step))  # before it, all ranks have read what is cut now
     log = MetricsLog(folder / METRICS, progress["metrics_bytes"], state.step) if world.is_first else None
     feed = Feed(prepared, world, ahead=device.type != "cpu")  # on a CPU it would slow the step down
     ledger = TrainingLedger(folder, config, prepared.train, progress["ledger"])
     world.first_does(ledger.settle)
+    watch = begin_watch(prepared, state, folder, world, progress.get("diagnosis"))
+    if watch:
+        watch.again = Again(again, is_exact=device.type == "cpu" or config.deterministic)
     evaluated, held_out_of = _evaluated(prepared)
     if held_out_of is not None and world.is_first:
         part = (
@@ -101,7 +107,7 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
         feed,
         log,
         ledger,
-        begin_watch(prepared, state, folder, world, progress.get("diagnosis")),
+        watch,
         newest is None,
         lacks_evaluation,
         evaluated,

@@ -179,10 +179,14 @@ def _log_step(run: Running, done: StepReport, clock: _Clock) -> None:
     """Logs a step, and notes whether an evaluation is due after it."""
     state = run.state
     spent = clock.tick()
-    if run.log:
+    if run.log or run.watch:
         read = run.prepared.sources(done.step)
         line = step_line(done, state, read, batch=run.feed.fingerprint(done.step - 1), seconds=spent)
-        run.log.append(line | (run.watch.signals() if run.watch else {}))
+        if run.watch:
+            run.watch.logged(line)
+            line |= run.watch.signals()
+        if run.log:
+            run.log.append(line)
     run.lacks_evaluation = run.prepared.held_out is not None and state.config.watch.evaluates(
         state.step, state.num_steps
     )

@@ -27,6 +27,7 @@ Name = Literal[
     "epsilon-too-large",
     "exploding-attention-logits",
     "rank-divergence",
+    "not-reproduced",
     "overfitting",
 ]
 NAMES: tuple[Name, ...] = get_args(Name)

@@ -38,7 +38,7 @@ def preflight(prepared: Prepared, state: State, world: World) -> list[Finding]:
     stops = world.any(bool(wrong) and chosen == "stop")
     if world.is_first:
         told = f"{len(found)} found" if found else "nothing found"
-        logger.info("checked before the first step in %s: %s", duration(max(time.perf_counter() - began, 1)), told)
+        logger.info("checked before the first step in %s: %s", duration(max(time.perf_counter() - began, 1.0)), told)
     for finding in found if world.is_first else ():
         if not (stops and finding.is_wrong):
             logger.warning("%s", finding)

@@ -1,7 +1,7 @@
 """The signals and alarms of a run: measured and decided between clipping and the update, the same on all ranks."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
@@ -13,6 +13,7 @@ from thetahat.core.batch import Batch
 from thetahat.core.errors import StoppedError
 from thetahat.core.plain import as_json
 from thetahat.diagnosis.alarms.after import Inner, told_of
+from thetahat.diagnosis.alarms.again import Again
 from thetahat.diagnosis.alarms.alarm import AFTER, Alarm, Suspect
 from thetahat.diagnosis.alarms.detector import Detector
 from thetahat.diagnosis.signals.regions import joined_norms
@@ -69,6 +70,7 @@ class Watch:
         self._index: dict[tuple[int, ...], Tensor] = {}
         self._sums: list[Tensor] = []
         self._num_pieces: list[int] = []
+        self.again = Again({}, is_exact=False)
         self.seen: Seen | None = None  # of the last step
         self.alarms: list[Alarm] = []  # of the last step
         self.skipped: list[str] = []  # the alarms that left its update out
@@ -105,12 +107,17 @@ class Watch:
 
     def evaluated(self, step: int, held_out: Summary) -> None:
         """After an evaluation of what is held out: its alarms are written at once."""
-        found = self._detector.evaluated(step, held_out)
-        found = [replace(alarm, action=self._config.diagnosis.action(alarm.name)) for alarm in found]
-        self.alarms += found
-        if self._log is not None:
-            for alarm in found:
-                self._log.append(alarm)
+        self._add(self._detector.evaluated(step, held_out))
+
+    def logged(self, line: Mapping[str, Any]) -> None:
+        """What is about to be logged of a step, beside what was logged of it before: its alarm is written at once."""
+        self._add(self.again(line))
+
+    def _add(self, found: Iterable[Alarm]) -> None:
+        for alarm in found:
+            self.alarms.append(told := replace(alarm, action=self._config.diagnosis.action(alarm.name)))
+            if self._log is not None:
+                self._log.append(told)
 
     def stop(self) -> None:
         """Raises StoppedError if an alarm that was found after the update stops the run."""

@@ -51,6 +51,23 @@ class MetricsLog:
             return os.fstat(file.fileno()).st_size
 
 
+def steps_after(path: Path, num_bytes: int) -> dict[int, dict[str, Any]]:
+    """The lines of steps behind the first `num_bytes`: they were made, and no checkpoint has them."""
+    if not path.exists():
+        return {}
+    found: dict[int, dict[str, Any]] = {}
+    with path.open("rb") as file:
+        file.seek(num_bytes)
+        for line in file:
+            try:
+                read = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(read, dict) and "log_likelihood_per_token" in read:
+                found[int(read["step"])] = read
+    return found
+
+
 def evaluation_after(path: Path, step: int) -> Evaluated | None:
     """The evaluation after `step`; None if no whole line of the log has it."""
     if not path.exists():
