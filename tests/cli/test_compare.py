@@ -102,6 +102,9 @@ def test_it_says_which_is_better_and_what_to_type_next(pair):
     code, out, err = run("compare", *pair[:2], "--top", "3")
     assert code == 0
     assert "B makes the data more likely: B - A = +0.0" in out
+    assert re.search(r"^nats per token \(B - A\) +0\.0[0-9]+ \(95 % .* to .*\)$", out, re.MULTILINE)
+    assert re.search(r"^bits per byte of A +\d\.\d{1,6}$", out, re.MULTILINE)
+    assert "_" not in out.replace("a.parquet", "").partition("largest gains")[0].partition("nats per")[2]
     assert len(re.findall(r"^<i>\d+</i> ", out, re.MULTILINE)) == 6
     assert err.splitlines()[-1].startswith("Next: thetahat compare ")
     assert run("compare", *pair[:2], "--quiet")[2] == ""

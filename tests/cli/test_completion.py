@@ -55,6 +55,22 @@ def test_what_may_stand_next_is_offered(line, expected, tmp_path, monkeypatch):
     assert offered(line) == expected
 
 
+def test_files_and_folders_are_offered_where_they_may_stand(tmp_path, monkeypatch):
+    for name in ("corpus/a.jsonl", "mine.txt", ".hidden", "runs/mine/checkpoints/latest", "other/one/checkpoints/best"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert offered("train corpus/") == ["corpus/a.jsonl"]
+    assert offered("train mi") == ["micro_batch_size=", "mine.txt"]
+    assert offered("score other/") == ["other/one"]
+    assert offered("chat mi") == []
+    assert offered("plot ") == ["runs/mine", "corpus/", "other/"]
+    assert offered("train data.train=mi") == ["data.train=mine.txt"]
+    assert offered("train data.sources.one.path = cor") == ["corpus/"]
+    assert offered("keys ") == sorted(offered("keys "), key=lambda one: one.endswith("/"))
+    assert ".hidden" in offered("train .")
+
+
 def test_every_key_can_be_reached():
     """From dot to dot, as a person types."""
     reached, level = set(), {"optimization.", *(f"{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")}

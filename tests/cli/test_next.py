@@ -11,7 +11,7 @@ from thetahat.recipes.catalogue import find_recipe
     ("recipe", "first", "others"),
     [
         ("quickstart", "generate runs/it --max-tokens 500", "OTHER.txt"),
-        ("dialogue", "chat runs/it", "OTHER.jsonl"),
+        ("dialogue", "chat runs/it", "DIALOGUES.jsonl"),
         ("translation", "generate runs/it --prompts PROMPTS.jsonl", "OTHER.jsonl"),
         ("masked", "generate runs/it --prompt 'TEXT <|mask|> TEXT'", "OTHER.txt"),
         ("classification", "classify runs/it TEXT", "OTHER.jsonl"),

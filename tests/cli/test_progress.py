@@ -174,8 +174,13 @@ def test_on_a_terminal_lines_end_between_words_and_no_word_is_lost(text, columns
         found = folded(text)
         assert found.split() == text.split()
         assert all(len(line) <= columns or " " not in line or line.startswith(" ") for line in found.splitlines())
-        for copied in (f"  try: thetahat {text}", f"Next: thetahat {text}"):
+        for copied in (f"{start} {' '.join(('thetahat', *text.split()))}" for start in ("  try:", "Next:")):
             assert folded(copied) == copied
+            said = folded(f"{copied}    what it is for, in words").split("\n")
+            assert said[0] in {copied, f"{copied}    what it is for, in words"}
+            assert len(said[-1]) <= max(columns, len(said[0]))
+        listed = folded(f"    {text}").splitlines()
+        assert all(len(line) <= columns or " " not in line.strip() for line in listed)
     assert folded(text) == text
 
 

@@ -78,7 +78,7 @@ def test_what_is_not_shown_is_counted_and_what_is_odd_escaped():
 def test_values_stand_below_each_other_and_long_ones_go_on_below():
     values = {"one": 1.23456789, "interval": [0.5, "inf"], "none": None, "policy": "a word and " * 10}
     assert printed(show_values, values) == [
-        "one       1.23456789",
+        "one       1.23457",
         "interval  0.5 to inf",
         "none      -",
         f"policy    {values['policy'].rstrip()}",
@@ -86,6 +86,33 @@ def test_values_stand_below_each_other_and_long_ones_go_on_below():
     below = printed(show_values, values, columns=40)[4:]
     assert below
     assert all(line.startswith(" " * 10) and cell_len(line) <= 40 for line in below)
+
+
+def test_names_are_words_and_an_interval_stands_behind_its_estimate():
+    values = {
+        "nats_per_token": 5.787656,
+        "num_bytes": 123456,
+        "nats_per_token_ci95": [5.6396034, 5.9357],
+        "is_it": True,
+    }
+    assert printed(show_values, values | {"log_likelihood": -1234567.891, "none_ci95": None, "none": None}) == [
+        "nats per token  5.78766 (95 % 5.6396 to 5.9357)",
+        "bytes           123,456",
+        "is it           yes",
+        "log likelihood  -1,234,568",
+        "none            -",
+    ]
+
+
+def test_a_narrow_terminal_leaves_out_what_is_spare_before_it_cuts_names_and_what_is_empty():
+    columns = [COLUMNS[0], Column("wide", itemgetter(1), ",", spare=1), Column("empty", lambda row: None, ",", spare=2)]
+    some = [("a-name-of-twenty-four-ch", 10**9, "", 0.5)]
+    shown = [printed(show_table, some, columns, columns=width)[0] for width in (40, 30)]
+    assert [Text.from_ansi(line).plain.split() for line in shown] == [
+        ["name", "wide"],
+        ["name"],
+    ]
+    assert printed(show_table, some, columns)[0].split() == ["name", "wide", "empty"]
 
 
 def test_an_interval_is_one_cell():

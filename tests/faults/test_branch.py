@@ -158,11 +158,24 @@ def test_runs_are_listed_with_what_they_are(bed):
     assert found["going"]["step"] >= 2
     lines = [json.loads(line) for line in (bed.folder / "first" / "metrics.jsonl").read_text().splitlines()]
     bits = [line["held_out_bits_per_byte"] for line in lines if "held_out_bits_per_byte" in line]
-    assert found["first"]["bits_per_byte"] == bits[-1]
+    assert (found["first"]["held_out"], found["first"]["unit"]) == (bits[-1], "bits/byte")
+    assert found["first"]["best"] == min(bits)
     sizes = sum(path.lstat().st_size for path in (bed.folder / "first").rglob("*") if path.is_file())
     assert found["first"]["num_bytes"] == sizes
     shown = bed.finish("runs", ".")
     names = re.split(r"\s{2,}", shown.out.splitlines()[0])
-    assert names == ["run", "state", "step", "of", "held-out bits/byte", "best", "at step", "from", "written", "MB"]
+    assert names == [
+        "run",
+        "state",
+        "step",
+        "of",
+        "bits/byte",
+        "nats/label",
+        "best",
+        "at step",
+        "from",
+        "trained",
+        "MB",
+    ]
     assert "model.safetensors has 0 bytes" in shown.err
     assert "Next: thetahat train paused" in shown.err or "Next: thetahat train going" in shown.err

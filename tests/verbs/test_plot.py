@@ -31,6 +31,16 @@ def test_a_plot_is_text_as_wide_as_the_terminal_without_colours_in_a_pipe(tmp_pa
     assert max(len(line) for line in text.splitlines()) <= 70
 
 
+def test_evaluations_of_runs_are_told_apart_without_colours_and_many_names_go_into_several_lines(tmp_path):
+    runs = [written(tmp_path / f"a-run-with-a-long-name-{number}") for number in range(3)]
+    lines = plot(*runs).text(70).splitlines()
+    names = [name for line in lines[1:7] for name in line.split("  ") if "held out" in name]
+    assert [name[0] for name in names] == ["●", "■", "▲"]
+    assert max(map(len, lines)) <= 70
+    coloured = plot(*runs).text(70, has_colours=True).splitlines()
+    assert len(coloured) == len(lines)
+
+
 def test_a_picture_is_the_same_bytes_each_time(tmp_path):
     run = written(tmp_path / "run")
     for name in ("one.svg", "two.svg"):

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -72,21 +73,22 @@ def cache(
 
 def _show(place: str, found: "list[Entry]", *, quiet: bool) -> None:
     from thetahat.cli.table import Column, show_table
+    from thetahat.run.folder.moved import shown
     from thetahat.verbs.cache import kind_of
 
     columns = (
         Column("what", lambda entry: kind_of(entry) + " (not finished)" * entry.is_partial),
-        Column("made of", lambda entry: entry.made_of or "-"),
-        Column("size", lambda entry: _size(entry.num_bytes)),
-        Column("last use", lambda entry: time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_use))),
-        Column("folder", lambda entry: f"{entry.kind}/{entry.name}"),
+        Column("made of", lambda entry: shown(Path(entry.made_of)) if entry.made_of else "-"),
+        Column("size", lambda entry: _size(entry.num_bytes), ""),
+        Column("last use", lambda entry: time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_use)), "", spare=1),
+        Column("folder", lambda entry: f"{entry.kind}/{entry.name}", spare=2),
     )
-    shown = [entry for entry in found if entry.kind != "files"]
-    if shown:
-        show_table(shown, columns)
+    listed = [entry for entry in found if entry.kind != "files"]
+    if listed:
+        show_table(listed, columns)
     if not quiet:
         say(f"{place}: {_size(sum(entry.num_bytes for entry in found))} (THETAHAT_CACHE=DIR puts it elsewhere)")
-        say("Next: thetahat cache --clean --older-than 30, or --verify")
+        say("Next: thetahat cache --clean --older-than 30    or --verify")
 
 
 def _size(num_bytes: int) -> str:

@@ -10,7 +10,18 @@ import typer
 
 from thetahat.cli.options import options_of, typed_as
 from thetahat.cli.table import Column, interval, show_table, show_values
-from thetahat.cli.words import Json, Quiet, emit, emit_json, in_line, is_first_rank, listen_to_library, say, split_words
+from thetahat.cli.words import (
+    Json,
+    Quiet,
+    emit,
+    emit_json,
+    emit_words,
+    in_line,
+    is_first_rank,
+    listen_to_library,
+    say,
+    split_words,
+)
 from thetahat.core.errors import ConfigError
 from thetahat.core.plain import counted, unescaped
 
@@ -82,9 +93,9 @@ def choose(
     else:
         _show(found.to_dict())
         if shared := _shared(found.questions):
-            emit(f"note: {shared}")
+            emit_words(f"note: {shared}")
         if found.gold.caution:
-            emit(f"note: of the right choices {found.gold.caution}")
+            emit_words(f"note: of the right choices {found.gold.caution}")
     if quiet:
         return
     tied = {rule: accuracy.tied for rule, accuracy in found.overall.items() if accuracy.tied}

@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from thetahat.cli.words import Json, Quiet, emit, emit_json, in_line, is_first_rank, listen_to_library, say, split_words
+from thetahat.cli.words import (
+    Json,
+    Quiet,
+    emit,
+    emit_json,
+    emit_words,
+    in_line,
+    is_first_rank,
+    listen_to_library,
+    say,
+    split_words,
+)
 
 if TYPE_CHECKING:
     from thetahat.verbs.classify import Labelled
@@ -68,7 +79,7 @@ def classify(
 
             share, low, high = found.classification.accuracy
             told = f"accuracy {share:.4f} (95 % {low:.4f} to {high:.4f}), macro F1 {found.classification.macro_f1:.4f}"
-            emit(f"{'' if out else chr(10)}{told}, {found.classification.num_right:,} of "
+            emit_words(f"{'' if out else chr(10)}{told}, {found.classification.num_right:,} of "
                  f"{found.classification.num_texts:,} texts right")  # fmt: skip
             show_labels(found.classification)
     if not quiet:
@@ -110,6 +121,6 @@ def _conclude(model: str, out: Path | None, *, has_labels: bool, data: list[str]
     if out:
         say(f"labels in {out}")
     if has_labels:
-        say(f"Next: thetahat score {model} {data[0]} --out ledger.parquet, to compare with another classifier's")
+        say(f"Next: thetahat score {model} {data[0]} --out ledger.parquet    to compare it with another classifier")
     elif not data:
-        say(f"Next: thetahat classify {model} FILE.jsonl --out labels.jsonl, for many texts at once")
+        say(f"Next: thetahat classify {model} FILE.jsonl --out labels.jsonl    for many texts at once")

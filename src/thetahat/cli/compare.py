@@ -1,19 +1,31 @@
 """`thetahat compare`."""
 
+import re
 import shlex
 from math import fsum, isnan, log
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from thetahat.cli.table import Column, interval, show_table, show_values
-from thetahat.cli.words import Json, Quiet, emit, emit_json, escape, is_first_rank, listen_to_library, say, split_words
+from thetahat.cli.table import INTERVAL, Column, interval, show_table, show_values
+from thetahat.cli.words import (
+    Json,
+    Quiet,
+    emit,
+    emit_json,
+    emit_words,
+    escape,
+    is_first_rank,
+    listen_to_library,
+    say,
+    split_words,
+)
 from thetahat.core.plain import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from thetahat.ledger.compare import Case, Comparison, Difference, SourceDifference
     from thetahat.statistics.interval import Interval
@@ -21,6 +33,17 @@ if TYPE_CHECKING:
 SOURCES = 24
 ELSEWHERE = {"a", "b", "model_a", "model_b", "policy_a", "policy_b", "verdict", "notes", "sources", "gains", "losses"}
 LINE = 60  # characters of a text
+WORDS = {
+    "p_value": "p",
+    "improved_share": "share that B makes more likely",
+    "num_units": "independent units",
+    "interval_unit": "units",
+    "bits_per_byte_saved": "bits per byte that B saves",
+    "bootstrap_ci95": "interval by bootstrap",
+    "bits_per_byte_saved_bootstrap_ci95": "interval of these by bootstrap",
+    "median_bits_per_byte_saved": "median of these",
+}
+"""How names of `--json` are shown, where their own words do not say it."""
 
 
 def compare(
@@ -76,14 +99,26 @@ def _show(compared: "Comparison") -> None:
     for letter, name, model in (("A", compared.a, compared.model_a), ("B", compared.b, compared.model_b)):
         emit(f"{letter}  {escape(name)}{f'  of {escape(model)}' if model not in {'', name} else ''}")
     emit("")
-    emit(f"{compared.headline}: {compared.numbers}.\n")
-    show_values({name: value for name, value in plain.items() if name not in ELSEWHERE})
+    emit_words(f"{compared.headline}: {compared.numbers}.\n")
+    plain["p_value"] = f"{compared.whole.p_value:.2g}"
+    show_values({_in_words(name, plain): value for name, value in plain.items() if name not in ELSEWHERE})
     if len(compared.sources) > 1:
         _show_sources(compared.sources, compared.unit)
     _show_cases("largest gains of B", compared.gains)
     _show_cases("largest losses of B", compared.losses)
     for note in compared.notes:
-        emit(f"\nnote: {escape(note)}")
+        emit_words(f"\nnote: {escape(note)}")
+
+
+def _in_words(name: str, plain: "Mapping[str, Any]") -> str:
+    """A name of `--json` as it is shown; `ci95` is the interval of the first number."""
+    if name == "ci95":
+        name = f"nats_per_{'label' if 'num_labels' in plain else 'token'}_difference{INTERVAL}"
+    if name in WORDS:
+        return WORDS[name]
+    if (whole := name.removesuffix(INTERVAL)) != name and whole in plain:
+        return f"{_in_words(whole, plain)}{INTERVAL}"
+    return re.sub("_([ab])$", lambda found: f" of {found[1].upper()}", name).replace("difference", "(B - A)")
 
 
 def _show_sources(sources: "Sequence[SourceDifference]", unit: str) -> None:
@@ -102,7 +137,7 @@ def _show_sources(sources: "Sequence[SourceDifference]", unit: str) -> None:
     if few := [one.difference for one in sources if one not in told]:
         start = "... and" if told else "by source:"
         count = counted(len(few), "source")
-        emit(f"{start} {count} too small for an interval, together {_sum_of(few, unit)}: --json has all")
+        emit_words(f"{start} {count} too small for an interval, together {_sum_of(few, unit)}: --json has all")
 
 
 def _sum_of(few: "Sequence[Difference]", unit: str) -> str:

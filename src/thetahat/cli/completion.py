@@ -1,6 +1,8 @@
 """`thetahat completion`: a script for a shell, which asks the hidden command `complete` what may stand next."""
 
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ from thetahat.cli.words import emit
 from thetahat.core.errors import ConfigError
 
 OF_ALL_KEYS = (*OF_CONFIGS, "info")
+OF_FILES = ("DATA", "FILE", "CONFIG", "TEXT", "A B")  # in the words for what a command takes
+OF_FOLDERS = ("MODEL", "RUN", "DIR", "FOLDER")
+PLACES = ("data.train", "data.held_out", "data.tokenizer", "data.chat.template", "base")
 SCRIPTS = {
     "bash": """_thetahat() {
     local IFS=$'\\n'
     COMPREPLY=($("$1" complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
-    [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *[=.] ]] && compopt -o nospace
+    [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *[=./] ]] && compopt -o nospace
     return 0
 }
 complete -o default -F _thetahat thetahat""",
@@ -25,8 +30,8 @@ _thetahat() {
     found=("${(@f)$(thetahat complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
     found=(${found:#})
     if (( ${#found} )); then
-        compadd -S '' -- ${(M)found:#*[=.]}
-        compadd -- ${found:#*[=.]}
+        compadd -S '' -- ${(M)found:#*[=./]}
+        compadd -- ${found:#*[=./]}
     else
         _files
     fi
@@ -49,7 +54,7 @@ PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}
 def completion(
     shell: str = typer.Argument(metavar="bash|zsh|fish"),
 ) -> None:
-    """Print a script with which a shell completes commands, options, recipes, runs, keys and their values.
+    """Print a script with which a shell completes commands, options, recipes, runs, files, keys and values.
 
     bash: thetahat completion bash >> ~/.bashrc. zsh: the same into ~/.zshrc, behind compinit. fish: into
     ~/.config/fish/completions/thetahat.fish.
@@ -83,9 +88,10 @@ def candidates(program: Any, words: list[str]) -> list[str]:
         return _beginning(word, [name for name in _options(command) if name not in before])
     key, equals, typed = word.partition("=")
     if equals and _takes(command, "KEY=VALUE"):
-        found = _beginning(typed, _values(key))
+        found = _beginning(typed, _values(key)) or (_paths(typed) if _is_place(key) else [])
         return found if is_divided else [f"{key}={value}" for value in found]
-    return _beginning(word, _names(command) + _keys(command, word))
+    found = _beginning(word, _names(command) + _keys(command, word))
+    return found + [path for path in _paths_for(command, word) if not any(one.startswith(path) for one in found)]
 
 
 def _joined(words: list[str]) -> tuple[list[str], str, bool]:
@@ -121,6 +127,36 @@ def _names(command: Any) -> list[str]:
     if any(_takes(command, what) for what in ("MODEL", "RUN", "A B")):
         found += _runs()
     return found + ([*SCRIPTS] if command.name == "completion" else [])
+
+
+def _paths_for(command: Any, word: str) -> list[str]:
+    """Files and folders, where data or a config may be named; folders, where only a model or a run may."""
+    names = " ".join(one.metavar or "" for one in command.params if one.param_type_name == "argument")
+    if any(name in names for name in OF_FILES):
+        return _paths(word)
+    return _paths(word, only_folders=True) if any(name in names for name in OF_FOLDERS) else []
+
+
+def _paths(word: str, *, only_folders: bool = False) -> list[str]:
+    """What is there and begins so; a folder ends with a slash, unless it is a run, which is a word of its own."""
+    above, slash, begin = word.rpartition("/")
+    found: list[str] = []
+    with suppress(OSError), os.scandir(above + slash or ".") as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            is_hidden = entry.name.startswith(".") and not begin.startswith(".")
+            if is_hidden or not entry.name.startswith(begin) or any(map(str.isspace, entry.name)):
+                continue  # a shell's own completion quotes a name with blanks
+            if entry.is_dir():
+                is_one = os.path.isdir(os.path.join(entry.path, "checkpoints"))
+                found.append(f"{above}{slash}{entry.name}{'' if is_one else '/'}")
+            elif not only_folders:
+                found.append(f"{above}{slash}{entry.name}")
+    return found
+
+
+def _is_place(key: str) -> bool:
+    """Whether the value of a key names files."""
+    return key in PLACES or (key.startswith("data.sources.") and key.rpartition(".")[2] in {"path", "held_out"})
 
 
 def _runs() -> list[str]:

@@ -8,7 +8,19 @@ import typer
 
 from thetahat.cli.progress import progress
 from thetahat.cli.table import Column, show_table
-from thetahat.cli.words import Json, Quiet, Words, emit, emit_json, escape, find_config, in_line, listen_to_library, say
+from thetahat.cli.words import (
+    Json,
+    Quiet,
+    Words,
+    emit,
+    emit_json,
+    emit_words,
+    escape,
+    find_config,
+    in_line,
+    listen_to_library,
+    say,
+)
 from thetahat.core.plain import counted
 
 if TYPE_CHECKING:
@@ -42,14 +54,14 @@ def explain(
         _show(record)
     _account(explained.account)
     if not quiet:
-        say("Next: thetahat verify, or thetahat train, with the same arguments")
+        say("Next: thetahat verify    or thetahat train, with the same arguments")
 
 
 def _show(record: "Explained") -> None:
     emit(f"== {in_line(record.id)}")
     emit("".join(map(_marked, _joined(record.tokens))))
     for note in record.notes:
-        emit(f"note: {escape(note)}")
+        emit_words(f"note: {escape(note)}")
     weights = sorted({round(token.weight, 6) for token in record.tokens if token.weight})
     emit(f"   loss weights of the targets: {', '.join(f'{weight:g}' for weight in weights[:6]) or 'none'}\n")
 
@@ -79,18 +91,20 @@ def _account(whole: "Account") -> None:
     for line in whole.reading:
         emit(escape(line))
     targets = counted(whole.tokens_asked, "target")
-    emit(f"{counted(whole.records, 'record')}: {targets}, {whole.ends_asked:,} of them ends")
+    emit_words(f"{counted(whole.records, 'record')}: {targets}, {whole.ends_asked:,} of them ends")
     if whole.turn_ends:
-        emit("turns end with " + ", ".join(f"{name} ({count:,})" for name, count in whole.turn_ends.items()))
-    emit(f"left out: {counted(whole.tokens_cut, 'target')}, {counted(whole.prompt_tokens_cut, 'token')} of prompts")
+        emit_words("turns end with " + ", ".join(f"{name} ({count:,})" for name, count in whole.turn_ends.items()))
+    emit_words(
+        f"left out: {counted(whole.tokens_cut, 'target')}, {counted(whole.prompt_tokens_cut, 'token')} of prompts"
+    )
     for line in whole.fit:
-        emit(line)
+        emit_words(line)
     if whole.records_without_weight:
-        emit(f"not read: {counted(whole.records_without_weight, 'record')} of weight 0")
+        emit_words(f"not read: {counted(whole.records_without_weight, 'record')} of weight 0")
     if whole.new_tokens:
-        emit(whole.new_tokens)
+        emit_words(whole.new_tokens)
     if lost := str(whole.losses):
-        emit(lost)
+        emit_words(lost)
     begins = counted(whole.begins_with_end_of_text, "sequence begins", "sequences begin")
     emit(f"{begins} with {escape(whole.begin)}\n")
     _show_groups(whole.groups)
@@ -102,7 +116,7 @@ def _account(whole: "Account") -> None:
     ]
     show_table([{"name": name, **row} for name, row in whole.concentration.items()], columns)
     for note, count in whole.notes.items():
-        emit(f"\nin {counted(count, 'record')}: {escape(note)}")
+        emit_words(f"\nin {counted(count, 'record')}: {escape(note)}")
 
 
 def _show_groups(groups: list[dict[str, Any]]) -> None:

@@ -52,6 +52,6 @@ def export(
     if adapter:
         say(f"Next: PeftModel.from_pretrained(BASE, {str(done.folder)!r}), with peft")
     elif done.has_chat_template:
-        say(f"Next: thetahat chat {done.folder}, or AutoModelForCausalLM.from_pretrained({str(done.folder)!r})")
+        say(f"Next: thetahat chat {done.folder}    or AutoModelForCausalLM.from_pretrained({str(done.folder)!r})")
     else:
-        say(f"Next: thetahat score {done.folder} DATA, or AutoModelForCausalLM.from_pretrained({str(done.folder)!r})")
+        say(f"Next: thetahat score {done.folder} DATA    or AutoModelForCausalLM.from_pretrained({str(done.folder)!r})")

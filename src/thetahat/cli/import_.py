@@ -34,4 +34,4 @@ def import_(
     say(f"{done.family}: {done.num_parameters:,} parameters, {done.dtype}; {done.num_tokens:,} tokens")
     if done.passengers:
         say(f"kept and not used: {', '.join(done.passengers)}")
-    say(f"Next: thetahat score {done.folder} DATA, or thetahat train {done.folder} DATA")
+    say(f"Next: thetahat score {done.folder} DATA    or thetahat train {done.folder} DATA")

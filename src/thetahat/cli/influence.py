@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from thetahat.cli.table import Column, show_table
-from thetahat.cli.words import Json, Quiet, emit, emit_json, listen_to_library, say
+from thetahat.cli.words import Json, Quiet, emit, emit_json, emit_words, listen_to_library, say
 
 SHOWN = 12  # groups of a table; --json has them all
 
@@ -35,8 +35,8 @@ def influence(
         emit_json(found)
         return
     told = found.to_dict()
-    emit(f"step {told['step']}, from {told['checkpoint']}: {told['log_likelihood_per_token']:.4f} nats per token")
-    emit(f"gradient norm {told['gradient_norm']:.4g}; the shares sum to {told['sum_of_shares']:.6f}\n")
+    emit_words(f"step {told['step']}, from {told['checkpoint']}: {told['log_likelihood_per_token']:.4f} nats per token")
+    emit_words(f"gradient norm {told['gradient_norm']:.4g}; the shares sum to {told['sum_of_shares']:.6f}\n")
     _sequences(told["sequences"], rows)
     numbers = [
         Column("share", itemgetter("share"), ".2%"),
@@ -49,7 +49,7 @@ def influence(
         _account(told["ledger"])
     if not quiet:
         say(f"rows in {out}") if out else None
-        say("Next: thetahat explain, to see which of their tokens count")
+        say("Next: thetahat explain    to see which of their tokens count")
 
 
 def _sequences(found: list[dict[str, Any]], most: int) -> None:
@@ -81,15 +81,15 @@ def _account(told: dict[str, Any]) -> None:
     from thetahat.core.plain import counted
 
     records = told["records"]
-    emit(
+    emit_words(
         f"\nthe run's ledger: {counted(told['rows'], 'row')} of {counted(records['number'], 'record')} in "
         f"{counted(told['steps'], 'step')}"
     )
-    emit(
+    emit_words(
         f"N_eff {records['effective_number']:,.1f} records, Gini {records['gini']:.3f}, "
         f"the heaviest 1 % hold {records['top_share']:.1%}"
     )
-    emit(f"the lighter half holds {records['lorenz'][5]:.1%}, the heaviest tenth {1 - records['lorenz'][9]:.1%}")
+    emit_words(f"the lighter half holds {records['lorenz'][5]:.1%}, the heaviest tenth {1 - records['lorenz'][9]:.1%}")
     shares = [Column(name, itemgetter(name), ".2%") for name in ("weight", "nats", "tokens")]
     _groups("source (shares)", told["sources"], shares)
     _groups("length (shares)", told["lengths"], shares)

@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from thetahat.cli.table import Column, show_table, show_values
-from thetahat.cli.words import Json, Quiet, emit, emit_json, find_config, in_line, listen_to_library, say, split_words
+from thetahat.cli.words import (
+    Json,
+    Quiet,
+    emit,
+    emit_json,
+    emit_words,
+    find_config,
+    in_line,
+    listen_to_library,
+    say,
+    split_words,
+)
 
 if TYPE_CHECKING:
     from thetahat.run.config import RunConfig
@@ -71,7 +82,7 @@ def _training(name: str, pairs: list[str]) -> "RunConfig":
 
 def _show(found: "Info") -> None:
     kind = f"{found.shape['kind']} of {found.num_parameters:,} parameters"
-    emit(f"{in_line(found.name)}: {kind}{f', {found.family} of transformers' if found.family else ''}\n")
+    emit_words(f"{in_line(found.name)}: {kind}{f', {found.family} of transformers' if found.family else ''}\n")
     show_values(_overview(found))
     emit("")
     rows = [{"part": part, "number": number} for part, number in found.parameters.items()]

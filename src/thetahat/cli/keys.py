@@ -37,7 +37,7 @@ def keys(
     for key in shown:
         _show(key, values.get(key.key, key.default))
     if not quiet and is_overview:
-        say(f"\n{len(found)} keys in all. Next: thetahat keys data, thetahat keys --find WORD, or thetahat keys --all")
+        say(f"\n{len(found)} keys in all.\nNext: thetahat keys data    or thetahat keys --find WORD, or --all")
 
 
 def _as_json(key: "Key", values: dict[str, Any], *, is_asked: bool) -> dict[str, Any]:

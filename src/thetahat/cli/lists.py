@@ -1,7 +1,7 @@
 """`thetahat templates`, `thetahat optimizers`, `thetahat families`."""
 
 from thetahat.cli.table import Column, show_table
-from thetahat.cli.words import Json, Quiet, emit, emit_json, say
+from thetahat.cli.words import Json, Quiet, emit, emit_json, emit_words, say
 
 
 def templates(quiet: bool = Quiet, json: bool = Json) -> None:
@@ -19,7 +19,7 @@ def templates(quiet: bool = Quiet, json: bool = Json) -> None:
     ]
     show_table(found, columns)
     if not quiet:
-        say("\nNext: thetahat explain dialogue my.jsonl data.chat.template=NAME, or the path of a .jinja file or model")
+        say("\nNext: thetahat explain dialogue my.jsonl data.chat.template=NAME    or a .jinja file, or a model")
 
 
 def optimizers(quiet: bool = Quiet, json: bool = Json) -> None:
@@ -31,7 +31,7 @@ def optimizers(quiet: bool = Quiet, json: bool = Json) -> None:
         emit_json({"optimizers": found})
         return
     for number, rule in enumerate(found):
-        emit(f"{chr(10) if number else ''}{rule.name}: {rule.what}")
+        emit_words(f"{chr(10) if number else ''}{rule.name}: {rule.what}")
         emit(f"    {', '.join(f'{key}={rule.name}' for key in rule.keys)}")
         emit(f"    {', '.join(_set(name, value) for name, value in rule.settings.items())}")
     if not quiet:

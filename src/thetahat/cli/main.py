@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -62,6 +63,13 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def first_sentence(command: Callable[..., Any]) -> str:
+    """What the list of commands says of one: all of it, where the parser would cut it to fit into a line."""
+    return (command.__doc__ or "").partition("\n")[0].rstrip(".")
+
+
 for command in (
     train.train,
     recipes.recipes,
@@ -88,9 +96,11 @@ for command in (
     completion.completion,
     cache.cache,
 ):
-    app.command()(command)
-app.command("lm-eval", context_settings=lm_eval.PASSED_ON, add_help_option=False)(lm_eval.lm_eval)
-app.command("import")(import_.import_)
+    app.command(short_help=first_sentence(command))(command)
+app.command(
+    "lm-eval", short_help=first_sentence(lm_eval.lm_eval), context_settings=lm_eval.PASSED_ON, add_help_option=False
+)(lm_eval.lm_eval)
+app.command("import", short_help=first_sentence(import_.import_))(import_.import_)
 app.command("complete", hidden=True, context_settings=completion.PASSED_ON)(completion.complete)
 app.add_typer(tokenizer.app, name="tokenizer")
 

@@ -32,4 +32,4 @@ def merge(
         matrices = counted(merged.num_matrices, "matrix", "matrices")
         how = f"with adapters of rank {merged.rank} and alpha {merged.alpha:g}, of step {merged.step}"
         say(f"{matrices} of base={merged.base} {how}")
-        say(f"Next: thetahat score {folder} DATA, or thetahat train base={folder}")
+        say(f"Next: thetahat score {folder} DATA    or thetahat train base={folder}")

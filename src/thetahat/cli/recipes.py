@@ -3,7 +3,7 @@
 from typing import Any
 
 from thetahat.cli.table import Column, show_table
-from thetahat.cli.words import Json, Quiet, emit, emit_json, say
+from thetahat.cli.words import Json, Quiet, emit, emit_json, emit_words, say
 
 
 def recipes(quiet: bool = Quiet, json: bool = Json) -> None:
@@ -27,9 +27,9 @@ def recipes(quiet: bool = Quiet, json: bool = Json) -> None:
     show_table(known, columns)
     emit("")
     for one in known:
-        emit(f"{one['name']}: {one['what']}")
+        emit_words(f"{one['name']}: {one['what']}")
     if not quiet:
-        say(f"\nNext: thetahat train {known[0]['name']}, or thetahat info RECIPE for all of one")
+        say(f"\nNext: thetahat train {known[0]['name']}    or thetahat info RECIPE, for all of one")
 
 
 def _layers(one: dict[str, Any]) -> str:

@@ -26,12 +26,13 @@ def runs(
         Column("state", lambda run: run.state),
         Column("step", lambda run: run.step, ","),
         Column("of", lambda run: run.num_steps, ","),
-        Column("held-out bits/byte", lambda run: run.bits_per_byte, ".4f"),
-        Column("best", lambda run: run.best_bits_per_byte, ".4f"),
-        Column("at step", lambda run: run.best_step, ","),
-        Column("from", lambda run: run.parent or run.base or ""),
-        Column("written", lambda run: time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed))),
-        Column("MB", lambda run: run.num_bytes / 1e6, ",.1f"),
+        Column("bits/byte", lambda run: run.held_out if run.unit == "bits/byte" else None, ".4f"),
+        Column("nats/label", lambda run: run.held_out if run.unit == "nats/label" else None, ".4f", spare=1),
+        Column("best", lambda run: run.best, ".4f"),
+        Column("at step", lambda run: run.best_step, ",", spare=2),
+        Column("from", lambda run: run.parent or run.base or "", spare=3),
+        Column("trained", lambda run: time.strftime("%Y-%m-%d %H:%M", time.localtime(run.changed)), "", spare=4),
+        Column("MB", lambda run: run.num_bytes / 1e6, ",.1f", spare=5),
     ]
     show_table(found, columns)
     if quiet:

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING
 import typer
 
 from thetahat.cli.table import Column, interval, show_table, show_values
-from thetahat.cli.words import Json, Quiet, emit, emit_json, is_first_rank, listen_to_library, say, split_words
+from thetahat.cli.words import (
+    Json,
+    Quiet,
+    emit,
+    emit_json,
+    emit_words,
+    is_first_rank,
+    listen_to_library,
+    say,
+    split_words,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,9 +105,9 @@ def _show(scored: "Score") -> None:
     for name, members in groups.items():
         _show_groups(name, members, OF_LABELS if labels else MEASURES)
     if not scored.summary.lossless:
-        emit("\nnote: the tokenizer loses some of the text, so that bits per byte are a lower bound")
+        emit_words("\nnote: the tokenizer loses some of the text, so that bits per byte are a lower bound")
     if scored.summary.caution:
-        emit(f"\nnote: {scored.summary.caution}")
+        emit_words(f"\nnote: {scored.summary.caution}")
 
 
 def show_labels(found: "Classification") -> None:
@@ -136,7 +146,7 @@ def _show_groups(name: str, groups: "list[GroupLikelihood]", measures: "Sequence
     if few := [group for group in groups if group not in told]:
         start = "... and" if told else f"by {name}:"
         count = counted(len(few), "group")
-        emit(f"{start} {count} of fewer than {MIN_DOCUMENTS} documents{_sum_of(few)}: --json has all")
+        emit_words(f"{start} {count} of fewer than {MIN_DOCUMENTS} documents{_sum_of(few)}: --json has all")
 
 
 def _sum_of(groups: "Sequence[GroupLikelihood]") -> str:
@@ -159,6 +169,7 @@ def _conclude(model: str, out: Path | None, scored: "Score") -> None:
     if noise.num_sequences:
         count = counted(noise.num_sequences, "sequence")
         apart = f"at most {noise.nats_per_token:.1e} nats a {'label' if scored.summary.classification else 'token'}"
+        apart = apart if noise.nats_per_token else "nothing"
         say(f"rounding: {count} scored once more, each outside of its batch, which changed {apart}")
     if scored.tokens_cut or scored.prompt_cut:
         say(
@@ -177,4 +188,4 @@ def following_score(model: str, out: Path | None, card: "Card") -> str:
         return f"thetahat chat {model}"
     if card.labels:
         return f"thetahat classify {model} TEXT"
-    return f"thetahat score {model} DATA --out ledger.parquet, to compare with another model's"
+    return f"thetahat score {model} DATA --out ledger.parquet    to compare it with another model"

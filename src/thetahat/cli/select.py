@@ -7,7 +7,16 @@ from typing import Any
 import typer
 
 from thetahat.cli.table import Column, interval, show_table
-from thetahat.cli.words import Json, Quiet, emit, emit_json, is_first_rank, listen_to_library, say, split_words
+from thetahat.cli.words import (
+    Json,
+    Quiet,
+    emit_json,
+    emit_words,
+    is_first_rank,
+    listen_to_library,
+    say,
+    split_words,
+)
 
 
 def select(
@@ -43,13 +52,13 @@ def select(
     else:
         _show(selected.to_dict(), selected.selection.unit)
         if selected.best.summary.caution:
-            emit(f"note: {selected.best.summary.caution}")
+            emit_words(f"note: {selected.best.summary.caution}")
     if not quiet:
         best = selected.best.name
         if save or best.isdigit():
             say(f"Next: thetahat score {save or f'{run}@{best}'} OTHER")
         else:
-            say(f"Next: the same with --save DIR, which writes the {best} as a model")
+            say(f"Next: the same with --save DIR    writes the {best} as a model")
 
 
 def _show(plain: dict[str, Any], unit_of_values: str) -> None:
@@ -68,11 +77,11 @@ def _show(plain: dict[str, Any], unit_of_values: str) -> None:
     show_table(plain["candidates"], columns)
     unit = plain["interval_unit"]
     only = "" if unit == "documents" else ": it says nothing of other documents"
-    emit(f"± is one standard error, over {unit}{only}")
+    emit_words(f"± is one standard error, over {unit}{only}")
     noise = plain["training_noise"]
     if noise is not None:
-        emit(f"\nnoise of training, from checkpoint to checkpoint beside the trend: {noise:.4f} {unit_of_values}")
-    emit(f"\non {count_of(plain['num_report_units'], unit)} that chose nothing:\n")
+        emit_words(f"\nnoise of training, from checkpoint to checkpoint beside the trend: {noise:.4f} {unit_of_values}")
+    emit_words(f"\non {count_of(plain['num_report_units'], unit)} that chose nothing:\n")
     _show_report(plain["report"], unit_of_values)
 
 

@@ -157,6 +157,8 @@ def following(config: RunConfig, run: str) -> Generator[tuple[str, str]]:
     others, asked = "OTHER.jsonl", "how likely others are"
     if config.data.chat:
         yield f"chat {run}", "talk to it"
+        yield f"generate {run} --prompts DIALOGUES.jsonl", "a reply to each"
+        others, asked = "DIALOGUES.jsonl", "how likely other replies are"
     elif factorization.layout.predicts_label:
         yield f"classify {run} TEXT", "the label of a text; or of every record of a file"
         asked = "how often it is right on others"

@@ -9,8 +9,10 @@ from typing import Any
 
 from thetahat.cli.words import emit, in_line
 
+INTERVAL = "_ci95"  # behind a name: the interval of that value
 GAP = 2  # blanks between two columns
 NARROWEST = 8  # characters to which a column of text may be cut
+LEGIBLE = 24  # the same, as long as there are columns that may be left out
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,20 +20,40 @@ class Column:
     """What stands above a column, which value of a row stands in it, and how it is written.
 
     `form` is the format of numbers, which stand on the right and are never cut; None: text, which stands on the left
-    and is cut where the terminal is too narrow.
+    and is cut where the terminal is too narrow. A terminal may leave out a column that is `spare`, those with the
+    largest numbers first, and does so where no row has anything there.
     """
 
     name: str
     of: Callable[[Any], Any]
     form: str | None = None
+    spare: int = 0  # 0: it is always shown
 
 
 def show_table(rows: Sequence[Any], columns: Sequence[Column], *, num_more: int = 0) -> None:
     """Prints a line for each row, and how many rows more there are."""
+    if sys.stdout.isatty():
+        columns = _roomy(rows, columns, shutil.get_terminal_size().columns)
     cells = [[_cell(column.of(row), column.form) for column in columns] for row in rows]
     _print([column.name for column in columns], [column.form is None for column in columns], cells)
     if num_more > 0:
         emit(f"... and {num_more:,} more: --json has all")
+
+
+def _roomy(rows: Sequence[Any], columns: Sequence[Column], room: int) -> list[Column]:
+    """The columns that are worth their room, as long as names are not cut below `LEGIBLE` characters."""
+    from rich.cells import cell_len
+
+    cells = {id(one): [_cell(one.of(row), one.form) for row in rows] for one in columns}
+    left = [one for one in columns if not one.spare or {*cells[id(one)]} - {"", "-"}]
+
+    def width(one: Column) -> int:
+        widest = max(map(cell_len, [one.name, *cells[id(one)]]))
+        return widest if one.form is not None else min(widest, LEGIBLE)
+
+    while sum(map(width, left)) + GAP * (len(left) - 1) > room and any(one.spare for one in left):
+        left.remove(max(reversed(left), key=lambda one: one.spare))
+    return left
 
 
 def _cell(value: Any, form: str | None) -> str:
@@ -47,13 +69,37 @@ def interval(ends: Sequence[Any] | None, form: str) -> str | None:
 
 
 def show_values(values: Mapping[str, Any]) -> None:
-    """Prints a name and its value on each line; an interval as its two ends."""
-    _print(None, [False, True], [[name, _said(value)] for name, value in values.items()])
+    """Prints a name, in words, and its value on each line: six digits of a number, an interval behind its estimate."""
+    behind = {f"{name}{INTERVAL}": name for name in values}
+    rows = [
+        [name.removeprefix("num_").replace("_", " "), _said(value) + _interval_of(values.get(f"{name}{INTERVAL}"))]
+        for name, value in values.items()
+        if name not in behind
+    ]
+    _print(None, [False, True], rows)
+
+
+def _interval_of(ends: Sequence[Any] | None) -> str:
+    return "" if ends is None else f" (95 % {_said(ends)})"
 
 
 def _said(value: Any) -> str:
-    is_interval = isinstance(value, Sequence) and not isinstance(value, str)
-    return (interval(value, "") or "") if is_interval else _cell(value, "")
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return _rounded(value)
+        case str() | None:
+            return _cell(value, "")
+        case _:
+            return " to ".join(map(_said, value))
+
+
+def _rounded(value: float) -> str:
+    """Six digits, and all of those before the point."""
+    return f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:,.6g}"
 
 
 def _print(names: Sequence[str] | None, is_text: Sequence[bool], rows: Sequence[Sequence[str]]) -> None:

@@ -10,7 +10,7 @@ from thetahat.cli.words import Json, Quiet, emit, emit_json, listen_to_library, 
 if TYPE_CHECKING:
     from thetahat.data.config import ReadOptions
 
-app = typer.Typer(help="Tokenizers of one's own.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="Tokenizers of one's own", no_args_is_help=True, rich_markup_mode=None)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from thetahat.core.plain import as_json
 
 Words = typer.Argument(None, metavar="[RECIPE|CONFIG.toml|MODEL] [DATA]... [KEY=VALUE]...", show_default=False)
 Json = typer.Option(False, "--json", help="One JSON object as the last line of stdout.")
+PROGRAM = "thetahat: "  # what an error begins with
 Quiet = typer.Option(False, "--quiet", "-q", help="No progress, no advice; errors only.")
 
 
@@ -31,18 +33,30 @@ def say(text: str) -> None:
 
 
 def folded(text: str) -> str:
-    """The text in lines that end between words on a terminal; what may be copied, indented or behind Next:, is whole.
+    """The text in lines that end between words where stderr is a terminal; a command, which may be copied, is whole.
 
-    Elsewhere every line stays as it is.
+    What stands four blanks behind a command is said below it. Elsewhere every line stays as it is.
     """
     if not sys.stderr.isatty():
         return text
     width = shutil.get_terminal_size().columns
-    prose = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False, drop_whitespace=True)
-    lines = text.split("\n")
-    return "\n".join(
-        line if len(line) <= width or line.startswith((" ", "Next:")) else prose.fill(line) for line in lines
+    return "\n".join(line if len(line) <= width else _filled(line, width) for line in text.split("\n"))
+
+
+def _filled(line: str, width: int) -> str:
+    """A line that is too long."""
+    indent = line[: len(line) - len(line.lstrip(" "))]
+    told = re.fullmatch(r" *\S.*?(?<! )( {4,})(\S.*)", line)
+    if told and ("thetahat " in line or line.startswith("Next:")):
+        below = " " * (len(indent) + 4)
+        return f"{line[: told.start(1)]}\n{_filled(below + told[2], width)}"
+    if "thetahat " in line.removeprefix(PROGRAM) or line.startswith("Next:"):
+        return line
+    below = f"{indent}  " if indent else ""
+    prose = textwrap.TextWrapper(
+        width, subsequent_indent=below, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
     )
+    return prose.fill(line)
 
 
 _begun: list[bool] = []  # not empty where what was written to stdout last ended within a line
@@ -63,6 +77,11 @@ def emit(text: str, *, end: str = "\n") -> None:
     sys.stdout.flush()
 
 
+def emit_words(text: str) -> None:
+    """Writes what is said in words, between data, to stdout; on a terminal in lines that end between words."""
+    emit(folded(text) if sys.stdout.isatty() else text)
+
+
 def emit_json(value: Any) -> None:
     """One JSON object on one line: what a verb returned, or a mapping."""
     emit(json.dumps(as_json(value), ensure_ascii=False, allow_nan=False))
@@ -81,7 +100,7 @@ def emit_error(error: ThetahatError) -> None:
 
 def fail(error: ThetahatError) -> NoReturn:
     """Says what went wrong and ends the process with the error's exit code."""
-    say(f"thetahat: {escape(str(error))}")
+    say(f"{PROGRAM}{escape(str(error))}")
     if wants_json() and is_first_rank():
         emit_error(error)
     sys.exit(error.exit_code)

@@ -1,6 +1,7 @@
 """Figures as text: lines in braille, told apart by colours, or by marks where there are no colours."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +12,11 @@ from thetahat.figures.panel import Column, Panel
 COLOURS = ((0, 145, 220), (230, 120, 20), (0, 170, 125), (215, 130, 180), (200, 160, 0), (110, 190, 235))
 """Of runs, in the hues of Okabe and Ito (2008), which the colour-blind tell apart; legible on black and on white."""
 MARKS = ("braille", "+", "x", "o", "#", "*")  # of lines, without colours
-POINT = "●"
+POINTS = ("●", "■", "▲", "◆", "★", "○")  # of evaluations
 LINE = "┊"  # where a run was branched
 HEIGHT = 18  # lines of a panel
 NARROWEST = 40  # columns
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def as_text(panels: Sequence[Panel], axis: str, width: int, *, has_colours: bool) -> str:
@@ -32,7 +34,8 @@ def _panel(panel: Panel, axis: str, width: int, *, has_colours: bool) -> str:
     plot.legend(active=False)
     legend: list[str] = []
     for curve in panel.curves:
-        mark = POINT if curve.has_points else MARKS[0 if has_colours else curve.colour % len(MARKS)]
+        marks = POINTS if curve.has_points else MARKS[:1] if has_colours else MARKS
+        mark = marks[curve.colour % len(marks)]
         colour = COLOURS[curve.colour % len(COLOURS)]
         x, y = curve.x[axis], _scaled(curve.y, panel)
         drawn = plot.signal(x.tolist(), y.tolist(), marker=plotext.marker(mark, plotext.pixel(colour)))
@@ -44,8 +47,20 @@ def _panel(panel: Panel, axis: str, width: int, *, has_colours: bool) -> str:
     legend += _marks(plot, panel, axis, has_colours=has_colours)
     _rule(plot, panel, axis)
     text: str = plot.build().string(not has_colours)
-    lines = [f"{panel.title} over {axis}", "  ".join(legend), *text.splitlines()]
+    lines = [f"{panel.title} over {axis}", *_in_lines(legend, width), *text.splitlines()]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _in_lines(legend: Sequence[str], width: int) -> list[str]:
+    """The names of curves side by side, as many as fit into a line."""
+    lines: list[str] = []
+    for name in legend:
+        joined = f"{lines[-1]}  {name}" if lines else name
+        if lines and len(_STYLE.sub("", joined)) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(name)
+    return lines
 
 
 def _marks(plot: Any, panel: Panel, axis: str, *, has_colours: bool) -> list[str]:

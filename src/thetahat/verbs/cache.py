@@ -14,13 +14,13 @@ from thetahat.data.read.cache import default_cache
 
 INPUT = "standard-input"  # what cannot be made again
 _KINDS = {
-    "records": "a compact copy of text",
-    "corpora": "text as token ids",
-    "plans": "which tokens are in which step",
-    "objects": "a copy of what lies in an object store",
+    "records": "text",
+    "corpora": "token ids",
+    "plans": "order of steps",
+    "objects": "remote object",
     "files": "digests of files",
-    "bad-records": "lists of records that cannot be used",
-    INPUT: "what was read from standard input",
+    "bad-records": "unusable records",
+    INPUT: "standard input",
 }
 
 

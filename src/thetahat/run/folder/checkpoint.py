@@ -32,6 +32,7 @@ from thetahat.run.folder.files import (
     OPTIMIZER,
     STATE,
     all_checkpoints,
+    best_in,
     folder_of,
     read_progress,
     step_of,
@@ -135,15 +136,7 @@ def best_of(run: Path, newest: Path) -> Evaluated | None:
     progress, config = read_progress(newest), read_config(newest)
     step = progress["step"]
     own = evaluation_after(run / METRICS, step) if config.watch.saves(step, progress["num_steps"]) else None
-    return better(_best_in(progress), own)
-
-
-def _best_in(progress: Mapping[str, Any]) -> Evaluated | None:
-    """That which the state knows, in the words of today or of 0.1."""
-    if "best" in progress:
-        return Evaluated(**progress["best"]) if progress["best"] else None
-    step = progress.get("best_step")
-    return None if step is None else Evaluated(progress["best_bits_per_byte"], step)
+    return better(best_in(progress), own)
 
 
 def _point(pointer: Path, target: Path | None) -> None:

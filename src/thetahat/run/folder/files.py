@@ -4,10 +4,12 @@ import json
 import os
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from thetahat.core import store
+from thetahat.ledger.evaluated import Evaluated
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 CONFIG, CARD = "config.toml", "card.toml"
@@ -39,6 +41,14 @@ def all_checkpoints(run: Path) -> list[Path]:
             return []
         folders = [above / name for name in names if re.fullmatch(r"step-\d{8,}", name)]
         return sorted((folder for folder in folders if not stat.S_ISREG(folder.lstat().st_mode)), key=step_of)
+
+
+def best_in(progress: Mapping[str, Any]) -> Evaluated | None:
+    """The best evaluation that a `state.json` knows, in the words of today or of 0.1."""
+    if "best" in progress:
+        return Evaluated(**progress["best"]) if progress["best"] else None
+    step = progress.get("best_step")
+    return None if step is None else Evaluated(progress["best_bits_per_byte"], step)
 
 
 def read_progress(folder: Path) -> dict[str, Any]:

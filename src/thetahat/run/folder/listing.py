@@ -3,7 +3,8 @@
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,13 +12,14 @@ from typing import Any, Literal
 from thetahat.core import store
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.core.plain import fields_as_json
-from thetahat.run.folder.files import CHECKPOINTS, CONFIG, all_checkpoints, read_progress
+from thetahat.run.folder.files import CHECKPOINTS, CONFIG, STATE, all_checkpoints, best_in, read_progress
 from thetahat.run.folder.moved import find_checkpoint_again, run_of, shown
-from thetahat.run.log.metrics import HELD_OUT, METRICS
+from thetahat.run.log.metrics import METRICS, VALUES
 
 Standing = Literal["finished", "running", "paused", "damaged", "not begun"]
+Unit = Literal["bits/byte", "nats/label"]
 TAIL = 2**16  # bytes of a log in which its last line is
-BITS = f'"{HELD_OUT}bits_per_byte": '.encode()
+UNITS: dict[str, Unit] = dict(zip(VALUES, ("bits/byte", "nats/label"), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +30,14 @@ class ListedRun:
     state: Standing
     step: int  # the newest that was logged, or saved
     num_steps: int | None  # None: not known before the data is read
-    bits_per_byte: float | None  # of what is held out, at its last evaluation
-    best_bits_per_byte: float | None  # of a checkpoint, those of the parent up to the branch included
+    held_out: float | None  # the value of its last evaluation
+    unit: Unit  # of the two values
+    best: float | None  # of a checkpoint, those of the parent up to the branch included
     best_step: int | None
     parent: str | None  # RUN@STEP that it was branched from
     base: str | None  # the model that it started from
-    changed: float  # when it was written to, in seconds since 1970
-    num_bytes: int  # on disk
+    changed: float  # when the training wrote to it, in seconds since 1970
+    num_bytes: int  # on disk, reports and whatever else lies in it included
     fault: str = ""  # of a damaged one
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,19 +78,21 @@ def _listed(folder: Path) -> ListedRun:
         standing = "not begun"
     elif progress["step"] == progress["num_steps"]:
         standing = "finished"
-    num_bytes, changed = _on_disk(folder)
+    name, held_out = _last_value(folder / METRICS)
+    best = best_in(progress)
     return ListedRun(
         run=shown(folder.absolute()),
         state=standing,
         step=step,
         num_steps=progress.get("num_steps"),
-        bits_per_byte=_last_bits(folder / METRICS),
-        best_bits_per_byte=progress.get("best_bits_per_byte"),
-        best_step=progress.get("best_step"),
+        held_out=held_out,
+        unit=UNITS[name],
+        best=best and best.value,
+        best_step=best and best.step,
         parent=_parent(config.get("parent"), folder),
         base=config.get("base"),
-        changed=changed,
-        num_bytes=num_bytes,
+        changed=_changed(folder, checkpoints),
+        num_bytes=_on_disk(folder),
         fault=fault,
     )
 
@@ -133,28 +138,41 @@ def _tail(log: Path) -> bytes:
         return b""
 
 
-def _last_bits(log: Path) -> float | None:
-    """Of the last evaluation in a log, which is searched from its end."""
+def _last_value(log: Path) -> tuple[str, float | None]:
+    """The name and the value of the last evaluation in a log, which is searched from its end."""
     try:
         text = log.read_bytes()
     except OSError:
-        return None
-    at = text.rfind(BITS)
+        text = b""
+    name = max(VALUES, key=lambda one: text.rfind(_key(one)))
+    before, _, behind = text.rpartition(_key(name))
     try:
-        return float(text[at + len(BITS) :].split(b",", 1)[0].split(b"}", 1)[0]) if at >= 0 else None
+        return name, float(behind.split(b",", 1)[0].split(b"}", 1)[0]) if before else None
     except ValueError:
-        return None
+        return name, None
 
 
-def _on_disk(folder: Path) -> tuple[int, float]:
-    """The bytes of all files below a folder, and when the newest of them was written."""
-    num_bytes, changed = 0, 0.0
+def _key(name: str) -> bytes:
+    return f'"{name}": '.encode()
+
+
+def _changed(folder: Path, checkpoints: Sequence[Path]) -> float:
+    """When the newest of what a training writes was written: a report in the folder is none of it."""
+    places = [folder / CONFIG, folder / METRICS, folder / CHECKPOINTS, *(one / STATE for one in checkpoints)]
+    times = [0.0]
+    for place in places:
+        with suppress(OSError):
+            times.append(place.lstat().st_mtime)
+    return max(times)
+
+
+def _on_disk(folder: Path) -> int:
+    """The bytes of all files below a folder."""
+    num_bytes = 0
     for above, _, names in os.walk(folder):
         for name in names:
             try:
-                state = os.lstat(os.path.join(above, name))
+                num_bytes += os.lstat(os.path.join(above, name)).st_size
             except OSError:  # a run that goes on deletes files
                 continue
-            num_bytes += state.st_size
-            changed = max(changed, state.st_mtime)
-    return num_bytes, changed
+    return num_bytes
