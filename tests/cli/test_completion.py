@@ -93,7 +93,7 @@ def test_a_shell_that_is_none_is_refused(monkeypatch, capsys):
     assert "bash, zsh, fish" in capsys.readouterr().err
 
 
-def read_until(terminal, mark, limit=30.0):
+def read_until(terminal, mark, limit=120.0):
     said, end = b"", time.monotonic() + limit
     while mark not in said and time.monotonic() < end:
         if select.select([terminal], [], [], 0.2)[0]:
