@@ -131,6 +131,7 @@ def outcome(run):
     for line in lines:
         del line["seconds"]
         line.pop("tokens_per_second", None)
+        line.pop("wait_seconds", None)
     pointers = {name: (run / "checkpoints" / name).read_text() for name in ("latest", "best")}
     files = {name: store.digest_file(steps[-1] / name) for name in ("model.safetensors", "optimizer.safetensors")}
     return {"lines": lines, "ledger": ledger_of(run, made), **pointers, **files}

@@ -11,6 +11,7 @@ from tests.examples import SMALL, run_config
 from thetahat.core.config import override
 from thetahat.data.config import DataConfig
 from thetahat.recipes.catalogue import find_recipe
+from thetahat.run.log.metrics import TIMES
 from thetahat.run.train import train
 from thetahat.verbs.load import load
 from thetahat.verbs.score import score
@@ -49,7 +50,7 @@ def test_a_deterministic_run_on_cuda_repeats_and_resumes_bit_for_bit(dtype, tmp_
 
 
 def without_time(line):
-    return {key: value for key, value in json.loads(line).items() if key not in ("seconds", "tokens_per_second")}
+    return {key: value for key, value in json.loads(line).items() if key not in TIMES}
 
 
 def test_the_likelihood_on_cuda_is_that_of_the_cpu(tmp_path):

@@ -18,6 +18,7 @@ from thetahat.model.layers.head import Head
 from thetahat.objective.config import Labels, Masked, ObjectiveConfig
 from thetahat.run.base import parameters_of
 from thetahat.run.folder.files import MODEL
+from thetahat.run.log.metrics import TIMES
 from thetahat.run.train import train
 from thetahat.verbs.explain import explain
 from thetahat.verbs.load import find_checkpoint, load
@@ -252,7 +253,7 @@ def test_a_run_with_masks_and_dropout_goes_on_to_the_same_bits(tmp_path, texts, 
     resumed = load_file(find_checkpoint(str(tmp_path / "broken")) / MODEL)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     lines = [
-        [{k: v for k, v in json.loads(line).items() if k not in {"seconds", "tokens_per_second"}} for line in text]
+        [{k: v for k, v in json.loads(line).items() if k not in TIMES} for line in text]
         for text in ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "broken"))
     ]
     assert lines[0] == lines[1]

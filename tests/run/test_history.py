@@ -33,6 +33,22 @@ def test_steps_and_evaluations_are_told_apart(tmp_path):
     assert found.last_step == 2
 
 
+def test_tables_are_flat_and_batches_have_their_digests(tmp_path):
+    lines = [line(1, signals={"update_ratio": {"blocks.0.mlp": 0.5}}, alarms=["loss-spike"])]
+    lines.append(json.dumps({"step": 1, "held_out_bits_per_byte": 2.5, "held_out_sources": {"a": 2.0}}))
+    found = read_history(written(tmp_path / "run", lines))
+    assert found.steps["signals/update_ratio/blocks.0.mlp"].tolist() == [0.5]
+    assert found.evaluations["sources/a"].tolist() == [2.0]
+    assert found.batches == {1: "c0ffee"}
+
+
+def test_a_step_that_was_logged_again_is_told_where_its_numbers_differ(tmp_path):
+    lines = [line(1, x=1.0), line(2, x=1.0, seconds=1.0), line(2, x=1.0, seconds=2.0), line(1, x=1.5)]
+    found = read_history(written(tmp_path / "run", lines))
+    assert found.twice == (1,)
+    assert found.steps["x"].tolist() == [1.5, 1.0]
+
+
 def test_a_run_without_metrics_has_no_curves(tmp_path):
     found = read_history(tmp_path)
     assert found.last_step == 0

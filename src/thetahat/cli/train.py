@@ -113,7 +113,7 @@ def _goes_on(name: str, pairs: list[str], place: Place) -> bool:
 def _again(folder: Path, pairs: list[str]) -> Any:
     """The config of a run, with what was typed: what only watches may be another, the rest is refused on entering."""
     from thetahat.core.config import override
-    from thetahat.run.folder.checkpoint import read_config
+    from thetahat.run.folder.config import read_config
 
     return override(read_config(folder), pairs)
 

@@ -15,7 +15,8 @@ from thetahat.interop.hub import is_hub_name, pinned
 from thetahat.model.adapters.lora import merge
 from thetahat.model.build import LanguageModel
 from thetahat.run.config import RunConfig
-from thetahat.run.folder.checkpoint import TOKENIZER, load_parameters, load_tensors, read_config
+from thetahat.run.folder.checkpoint import TOKENIZER, load_parameters, load_tensors
+from thetahat.run.folder.config import read_config
 from thetahat.run.folder.files import CONFIG, MODEL, read_progress
 from thetahat.run.folder.stored import Foreign, StoredModel, check_head, find_model
 from thetahat.run.ignored import OfBase, beside_base, refuse_beside_base, refuse_beside_tokenizer, refuse_ignored

@@ -18,7 +18,8 @@ from thetahat.ledger.policy import same_question
 from thetahat.optimization.schedule import learning_rate_factor
 from thetahat.run.card import card_of
 from thetahat.run.config import FIXED, FREE, ParentConfig, RunConfig, changed_keys, differences, is_fixed
-from thetahat.run.folder.checkpoint import best_of, load_parameters, load_tensors, read_config
+from thetahat.run.folder.checkpoint import best_of, load_parameters, load_tensors
+from thetahat.run.folder.config import read_config
 from thetahat.run.folder.files import OPTIMIZER, STATE, is_run, read_progress
 from thetahat.run.folder.find import find_checkpoint, find_parent
 from thetahat.run.folder.moved import run_of

@@ -1,5 +1,6 @@
 """Prepares the batches of the next step while the device computes this one."""
 
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import final
@@ -28,10 +29,13 @@ class Feed:
         self._thread = ThreadPoolExecutor(1, "feed") if ahead else None
         self._now: _Fed | None = None
         self._next: Future[_Fed] | None = None
+        self.waited = 0.0  # seconds, for the batches of the last step
 
     def batches(self, step: int) -> list[Batch]:
         """The micro-batches of this rank for the update after `step` updates."""
+        began = time.perf_counter()
         self._now = fed = self._take(step)
+        self.waited = time.perf_counter() - began
         if self._thread and step + 1 < self._prepared.num_steps:
             self._next = self._thread.submit(self._make, step + 1)
         return fed.batches

@@ -23,7 +23,7 @@ from thetahat.run.diagnosis.watch import Watch
 from thetahat.run.feed import Feed
 from thetahat.run.folder.checkpoint import Rejected, best_of, newest_verified, restore, settle
 from thetahat.run.folder.files import read_progress
-from thetahat.run.folder.folder import enter, has_begun, leave_nothing, note_watch
+from thetahat.run.folder.folder import enter, has_begun, leave_nothing, note_beginning
 from thetahat.run.log.ledger import TrainingLedger
 from thetahat.run.log.metrics import (
     HELD_OUT,
@@ -85,7 +85,8 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
         if world.is_first:
             logger.info("going on from %s", newest)
     again = steps_after(folder / METRICS, progress["metrics_bytes"]) if newest else {}
-    world.first_does(lambda: note_watch(folder, config, state.step))  # before it, all ranks have read what is cut now
+    # before it, all ranks have read what is cut now
+    world.first_does(lambda: note_beginning(folder, config, state.step, is_new=newest is None))
     log = MetricsLog(folder / METRICS, progress["metrics_bytes"], state.step) if world.is_first else None
     feed = Feed(prepared, world, ahead=device.type != "cpu")  # on a CPU it would slow the step down
     ledger = TrainingLedger(folder, config, prepared.train, progress["ledger"])

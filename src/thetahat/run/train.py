@@ -181,7 +181,8 @@ def _log_step(run: Running, done: StepReport, clock: _Clock) -> None:
     spent = clock.tick()
     if run.log or run.watch:
         read = run.prepared.sources(done.step)
-        line = step_line(done, state, read, batch=run.feed.fingerprint(done.step - 1), seconds=spent)
+        batch, waited = run.feed.fingerprint(done.step - 1), run.feed.waited
+        line = step_line(done, state, read, batch=batch, seconds=spent, waited=waited)
         if run.watch:
             run.watch.logged(line)
             line |= run.watch.signals()

@@ -14,7 +14,7 @@ from thetahat.core.errors import ThetahatError
 from thetahat.ledger.ledger import Table
 from thetahat.ledger.run_ledger import part_files, read_run_ledger
 from thetahat.run.config import RunConfig, differences
-from thetahat.run.folder.checkpoint import read_config
+from thetahat.run.folder.config import read_config
 from thetahat.run.folder.files import is_run
 from thetahat.run.folder.moved import find_checkpoint_again, run_of
 from thetahat.run.log.history import Columns, History, Join, read_history
@@ -80,13 +80,19 @@ def with_parents(run: Path, config: RunConfig | None, history: History, beside: 
             history,
             steps=_joined(first.steps, history.steps),
             evaluations=_joined(first.evaluations, history.evaluations),
+            batches={**first.batches, **history.batches},
         )
     return replace(history, joins=tuple(joins), notes=tuple(notes))
 
 
 def until(history: History, step: int) -> History:
     """What was logged up to a step, that included."""
-    return replace(history, steps=_until(history.steps, step), evaluations=_until(history.evaluations, step))
+    return replace(
+        history,
+        steps=_until(history.steps, step),
+        evaluations=_until(history.evaluations, step),
+        batches={at: batch for at, batch in history.batches.items() if at <= step},
+    )
 
 
 def _until(columns: Columns, step: int) -> Columns:

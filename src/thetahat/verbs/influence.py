@@ -18,7 +18,8 @@ from thetahat.ledger.policy import POLICY
 from thetahat.ledger.run_ledger import part_files
 from thetahat.run.base import load_base
 from thetahat.run.config import RunConfig
-from thetahat.run.folder.checkpoint import read_config, restore
+from thetahat.run.folder.checkpoint import restore
+from thetahat.run.folder.config import read_config
 from thetahat.run.folder.files import all_checkpoints, read_progress, step_of
 from thetahat.run.folder.find import find_checkpoint
 from thetahat.run.influence import Effect, dtype_of_sums, effects

@@ -20,7 +20,7 @@ from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.config import ModelConfig
 from thetahat.model.cost import flops_per_token, parameters_by_part
 from thetahat.run.config import RunConfig
-from thetahat.run.folder.checkpoint import read_config
+from thetahat.run.folder.config import read_config
 from thetahat.run.folder.files import STATE, read_progress
 from thetahat.run.folder.moved import find_checkpoint_again, run_of, shown
 from thetahat.run.folder.stored import Checkpoint, Foreign, StoredModel, find_model

@@ -23,11 +23,11 @@ from thetahat.distribution.world import World
 from thetahat.ledger.summary import Summary
 from thetahat.objective.log_prob import Told
 from thetahat.run.diagnosis.inside import Inside
+from thetahat.run.log.alarms import ALARMS
 from thetahat.run.log.metrics import MetricsLog
 from thetahat.run.state import State
 from thetahat.run.step import Measured, Verdict
 
-ALARMS = "alarms.jsonl"
 Suspects = Callable[[Alarm, Seen], tuple[Suspect, ...]]  # the sequences that stand out
 
 

@@ -19,12 +19,12 @@ from thetahat.core.errors import ConfigError, DamagedError, ModelError
 from thetahat.data.config import ChatConfig
 from thetahat.data.tokens.roles import ROLES
 from thetahat.data.tokens.tokenizer import TOKENIZER, Tokenizer
-from thetahat.interop.hub import is_hub_name
 from thetahat.ledger.evaluated import Evaluated, better
 from thetahat.model.adapters.lora import is_adapted
 from thetahat.model.build import LanguageModel
 from thetahat.run.card import Card, card_of
 from thetahat.run.config import InferenceConfig, RunConfig, differences, digest
+from thetahat.run.folder.config import read_config
 from thetahat.run.folder.files import (
     CARD,
     CONFIG,
@@ -37,7 +37,6 @@ from thetahat.run.folder.files import (
     read_progress,
     step_of,
 )
-from thetahat.run.folder.moved import find_model_again
 from thetahat.run.log.metrics import METRICS, evaluation_after
 from thetahat.run.state import State
 
@@ -191,24 +190,6 @@ def restore(state: State, folder: Path) -> None:
     state.optimizer.load_state(load_tensors(folder / OPTIMIZER))
     progress = read_progress(folder)
     state.step, state.tokens, state.seconds = progress["step"], progress["tokens"], progress["seconds"]
-
-
-def read_config(folder: Path) -> RunConfig:
-    """The config of a checkpoint or of a run; where its base was moved, with the place where it is found now."""
-    path = folder / CONFIG
-    try:
-        with store.reading(path):
-            text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    config = from_toml(text, RunConfig, name=str(path))
-    if config.base is None or config.base_digest is None or _is_there(config.base):
-        return config
-    return replace(config, base=find_model_again(config.base, config.base_digest, folder) or config.base)
-
-
-def _is_there(model: str) -> bool:
-    return is_hub_name(model) or os.path.lexists(model) or os.path.lexists(model.rpartition("@")[0])
 
 
 def read_card(folder: Path) -> Card:

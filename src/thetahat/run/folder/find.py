@@ -10,7 +10,8 @@ from thetahat.core import store
 from thetahat.core.errors import ModelError
 from thetahat.run.config import ParentConfig, RunConfig, differences
 from thetahat.run.folder.absent import KINDS, no_model
-from thetahat.run.folder.checkpoint import Rejected, best_of, find_fault, read_config
+from thetahat.run.folder.checkpoint import Rejected, best_of, find_fault
+from thetahat.run.folder.config import read_config
 from thetahat.run.folder.files import CONFIG, MODEL, OPTIMIZER, all_checkpoints, folder_of, step_of
 from thetahat.run.folder.moved import find_checkpoint_again
 

@@ -19,12 +19,14 @@ from thetahat.core.errors import FolderError, ModelError
 from thetahat.data.tokens.roles import ROLES
 from thetahat.distribution.world import World, join_world
 from thetahat.run.config import RunConfig, changed_keys, changes, differences, digest, is_fixed
-from thetahat.run.folder.checkpoint import TOKENIZER, read_config
+from thetahat.run.folder.checkpoint import TOKENIZER
+from thetahat.run.folder.config import read_config
 from thetahat.run.folder.files import CONFIG, all_checkpoints
+from thetahat.run.folder.starts import ENVIRONMENT, STARTS, note_start
 from thetahat.run.log.metrics import METRICS, read_lines
 from thetahat.run.machine import resolve
 
-ENVIRONMENT, WATCH = "environment.json", "watch.jsonl"
+WATCH = "watch.jsonl"
 logger = getLogger("thetahat")
 
 
@@ -67,6 +69,12 @@ def enter(folder: Path, config: RunConfig) -> None:
         store.write_text(folder / CONFIG, to_toml(config))
 
 
+def note_beginning(folder: Path, config: RunConfig, step: int, *, is_new: bool) -> None:
+    """Records that the run begins or goes on after `step`, on which machine, and how it is watched from there on."""
+    note_start(folder, step, None if is_new else environment())
+    note_watch(folder, config, step)
+
+
 def note_watch(folder: Path, config: RunConfig, step: int) -> None:
     """Records how the run is watched from `step` on if that has changed, and logs the change.
 
@@ -105,7 +113,7 @@ def has_begun(folder: Path) -> bool:
 
 def leave_nothing(folder: Path, *, also_folder: bool = True) -> None:
     """Deletes the files of a run that has not begun, and its folder if nothing else is in it."""
-    for name in (CONFIG, ENVIRONMENT, TOKENIZER, ROLES, METRICS, WATCH):
+    for name in (CONFIG, ENVIRONMENT, TOKENIZER, ROLES, METRICS, WATCH, STARTS):
         (folder / name).unlink(missing_ok=True)
     if also_folder:
         (folder / ".lock").unlink(missing_ok=True)

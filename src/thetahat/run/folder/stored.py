@@ -19,7 +19,8 @@ from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderCo
 from thetahat.objective.config import Causal, Conditional, Factorization, Masked
 from thetahat.run.card import Card
 from thetahat.run.config import InferenceConfig, RunConfig
-from thetahat.run.folder.checkpoint import TOKENIZER, read_card, read_config, read_inference
+from thetahat.run.folder.checkpoint import TOKENIZER, read_card, read_inference
+from thetahat.run.folder.config import read_config
 from thetahat.run.folder.files import CONFIG, MODEL
 from thetahat.run.folder.find import find_checkpoint
 

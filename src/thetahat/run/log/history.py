@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from thetahat.run.log.metrics import HELD_OUT, METRICS
+from thetahat.run.log.metrics import HELD_OUT, METRICS, TIMES
 
 Column = NDArray[np.float64]
 Columns = Mapping[str, Column]
@@ -29,10 +29,12 @@ class Join:
 class History:
     """What a run logged. A value that a line does not have is NaN."""
 
-    steps: Columns  # by the name that metrics.jsonl gives it; rows ascend by step
+    steps: Columns  # by the name that metrics.jsonl gives it, below a table by TABLE/NAME; rows ascend by step
     evaluations: Columns  # likewise, without the prefix `held_out_`; an interval is NAME_low and NAME_high
     notes: tuple[str, ...]  # what could not be read
     joins: tuple[Join, ...] = ()  # where it goes on from other runs, the last first
+    batches: Mapping[int, str] = field(default_factory=dict[int, str])  # by step, the digest of what was read
+    twice: tuple[int, ...] = ()  # steps that were logged again, with other numbers
 
     @property
     def last_step(self) -> int:
@@ -53,7 +55,7 @@ def read_history(run: Path) -> History:
         return History(_columns([]), _columns([]), (f"there is no {METRICS}",))
     steps: dict[int, dict[str, Any]] = {}
     evaluations: dict[int, dict[str, Any]] = {}
-    damaged: list[int] = []
+    damaged, twice = list[int](), set[int]()
     with path.open("rb") as file:
         for number, data in enumerate(file, start=1):
             try:
@@ -62,12 +64,22 @@ def read_history(run: Path) -> History:
             except (msgspec.DecodeError, KeyError, TypeError, ValueError):
                 damaged.append(number)
                 continue
-            (evaluations if _is_evaluation(line) else steps)[step] = line
-    notes = [f"{METRICS}: {_lines(damaged)} cannot be read, and left out"] if damaged else []
+            table = evaluations if _is_evaluation(line) else steps
+            if table is steps and step in steps and _untimed(steps[step]) != _untimed(line):
+                twice.add(step)
+            table[step] = line
+    notes = [f"{METRICS}: {told_lines(damaged)} cannot be read, and left out"] if damaged else []
     if lost := _lost(sorted(steps)):
         notes.append(f"{METRICS}: {lost} are missing")
     found = [{_short(name): value for name, value in evaluations[step].items()} for step in sorted(evaluations)]
-    return History(_columns([steps[step] for step in sorted(steps)]), _columns(found), tuple(notes))
+    batches = {step: line["batch"] for step, line in steps.items() if isinstance(line.get("batch"), str)}
+    made = _columns([steps[step] for step in sorted(steps)])
+    return History(made, _columns(found), tuple(notes), batches=batches, twice=tuple(sorted(twice)))
+
+
+def _untimed(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What a step that is made again must log again."""
+    return {name: value for name, value in line.items() if name not in TIMES}
 
 
 def _is_evaluation(line: Mapping[str, Any]) -> bool:
@@ -85,17 +97,21 @@ def _columns(lines: Iterable[Mapping[str, Any]]) -> Columns:
 
 
 def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a line; of an interval both ends. Text, such as the digest of a batch, is no curve."""
+    """The numbers of a line and of the tables in it; of an interval both ends. Text is no curve."""
     found: dict[str, float] = {}
     for name, value in line.items():
         if isinstance(value, int | float):
             found[name] = float(value)
+        elif isinstance(value, dict):
+            below: Mapping[str, Any] = value
+            found |= {f"{name}/{one}": number for one, number in _numbers(below).items()}
         elif isinstance(value, list) and len(value) == 2 and all(isinstance(end, int | float) for end in value):
             found |= {f"{name}_low": float(value[0]), f"{name}_high": float(value[1])}
     return found
 
 
-def _lines(numbers: list[int]) -> str:
+def told_lines(numbers: list[int]) -> str:
+    """The numbers of lines, the first of many."""
     shown = ", ".join(f"{number:,}" for number in numbers[:SHOWN])
     more = f" and {len(numbers) - SHOWN:,} more" if len(numbers) > SHOWN else ""
     return f"line{'s' * (len(numbers) > 1)} {shown}{more}"

@@ -16,6 +16,7 @@ HELD_OUT = "held_out_"  # prefix of the names of an evaluation's numbers
 VALUES = f"{HELD_OUT}bits_per_byte", f"{HELD_OUT}nats_per_label"  # of which an evaluation has one
 MAX_DOCUMENTS = f"{HELD_OUT}max_documents"  # how many were scored, where these are not all
 OF_DOCUMENTS = f"{HELD_OUT}of_documents"  # and how many there are
+TIMES = frozenset({"seconds", "tokens_per_second", "wait_seconds"})  # all that differs where a step is made again
 SOURCES = "sources"  # of a mixture: what was read of each, and the held-out value of each
 logger = getLogger("thetahat")
 

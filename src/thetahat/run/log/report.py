@@ -29,9 +29,15 @@ class Report:
 
 
 def step_line(
-    done: StepReport, state: State, sources: dict[str, dict[str, int | float]], *, batch: str, seconds: float
+    done: StepReport,
+    state: State,
+    sources: dict[str, dict[str, int | float]],
+    *,
+    batch: str,
+    seconds: float,
+    waited: float,
 ) -> dict[str, Any]:
-    """The line of a step; `seconds` and `tokens_per_second` are the only fields that differ in a repeated run.
+    """The line of a step that took `seconds`, of which it `waited` for its batch; only `TIMES` differ in another run.
 
     Of a mixture it has the rows and epochs that were read of each source.
     """
@@ -44,6 +50,7 @@ def step_line(
         "batch": batch,
         "seconds": state.seconds,
         "tokens_per_second": done.num_tokens / seconds,
+        "wait_seconds": round(waited, 6),
         **({SOURCES: sources} if sources else {}),
     }
     return as_json(line)
