@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from thetahat.verbs.choose import choose as choose
     from thetahat.verbs.classify import classify as classify
     from thetahat.verbs.compare import compare as compare
+    from thetahat.verbs.diagnose import diagnose as diagnose
     from thetahat.verbs.evaluate import evaluate as evaluate
     from thetahat.verbs.explain import explain as explain
     from thetahat.verbs.export import ExportConfig as ExportConfig, export as export
@@ -117,6 +118,7 @@ VERBS = {
     "classify": "verbs.classify",
     "influence": "verbs.influence",
     "info": "verbs.info",
+    "diagnose": "verbs.diagnose",
     "report": "verbs.report",
     "merge": "verbs.merge",
     "export": "verbs.export",

@@ -1,6 +1,7 @@
 """The config of what looks for faults."""
 
 import difflib
+import re
 from typing import Annotated, Literal
 
 from msgspec import Meta, field
@@ -16,6 +17,10 @@ class DiagnosisConfig(Config, kw_only=True):
     preflight: Literal["stop", "warn", "off"] = "stop"
     """Whether a check that fails before the first step ends the run; warn: it is logged, and off: nothing is checked.
     """
+    memorize: Annotated[int, Meta(ge=0)] = 0
+    """Updates in which one micro-batch must be learned by heart before the first step, which are then undone; 0: it is
+    not asked.
+    """
     alarms: bool = True
     """Whether every step is compared with what is usual, and what stands out is written to alarms.jsonl."""
     every: Annotated[int, Meta(ge=0)] = 50
@@ -27,7 +32,21 @@ class DiagnosisConfig(Config, kw_only=True):
     ends): diagnosis.policies.loss-spike=skip. All are recorded, and non-finite also stops.
     """
 
+    webhook: str | None = None
+    """A URL to which each alarm is posted as JSON; none: none is. What fails is said once and disturbs nothing."""
+
     def __post_init__(self) -> None:
+        if self.memorize and self.preflight == "off":
+            raise ConfigError(
+                f"diagnosis.memorize={self.memorize} has no effect: diagnosis.preflight=off",
+                cure="diagnosis.preflight=stop, or leave it out",
+            )
+        if self.webhook is not None and not re.fullmatch(r"https?://[^\s/]+\S*", self.webhook):
+            raise ConfigError(f"diagnosis.webhook={self.webhook} is no URL", allowed="https://... or http://...")
+        if self.webhook is not None and not self.alarms:
+            raise ConfigError(
+                "diagnosis.webhook has no effect: diagnosis.alarms=false", cure="diagnosis.alarms=true, or no webhook"
+            )
         if unknown := [name for name in self.policies if name not in NAMES]:
             near = difflib.get_close_matches(unknown[0], NAMES, n=1)
             cure = f"diagnosis.policies.{near[0]}={self.policies[unknown[0]]}" if near else ""

@@ -37,10 +37,11 @@ def part_files(run: Path) -> list[Path]:
     return sorted((path for path in paths if _NAME.fullmatch(path.name)), key=lambda path: _steps(path.name))
 
 
-def read_run_ledger(run: Path, begun: int = 0) -> Table:
+def read_run_ledger(run: Path, begun: int = 0, lost: list[str] | None = None) -> Table:
     """All rows of a run's ledger as one Arrow table; each file is verified to the bit, and lost steps are logged.
 
     Each part of a record has one row a step, however often the run was interrupted. The rows begin behind step `begun`.
+    With `lost`, a file that is damaged is left out, and what is wrong with it and with the steps is added to that list.
     """
     paths = part_files(run)
     if not paths:
@@ -50,7 +51,22 @@ def read_run_ledger(run: Path, begun: int = 0) -> Table:
         if first <= before:
             raise DataError(f"{run / LEDGER} holds step {first} twice", cure="start the run again: it tidies up")
         if first > before + 1:
-            logger.warning("%s: the rows of steps %d to %d are missing", run / LEDGER, before + 1, first - 1)
-    tables = [read_columns(path)[0] for path in paths]
+            told = f"{run / LEDGER}: the rows of steps {before + 1} to {first - 1} are missing"
+            logger.warning("%s", told) if lost is None else lost.append(told)
+    tables = _tables(paths, lost)
     names = SCHEMA.names if any(len(table.schema) == len(SCHEMA) for table in tables) else tables[0].column_names
     return pa.concat_tables([table.select(names).replace_schema_metadata(None) for table in tables])
+
+
+def _tables(paths: list[Path], lost: list[str] | None) -> list[Table]:
+    tables = list[Table]()
+    for path in paths:
+        try:
+            tables.append(read_columns(path)[0])
+        except DataError as error:
+            if lost is None:
+                raise
+            lost.append(error.what)
+    if not tables:
+        raise DataError(f"no file of {paths[0].parent} can be read")
+    return tables

@@ -111,13 +111,16 @@ def _joined(first: Columns, second: Columns) -> Columns:
     }  # fmt: skip
 
 
-def ledger_with_parents(run: Path, config: RunConfig) -> Table:
-    """The rows of a run's ledger behind those of its parents, up to the step at which each was branched."""
-    tables, end = [read_run_ledger(run, config.first_step)], config.first_step
+def ledger_with_parents(run: Path, config: RunConfig, lost: list[str] | None = None) -> Table:
+    """The rows of a run's ledger behind those of its parents, up to the step at which each was branched.
+
+    With `lost`, damaged files are left out, and named there.
+    """
+    tables, end = [read_run_ledger(run, config.first_step, lost)], config.first_step
     for parent in parents_of(run, config):
         if parent.folder is None or parent.config is None or not part_files(parent.folder):
             break
-        theirs = read_run_ledger(parent.folder, parent.config.first_step)
+        theirs = read_run_ledger(parent.folder, parent.config.first_step, lost)
         tables.append(theirs.filter(pc.field("step") <= min(end, parent.step)))
         end = parent.config.first_step
     shared = [name for name in tables[0].column_names if all(name in table.column_names for table in tables)]

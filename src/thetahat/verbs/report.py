@@ -11,6 +11,7 @@ import numpy as np
 from thetahat.core import store
 from thetahat.core.errors import ConfigError
 from thetahat.core.plain import counted, duration
+from thetahat.verbs.diagnose import diagnosis_of
 from thetahat.verbs.panels import AXES, panels_of
 from thetahat.verbs.story import Rows, Story, differences, headline, read_story
 
@@ -138,10 +139,15 @@ def _label(name: str) -> str:
 def _told(story: Story, account: dict[str, Any]) -> dict[str, Any]:
     spent = story.time()
     whole = sum(seconds for _, seconds in spent) or 1.0
+    says = diagnosis_of(story)
     return {
         "name": story.name,
         "headline": headline(story),
         "numbers": _numbers(story),
+        "verdict": says.verdict,
+        "causes": [*zip(says.causes, says.commands, strict=True)],
+        "timeline": [[f"{one.step:,}", one.text] for one in says.timeline],
+        "looked": says.looked,
         "notes": tuple(f"{story.name}: {note}" for note in story.notes),
         "time": [[name, duration(seconds), f"{100 * seconds / whole:.1f} %"] for name, seconds in spent],
         "account": account if account["records"] else None,

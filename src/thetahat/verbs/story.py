@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +12,16 @@ import numpy as np
 import pyarrow as pa
 
 from thetahat.core.config import from_toml, settings_of
-from thetahat.core.errors import ModelError, ThetahatError
+from thetahat.core.errors import ModelError
 from thetahat.core.plain import counted, duration
+from thetahat.diagnosis.alarms.alarm import Alarm
 from thetahat.ledger.contribution import account
 from thetahat.ledger.ledger import Table
 from thetahat.ledger.run_ledger import part_files, read_run_ledger
 from thetahat.run.config import RunConfig
+from thetahat.run.folder.files import CHECKPOINTS, CONFIG, STATE, all_checkpoints, read_progress, step_of
+from thetahat.run.folder.starts import ENVIRONMENT, Start, read_starts
+from thetahat.run.log.alarms import read_alarms
 from thetahat.run.log.history import History, read_history
 from thetahat.verbs.ancestry import ledger_with_parents, with_parents
 
@@ -40,11 +44,16 @@ class Story:
     worst: Rows
     best: Rows
     notes: tuple[str, ...] = field(default=())  # what could not be read
+    ledger: Table | None = None
+    alarms: tuple[Alarm, ...] = ()
+    starts: tuple[Start, ...] = ()
+    checkpoints: tuple[int, ...] = ()  # the steps of those that are there
+    progress: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what the newest of them says
 
     @property
     def num_steps(self) -> int | None:
         """Where it was to end."""
-        return self.config.max_steps if self.config else None
+        return self.progress.get("num_steps") or (self.config.max_steps if self.config else None)
 
     def time(self) -> list[tuple[str, float]]:
         """Seconds of training steps, of evaluations, and of everything else; none where they were not logged."""
@@ -73,23 +82,61 @@ def read_story(run: Path, beside: Sequence[Path] = ()) -> Story:
     if not run.is_dir() or not any((run / name).exists() for name in ("config.toml", "metrics.jsonl", "checkpoints")):
         raise ModelError(f"{run} is no run folder", allowed="a folder that thetahat train made", cure="thetahat runs")
     history, notes = read_history(run), list[str]()
-    text = _text(run / "config.toml", notes)
-    config = _trying(lambda: from_toml(text, RunConfig, name=str(run / "config.toml")), notes) if text else None
+    checkpoints, progress = _checkpoints(run, notes)
+    text = _text(run / CONFIG, notes) or (_text(all_checkpoints(run)[-1] / CONFIG, notes) if checkpoints else "")
+    config = _trying(lambda: from_toml(text, RunConfig, name=str(run / CONFIG)), notes) if text else None
     if config:
         history = with_parents(run, config, history, beside)
-    ledger = _trying(lambda: _ledger(run, config), notes) if part_files(run) else None
+    ledger = _trying(lambda: _ledger(run, config, notes), notes) if part_files(run) else None
     told, worst, best = None, Rows(), Rows()
     if ledger is not None and len(ledger):
         told = _trying(lambda: account(ledger, config.objective), notes) if config else None
         worst, best = _extremes(ledger)
-    environment = _text(run / "environment.json", notes)
+    environment = _text(run / ENVIRONMENT, notes)
     with suppress(ValueError):
         environment = json.dumps(json.loads(environment), indent=2)
-    return Story(run.name, run, history, config, text, environment, told, worst, best, (*history.notes, *notes))
+    alarms, torn = _trying(lambda: read_alarms(run), notes) or ([], [])
+    return Story(
+        run.resolve().name,
+        run,
+        history,
+        config,
+        text,
+        environment,
+        told,
+        worst,
+        best,
+        (*history.notes, *torn, *notes),
+        ledger,
+        tuple(alarms),
+        tuple(_trying(lambda: read_starts(run), notes) or ()),
+        checkpoints,
+        progress,
+    )
 
 
-def _ledger(run: Path, config: RunConfig | None) -> Table:
-    return ledger_with_parents(run, config) if config else read_run_ledger(run)
+def _checkpoints(run: Path, notes: list[str]) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """The steps of the checkpoints that are there, and what the newest says of itself; pointers to others are noted."""
+    folders = _trying(lambda: all_checkpoints(run), notes) or []
+    there = {folder.name for folder in folders}
+    for name in ("latest", "best"):
+        pointer = run / CHECKPOINTS / name
+        named = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.is_file() else ""
+        if named and named not in there:
+            notes.append(f"{CHECKPOINTS}/{name} names {named}, which is not there")
+    if not folders:
+        notes.append("there is no checkpoint")
+        return (), {}
+    newest = folders[-1]
+    progress = _trying(lambda: read_progress(newest), notes)
+    if not isinstance(progress, dict):
+        notes.append(f"{CHECKPOINTS}/{newest.name}/{STATE} cannot be read")
+        progress = {}
+    return tuple(map(step_of, folders)), progress
+
+
+def _ledger(run: Path, config: RunConfig | None, lost: list[str]) -> Table:
+    return ledger_with_parents(run, config, lost) if config else read_run_ledger(run, lost=lost)
 
 
 def _text(path: Path, notes: list[str]) -> str:
@@ -103,7 +150,7 @@ def _text(path: Path, notes: list[str]) -> str:
 def _trying(read: Any, notes: list[str]) -> Any:
     try:
         return read()
-    except (ThetahatError, OSError, pa.ArrowException) as error:
+    except (ValueError, OSError, pa.ArrowException) as error:
         notes.append(str(error).splitlines()[0])
         return None
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from thetahat.diagnosis.alarms.advice import slower
 from thetahat.diagnosis.signals.regions import Regions
 from thetahat.optimization.config import OptimizationConfig
 
@@ -19,5 +20,4 @@ class Setting:
 
     def slower(self) -> tuple[str, ...]:
         """Half of each learning rate, as KEY=VALUE."""
-        rules = {name: getattr(self.optimization, name) for name in ("matrices", "embeddings", "vectors")}
-        return tuple(f"optimization.{name}.learning_rate={rule.learning_rate / 2:g}" for name, rule in rules.items())
+        return slower(self.optimization)

@@ -1,6 +1,7 @@
 """The checks before the first step, on the run's own model and data."""
 
 import time
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from logging import getLogger
 
@@ -9,10 +10,12 @@ from thetahat.core.plain import counted, duration
 from thetahat.diagnosis.finding import Finding
 from thetahat.diagnosis.preflight.budget import epochs, schedule
 from thetahat.diagnosis.preflight.check import check
+from thetahat.diagnosis.preflight.memory import memorise
 from thetahat.diagnosis.preflight.probe import Probe
 from thetahat.diagnosis.preflight.records import records
 from thetahat.distribution.world import World
 from thetahat.objective.factorization import factor
+from thetahat.run.config import RunConfig
 from thetahat.run.prepare import Prepared
 from thetahat.run.state import State
 
@@ -29,7 +32,9 @@ def preflight(prepared: Prepared, state: State, world: World) -> list[Finding]:
     chosen, began = state.config.diagnosis.preflight, time.perf_counter()
     if chosen == "off":
         return []
-    found = check(probe_of(prepared, state))
+    probe = probe_of(prepared, state)
+    found = check(probe)
+    found += memory(probe, state.config)
     found += schedule(state.config.optimization, state.num_steps)
     found += epochs(state.num_steps, prepared.order.num_batches(0))
     if world.is_first:
@@ -49,6 +54,23 @@ def preflight(prepared: Prepared, state: State, world: World) -> list[Finding]:
             cure="diagnosis.preflight=warn to train nevertheless, =off to check nothing",
         )
     return found
+
+
+def memory(probe: Probe, config: RunConfig) -> Iterator[Finding]:
+    """Whether one micro-batch can be learned by heart, where diagnosis.memorize asks for it."""
+    most = config.diagnosis.memorize
+    if not most:
+        return
+    found = memorise(probe, config.optimization, most)
+    told = f"{found.first:.3f} to {found.last:.3f} nats a target in {counted(found.num_updates, 'update')}"
+    if found.is_learned:
+        logger.info("one micro-batch was learned by heart: from %s", told)
+        return
+    yield Finding(
+        "cannot-memorise",
+        f"one micro-batch is not learned by heart: from {told}, and {found.bound:.3f} was to be reached",
+        f"diagnosis.memorize={10 * most} for more updates; if it stays there, the rate, the model's shape or frozen",
+    )
 
 
 def probe_of(prepared: Prepared, state: State) -> Probe:

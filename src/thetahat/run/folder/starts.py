@@ -29,8 +29,8 @@ def note_start(folder: Path, step: int, environment: Mapping[str, Any] | None) -
 
     A line that a crash has torn stays, and ends.
     """
-    began = _flat(_began(folder)) if environment is not None else {}
-    now = _flat(environment) if environment is not None else {}
+    began = flat(_began(folder)) if environment is not None else {}
+    now = flat(environment) if environment is not None else {}
     changed = {name: value for name, value in now.items() if value != began.get(name, value)}
     line = {"step": step, "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "changed": changed}
     path = folder / STARTS
@@ -61,13 +61,13 @@ def _began(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _flat(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Names from table to table, joined by dots."""
+def flat(table: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """A table of tables as one, whose names are joined by dots."""
     found: dict[str, Any] = {}
     for name, value in table.items():
         if isinstance(value, dict):
             below: Mapping[str, Any] = value
-            found |= _flat(below, f"{above}{name}.")
+            found |= flat(below, f"{above}{name}.")
         else:
             found[f"{above}{name}"] = value
     return found
