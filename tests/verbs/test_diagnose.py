@@ -118,8 +118,8 @@ def test_of_a_damaged_folder_the_rest_is_used_and_what_is_lost_is_said(run):
     (run / ALARMS).write_text('{"who": "a foreign line"}\n')
     add_alarm(run, Alarm("loss-spike", "warning", 40, "what", {}))
     shutil.rmtree(run / "checkpoints" / "step-00000064")
-    (part,) = (run / "ledger").glob("*.parquet")
-    part.write_bytes(part.read_bytes()[:-9])
+    for part in (run / "ledger").glob("*.parquet"):
+        part.write_bytes(part.read_bytes()[:-9])
     (run / "config.toml").unlink()
     (run / "starts.jsonl").write_text('{"torn')
     found = th.diagnose(run)
@@ -133,11 +133,11 @@ def test_of_a_damaged_folder_the_rest_is_used_and_what_is_lost_is_said(run):
 
 
 def test_of_a_ledger_whose_one_file_is_damaged_the_others_are_read(run):
+    whole = len(read_story(run).ledger)
     part = next((run / "ledger").glob("*.parquet"))
-    shutil.copy(part, part.with_name("step-00000065-00000070.parquet"))
     part.write_bytes(part.read_bytes()[:-9])
     story = read_story(run)
-    assert len(story.ledger)
+    assert 0 < len(story.ledger) < whole
     assert any("is damaged" in note for note in story.notes)
 
 
