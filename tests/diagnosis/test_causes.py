@@ -374,6 +374,9 @@ def test_waiting_for_data_is_told_with_its_share():
     share = float(cause.evidence[0].split("%")[0])
     assert cause.name == "starved"
     assert share == pytest.approx(100 * 0.3 / np.mean(case.seconds[10:]), abs=1)
+    some = with_steps(case, wait_seconds=0.2 * case.seconds)
+    assert found(some) == ["starved"]
+    assert found(replace(some, is_on_cpu=True)) == []
     stall = np.where(case.step == 222, 100.0, 0.01)
     (cause,) = judge(with_steps(case, wait_seconds=stall)).causes
     assert (cause.name, cause.step) == ("starved", 222)

@@ -117,7 +117,7 @@ ACCEPTED = """data.train data.held_out data.split_on data.context data.over_long
     data.packing data.shifts_splits data.chat data.special_tokens adapter objective.factorization objective.kernel
     objective.chunk_size optimization evaluation.stride evaluation.batch_size evaluation.every evaluation.final
     evaluation.max_documents data.sources data.temperature checkpoint ledger.every diagnosis.preflight diagnosis.every
-    diagnosis.policies"""
+    diagnosis.policies diagnosis.memorize diagnosis.webhook"""
 """What is read wherever it is accepted: a variant refuses the keys of the others."""
 
 ELSEWHERE = {"evaluation.passes", *(f"parent{name}" for name in ("", ".run", ".step", ".digest", ".changes"))}

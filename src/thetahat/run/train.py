@@ -56,6 +56,8 @@ def train(
         run = start_or_resume(config, folder, device, world)
         if run is None:
             return world.leave()
+        if run.watch:
+            held.callback(run.watch.close)
         state, watch, wish = run.state, config.watch, 0
         if run.is_new:
             _save(run)  # step 0, or that of the parent

@@ -123,6 +123,7 @@ def case_of(story: Story) -> Case:
         every=config.diagnosis.every if config else 0,
         is_watched=config is None or config.diagnosis.alarms,
         rows=None if story.ledger is None else rows_of(story.ledger),
+        is_on_cpu=config is not None and config.device == "cpu",
     )
 
 

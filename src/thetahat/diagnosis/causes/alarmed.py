@@ -33,6 +33,11 @@ MEANINGS: Mapping[Name, Meaning] = {
     "rank-divergence": Meaning(
         "fault", "ranks that should hold the same parameters did not", "test the machine of the named rank"
     ),
+    "not-reproduced": Meaning(
+        "fault",
+        "steps that were made again after a resume came out otherwise",
+        "the data, the machine and the versions should be those of before; see the environment",
+    ),
     "not-updated": Meaning("fault", "a tensor with a gradient was not moved by the update", "look at the named tensor"),
     "knows-targets-already": Meaning(
         "fault", "the model read what it should predict", "look at what the model sees: thetahat verify"
@@ -71,6 +76,7 @@ _SPIKES = {"loss-spike": 3, "gradient-spike": 3, "diverging": 20}
 _COLLAPSE = {"loss-spike": 100, "gradient-spike": 100, "diverging": 100, "non-finite": 100, "bad-batch": 100}
 FOLLOWS: Mapping[Name, Mapping[str, int]] = {
     "rank-divergence": _COLLAPSE,
+    "not-reproduced": _COLLAPSE,
     "not-updated": {"loss-stuck": 10_000},
     "bad-batch": _SPIKES | {"embedding-gradient-spike": 3, "non-finite": 3},
     "no-warm-up": _COLLAPSE | {"learning-rate-too-high": 200, "stale-second-moment": 200},
@@ -144,9 +150,10 @@ def _above(alarm: Alarm, alarms: Sequence[Alarm], every: int) -> Alarm | None:
 
 def _cause(group: _Group) -> Cause:
     meaning = MEANINGS[group.name]
+    is_small = group.name == "not-reproduced" and all(alarm.severity == "note" for alarm in group.alarms)
     return Cause(
         group.name,
-        meaning.kind,
+        "note" if is_small else meaning.kind,  # the same, but for rounding
         _strength(group),
         group.begun,
         meaning.what,
@@ -159,7 +166,7 @@ def _cause(group: _Group) -> Cause:
 
 def _strength(group: _Group) -> Strength:
     """What is measured to the bit is certain; a single spike that nothing stands beside may be chance."""
-    if group.name in ("rank-divergence", "not-updated", "non-finite"):
+    if group.name in ("rank-divergence", "not-updated", "not-reproduced", "non-finite"):
         return "certain"
     is_alone = len(group.alarms) == 1 and not group.behind and group.alarms[0].severity != "critical"
     return "weak" if is_alone and group.name in ("loss-spike", "gradient-spike") else "strong"

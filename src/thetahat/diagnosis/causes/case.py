@@ -56,6 +56,7 @@ class Case:
     every: int = 0  # steps between two measurements inside the model
     is_watched: bool = False  # alarms were raised
     rows: Rows | None = None
+    is_on_cpu: bool = False  # steps make their batches themselves, and do not only wait for them
 
     @cached_property
     def step(self) -> Column:

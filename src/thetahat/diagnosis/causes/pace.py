@@ -9,6 +9,7 @@ from thetahat.diagnosis.causes.cause import Cause
 from thetahat.statistics.series import is_falling
 
 MOST_WAIT = 0.1  # of the time of steps
+MOST_MADE = 0.3  # likewise, where the processor that trains makes the batches in that time
 SLOWER = 0.2  # of the speed at the beginning
 FIRST = 10  # steps, which warm caches and kernels
 LEAST_STEPS = 60
@@ -22,8 +23,9 @@ def starved(case: Case) -> Iterator[Cause]:
         return
     share = waited[known].sum() / max(seconds[known].sum(), 1e-12)
     usual = float(np.median(waited[known] / np.maximum(seconds[known], 1e-12)))
-    if share > MOST_WAIT:
-        stalls = usual < MOST_WAIT / 2
+    most = MOST_MADE if case.is_on_cpu else MOST_WAIT
+    if share > most:
+        stalls = usual < most / 2
         longest = int(np.argmax(np.where(known, waited, -1.0)))
         yield Cause(
             "starved",

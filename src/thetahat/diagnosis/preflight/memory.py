@@ -48,7 +48,7 @@ def memorise(probe: Probe, optimization: OptimizationConfig, most: int) -> Memor
             optimizer.zero_grad()
             with computing_in(probe.dtype, probe.device):
                 total = log_likelihood(probe.model, batch, probe.kernel)
-            costs.append(-float(total.mean()))
+            costs.append(-float(total.mean().detach()))
             if costs[-1] <= bound or update == most or not math.isfinite(costs[-1]):
                 break
             (-total.mean()).backward()

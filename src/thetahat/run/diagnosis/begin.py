@@ -14,6 +14,7 @@ from thetahat.diagnosis.signals.regions import regions_of
 from thetahat.diagnosis.signals.seen import Seen, Worst
 from thetahat.distribution.world import World
 from thetahat.run.diagnosis.watch import AlarmLog, Watch
+from thetahat.run.diagnosis.webhook import Webhook
 from thetahat.run.prepare import Prepared
 from thetahat.run.state import State
 
@@ -41,7 +42,8 @@ def begin_watch(
     detector = Detector(setting)
     if kept and kept["detector"]:
         detector.load(kept["detector"])
-    log = AlarmLog(folder, kept["bytes"] if kept else 0) if world.is_first else None
+    hook = Webhook(config.diagnosis.webhook) if config.diagnosis.webhook and world.is_first else None
+    log = AlarmLog(folder, kept["bytes"] if kept else 0, hook) if world.is_first else None
 
     def suspects(alarm: Alarm, seen: Seen) -> tuple[Suspect, ...]:
         """Made on the first rank, which writes them; it makes the batches of other ranks, too."""

@@ -23,6 +23,7 @@ from thetahat.distribution.world import World
 from thetahat.ledger.summary import Summary
 from thetahat.objective.log_prob import Told
 from thetahat.run.diagnosis.inside import Inside
+from thetahat.run.diagnosis.webhook import Webhook
 from thetahat.run.log.alarms import ALARMS
 from thetahat.run.log.metrics import MetricsLog
 from thetahat.run.state import State
@@ -33,10 +34,13 @@ Suspects = Callable[[Alarm, Seen], tuple[Suspect, ...]]  # the sequences that st
 
 @final
 class AlarmLog:
-    """alarms.jsonl of a run: made with the first alarm, and cut on resume to what belongs to the checkpoint."""
+    """alarms.jsonl of a run: made with the first alarm, and cut on resume to what belongs to the checkpoint.
 
-    def __init__(self, folder: Path, num_bytes: int) -> None:
-        self._path = folder / ALARMS
+    What is written is posted, too, where there is a webhook.
+    """
+
+    def __init__(self, folder: Path, num_bytes: int, webhook: Webhook | None = None) -> None:
+        self._path, self._webhook = folder / ALARMS, webhook
         if self._path.exists():
             self._open(num_bytes)
         else:
@@ -44,7 +48,14 @@ class AlarmLog:
 
     def append(self, alarm: Alarm) -> None:
         """Adds an alarm."""
-        (self._log or self._open(0)).append(alarm.to_dict())
+        (self._log or self._open(0)).append(told := alarm.to_dict())
+        if self._webhook:
+            self._webhook.post({"run": self._path.parent.resolve().name, **told})
+
+    def close(self) -> None:
+        """Gives what is still to be posted some seconds."""
+        if self._webhook:
+            self._webhook.close()
 
     def settle(self) -> int:
         """Flushes the file to disk, and returns its length in bytes."""
@@ -118,6 +129,11 @@ class Watch:
             self.alarms.append(told := replace(alarm, action=self._config.diagnosis.action(alarm.name)))
             if self._log is not None:
                 self._log.append(told)
+
+    def close(self) -> None:
+        """When the run ends, however it does."""
+        if self._log is not None:
+            self._log.close()
 
     def stop(self) -> None:
         """Raises StoppedError if an alarm that was found after the update stops the run."""
