@@ -154,6 +154,7 @@ def test_a_run_that_learns_nothing_of_contexts_is_said():
     assert names(raised(stuck, optimization=optimization(warmup_steps=50))) == [("loss-stuck", FIRST + 50)]
     assert names(raised(stuck, unigram_entropy=None)) == []
     assert names(raised(lambda step: {"nats": 4.9})) == []
+    assert names(raised(lambda step: {"nats": 6.0 - 0.5 * step / FIRST})) == []  # it still learns
 
 
 def test_a_beginning_that_is_clipped_without_a_warm_up_is_said():

@@ -26,6 +26,7 @@ from thetahat.diagnosis.preflight.records import (
     records,
     repeated,
 )
+from thetahat.diagnosis.preflight.vocabulary import unused_tokens
 from thetahat.distribution.world import World
 from thetahat.objective.config import Masked, ObjectiveConfig, Prefix
 from thetahat.objective.factorization import causal, prefix
@@ -282,3 +283,18 @@ def test_the_training_data_is_looked_through():
     found = [finding for finding in records(corpus([*texts[:5], "na " * 400])) if finding.name == "repeated-n-grams"]
     assert "first in d5" in found[0].what
     assert "the first of them d7" in str(next(near_empty(corpus([*texts[:7], "", *texts[7:]]))))
+
+
+def test_a_vocabulary_of_other_text_is_said():
+    ours, theirs = (
+        train_tokenizer(["a whale, ", "a ship and "] * 9, 261),
+        train_tokenizer(["zyx wvu tsr qpo " * 9], 290),
+    )
+    of = Record("a whale, a ship and ", "d", "d", "s", 1.0)
+    assert list(unused_tokens(build_corpus([of], ours, {}, None), ours.num_bytes)) == []
+    foreign = build_corpus([of], theirs, {}, None)
+    (found,) = unused_tokens(foreign, theirs.num_bytes)
+    asked = [size for size in theirs.num_bytes.tolist() if size >= 2]
+    used = {token for token in foreign.tokens.tolist() if theirs.num_bytes[token] >= 2}
+    assert f"{len(asked) - len(used):,} of {len(asked):,} tokens" in found.what
+    assert not found.is_wrong

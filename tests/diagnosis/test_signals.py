@@ -11,7 +11,7 @@ from tests.diagnosis.faults import SHAPE, packed
 from tests.examples import run_config, state_of
 from thetahat.diagnosis.signals.regions import VECTORS, joined_norms, regions_of
 from thetahat.diagnosis.signals.seen import worst_of
-from thetahat.diagnosis.signals.sequences import LEAST_TARGETS, NUM_VALUES, WORST, summary, sums_of
+from thetahat.diagnosis.signals.sequences import FULL, LEAST_TARGETS, NUM_VALUES, WORST, summary, sums_of
 from thetahat.objective.factorization import causal
 from thetahat.objective.log_prob import Told
 from thetahat.optimization.clip import clip_and_measure
@@ -67,9 +67,14 @@ def test_the_summary_names_the_worst_and_counts_all():
     assert found[3] == pytest.approx(sorted(means)[(len(means) - 1) // 2], rel=1e-12)
     worst = worst_of([found.tolist()])
     counted = [place for place in range(10) if each[0, place] >= LEAST_TARGETS]
-    expected = sorted(counted, key=lambda place: -each[1, place] / each[0, place])[:WORST]
+    excess = {
+        place: (each[1, place] / each[0, place] - float(found[3])) * min(each[0, place] / FULL, 1) ** 0.5
+        for place in counted
+    }
+    expected = sorted(counted, key=lambda place: -excess[place])[:WORST]
     assert expected[0] in (6, 9, 3)
     assert [one.piece for one in worst] == expected
+    assert [one.excess for one in worst] == pytest.approx([excess[place] for place in expected], rel=1e-9)
     assert [one.nats for one in worst] == pytest.approx([each[1, place] / each[0, place] for place in expected])
 
 

@@ -10,7 +10,7 @@ from thetahat.diagnosis.alarms.after import RULES as AFTER_RULES, Inner
 from thetahat.diagnosis.alarms.alarm import Alarm
 from thetahat.diagnosis.alarms.baseline import Baselines
 from thetahat.diagnosis.alarms.memory import KEPT_MARKS, Memory
-from thetahat.diagnosis.alarms.rules import FIRST, RULES, SIGMAS, Look
+from thetahat.diagnosis.alarms.rules import FIRST, RULES, SIGMAS, Look, stuck_from
 from thetahat.diagnosis.alarms.setting import Setting
 from thetahat.diagnosis.signals.seen import Seen
 from thetahat.ledger.summary import Summary
@@ -100,6 +100,8 @@ class Detector:
             memory.clipped.clear()
         if look.age < 10 and (ratio := _depth_ratio(seen, self.setting)) is not None:
             memory.depth_ratios.append(ratio)
+        if look.age == stuck_from(self.setting) // 2:
+            memory.halfway = look.usual["nats"]
         if look.age % FIRST == 0:
             memory.marks = [*memory.marks, abs(look.usual["log_normalizer"])][-KEPT_MARKS:]
 

@@ -15,7 +15,7 @@ from thetahat.optimization.config import OptimizationConfig
 SIGMAS = 6.0  # robust standard deviations over 128 steps, as OLMo-core compares losses
 LEAST_RISE = 0.1  # of the usual value, so that a very steady run is not alarmed by little
 LEAST_TARGETS = 64  # of a step: the mean of fewer varies too much to be compared
-SPIKE = 5.0  # times the usual norm of the gradient
+SPIKE = 10.0  # times the usual norm of the gradient: healthy runs have single steps of 7 times
 EMBEDDING_SPIKE = 10.0  # likewise of embeddings, before the collapse of GLM-130B (arXiv 2210.02414)
 PERSISTS = 5  # steps, as llm-foundry waits
 MOST_EXCESS = 12.0  # robust deviations of the worst of a step: largest values have an exponential tail
@@ -129,8 +129,8 @@ def bad_batch(look: Look) -> Iterator[Alarm]:
             "bad-batch",
             "warning",
             look.seen.step,
-            f"a sequence costs {worst.nats:.2f} nats a target, {worst.excess:.2f} more than the median of its step,"
-            f" where {usual:.2f} is usual for the worst",
+            f"a sequence of {worst.num_tokens:,} targets costs {worst.nats:.2f} nats each; it exceeds the median of its"
+            f" step by {worst.excess:.2f}, where {usual:.2f} is usual for the worst",
             {"nats_per_token": worst.nats, "excess": worst.excess, "usual": usual},
         )
 
@@ -164,17 +164,22 @@ def knows_targets_already(look: Look) -> Iterator[Alarm]:
 
 
 def loss_stuck(look: Look) -> Iterator[Alarm]:
-    """After the warm-up and many steps more the model knows the shares of tokens, and nothing of contexts."""
-    warmup, entropy = look.setting.optimization.schedule.warmup_steps, look.setting.unigram_entropy
-    due = warmup + min(max(look.setting.num_steps // 20, FIRST), 10 * FIRST)
-    if look.age == due and look.setting.is_drawn and entropy and look.usual["nats"] > entropy - STUCK:
+    """After the warm-up and many steps more the model knows the shares of tokens at most, and learns nothing more."""
+    entropy, usual = look.setting.unigram_entropy, look.usual["nats"]
+    is_due = look.age == stuck_from(look.setting) and look.setting.is_drawn
+    if is_due and entropy and usual > entropy - STUCK and look.memory.halfway - usual < STUCK:
         yield Alarm(
             "loss-stuck",
             "critical",
             look.seen.step,
-            f"{look.usual['nats']:.3f} nats a target, and the shares of tokens alone give {entropy:.3f}",
-            {"nats_per_token": look.usual["nats"], "unigram_entropy": entropy},
+            f"{usual:.3f} nats a target, and the shares of tokens alone give {entropy:.3f}",
+            {"nats_per_token": usual, "unigram_entropy": entropy},
         )
+
+
+def stuck_from(setting: Setting) -> int:
+    """The step from which a run may be called stuck."""
+    return setting.optimization.schedule.warmup_steps + min(max(setting.num_steps // 20, FIRST), 10 * FIRST)
 
 
 def no_warm_up(look: Look) -> Iterator[Alarm]:

@@ -45,7 +45,7 @@ def duplicates(corpus: Corpus) -> Iterator[Finding]:
 
 def repeats(corpus: Corpus) -> Iterator[Finding]:
     """Stretches in which up to 13 tokens are repeated at least 32 times, in the corpus or in slices of it."""
-    slices, num_tokens = _slices(corpus.tokens)
+    slices, num_tokens = slices_of(corpus.tokens)
     found = [(start, repeated(tokens)) for start, tokens in slices]
     count = sum(int(where.sum()) for _, where in found)
     if num_tokens and count >= LEAST_SHARE * num_tokens:
@@ -99,7 +99,7 @@ def repeated(tokens: Tokens) -> NDArray[np.bool_]:
     return np.cumsum(change[:-1]) > 0
 
 
-def _slices(tokens: Tokens) -> tuple[list[tuple[int, Tokens]], int]:
+def slices_of(tokens: Tokens) -> tuple[list[tuple[int, Tokens]], int]:
     """All tokens, or evenly spaced slices, with their places; and how many tokens these are."""
     if len(tokens) <= MOST_TOKENS:
         return [(0, np.asarray(tokens))], len(tokens)

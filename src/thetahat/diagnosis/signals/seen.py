@@ -1,16 +1,17 @@
 """What the host knows of a step before its update."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from thetahat.diagnosis.signals.sequences import NUM_VALUES, WORST
+from thetahat.diagnosis.signals.sequences import FULL, NUM_VALUES, WORST
 
 
 class Worst(NamedTuple):
     """A sequence that costs more than the others of its rank."""
 
-    excess: float  # nats a target above the median of the rank's sequences
+    excess: float  # nats a target above the median of the rank's sequences; of short ones less, see `summary`
     nats: float  # a target
     num_tokens: int
     rank: int
@@ -44,7 +45,7 @@ def worst_of(summaries: Sequence[Sequence[float]]) -> list[Worst]:
         median, rest = values[3], values[4:NUM_VALUES]
         rows = [rest[place : place + 3] for place in range(0, len(rest), 3)]
         found += [
-            Worst(excess, median + excess, int(num_tokens), rank, int(index))
+            Worst(excess, median + excess / math.sqrt(min(num_tokens, FULL) / FULL), int(num_tokens), rank, int(index))
             for excess, num_tokens, index in rows
             if -float("inf") < excess < float("inf")
         ]

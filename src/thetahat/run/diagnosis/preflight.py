@@ -7,12 +7,14 @@ from logging import getLogger
 
 from thetahat.core.errors import VerificationError
 from thetahat.core.plain import counted, duration
+from thetahat.core.work.phases import phase
 from thetahat.diagnosis.finding import Finding
 from thetahat.diagnosis.preflight.budget import epochs, schedule
 from thetahat.diagnosis.preflight.check import check
 from thetahat.diagnosis.preflight.memory import memorise
 from thetahat.diagnosis.preflight.probe import Probe
 from thetahat.diagnosis.preflight.records import records
+from thetahat.diagnosis.preflight.vocabulary import unused_tokens
 from thetahat.distribution.world import World
 from thetahat.objective.factorization import factor
 from thetahat.run.config import RunConfig
@@ -32,13 +34,8 @@ def preflight(prepared: Prepared, state: State, world: World) -> list[Finding]:
     chosen, began = state.config.diagnosis.preflight, time.perf_counter()
     if chosen == "off":
         return []
-    probe = probe_of(prepared, state)
-    found = check(probe)
-    found += memory(probe, state.config)
-    found += schedule(state.config.optimization, state.num_steps)
-    found += epochs(state.num_steps, prepared.order.num_batches(0))
-    if world.is_first:
-        found += records(prepared.train)
+    with phase("checking before the first step"):
+        found = _found(prepared, state, world)
     wrong = [finding for finding in found if finding.is_wrong]
     stops = world.any(bool(wrong) and chosen == "stop")
     if world.is_first:
@@ -71,6 +68,21 @@ def memory(probe: Probe, config: RunConfig) -> Iterator[Finding]:
         f"one micro-batch is not learned by heart: from {told}, and {found.bound:.3f} was to be reached",
         f"diagnosis.memorize={10 * most} for more updates; if it stays there, the rate, the model's shape or frozen",
     )
+
+
+def _found(prepared: Prepared, state: State, world: World) -> list[Finding]:
+    """What all checks find; those of the whole data are made on the first rank."""
+    config = state.config
+    probe = probe_of(prepared, state)
+    found = check(probe)
+    found += memory(probe, config)
+    found += schedule(config.optimization, state.num_steps)
+    found += epochs(state.num_steps, prepared.order.num_batches(0))
+    if world.is_first:
+        found += records(prepared.train)
+        if config.base is None and config.parent is None:
+            found += unused_tokens(prepared.train, prepared.tokenizer.num_bytes)
+    return found
 
 
 def probe_of(prepared: Prepared, state: State) -> Probe:
