@@ -18,8 +18,10 @@ from thetahat.diagnosis.causes.cause import KINDS, Cause, ranked
 from thetahat.diagnosis.causes.divergence import COLUMNS, divergence
 from thetahat.diagnosis.causes.judge import CHECKS, judge
 from thetahat.diagnosis.causes.records import visits
+from thetahat.diagnosis.finding import Finding
 from thetahat.optimization.config import WSD, AdamW, Constant, Cosine, OptimizationConfig
 from thetahat.optimization.schedule import learning_rate_factor
+from thetahat.run.folder.checks import read_checks, write_checks
 
 RULE = AdamW(learning_rate=0.01)
 
@@ -59,6 +61,7 @@ def healthy(num=400, seed=0, schedule=None, **changes):
         is_drawn=True,
         every=50,
         is_watched=True,
+        findings=(),
         rows=rows(num, draw, nats),
     )
     return replace(case, **changes)
@@ -279,7 +282,8 @@ def test_a_rate_that_is_not_that_of_the_schedule_is_a_fault():
 
 
 def test_a_warm_up_that_never_ends_is_noted():
-    assert found(healthy(schedule=WSD(warmup_steps=390, decay=0.5), num=400)) == ["peak-never-reached"]
+    never = healthy(schedule=WSD(warmup_steps=390, decay=0.5), num=400, findings=None)  # of an older version
+    assert found(never) == ["peak-never-reached"]
 
 
 def test_steps_that_were_made_again_and_steps_that_are_missing_are_told():
@@ -425,3 +429,26 @@ def test_it_is_said_what_differed_first():
     assert divergence(ours, replace(ours, batches=batches)).departures[0].step == 1
     tiny = with_steps(ours, log_likelihood_per_token=ours.steps["log_likelihood_per_token"] * (1 + 1e-9))
     assert "by rounding" in divergence(ours, tiny).verdict
+
+
+def test_what_was_found_before_the_first_step_is_a_cause():
+    wrong, note = (
+        Finding("wrong-scale", "far off", "another scale"),
+        Finding("odd", "so", "max_steps=7", is_wrong=False),
+    )
+    causes = judge(healthy(findings=(note, wrong))).causes
+    assert [(one.name, one.kind, one.step, one.cure, one.advice) for one in causes] == [
+        ("wrong-scale", "fault", 0, "another scale", ()),
+        ("odd", "note", 0, "", ("max_steps=7",)),
+    ]
+    assert any(line.startswith("checks before the first step") for line in judge(healthy(findings=None)).lacking)
+    assert "checks before the first step" in judge(healthy(findings=())).looked
+
+
+def test_checks_are_read_as_they_were_written_and_what_is_torn_is_none(tmp_path):
+    some = [Finding("wrong-scale", "far off", "another scale"), Finding("odd", "so", "max_steps=7", is_wrong=False)]
+    assert read_checks(tmp_path) is None
+    write_checks(tmp_path, some)
+    assert read_checks(tmp_path) == tuple(some)
+    (tmp_path / "checks.json").write_text('{"found": [{"na')
+    assert read_checks(tmp_path) is None

@@ -22,6 +22,7 @@ from thetahat.run.diagnosis.preflight import preflight
 from thetahat.run.diagnosis.watch import Watch
 from thetahat.run.feed import Feed
 from thetahat.run.folder.checkpoint import Rejected, best_of, newest_verified, restore, settle
+from thetahat.run.folder.checks import write_checks
 from thetahat.run.folder.files import read_progress
 from thetahat.run.folder.folder import enter, has_begun, leave_nothing, note_beginning
 from thetahat.run.log.ledger import TrainingLedger
@@ -74,8 +75,9 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
             world.first_does(lambda: take_tokenizer(parent, folder))
         prepared = _placed(prepare(config, folder, world), folder, progress, parent)
         state = _state(prepared, device, newest, parent)
-        if newest is None:
-            preflight(prepared, state, world)
+        if newest is None and config.diagnosis.preflight != "off":
+            found = preflight(prepared, state, world)
+            world.first_does(lambda: write_checks(folder, found))
     except ThetahatError:
         if world.is_first and not newest:
             leave_nothing(folder)

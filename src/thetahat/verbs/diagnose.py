@@ -115,6 +115,7 @@ def case_of(story: Story) -> Case:
         history.batches,
         history.twice,
         story.alarms,
+        story.findings,
         tuple(Restart(start.step, start.changed) for start in story.starts[1:]),
         config.optimization if config else None,
         story.progress.get("num_steps") or (config.max_steps if config and config.max_tokens is None else None),

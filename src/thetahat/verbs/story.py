@@ -15,10 +15,12 @@ from thetahat.core.config import from_toml, settings_of
 from thetahat.core.errors import ModelError
 from thetahat.core.plain import counted, duration
 from thetahat.diagnosis.alarms.alarm import Alarm
+from thetahat.diagnosis.finding import Finding
 from thetahat.ledger.contribution import account
 from thetahat.ledger.ledger import Table
 from thetahat.ledger.run_ledger import part_files, read_run_ledger
 from thetahat.run.config import RunConfig
+from thetahat.run.folder.checks import read_checks
 from thetahat.run.folder.files import CHECKPOINTS, CONFIG, STATE, all_checkpoints, read_progress, step_of
 from thetahat.run.folder.starts import ENVIRONMENT, Start, read_starts
 from thetahat.run.log.alarms import read_alarms
@@ -47,6 +49,7 @@ class Story:
     ledger: Table | None = None
     alarms: tuple[Alarm, ...] = ()
     starts: tuple[Start, ...] = ()
+    findings: tuple[Finding, ...] | None = None  # before the first step; None: nothing is recorded
     checkpoints: tuple[int, ...] = ()  # the steps of those that are there
     progress: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what the newest of them says
 
@@ -110,6 +113,7 @@ def read_story(run: Path, beside: Sequence[Path] = ()) -> Story:
         ledger,
         tuple(alarms),
         tuple(_trying(lambda: read_starts(run), notes) or ()),
+        read_checks(run),
         checkpoints,
         progress,
     )

@@ -10,6 +10,7 @@ from jaxtyping import Float64, Int64
 from numpy.typing import NDArray
 
 from thetahat.diagnosis.alarms.alarm import Alarm
+from thetahat.diagnosis.finding import Finding
 from thetahat.optimization.config import OptimizationConfig
 
 Column = NDArray[np.float64]
@@ -48,6 +49,7 @@ class Case:
     batches: Mapping[int, str] = field(default_factory=dict[int, str])
     twice: Sequence[int] = ()
     alarms: Sequence[Alarm] = ()
+    findings: Sequence[Finding] | None = None  # before the first step; None: nothing was looked for
     restarts: Sequence[Restart] = ()
     rules: OptimizationConfig | None = None
     num_steps: int | None = None  # where the schedule ends

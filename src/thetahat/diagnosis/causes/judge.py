@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from thetahat.diagnosis.causes.alarmed import alarmed
+from thetahat.diagnosis.causes.before import before
 from thetahat.diagnosis.causes.case import Case
 from thetahat.diagnosis.causes.cause import Cause, ranked
 from thetahat.diagnosis.causes.course import LEAST_STEPS, decayed_early, lost, overfitted, stuck, too_short
@@ -50,6 +51,10 @@ def _watched(case: Case) -> str:
     return "" if case.is_watched or case.alarms else "diagnosis.alarms=false"
 
 
+def _checked(case: Case) -> str:
+    return "nothing is recorded of them" if case.findings is None else ""
+
+
 def _steps(case: Case) -> str:
     return "" if len(case.step) else "no step was logged"
 
@@ -90,6 +95,7 @@ def _waits(case: Case) -> str:
 
 
 CHECKS = (
+    Check("checks before the first step", before, _checked),
     Check("alarms", alarmed, _watched),
     Check("steps that were made again", logged_twice, _steps),
     Check("steps that are missing", missing_steps, _steps),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float64
 
+from thetahat.diagnosis.causes.before import cause_of
 from thetahat.diagnosis.causes.case import Case, Rows
 from thetahat.diagnosis.causes.cause import Cause
 from thetahat.diagnosis.preflight.budget import schedule
@@ -69,8 +70,8 @@ def other_rate(case: Case) -> Iterator[Cause]:
             (f"{logged[first]:.6g} of the peak where it says {says[first]:.6g}; so in {len(wrong):,} steps",),
             "was config.toml changed by hand? metrics.jsonl tells what was trained with",
         )
-    for finding in schedule(case.rules, case.num_steps):
-        yield Cause(finding.name, "note", "certain", 0, finding.what, (), "", (finding.cure,))
+    if case.findings is None:
+        yield from map(cause_of, schedule(case.rules, case.num_steps))
 
 
 def read_again(case: Case) -> Iterator[Cause]:

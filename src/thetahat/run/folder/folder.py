@@ -20,6 +20,7 @@ from thetahat.data.tokens.roles import ROLES
 from thetahat.distribution.world import World, join_world
 from thetahat.run.config import RunConfig, changed_keys, changes, differences, digest, is_fixed
 from thetahat.run.folder.checkpoint import TOKENIZER
+from thetahat.run.folder.checks import CHECKS
 from thetahat.run.folder.config import read_config
 from thetahat.run.folder.files import CONFIG, all_checkpoints
 from thetahat.run.folder.starts import ENVIRONMENT, STARTS, note_start
@@ -113,7 +114,7 @@ def has_begun(folder: Path) -> bool:
 
 def leave_nothing(folder: Path, *, also_folder: bool = True) -> None:
     """Deletes the files of a run that has not begun, and its folder if nothing else is in it."""
-    for name in (CONFIG, ENVIRONMENT, TOKENIZER, ROLES, METRICS, WATCH, STARTS):
+    for name in (CONFIG, ENVIRONMENT, TOKENIZER, ROLES, METRICS, WATCH, STARTS, CHECKS):
         (folder / name).unlink(missing_ok=True)
     if also_folder:
         (folder / ".lock").unlink(missing_ok=True)
