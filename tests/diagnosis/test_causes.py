@@ -272,6 +272,18 @@ def test_batches_that_come_again_in_their_order_are_a_fault():
     assert found(replace(case, batches=twice)) == []  # one batch, as by chance
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 10, 50])
+def test_small_epochs_in_random_order_are_not_taken_for_replayed_ones(size):
+    draw = np.random.default_rng(size)
+    for _ in range(20):
+        orders = [draw.permutation(size) for _ in range(400 // size)]
+        batches = {step: f"b{one}" for step, one in enumerate(np.concatenate(orders).tolist(), start=1)}
+        assert found(healthy(batches=batches)) == []
+    if size > 2:
+        again = {step: f"b{orders[0][step % size]}" for step in range(1, 401)}
+        assert found(healthy(batches=again)) == ["batches-again"]
+
+
 def test_a_rate_that_is_not_that_of_the_schedule_is_a_fault():
     case = healthy()
     factor = case.steps["learning_rate_factor"].copy()

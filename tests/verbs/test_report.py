@@ -44,6 +44,7 @@ def test_the_page_loads_nothing_and_is_small(page):
     assert len(text.encode()) < 5 * 2**20
     assert re.findall(r"<(?:script|img|link|iframe)[^>]+(?:src|href)=", text) == []
     assert "default-src 'none'" in text
+    assert re.search(r"What it says of itself</h2>\s*<section>\s*<p>Nothing wrong found", text)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

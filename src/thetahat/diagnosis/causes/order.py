@@ -16,7 +16,8 @@ from thetahat.statistics.series import Correlation, detrended, lag_one, period
 LEAST_STEPS = 60  # of a series that is judged
 ALIKE = 0.2  # autocorrelation of neighbours, above which an order is no random one
 CHANCE = 1e-3
-IN_A_ROW = 3  # batches that were read again in the same order
+IN_A_ROW = 3  # batches, at least, that were read again in the same order
+NEVER = 1e-6  # chance that a random order has two stretches of so many batches that are the same
 ROUNDING = 1e-9  # of a factor in [0, 1]
 
 
@@ -78,11 +79,10 @@ def read_again(case: Case) -> Iterator[Cause]:
     """Batches came again in the same order: an epoch that is replayed, as after a resume that lost its place."""
     steps = sorted(case.batches)
     digests = [case.batches[step] for step in steps]
+    length = stretch(len(digests), len(set(digests)))
     seen, again = dict[tuple[str, ...], int](), list[tuple[int, int]]()
-    for place in range(len(digests) - IN_A_ROW + 1):
-        window = tuple(digests[place : place + IN_A_ROW])
-        if len(set(window)) < IN_A_ROW:
-            continue  # all of the data is one batch
+    for place in range(len(digests) - length + 1) if length else ():
+        window = tuple(digests[place : place + length])
         if window in seen:
             again.append((seen[window], steps[place]))
         seen.setdefault(window, steps[place])
@@ -96,10 +96,22 @@ def read_again(case: Case) -> Iterator[Cause]:
             "batches were read again in the same order",
             (
                 f"from step {then:,} on those of step {first:,} and after, to the token;"
-                f" {len(again) + IN_A_ROW - 1:,} steps are so",
+                f" {len(again) + length - 1:,} steps are so",
             ),
             "each epoch should have an order of its own: is the log that of two runs?",
         )
+
+
+def stretch(num_steps: int, num_batches: int) -> int:
+    r"""Batches in a row that no random order of epochs has twice; 0 where all data are one batch.
+
+    An epoch of D batches has $\ln D!$ nats of order, $h = \ln(D!) / D$ a batch. Of n steps two stretches of k are the
+    same with a chance below $n^2 e^{-hk}$, which is NEVER for $k = (2 \ln n - \ln \mathrm{NEVER}) / h$.
+    """
+    if num_batches < 2:
+        return 0
+    order = math.lgamma(num_batches + 1) / num_batches
+    return max(IN_A_ROW, math.ceil((2 * math.log(num_steps) - math.log(NEVER)) / order))
 
 
 def correlated(case: Case) -> Iterator[Cause]:
