@@ -10,10 +10,30 @@ import typer
 from thetahat.cli.hints import refuse_names_of_others
 from thetahat.cli.main import app, main
 from thetahat.cli.names import COMMANDS, MEANT, NAMES
+from thetahat.core.config import override
+from thetahat.core.errors import ConfigError
 from thetahat.core.schema import known_keys
+from thetahat.data.config import data_of
+from thetahat.recipes.catalogue import find_recipe
 from thetahat.run.config import RunConfig
 
 RATE = "optimization.matrices.learning_rate=3e-4; optimization.embeddings.learning_rate"
+PLAIN = {
+    "data.columns=body": "data.columns.text=body",
+    "data.chat=chatml": "data.chat.template=chatml",
+    "data.sources=a.jsonl": "data.sources.NAME.path=a.jsonl",
+    "data.source_weights=3": "data.source_weights.NAME=3",
+    "data.labels=a": """data.labels='["a"]'""",
+    "data=my.txt": "data.train=my.txt",
+    "evaluation=100": "evaluation.every=100",
+    "adapter=8": "adapter.rank=8",
+    "adapter=lora": "adapter.rank=...",
+    "model.mlp=gelu": "model.mlp.activation=gelu",
+    "objective=masked": "objective.factorization.kind=masked",
+    "diagnosis=off": "diagnosis.preflight=off",
+}
+"""A plain value where a table or a list is expected, and what to type."""
+
 PAIRS = {
     # misspelled, shortened, or in the wrong place
     "contxt=512": "data.context=512",
@@ -146,3 +166,14 @@ def test_a_key_below_a_free_name_is_no_name_of_another_trainer():
     refuse_names_of_others(
         ["data.sources.b.max_epochs=2", "data.columns.label=dataset", "data.source_weights.epochs=2"]
     )
+
+
+@pytest.mark.parametrize("pair", PLAIN)
+def test_a_plain_value_in_place_of_a_table_is_answered_with_the_key_in_it(pair):
+    with pytest.raises(ConfigError, match="does not fit") as error:
+        override(find_recipe("quickstart"), [pair])
+    assert error.value.cure == PLAIN[pair]
+    if pair.startswith("data.") and "label" not in pair and "weights" not in pair:
+        with pytest.raises(ConfigError) as asked:  # where a trained model is asked, keys have the same names
+            data_of([pair])
+        assert asked.value.cure == PLAIN[pair]

@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from thetahat.cli.main import main
 
 
@@ -25,6 +27,12 @@ def test_a_line_in_a_pipe_has_default_meaning_allowed_and_chapter(monkeypatch, c
         "Allowed: an integer >= 2 and <= 4194304.",
         "See docs/08-data.md#a-context-that-fits.",
     ]
+
+
+def test_a_name_of_another_trainer_is_answered_with_ours(monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        told(monkeypatch, capsys, "grad_clip")
+    assert "try: optimization.clip=..." in capsys.readouterr().err
 
 
 def test_values_of_a_recipe_stand_in_place_of_defaults(monkeypatch, capsys):

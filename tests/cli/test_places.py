@@ -40,6 +40,20 @@ def test_data_by_its_place_is_data_train(desk, recipe, place):
     assert find_config(["batch_size=3", *recipe, place]) == expected
 
 
+def test_a_file_is_data_unless_it_is_a_config(desk):
+    for name in ("notes.rst", "my.md", "app.log", "copyright"):
+        (desk / name).write_text("All rights reserved.\n")
+        assert find_config([name]).data.train == name
+    (desk / "mine").write_text("max_steps = 3\n")
+    with pytest.raises(ConfigError, match="mine is neither a recipe nor"):  # it lacks what a config has
+        find_config(["mine"])
+    (desk / "only" / "deep").mkdir(parents=True)
+    (desk / "only" / "deep" / "a.md").write_text("text")
+    with pytest.raises(DataError, match=r"left out: 1 of another kind \(only/deep/a\.md\)") as error:
+        find_files(find_config(["only"]).data.train)
+    assert error.value.cure == "only/deep/a.md"
+
+
 def test_a_place_that_reads_as_toml_stays_a_path(desk):
     for name in ("2024", "true", "none", "[a]"):
         (desk / name).mkdir()

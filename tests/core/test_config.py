@@ -169,7 +169,7 @@ def test_a_config_is_not_changed_by_an_override():
             "deterministic=True",
             "deterministic='True' does not fit\n  allowed: true or false\n  try: deterministic=true",
         ),
-        ("files=a", "files='a' does not fit\n  allowed: a list"),
+        ("files=a", "files='a' does not fit\n  allowed: a list\n  try: files='[\"a\"]'"),
         ("files=[1]", "files.0=1 does not fit\n  allowed: text"),
         ("mixture.a=b", "mixture={'a': 'b'} does not fit\n  allowed: a number"),
         (

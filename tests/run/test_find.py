@@ -5,6 +5,7 @@ import pytest
 from tests.examples import SENTENCE, TINY, run_config
 from thetahat.core.errors import ModelError
 from thetahat.data.config import DataConfig
+from thetahat.run.folder.absent import refuse_absent
 from thetahat.run.folder.find import find_checkpoint
 from thetahat.run.train import train
 
@@ -38,6 +39,17 @@ def test_a_name_that_is_no_model_is_answered_with_the_one_that_was_meant(place, 
     with pytest.raises(ModelError, match="is not a model") as error:
         find_checkpoint(name)
     assert error.value.cure == cure
+
+
+def test_of_several_runs_those_with_a_name_near_it_are_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("quickstart", "dialogue", "quicker", "masked"):
+        (tmp_path / "runs" / name / "checkpoints").mkdir(parents=True)
+    for name, cure in (("runs/qickstart", "runs/quickstart"), ("maskd", "runs/masked")):
+        with pytest.raises(ModelError) as error:
+            refuse_absent(name)
+        assert error.value.cure.split(" or ")[0] == cure
+        assert "dialogue" not in error.value.cure
 
 
 def test_where_there_is_no_run_the_cure_is_to_train_one(tmp_path, monkeypatch):

@@ -119,3 +119,29 @@ def test_standard_input_has_one_reader_under_whatever_key(key):
     config = override(find_recipe("quickstart"), [*other, f"{key}=-"])
     with pytest.raises(ConfigError, match=rf"{key}=-: standard input has one reader, not 2 ranks\n  try: .*{key}=PATH"):
         prepare(config, None, World(0, 2))
+
+
+def test_records_without_a_label_say_which_columns_may_be_one(tmp_path):
+    records = [{"text": f"a text {n}", "stars": str(n % 2)} for n in range(8)]
+    path = lines(tmp_path / "a.jsonl", records)
+    asked = (f"data.train={path}", "data.context=64", "data.held_out=none")
+    with pytest.raises(DataError, match="no record to train on has a label; not read in them: 'stars'") as error:
+        prepared("classification", *asked)
+    assert error.value.cure == "data.columns.label=stars, whichever is the label"
+    assert prepared("classification", *asked, "data.columns.label=stars").labels == ("0", "1")
+    one = lines(tmp_path / "one.jsonl", [{"text": "a text", "label": "1"}] * 3)
+    with pytest.raises(DataError, match="one label to choose from: '1'"):
+        prepared("classification", f"data.train={one}", *asked[1:])
+
+
+def test_a_label_of_held_out_data_alone_is_said_with_what_declares_it(tmp_path):
+    paths = [
+        lines(tmp_path / f"{names}.jsonl", [{"text": f"a text {n}", "label": name} for n, name in enumerate(names)])
+        for names in ("abab", "abc")
+    ]
+    asked = (f"data.train={paths[0]}", f"data.held_out={paths[1]}", "data.context=64")
+    with pytest.raises(DataError, match=r"has 1 label that no record to train on has: 'c' \(in 1 record\)") as error:
+        prepared("classification", *asked)
+    declared = error.value.cure.partition(", which")[0]
+    assert declared == """data.labels='["a", "b", "c"]'"""
+    assert prepared("classification", *asked, declared.replace("'", "")).labels == ("a", "b", "c")

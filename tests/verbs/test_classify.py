@@ -158,6 +158,25 @@ def test_what_cannot_be_labelled_is_said(place, arguments, error, message):
         classify(str(place / "run"), **arguments)
 
 
+@pytest.mark.parametrize(
+    ("word", "cure"),
+    [
+        ("all.json", "all.jsonl; or printf %s all.json | thetahat classify run -, if it is a text"),
+        ("run/metrics", "run/metrics.jsonl; or printf"),
+        ("either/or", "printf %s either/or | thetahat classify run -, if it is a text"),
+        ("sea.log", "printf %s sea.log | thetahat classify run -, if it is a text"),
+    ],
+)
+def test_the_name_of_a_file_that_is_missing_is_no_text(place, monkeypatch, capfd, word, cure):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "argv", ["thetahat", "classify", "run", word])
+    with pytest.raises(SystemExit):
+        main()
+    told = capfd.readouterr().err
+    assert told.startswith(f"thetahat: no such file or folder: {word}")
+    assert f"try: {cure}" in told
+
+
 def test_the_command_reads_texts_files_and_lines(place, capfd, monkeypatch):
     (place / "lines.txt").write_text("the whale\nwhat is the sea?\n")
     printed = []

@@ -55,6 +55,16 @@ def test_a_word_finds_a_key_by_its_meaning():
         keys("data", "sliding")
 
 
+@pytest.mark.parametrize(
+    ("prefix", "meant"),
+    [("optimisation", "optimization"), ("data.contxt", "data.context"), ("dta.train", "data.train"), ("evalution", "")],
+)
+def test_a_misspelt_prefix_is_answered_with_the_one_that_was_meant(prefix, meant):
+    with pytest.raises(ConfigError, match=f"no key begins with '{prefix}'") as error:
+        keys(prefix)
+    assert error.value.cure == f"thetahat keys {meant or 'evaluation'}"
+
+
 def test_an_unknown_prefix_is_an_error_that_names_where_the_word_stands():
     with pytest.raises(
         ConfigError, match=r"no key begins with 'schedule'\n  try: thetahat keys optimization\.schedule"

@@ -3,6 +3,7 @@
 import glob
 import os
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import typer
@@ -50,7 +51,7 @@ def classify(
         raise ConfigError(missing, cure=f"thetahat classify {names[0] if names else 'runs/NAME'} TEXT")
     model, *given = names
     refuse_absent(model)
-    is_data = [_is_data(word) for word in given]
+    is_data = [_is_data(word, model) for word in given]
     if any(is_data) and not all(is_data):
         text = given[is_data.index(False)]
         raise ConfigError(f"files and a text came: {in_line(text[:LINE])}", allowed="texts, or files that exist")
@@ -86,15 +87,29 @@ def classify(
         _conclude(model, out, has_labels=found.classification is not None, data=data)
 
 
-def _is_data(word: str) -> bool:
-    """Whether a word names data: what exists, or is a URL, or ends as data does; anything else is a text."""
-    from thetahat.data.read.files import KINDS, kind_of_file
+def _is_data(word: str, model: str) -> bool:
+    """Whether a word names data: what exists, or is a URL; anything else is a text.
 
-    if word == "-" or "://" in word or os.path.exists(word):
+    What looks like the name of a file, and is none, is an error: it was hardly meant as a text.
+    """
+    if word == "-" or "://" in word or os.path.exists(word) or glob.glob(word):
         return True
-    if " " not in word and kind_of_file(Path(word)) in {*KINDS, ".json"}:
-        return True
-    return bool(glob.glob(word))
+    if _looks_like_a_file(word):
+        from thetahat.core.errors import DataError
+        from thetahat.data.read.named.near import did_you_mean
+
+        as_text = f"printf %s {quote(word)} | thetahat classify {quote(model)} -, if it is a text"
+        near = did_you_mean(word)
+        raise DataError(f"no such file or folder: {word}", cure=f"{near}; or {as_text}" if near else as_text)
+    return False
+
+
+def _looks_like_a_file(word: str) -> bool:
+    """Whether a word without blanks has the ending of data or parts of a path."""
+    from thetahat.data.read.named.kind import KINDS, kind_of_file
+
+    is_path = os.sep in word and word.isascii()  # in other alphabets a sentence may have no blanks
+    return len(word.split()) == 1 and (is_path or kind_of_file(Path(word)) in {*KINDS, ".json", ".md", ".log"})
 
 
 def _show_typed(found: "list[Labelled]") -> None:

@@ -41,7 +41,7 @@ def explain(
 
     On a terminal tokens are coloured; elsewhere targets stand in [brackets] and cut tokens in -dashes-.
     """
-    listen_to_library(quiet=True)
+    listen_to_library(quiet=quiet, facts=False)
     config = find_config(words)
     from thetahat.verbs.explain import explain as explain_data
 

@@ -25,7 +25,9 @@ class Given:
     """What a model is given to go on from, and where that goes."""
 
     prompt: str = typer.Option("", help="The text to continue; - reads standard input.")
-    prompts: str = typer.Option("", help="A .jsonl of prompts or dialogues to answer, all of them.")
+    prompts: str = typer.Option(
+        "", help="A .jsonl of prompts or dialogues, or a .txt with a prompt a line: all are answered."
+    )
     out: Path | None = typer.Option(
         None, help="Where the answers to --prompts are written; without it standard output.", show_default=False
     )
@@ -42,7 +44,7 @@ def generate(
 
     With --prompts, a line for each line of the file: {"prompt": ...} or {"messages": [...]}, and in it what is written
     after it as "generated", and as "ended" why that ended: end, stop, length or context. data.columns.prompt=question
-    reads the field `question` as the prompt.
+    reads the field `question` as the prompt. Of a .txt each line is a prompt.
     """
     listen_to_library(quiet=quiet)
     from thetahat.core import store

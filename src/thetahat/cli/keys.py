@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from thetahat.cli.words import Json, Quiet, emit, emit_json, find_config, in_line, say
+from thetahat.cli.words import Json, Quiet, emit, emit_json, find_config, in_line, listen_to_library, say
 
 if TYPE_CHECKING:
     from thetahat.verbs.keys import Key
@@ -24,10 +24,10 @@ def keys(
     json: bool = Json,
 ) -> None:
     """Look up the keys of KEY=VALUE: what they mean, what they may be, what they are by default."""
+    listen_to_library(quiet=quiet)
     from thetahat.core.config import settings_of, to_toml
-    from thetahat.verbs.keys import keys as look_up
 
-    found = look_up(prefix, find)
+    found = _found(prefix, find)
     values = settings_of(to_toml(find_config([of]))) if of else {}
     if json:
         emit_json({"keys": [_as_json(key, values, is_asked=bool(of)) for key in found]})
@@ -38,6 +38,20 @@ def keys(
         _show(key, values.get(key.key, key.default))
     if not quiet and is_overview:
         say(f"\n{len(found)} keys in all.\nNext: thetahat keys data    or thetahat keys --find WORD, or --all")
+
+
+def _found(prefix: str, find: str) -> "list[Key]":
+    """The keys; the error for a name of another trainer says what to type in its place."""
+    from thetahat.cli.hints import meant
+    from thetahat.core.errors import ConfigError
+    from thetahat.verbs.keys import keys as look_up
+
+    try:
+        return look_up(prefix, find)
+    except ConfigError as error:
+        if told := meant(prefix, ""):
+            raise ConfigError(error.what, cure=told) from error
+        raise
 
 
 def _as_json(key: "Key", values: dict[str, Any], *, is_asked: bool) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """`thetahat templates`, `thetahat optimizers`, `thetahat families`."""
 
 from thetahat.cli.table import Column, show_table
-from thetahat.cli.words import Json, Quiet, emit, emit_json, emit_words, say
+from thetahat.cli.words import Json, Quiet, emit, emit_json, emit_words, listen_to_library, say
 
 
 def templates(quiet: bool = Quiet, json: bool = Json) -> None:
     """List the chat templates that come along, for data.chat.template=NAME."""
+    listen_to_library(quiet=quiet)
     from thetahat.verbs.lists import list_templates
 
     found = list_templates()
@@ -24,6 +25,7 @@ def templates(quiet: bool = Quiet, json: bool = Json) -> None:
 
 def optimizers(quiet: bool = Quiet, json: bool = Json) -> None:
     """List the update rules and the schedules, with the keys that choose and set them."""
+    listen_to_library(quiet=quiet)
     from thetahat.verbs.lists import list_optimizers
 
     found = list_optimizers()
@@ -44,6 +46,7 @@ def _set(name: str, value: object) -> str:
 
 def families(quiet: bool = Quiet, json: bool = Json) -> None:
     """List the families of models of Hugging Face's transformers that are read and written."""
+    listen_to_library(quiet=quiet)
     from thetahat.verbs.lists import list_families
 
     found = list_families()

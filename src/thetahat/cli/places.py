@@ -37,7 +37,8 @@ def as_pairs(places: Sequence[str], pairs: Sequence[str]) -> list[str]:
 def is_place(name: str) -> bool:
     """Whether a name is data: standard input, a URL, the kind of a file, a glob, or a folder of files that is no model.
 
-    What does not exist is data if it ends as data does, so that it is missed as such.
+    What does not exist is data if it ends as data does, so that it is missed as such. A file is data unless it ends in
+    .toml, or has no ending and is TOML.
     """
     from thetahat.recipes.catalogue import RECIPES
 
@@ -47,11 +48,23 @@ def is_place(name: str) -> bool:
         return True
     if not os.path.exists(name) and not any(character in name for character in ".*?["):
         return False  # a word, as a recipe is: no reader of files needs to be imported
-    from thetahat.data.read.files import KINDS, kind_of_file
-
     if os.path.isdir(name):
-        return not _is_model(Path(name)) and _holds_data(Path(name), KINDS)
-    return kind_of_file(Path(name)) in {*KINDS, ".json"} or (not os.path.exists(name) and any(c in name for c in "*?["))
+        return not _is_model(Path(name)) and _holds_data(Path(name))
+    if os.path.isfile(name):
+        return bool(Path(name).suffix) or not _is_config(Path(name))
+    from thetahat.data.read.named.kind import KINDS, kind_of_file
+
+    return kind_of_file(Path(name)) in {*KINDS, ".json", ".md"} or any(character in name for character in "*?[")
+
+
+def _is_config(path: Path) -> bool:
+    """Whether a file without an ending is TOML, as a config is, and not a text."""
+    import tomllib
+
+    try:
+        return bool(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # of what is no UTF-8, too
+        return False
 
 
 def _is_model(folder: Path) -> bool:
@@ -62,15 +75,13 @@ def _is_model(folder: Path) -> bool:
     return is_hub_folder(folder) or any((folder / name).exists() for name in ("checkpoints", MODEL, MANIFEST))
 
 
-def _holds_data(folder: Path, kinds: Sequence[str]) -> bool:
-    """Whether a file below the folder is of a kind that is read, and none belongs to a run, whose files are records."""
-    from thetahat.data.read.files import kind_of_file
-
+def _holds_data(folder: Path) -> bool:
+    """Whether a file is below the folder, of whatever kind, and none belongs to a run, whose files are records."""
     found = False
     for _, folders, files in os.walk(folder):
         if "checkpoints" in folders:
             return False
-        found = found or any(kind_of_file(Path(file)) in kinds for file in files if not file.startswith("."))
+        found = found or any(not file.startswith(".") for file in files)
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from thetahat.cli.options import options_of, typed_as
-from thetahat.cli.words import Json, Quiet, emit, emit_json, say
+from thetahat.cli.words import Json, Quiet, emit, emit_json, listen_to_library, say
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ def plot(
     **typed: Any,
 ) -> None:
     """Draw the curves of runs, in the terminal or as a picture."""
+    listen_to_library(quiet=quiet)
     shown = typed_as(Shown, typed)
     from thetahat.verbs.plot import plot as draw
 

@@ -3,11 +3,12 @@
 from typing import Any
 
 from thetahat.cli.table import Column, show_table
-from thetahat.cli.words import Json, Quiet, emit, emit_json, emit_words, say
+from thetahat.cli.words import Json, Quiet, emit, emit_json, emit_words, listen_to_library, say
 
 
 def recipes(quiet: bool = Quiet, json: bool = Json) -> None:
     """List the recipes to start from: their shapes, and what data they are for."""
+    listen_to_library(quiet=quiet)
     from thetahat.recipes.catalogue import describe_recipes
 
     known = describe_recipes()

@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 
 from thetahat.cli.table import Column, show_table
-from thetahat.cli.words import Json, Quiet, emit_json, say
+from thetahat.cli.words import Json, Quiet, emit_json, listen_to_library, say
 
 
 def runs(
@@ -15,6 +15,7 @@ def runs(
     json: bool = Json,
 ) -> None:
     """List runs: what each was branched from, how far it is, what it came to, when, and its size."""
+    listen_to_library(quiet=quiet)
     from thetahat.run.folder.listing import list_runs
 
     found = list_runs(folder)

@@ -42,6 +42,7 @@ class TrainingProgress:
 
     def __init__(self, display: Display, config: RunConfig, *, shown: bool) -> None:
         self._display, self._watch, self._pace = display, config.watch, Pace(config) if shown else None
+        self._shown = shown
         self._is_of_labels = config.objective.factorization.layout.predicts_label
         self._held_out = self._of = ""
         self._paused, self._each = 0.0, 0.0  # seconds of evaluations since the last step, and of the last evaluation
@@ -54,7 +55,7 @@ class TrainingProgress:
             of = report.held_out_of
             self._of = "" if of is None else f" ({report.held_out.num_documents:,} of {of:,} documents)"
         self._paused += report.evaluation_seconds
-        for alarm in report.alarms:
+        for alarm in report.alarms if self._shown else ():
             say(escape(str(alarm)))
         if report.step is None:  # an evaluation was made up for: the next step says it, too
             return

@@ -39,13 +39,12 @@ def train(
 
 
 def _options(data: list[str], pairs: list[str]) -> "ReadOptions":
-    from thetahat.core.config import override
     from thetahat.core.errors import ConfigError
-    from thetahat.data.config import OF_READING, DataConfig, is_of_reading
+    from thetahat.data.config import OF_READING, data_of, is_of_reading
 
     if not data:
         raise ConfigError("no DATA came", cure="thetahat tokenizer train my.txt --vocab-size 4096")
     if strange := [pair for pair in pairs if not is_of_reading(pair)]:
         allowed = ", ".join(f"data.{name}" for name in OF_READING)
         raise ConfigError(f"{strange[0]} changes nothing here", allowed=allowed)
-    return override(DataConfig(), [pair.removeprefix("data.") for pair in pairs]).read_options
+    return data_of(pairs).read_options

@@ -5,7 +5,7 @@ from thetahat.cli.words import Json, Quiet, Words, emit, emit_json, find_config,
 
 def verify(words: list[str] | None = Words, quiet: bool = Quiet, json: bool = Json) -> None:
     """Prove on a config and its data that value and gradient do not depend on how a batch is cut."""
-    listen_to_library(quiet=True)
+    listen_to_library(quiet=quiet, facts=False)
     config = find_config(words)
     from thetahat.core.errors import VerificationError
     from thetahat.verbs.verify import verify as prove

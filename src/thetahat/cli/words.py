@@ -17,7 +17,7 @@ from thetahat.core.plain import as_json
 Words = typer.Argument(None, metavar="[RECIPE|CONFIG.toml|MODEL] [DATA]... [KEY=VALUE]...", show_default=False)
 Json = typer.Option(False, "--json", help="One JSON object as the last line of stdout.")
 PROGRAM = "thetahat: "  # what an error begins with
-Quiet = typer.Option(False, "--quiet", "-q", help="No progress, no advice; errors only.")
+Quiet = typer.Option(False, "--quiet", "-q", help="No progress, notes or advice: the result and errors only.")
 
 
 def is_first_rank() -> bool:
@@ -121,13 +121,14 @@ def in_line(text: str) -> str:
     return escape(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
-def listen_to_library(*, quiet: bool) -> None:
-    """Writes the library's log lines to stderr."""
+def listen_to_library(*, quiet: bool, facts: bool = True) -> None:
+    """Writes the library's log lines to stderr: none if `quiet`, since errors are raised; without `facts`, warnings."""
     handler = _ToStderr()
     handler.setFormatter(_Escaping("%(message)s"))
     logger = logging.getLogger("thetahat")
     logger.handlers = [handler]
-    logger.setLevel(logging.WARNING if quiet or not is_first_rank() else logging.INFO)
+    level = logging.INFO if facts and is_first_rank() else logging.WARNING
+    logger.setLevel(logging.ERROR if quiet else level)
 
 
 class _ToStderr(logging.Handler):

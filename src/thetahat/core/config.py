@@ -5,7 +5,8 @@ import hashlib
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn, TypeVar, cast, dataclass_transform, get_origin
+from shlex import quote
+from typing import Annotated, Any, NoReturn, TypeVar, cast, dataclass_transform, get_args, get_origin
 
 import msgspec
 import tomli_w
@@ -24,6 +25,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 Some = TypeVar("Some", bound=Config)
 Plain = dict[str, Any]
+_USUAL = ("train", "path", "template", "every", "rank")  # keys of tables that a plain value is most likely meant for
 
 
 def to_plain(config: Config) -> Plain:
@@ -249,12 +251,52 @@ def _placed(complaint: str, path: list[str], hint: Any) -> str:
 
 
 def _near_value(path: list[str], value: Any, hint: Any) -> str:
+    if isinstance(value, dict | list):
+        return ""
+    key = _dotted(path)
+    if variants(hint):
+        return _in_table(key, value, hint)
+    kinds = [get_origin(kind) or kind for kind in alternatives(hint)]
+    if dict in kinds:
+        return _in_free_table(key, value, hint)
+    if kinds in ([tuple], [list]) and _takes(items(hint), value):
+        return f"{key}={quote(_in_line([value]))}"
     if not isinstance(value, str):
         return ""
-    if value in map(tag, variants(hint)):
-        return f"{_dotted(path)}.kind={value}"
     near = difflib.get_close_matches(value, re.split(r", | or ", allowed(hint)), n=1)
-    return f"{_dotted(path)}={near[0]}" if near else ""
+    return f"{key}={near[0]}" if near else ""
+
+
+def _in_table(key: str, value: Any, hint: Any) -> str:
+    """What to type for a plain value where a table is expected: the key in it that it was most likely meant for."""
+    if value in map(tag, variants(hint)):
+        return f"{key}.kind={value}"
+    below = {name: one for name, one in fields(hint).items() if name != "kind"}
+    for name, one in below.items():
+        if value in map(tag, variants(one)):
+            return f"{key}.{name}.kind={value}"
+    ordered = sorted(below, key=lambda name: _USUAL.index(name) if name in _USUAL else len(_USUAL))
+    taken = [name for name in ordered if _takes(below[name], value)]
+    usual = [name for name in ordered if name in _USUAL]
+    return f"{key}.{taken[0]}={_as_typed(value)}" if taken else f"{key}.{usual[0]}=..." if usual else ""
+
+
+def _in_free_table(key: str, value: Any, hint: Any) -> str:
+    """The same where the names in the table are free; an annotation may have an example of one."""
+    notes = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    examples = [one for note in notes if isinstance(note, msgspec.Meta) for one in note.examples or ()]
+    name, held = next(iter(examples), "NAME"), items(hint)
+    if variants(held):
+        return _in_table(f"{key}.{name}", value, held)
+    return f"{key}.{name}={_as_typed(value)}" if _takes(held, value) else f"{key}.{name}=..."
+
+
+def _takes(hint: Any, value: Any) -> bool:
+    try:
+        msgspec.convert(value, hint)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _dotted(path: Sequence[str]) -> str:

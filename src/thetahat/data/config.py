@@ -2,14 +2,14 @@
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
-from thetahat.core.config import Config
+from thetahat.core.config import Config, override
 from thetahat.core.errors import ConfigError
 from thetahat.core.plain import unescaped
 
@@ -129,7 +129,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     """What is not trained on but scored: hash:F (whole documents, by digest), tail:F (the end of the data), other
     files, or none.
     """
-    columns: dict[str, str] = field(default_factory=dict[str, str])
+    columns: Annotated[dict[str, str], Meta(examples=["text"])] = field(default_factory=dict[str, str])
     """Where a record has its fields: data.columns.prompt=question reads the field `question` as the prompt. Of
     questions (thetahat choose) data.columns.query=question, .choices=options, .gold=answer, and so on.
     """
@@ -269,3 +269,12 @@ def _division(held_out: Place, key: str) -> tuple[Rule, Fraction]:
     if not 0 < fraction < 1:
         raise ConfigError(f"{key}={held_out!r} leaves one part empty", allowed=_FORMS)
     return rule, fraction
+
+
+class _Data(Config, frozen=True, kw_only=True):
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+def data_of(pairs: Sequence[str]) -> DataConfig:
+    """What data.KEY=VALUE pairs say where nothing is trained; errors name keys as they were typed."""
+    return override(_Data(), pairs).data

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from thetahat.core import store
 from thetahat.core.errors import DataError, naming_full_disk
+from thetahat.data.read.named.near import did_you_mean
 from thetahat.statistics.interval import BLOCK_TOKENS, exact_sum
 
 # pyright: reportUnknownParameterType=false, reportPrivateUsage=false, reportAttributeAccessIssue=false
@@ -164,7 +165,7 @@ def read_columns(path: Path) -> tuple[Table, dict[str, str]]:
         is_ledger = isinstance(metadata, dict) and "ledger" in metadata
         found = _digest(words, table) if is_ledger else ""
     except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist", cure=_CURE) from error
+        raise DataError(f"{path} does not exist", cure=did_you_mean(str(path)) or _CURE) from error
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{path} is damaged, or is not a Parquet file: {error}", cure=_CURE) from error
     if not is_ledger:

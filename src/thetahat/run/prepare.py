@@ -1,10 +1,13 @@
 """From a config to what the loop needs: tokenizer, corpora, and the order of training."""
 
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from logging import getLogger
 from pathlib import Path
+from shlex import quote
 
 from thetahat.core import store
 from thetahat.core.batch import Batch
@@ -23,7 +26,7 @@ from thetahat.data.order.fit import fits_of
 from thetahat.data.order.stream import TrainingOrder
 from thetahat.data.read.bad import settle_together
 from thetahat.data.read.cache import cache_folder
-from thetahat.data.read.files import holds_objects
+from thetahat.data.read.named.kind import holds_objects
 from thetahat.data.read.record import Record
 from thetahat.data.read.source import Mixed, Records, divide
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -37,6 +40,7 @@ from thetahat.run.folder.checkpoint import TOKENIZER
 logger = getLogger("thetahat")
 SAMPLE = "tokenizer_sample.json"  # what of the data the tokenizer beside it was trained on
 NOTES = 12  # notes about records that are logged before step 1
+SHOWN = 4  # names of labels or fields, in an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +173,7 @@ def _tokenizer_and_corpora(
         if config.data.columns:
             raise ConfigError("data.columns has no effect: a .txt has no fields", cure="leave it out")
     tokenizer = _tokenizer(config, folder, train_records)
-    labels = _labels(config, train_records)
+    labels = _labels(config, train_records, held_out_records)
     cache, card = cache_folder("corpora"), card_of(config, labels)
     encoding = replace(encoding_of(card), on_bad_record=config.data.on_bad_record)
     parts = [(train_records, "train")] + ([(held_out_records, "held-out")] if held_out_records is not None else [])
@@ -213,14 +217,47 @@ def special_tokens(config: RunConfig) -> list[str]:
     return [*names, *config.objective.factorization.special_tokens(config.data.context)]
 
 
-def _labels(config: RunConfig, records: Iterable[Record]) -> tuple[str, ...]:
-    """The labels of the config, or those of the training part."""
+def _labels(config: RunConfig, train: Iterable[Record], held_out: Iterable[Record] | None) -> tuple[str, ...]:
+    """The labels of the config, or those of the training part, which has all of them."""
     if not config.objective.factorization.layout.predicts_label:
         return ()
-    labels = config.data.labels or tuple(sorted({record.text for record in records if record.prompt is not None}))
+    if config.data.labels:
+        return _several(config.data.labels)
+    labels = {record.text for record in train if record.prompt is not None}
+    if not labels:
+        raise _no_label(train)
+    others = Counter(
+        record.text for record in held_out or () if record.prompt is not None and record.text not in labels
+    )
+    if others:
+        named = ", ".join(f"{label!r} (in {counted(count, 'record')})" for label, count in others.most_common(SHOWN))
+        every = json.dumps(sorted({*labels, *others}), ensure_ascii=False)
+        raise DataError(
+            f"what is held out has {counted(len(others), 'label')} that no record to train on has: {named}",
+            cure=f"data.labels={quote(every)}, which declares all of them; or records with them to train on",
+        )
+    return _several(sorted(labels))
+
+
+def _several(labels: Sequence[str]) -> tuple[str, ...]:
     if len(labels) < 2:
-        raise DataError(f"{len(labels)} labels in the training part", allowed="2 or more", cure="data.labels=[...]")
-    return labels
+        raise DataError(
+            f"one label to choose from: {labels[0]!r}", allowed="2 or more", cure="data.columns.label=NAME, of another"
+        )
+    return tuple(labels)
+
+
+def _no_label(records: Iterable[Record]) -> DataError:
+    """The error for records without a label, with the names of what else stands in them."""
+    unread = Counter(name for record in records for name in record.unread)
+    names = [name for name, _ in unread.most_common(SHOWN)]
+    beside = f"; not read in them: {', '.join(map(repr, names))}" if names else ""
+    typed = [f"data.columns.label={quote(name)}" for name in names] or ["data.columns.label=NAME"]
+    return DataError(
+        f"no record to train on has a label{beside}",
+        allowed='{"text": ..., "label": ...}, in .jsonl, .csv, .parquet, ...',
+        cure=f"{' or '.join(typed)}, whichever is the label",
+    )
 
 
 def _tokenizer(config: RunConfig, folder: Path | None, records: Records | Mixed) -> Tokenizer:

@@ -9,9 +9,8 @@ from logging import getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from thetahat.core.config import override
 from thetahat.core.errors import ConfigError, DataError
-from thetahat.data.config import DataConfig, ReadOptions, is_of_reading
+from thetahat.data.config import ReadOptions, data_of, is_of_reading
 from thetahat.data.read.record import Record
 from thetahat.data.read.texts import read_records
 from thetahat.ledger.compare import Case, Comparison, compare_ledgers
@@ -49,7 +48,7 @@ def compare(
     compared = compare_ledgers(ours, theirs, top, lower_bound=lower_bound)
     if not data:
         return compared
-    given = override(DataConfig(), [pair.removeprefix("data.") for pair in overrides if is_of_reading(pair)])
+    given = data_of([pair for pair in overrides if is_of_reading(pair)])
     return _with_texts(compared, data, given.read_options.or_as(read_a).or_as(read_b))
 
 

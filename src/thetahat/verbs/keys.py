@@ -3,11 +3,12 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 import msgspec
 
-from thetahat.core.config import Config
+from thetahat.core.config import Config, near_keys
 from thetahat.core.errors import ConfigError
 from thetahat.core.schema import allowed, alternatives, choice, fields, items, meanings, tag, variants
 from thetahat.run.config import InferenceConfig, RunConfig
@@ -86,7 +87,8 @@ def keys(prefix: str = "", find: str = "") -> list[Key]:
     if not found:
         names = [key.key for key in all_keys(RunConfig)]
         near = sorted({name for name in names if prefix.rpartition(".")[2] in name.rpartition(".")[2]})
-        cure = ", ".join(f"thetahat keys {name}" for name in near[:3]) or f"thetahat keys --find {prefix}"
+        near = near or near_keys(prefix.split("."), RunConfig)
+        cure = " or ".join(f"thetahat keys {name}" for name in near[:3]) or f"thetahat keys --find {quote(prefix)}"
         raise ConfigError(f"no key begins with {prefix!r}", cure=cure)
     found = [key for key in found if word in key.key.casefold() or word in key.meaning.casefold()]
     if not found:

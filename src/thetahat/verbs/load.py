@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from thetahat.core.config import override
 from thetahat.core.errors import ConfigError, NonFiniteError
 from thetahat.core.schema import known_keys
-from thetahat.data.config import OF_READING, DataConfig, OnBadRecord, is_of_reading
+from thetahat.data.config import OF_READING, DataConfig, OnBadRecord, data_of, is_of_reading
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.interop.folder import load_folder
 from thetahat.ledger.policy import Policy
@@ -68,7 +68,7 @@ def load(name: str | StoredModel, overrides: tuple[str, ...] = (), *, needs_head
     if needs_head:
         check_head(stored)
     card, inference = _with_context(stored.card, overrides), _inference(stored, overrides)
-    data = override(DataConfig(), [pair.removeprefix("data.") for pair in overrides if _is_of_data(pair)])
+    data = data_of([pair for pair in overrides if _is_of_data(pair)])
     card = _reading_as(card, data, overrides)
     device, tokenizer = set_up(inference), stored.tokenizer()
     model = _model(stored, inference, tokenizer.vocab_size, device)

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from thetahat.core.errors import DataError
 from thetahat.data.read import files
-from thetahat.data.read.files import find_files, keep_standard_input, label_files, survey
+from thetahat.data.read.files import find_files, label_files, survey
+from thetahat.data.read.named.standard_input import keep_standard_input
 from thetahat.data.read.question import read_questions
 from thetahat.data.read.texts import read_records
 
@@ -50,6 +51,51 @@ def test_what_cannot_be_found_says_what_can_be_read(folder, name):
     with pytest.raises(DataError, match=name.replace("*", r"\*")) as error:
         find_files(str(folder / name))
     assert ".jsonl.gz" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("b.text", "b.txt"),
+        ("c.txt.gz", ""),
+        ("er/c.txt.gz", "deep/er/c.txt.gz"),
+        ("deap/a.jsonl.gz", "deep/a.jsonl.gz"),
+        ("deep/b.jsonl.gz", ""),
+        ("x.json", "deep/x.json"),
+        ("zzz.csv", ""),
+    ],
+)
+def test_a_name_near_one_that_is_missing_is_what_to_type(folder, monkeypatch, name, near):
+    monkeypatch.chdir(folder)
+    with pytest.raises(DataError, match="no such file or folder") as error:
+        find_files(name)
+    assert error.value.cure == near
+
+
+def test_a_text_that_is_named_is_read_whatever_its_name_and_a_folder_says_how(write, tmp_path, caplog):
+    for name in ("docs/a.txt", "docs/b.rst", "docs/deep/c.rst", "docs/copyright", "docs/d.py.gz"):
+        write(name, gzip.compress(b"print()") if name.endswith(".gz") else f"text of {name}")
+    write("docs/e.png", b"\x89PNG\r\n\x1a\n\0\0")
+    write("docs/more", '{"text": "an object"}\n{"text": "two"}')
+    top = f"{tmp_path}/docs"
+    with caplog.at_level(logging.INFO, "thetahat"):
+        for spec, count in ((f"{top}/copyright", 1), (f"{top}/**/*.rst", 2), (f"{top}/d.py.gz", 1)):
+            assert len([record.text for record in read_records(spec)]) == count
+        assert names(find_files(top), tmp_path) == ["docs/a.txt"]
+    told = [record.getMessage() for record in caplog.records]
+    assert told[0] == f"read as plain text: {top}/copyright"
+    assert told[-1].endswith(f"to read more of them, name them, too: '{top}/**/*.rst' {top}/copyright {top}/d.py.gz")
+    for name, why, cure in (
+        ("e.png", "1 binary", ""),
+        ("more", "lines of JSON", f"mv {top}/more {top}/more.jsonl"),
+        ("*.png", "1 binary", ""),
+    ):
+        with pytest.raises(DataError, match=why) as error:
+            find_files(f"{top}/{name}")
+        assert error.value.cure == cure
+    (write("old.rst", "caf\xe9".encode("latin-1")),)
+    with pytest.raises(DataError, match=r"not UTF-8: byte 0xe9 at offset 3"):
+        list(read_records(f"{tmp_path}/old.rst"))
 
 
 def test_a_bundled_text_comes_with_the_package():

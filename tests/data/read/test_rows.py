@@ -211,16 +211,16 @@ def test_a_table_in_a_compressed_file_and_a_pointer_are_named(write):
 
 
 def test_a_table_on_standard_input_is_kept_as_one(tmp_path, monkeypatch, written):
-    from thetahat.data.read import files
+    from thetahat.data.read.named.standard_input import keep_standard_input
 
     path = written([{"text": "one"}])
-    files.keep_standard_input.cache_clear()
+    keep_standard_input.cache_clear()
     with path.open(encoding="latin-1") as stream:
         monkeypatch.setattr("sys.stdin", stream)
         (kept,) = find_files("-")
     assert kept.suffix == path.suffix
     assert [record.text for record in read_records("-")] == ["one"]
-    files.keep_standard_input.cache_clear()
+    keep_standard_input.cache_clear()
 
 
 def test_what_a_row_group_holds_does_not_matter(tmp_path):

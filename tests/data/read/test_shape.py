@@ -121,7 +121,10 @@ UNCLEAR = {
         {"url": "x", "content": "words"},
         r"without a text.*\n.*\n.*data\.columns\.text=content",
     ),
-    "speaker": ({"conversations": [{"from": "bard", "value": "x"}]}, r"turn 0: from 'bard'\n.*human, user, gpt"),
+    "speaker": (
+        {"conversations": [{"from": "bard", "value": "x"}]},
+        r"turn 0: from 'bard', who is unknown\n.*human, user, gpt",
+    ),
     "two speakers": ({"conversations": [{"from": "gpt", "role": "user"}]}, "from beside role or content"),
     "no list": ({"conversations": "hi"}, "conversations is a string"),
     "half a list": ({"prompt": TALK[:1], "completion": "Here."}, "the completion is a string"),
@@ -157,7 +160,7 @@ def test_columns_say_what_is_read_and_nothing_else_is():
     assert (record.text, record.id, record.weight, record.unread) == ("words", "3", 1.0, ("weight",))
     with pytest.raises(DataError, match=r"no field 'contnt', which data\.columns\.text names; its keys: 'content'"):
         read({"content": "x"}, {"text": "contnt"})
-    with pytest.raises(DataError, match="half a record of prompt and completion"):
+    with pytest.raises(DataError, match=r"data\.columns\.prompt=question, and no field 'completion' beside"):
         read(squad, {"prompt": "question"})
 
 
@@ -219,3 +222,31 @@ def test_any_object_is_a_prompt_or_one_clear_error(fields):
     except DataError as raised:
         error = str(raised)
     assert error is None or error.startswith("here: ")
+
+
+def test_a_speaker_that_is_unknown_is_renamed_by_what_is_typed():
+    with pytest.raises(DataError) as error:
+        read({"conversations": [*TURNS[:1], {"from": "robot", "value": "x"}]})
+    assert error.value.cure == """sed 's/"from": "robot"/"from": "gpt"/g' a.jsonl > NEW.jsonl, if it is the assistant"""
+    assert "function_call, tool_call" in error.value.allowed
+    loud = [{"from": turn["from"].upper(), "value": turn["value"]} for turn in TURNS]
+    assert read({"conversations": loud}).dialogue == read({"conversations": TURNS}).dialogue
+
+
+@pytest.mark.parametrize(
+    ("fields", "columns", "kind"),
+    [
+        ({"text": "t", "stars": "5"}, {"label": "stars"}, "text and label"),
+        ({"prompt": "p", "answer": "a"}, {"completion": "answer"}, "prompt and completion"),
+        ({"body": "t", "label": "5"}, {"text": "body"}, "text"),  # a whole record already
+    ],
+)
+def test_the_other_half_of_a_record_may_have_its_own_name(fields, columns, kind):
+    record = read(fields, columns)
+    assert record.read_as.split(":")[0] == kind
+    assert record.texts == tuple(fields.values())[: len(record.texts)]
+
+
+def test_half_a_record_that_is_named_says_what_may_be_the_other_half():
+    with pytest.raises(DataError, match=r"data.columns.label=stars, and no field 'text' beside; others are 'review'"):
+        read({"review": "t", "stars": "5"}, {"label": "stars"})

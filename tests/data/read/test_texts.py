@@ -15,6 +15,7 @@ from thetahat.data.corpus.build import build_corpus
 from thetahat.data.read import manifest
 from thetahat.data.read.cache import default_cache
 from thetahat.data.read.files import find_files
+from thetahat.data.read.prompt import read_prompts
 from thetahat.data.read.shards import kept, parse
 from thetahat.data.read.source import divide
 from thetahat.data.read.texts import Texts, read_records
@@ -185,3 +186,11 @@ def test_files_of_the_same_bytes_are_named(write, caplog):
     paths = [write(name, MANY) for name in ("a.jsonl", "b.jsonl")]
     assert len(list(Texts([*paths, write("c.txt", "other")]))) == 2 * len(MANY) + 1
     assert f"1 files hold the same bytes as others, and are read too: {paths[1]} as {paths[0]}" in caplog.text
+
+
+def test_each_line_of_a_text_is_a_prompt(write, caplog):
+    path = write("t.txt", "Once upon\r\n\n  \na time \n")
+    with caplog.at_level("INFO", "thetahat"):
+        found = read_prompts(str(path))
+    assert [(one.text, one.where) for one in found] == [("Once upon", f"{path}:1"), ("a time ", f"{path}:4")]
+    assert f"{path}: each line is a prompt" in caplog.text

@@ -3,23 +3,30 @@
 import fnmatch
 import functools
 import glob
-import hashlib
 import importlib.resources
 import os
-import re
 import stat
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from logging import INFO, WARNING, getLogger
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from shlex import quote
+from typing import NoReturn
 
-from thetahat.core.errors import DataError, naming_full_disk
-from thetahat.core.store import flush_folder, partial_name
-from thetahat.data.read.cache import cache_folder
+from thetahat.core.errors import DataError
 from thetahat.data.read.foreign import refused_by_name
-from thetahat.data.read.opening import COMPRESSIONS, ORDER_MARK, opening
+from thetahat.data.read.named.kind import (
+    ALLOWED,
+    ARRAY,
+    KINDS,
+    LINES,
+    is_of_no_kind,
+    kind_of_file,
+    kinds_named,
+    why_no_text,
+)
+from thetahat.data.read.named.near import did_you_mean
+from thetahat.data.read.named.standard_input import keep_standard_input
 from thetahat.data.read.remote.copy import copies_of
 from thetahat.data.read.remote.place import is_url
 from thetahat.data.read.table.delimited import DELIMITED, Dialect, dialect_of
@@ -36,20 +43,10 @@ from thetahat.data.read.table.splits import (
 
 logger = getLogger("thetahat")
 
-KINDS = (".txt", ".jsonl", *DELIMITED, *TABLES)
-_ARRAY = ".json"
-_BY_NAME = (_ARRAY, ".md")  # an array of records, and a text; in a folder either may be anything, so it must be named
-_PLAIN = (".txt", ".md")
-_SAME = {".ndjson": ".jsonl", ".jsonlines": ".jsonl", ".markdown": ".md"}
-_ALLOWED = (
-    f"files that end in {', '.join(KINDS)} (or, compressed, in {', '.join('.jsonl' + end for end in COMPRESSIONS)}), "
-    f"a folder or a glob of these; a split of a dataset, FOLDER/SPLIT; {', '.join(_BY_NAME)} by its name; - for "
-    "standard input"
-)
-_CHUNK = 1 << 20
 _SHOWN = 5  # names in a line
-_MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
-_TABLE_MAGIC = {b"PAR1": ".parquet", b"ARROW1": ".arrow", b"\xff\xff\xff\xff": ".arrow"}
+_OTHER = "of another kind"
+_NAMED = 3  # files and globs, in a line
+_LOOKED = 8  # files of an ending that are looked into, whether they are text
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +75,7 @@ def find_files(specs: str | Sequence[str]) -> list[Path]:
             say_once(f"{spec}: {note}")
         files += found.files
     _tell_dialects(files)
+    _tell_plain(files)
     known: dict[tuple[int, int], Path] = {}
     for file in files:
         _check_name(file)
@@ -104,12 +102,11 @@ def survey(spec: str) -> Found:
             if isinstance(error, FileNotFoundError) and (found := _split(path)) is not None:
                 return _sorted(found, f"no file to read in the split {spec}")
             raise _missing(spec, error) from error
-        kinds = (*KINDS, kind) if (kind := kind_of_file(path)) in _BY_NAME else KINDS
         for match in set(_expand(Path(path.anchor or "."), path.relative_to(path.anchor).parts)):
-            _add(match, found, kinds)
+            _add(match, found, kinds_named(path) if kind_of_file(path) else KINDS)
         return _sorted(found, f"no file to read matches {spec}")
     if not is_folder:
-        _add(path, found, (*KINDS, *_BY_NAME), by_name=True)
+        _add(path, found, kinds_named(path), by_name=True)
         return found if found.files else _refuse_kind(spec, path, found)
     return _sorted(_of_folder(path), f"no file to read in the folder {spec}")
 
@@ -146,7 +143,7 @@ def _only(files: Sequence[Path], found: Found) -> Found:
     """These files, as far as they are of a kind that is read, and all others that are there as left out."""
     chosen = Found(skipped={why: [*paths] for why, paths in found.skipped.items()})
     for path in files:
-        _add(path, chosen, (*KINDS, _ARRAY))
+        _add(path, chosen, (*KINDS, ARRAY))
     read = {*chosen.files, *(path for paths in chosen.skipped.values() for path in paths)}
     for path in found.files:
         if path not in read:
@@ -178,29 +175,17 @@ def _is_table(path: Path) -> bool:
 def _refuse_kind(spec: str, path: Path, found: Found) -> NoReturn:
     what, cure = refused_by_name(path, kind_of_file(path))
     left_out = what or _described(found.skipped)
-    raise DataError(f"{spec} is not a kind of file that is read here: {left_out}", allowed=_ALLOWED, cure=cure)
+    if LINES in found.skipped:
+        cure = f"mv {quote(spec)} {quote(spec)}.jsonl"
+    raise DataError(f"{spec} is not a kind of file that is read here: {left_out}", allowed=ALLOWED, cure=cure)
 
 
 def _sorted(found: Found, otherwise: str) -> Found:
     if not found.files:
         left_out = f"; left out: {_described(found.skipped)}" if found.skipped else ""
-        raise DataError(otherwise + left_out, allowed=_ALLOWED)
+        raise DataError(otherwise + left_out, allowed=ALLOWED, cure=_other_texts(found))
     found.files.sort(key=Path.as_posix)
     return found
-
-
-def kind_of_file(path: Path) -> str:
-    """The ending of its name in lower case, without that of a compression."""
-    name = path.name.lower()
-    for ending in COMPRESSIONS:
-        name = name.removesuffix(ending)
-    kind = Path(name).suffix
-    return _SAME.get(kind, kind)
-
-
-def holds_objects(path: Path) -> bool:
-    """Whether the file holds objects, not plain text."""
-    return kind_of_file(path) not in _PLAIN
 
 
 def identity(path: Path) -> tuple[int, int]:
@@ -226,9 +211,9 @@ def _expanded(spec: str) -> Path:
 
 def _missing(spec: str, error: OSError | ValueError) -> DataError:
     if isinstance(error, FileNotFoundError):
-        return DataError(f"no such file or folder: {spec}", allowed=_ALLOWED)
+        return DataError(f"no such file or folder: {spec}", allowed=ALLOWED, cure=did_you_mean(spec))
     why = getattr(error, "strerror", None) or str(error)
-    return DataError(f"{spec[:200]} cannot be read: {why}", allowed=_ALLOWED)
+    return DataError(f"{spec[:200]} cannot be read: {why}", allowed=ALLOWED)
 
 
 def _add(path: Path, found: Found, kinds: Sequence[str], *, by_name: bool = False) -> None:
@@ -236,11 +221,18 @@ def _add(path: Path, found: Found, kinds: Sequence[str], *, by_name: bool = Fals
     if path.name.startswith(".") and not by_name:
         found.skip(path, "hidden")
     elif path.is_file():
-        found.files.append(path) if kind_of_file(path) in kinds else found.skip(path, "of another kind")
+        why = _why_not(path, kinds)
+        found.skip(path, why) if why else found.files.append(path)
     elif path.is_dir():
         found.skip(path, "a folder that only its name matches")
     else:
         found.skip(path, "a link to nothing" if path.is_symlink() else "no plain file")
+
+
+def _why_not(path: Path, kinds: Sequence[str]) -> str:
+    if kind_of_file(path) not in kinds:
+        return _OTHER
+    return why_no_text(path) if is_of_no_kind(path) else ""
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -307,7 +299,24 @@ def _tell(spec: str, found: Found) -> None:
         if (paths := [path for path in some if why != nested or str(path) not in read])
     }
     if skipped:
-        say_once(f"{spec}: {len(found.files):,} files are read; left out: {_described(skipped)}")
+        too = f"; to read more of them, name them, too: {others}" if (others := _other_texts(found)) else ""
+        say_once(f"{spec}: {len(found.files):,} files are read; left out: {_described(skipped)}{too}")
+
+
+def _other_texts(found: Found) -> str:
+    """Globs of the texts that a folder or a glob leaves out, by the endings of their names; empty where none is."""
+    by_ending: dict[str, list[Path]] = {}
+    for path in sorted(found.skipped.get(_OTHER, ())):
+        by_ending.setdefault(kind_of_file(path), []).append(path)
+    named: list[str] = []
+    for kind, paths in sorted(by_ending.items(), key=lambda one: -len(one[1])):
+        texts = [path for path in paths[:_LOOKED] if kind in kinds_named(path) and not why_no_text(path)]
+        if len(paths) == 1 or not kind:
+            named += map(str, texts)
+        elif texts:
+            common = Path(os.path.commonpath([path.parent for path in paths]))
+            named.append(f"{common}/**/*{kind}")
+    return " ".join(map(quote, named[:_NAMED]))
 
 
 def _tell_dialects(files: Sequence[Path]) -> None:
@@ -321,6 +330,13 @@ def _tell_dialects(files: Sequence[Path]) -> None:
         say_once(f"{_shown(some[0])}{more}: {dialect}", INFO)
 
 
+def _tell_plain(files: Sequence[Path]) -> None:
+    """Says which files are read as plain text since their names say nothing else."""
+    if plain := [path for path in files if is_of_no_kind(path)]:
+        more = f" and {len(plain) - _SHOWN:,} more" if len(plain) > _SHOWN else ""
+        say_once(f"read as plain text: {', '.join(map(_shown, plain[:_SHOWN]))}{more}", INFO)
+
+
 @functools.cache
 def say_once(line: str, level: int = WARNING) -> None:
     """Logs a line, once a process."""
@@ -329,49 +345,6 @@ def say_once(line: str, level: int = WARNING) -> None:
 
 def _shown(path: Path) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
-
-
-@functools.cache
-def keep_standard_input() -> Path:
-    """A file with everything that came on standard input: a stream can be read once, a run may start twice."""
-    folder = cache_folder("standard-input")
-    partial = partial_name(folder / str(os.getpid()))
-    try:
-        with naming_full_disk(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            name = _copy(sys.stdin.buffer, partial)
-            partial.replace(folder / name)
-            flush_folder(folder)
-    finally:
-        partial.unlink(missing_ok=True)
-    return folder / name
-
-
-def _copy(stream: BinaryIO, path: Path) -> str:
-    """Writes a stream to a file, and gives the name that suits its content."""
-    digest, start = hashlib.sha256(), b""
-    with path.open("wb") as file:
-        while chunk := stream.read(_CHUNK):
-            start = start or chunk
-            digest.update(chunk)
-            file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    if start.startswith(tuple(_TABLE_MAGIC)):
-        kind = next(kind for magic, kind in _TABLE_MAGIC.items() if start.startswith(magic))
-        return f"{digest.hexdigest()[:16]}{kind}"
-    compression = next((ending for magic, ending in _MAGIC.items() if start.startswith(magic)), "")
-    if compression:
-        with opening(path, compression) as file:
-            start = file.read(_CHUNK)
-    return f"{digest.hexdigest()[:16]}{_kind_of_content(start)}{compression}"
-
-
-def _kind_of_content(start: bytes) -> str:
-    text = start.removeprefix(ORDER_MARK).lstrip()
-    if text.startswith(b"{"):
-        return ".jsonl"
-    return ".json" if re.match(rb"\[\s*\{", text) else ".txt"
 
 
 def _check_name(file: Path) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from thetahat.core.errors import DataError
-from thetahat.data.read.files import holds_objects, kind_of_file
-from thetahat.data.read.foreign import MAGIC
+from thetahat.data.read.foreign import recognised
 from thetahat.data.read.form.shape import FORMATS
 from thetahat.data.read.form.trees import gathered
+from thetahat.data.read.named.kind import holds_objects, kind_of_file
 from thetahat.data.read.opening import COMPRESSIONS, ORDER_MARK, opening
 from thetahat.data.read.strict_json import decode_json, kind_of_value
 from thetahat.data.read.table.delimited import read_delimited
@@ -82,13 +82,8 @@ def _check_start(path: Path) -> None:
     """Raises DataError where the first bytes say that a file is something else, and what makes it text."""
     with opening(path) as file:
         start = file.read(64)
-    if magic := next((magic for magic in MAGIC if start.startswith(magic)), None):
-        what, cure = MAGIC[magic]
-        raise DataError(f"{path}: {what}, by its first bytes", cure=cure.format(path, kind_of_file(path)))
-    even, odd = any(start[::2]), any(start[1::2])  # two bytes a character, one of which is 0 in most alphabets
-    if len(start) >= 8 and even != odd:
-        cure = f"iconv -f UTF-16{'LE' if even else 'BE'} -t UTF-8 {path} > NEW{kind_of_file(path)}"
-        raise DataError(f"{path}: UTF-16, by its first bytes", cure=cure)
+    if found := recognised(path, start, kind_of_file(path)):
+        raise DataError(f"{path}: {found[0]}, by its first bytes", cure=found[1])
 
 
 def _rows(

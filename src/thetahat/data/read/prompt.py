@@ -3,6 +3,7 @@
     {"prompt": "Good morning"}
     {"messages": [{"role": "user", "content": "Hello"}]}
 
+A line of a .txt is a prompt, too.
 A record in a form of others is read likewise, see shape.py. What else stands in a line is kept. So records of a
 training or test set are prompts, too: a `completion`, `answers` and a last message of the assistant are what others
 have answered, and are not read.
@@ -10,14 +11,16 @@ have answered, and are not read.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from logging import INFO
 from typing import Any, cast
 
 from thetahat.core.errors import DataError
 from thetahat.data.config import OnBadRecord
 from thetahat.data.read.bad import BadRecords, tell_skipped
 from thetahat.data.read.dialogue import Dialogue, parse_dialogue
-from thetahat.data.read.files import find_files, holds_objects, say_once
+from thetahat.data.read.files import find_files, say_once
 from thetahat.data.read.form.shape import as_prompt, renamed
+from thetahat.data.read.named.kind import holds_objects
 from thetahat.data.read.objects import read_objects
 from thetahat.data.read.record import check_text
 from thetahat.data.read.table.rows import UNREAD
@@ -25,7 +28,10 @@ from thetahat.data.read.table.rows import UNREAD
 GENERATED = "generated"  # the key of what is written, and those of what is said about it:
 ENDED, STOP_TEXT, PROMPT_CUT = "ended", "stop_text", "prompt_tokens_cut"
 _NAMES = ("prompt", "messages", "tools")
-_FORMATS = '{"prompt": ...} or {"messages": [...]}, each on one line; completions, id and other keys may stand beside'
+_FORMATS = (
+    '{"prompt": ...} or {"messages": [...]}, each on one line; completions, id and other keys may stand beside; or a '
+    ".txt with a prompt on each line"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +47,7 @@ class PromptRecord:
 def read_prompts(
     specs: str | Sequence[str], on_bad: OnBadRecord = "error", columns: Mapping[str, str] | None = None
 ) -> list[PromptRecord]:
-    """Every prompt and dialogue of files, folders or globs, in order.
+    """Every prompt and dialogue of files, folders or globs, in order; of a .txt every line that is not blank.
 
     `columns` say under which names `prompt`, `messages` and `tools` stand.
     """
@@ -49,9 +55,14 @@ def read_prompts(
     bad = BadRecords(on_bad)
     files = find_files(specs)
     for path in files:
-        if not holds_objects(path):
-            raise DataError(f"{path} is plain text, not prompts", allowed=_FORMATS)
-        for number, fields in read_objects(path, formats=_FORMATS, on_error=bad):
+        is_plain = not holds_objects(path)
+        if is_plain:
+            say_once(f"{path}: each line is a prompt", INFO)
+        for number, fields in read_objects(path, "\n" if is_plain else None, formats=_FORMATS, on_error=bad):
+            if is_plain:
+                if not (line := fields["text"].removesuffix("\r")).strip():
+                    continue
+                fields = {"prompt": line}
             if unread := sorted(name for name, value in fields.items() if value is UNREAD):
                 say_once(f"{path}: columns that JSON cannot hold are not kept: {', '.join(unread)}")
                 fields = {name: value for name, value in fields.items() if value is not UNREAD}

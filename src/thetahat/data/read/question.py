@@ -20,9 +20,10 @@ from thetahat.core.errors import DataError
 from thetahat.data.config import OF_QUESTIONS, OnBadRecord
 from thetahat.data.read.bad import BadRecords, tell_skipped
 from thetahat.data.read.dialogue import Dialogue
-from thetahat.data.read.files import find_files, holds_objects, label_files, say_once
+from thetahat.data.read.files import find_files, label_files, say_once
 from thetahat.data.read.form.shape import renamed
 from thetahat.data.read.form.turns import without_nulls
+from thetahat.data.read.named.kind import holds_objects
 from thetahat.data.read.objects import read_objects
 from thetahat.data.read.prompt import unanswered
 from thetahat.data.read.record import (

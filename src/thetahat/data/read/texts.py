@@ -13,8 +13,9 @@ from thetahat.core.errors import DataError
 from thetahat.data.config import OnBadRecord, ReadOptions
 from thetahat.data.read.bad import BadRecords, tell_skipped
 from thetahat.data.read.cache import cache_folder
-from thetahat.data.read.files import find_files, holds_objects, kind_of_file, label_files, say_once
+from thetahat.data.read.files import find_files, label_files, say_once
 from thetahat.data.read.manifest import digests_of
+from thetahat.data.read.named.kind import holds_objects, kind_of_file
 from thetahat.data.read.opening import opening
 from thetahat.data.read.record import Record
 from thetahat.data.read.shards.kept import read_column

@@ -31,5 +31,6 @@ def _near(name: Path) -> str:
     around = [folder for folder in (name, *name.parents) if (folder / CHECKPOINTS).is_dir()]
     places = dict.fromkeys((name.parent, name, Path("runs")))
     runs = list(dict.fromkeys(found.parent.as_posix() for place in places for found in place.glob(f"*/{CHECKPOINTS}")))
-    near = difflib.get_close_matches(name.as_posix(), runs, n=3, cutoff=0.3) or sorted(runs)[:3]
+    alike = (difflib.get_close_matches(name.as_posix(), runs, n=3, cutoff=cutoff) for cutoff in (0.75, 0.3))
+    near = next(filter(None, alike), sorted(runs)[:3])
     return " or ".join(quote(str(run)) for run in around[:1] or near) or "thetahat train makes one, in runs/"

@@ -14,6 +14,7 @@ What might be read in two ways is refused, and `data.columns` says which.
 import difflib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Any, cast
 
 from thetahat.core.errors import ConfigError, DataError
@@ -205,14 +206,36 @@ def _own_kind(there: Fields) -> str | None:
 def _chosen(fields: Fields, renamed: Fields, where: str, columns: Mapping[str, str]) -> Shaped:
     """The record of the fields that are asked for, and nothing else but what may stand beside, which is renamed."""
     beside = {name: renamed[name] for name in (*BESIDE, *_OF_DIALOGUES) if name in renamed}
+    columns = _completed(columns, without_nulls(fields))
     there = without_nulls(beside | {name: fields[column] for name, column in columns.items()})
     if (kind := _own_kind(there)) is None:
-        raise DataError(f"{where}: {_lacking(there, fields)}", allowed=FORMATS)
+        raise _half_named(fields, where, columns) or DataError(f"{where}: {_lacking(there, fields)}", allowed=FORMATS)
     others = [name for name in _ORDER if name in OWN[kind] and columns.get(name, name) != name]
     told = ", ".join(f"{name} from {columns[name]!r}" for name in others)
     one = _own(kind, there, where, f"{kind}: {told}" if told else kind)
     unread = [name for name in without_nulls(fields) if name not in beside]
     return Shaped(one.kind, one.fields, one.told, (*one.unread, *unread))
+
+
+def _completed(columns: Mapping[str, str], there: Fields) -> Mapping[str, str]:
+    """The same with the other half of a record that `columns` name one half of, where it has our name."""
+    if columns.keys() in OWN.values():
+        return columns
+    whole = [wanted for wanted in OWN.values() if columns.keys() < wanted and wanted - columns.keys() <= there.keys()]
+    rest = whole[0] - columns.keys() if len(whole) == 1 else frozenset[str]()
+    return {**columns, **{name: name for name in rest if name not in columns.values()}}
+
+
+def _half_named(fields: Fields, where: str, columns: Mapping[str, str]) -> DataError | None:
+    """The error where `columns` name half a record, and nothing has the name of the other half."""
+    lacking = next((sorted(wanted - columns.keys()) for wanted in OWN.values() if columns.keys() < wanted), [])
+    if not lacking:
+        return None
+    others = [name for name in without_nulls(fields) if name not in {*columns.values(), *BESIDE}]
+    given = " and ".join(f"data.columns.{name}={column}" for name, column in columns.items())
+    what = f"{where}: {given}, and no field {lacking[0]!r} beside; others are {', '.join(map(repr, others)) or 'none'}"
+    cure = " or ".join(f"{given} data.columns.{lacking[0]}={quote(name)}" for name in others[:3])
+    return DataError(what, allowed=FORMATS, cure=cure)
 
 
 def _own(kind: str, there: dict[str, Any], where: str, told: str) -> Shaped:

@@ -1,6 +1,8 @@
 """Turns of a dialogue in the layouts of others, as a list of messages with role and content."""
 
+import re
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any, cast
 
 from thetahat.core.errors import DataError
@@ -11,7 +13,7 @@ SYSTEMS = ("system", "system_prompt", "system_message")  # names of what the sys
 HISTORY = "history"
 _SPEAKERS = {
     **dict.fromkeys(("human", "user"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "model"), "assistant"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "model", "bot"), "assistant"),
     **dict.fromkeys(("tool", "observation", "function_response"), "tool"),
     **{"system": "system", "developer": "developer"},
 }
@@ -102,15 +104,27 @@ def _turns(given: list[Any], where: str) -> tuple[list[Any], str]:
             turns.append(_called(fields.get("value"), f"{where}: turn {index}"))
             said[speaker] = "a call of the assistant"
             continue
-        role = _SPEAKERS.get(speaker) if isinstance(speaker, str) else None
+        role = _SPEAKERS.get(speaker.casefold()) if isinstance(speaker, str) else None
         if role is None or "role" in fields or "content" in fields:
-            what = f"from {speaker!r}" if role is None and isinstance(speaker, str) else "from beside role or content"
-            raise DataError(f"{where}: turn {index}: {what}", allowed=f"from: {', '.join(_SPEAKERS)}; value")
+            raise _no_speaker(speaker if role is None else None, f"{where}: turn {index}")
         if role != speaker:
             said[speaker] = role
         rest = {name: value for name, value in fields.items() if name not in {"from", "value"}}
         turns.append({"role": role, "content": fields.get("value"), **rest})
     return turns, ", ".join(f"{speaker} is {role}" for speaker, role in said.items())
+
+
+def _no_speaker(speaker: Any, where: str) -> DataError:
+    """The error for a turn whose speaker is not known (None: which says who speaks twice), with what renames it."""
+    speakers = ", ".join([*_SPEAKERS, *sorted(_CALL)])
+    allowed = f'"from" is one of {speakers}; "value" is what is said'
+    if not isinstance(speaker, str):
+        return DataError(f"{where}: from beside role or content", allowed=allowed)
+    file = re.match(r"(.*?):\d+: ", where)
+    old, new = (f'"from": "{name}"' for name in (speaker, "gpt"))
+    is_plain = file is not None and not {"/", "'", "&", "\\"}.intersection(speaker)
+    cure = f"sed 's/{old}/{new}/g' {quote(file[1])} > NEW.jsonl, if it is the assistant" if is_plain and file else ""
+    return DataError(f"{where}: from {speaker!r}, who is unknown", allowed=allowed, cure=cure)
 
 
 def _called(value: Any, where: str) -> dict[str, Any]:

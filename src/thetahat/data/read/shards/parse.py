@@ -6,8 +6,8 @@ from typing import Any, final
 
 from thetahat.core.errors import DataError
 from thetahat.data.config import ReadOptions
-from thetahat.data.read.files import holds_objects, kind_of_file
 from thetahat.data.read.form.shape import known_columns
+from thetahat.data.read.named.kind import holds_objects, kind_of_file
 from thetahat.data.read.objects import Stretch, read_objects
 from thetahat.data.read.record import Record, parse_records
 from thetahat.data.read.table.delimited import DELIMITED, with_weight

@@ -14,9 +14,10 @@ from thetahat.core.work.pool import do_all, num_workers, several
 from thetahat.core.work.room import check_room
 from thetahat.data.config import ReadOptions
 from thetahat.data.read.cache import cache_folder, code_digest, is_whole, note_use, waiting_for
-from thetahat.data.read.files import holds_objects, kind_of_file, label_files
+from thetahat.data.read.files import label_files
 from thetahat.data.read.form.trees import is_tree
 from thetahat.data.read.manifest import digests_of, stamp_of
+from thetahat.data.read.named.kind import holds_objects, kind_of_file
 from thetahat.data.read.objects import read_objects, stretches
 from thetahat.data.read.opening import COMPRESSIONS
 from thetahat.data.read.shards.make import FACTS, SHARD_BYTES, Piece, Source, changed, task_of

@@ -1,0 +1,1 @@
+"""What the name of a dataset means: its kind, names near one that is missing, standard input."""
