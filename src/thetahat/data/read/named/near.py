@@ -34,8 +34,8 @@ def near_places(spec: str) -> list[str]:
 
 def _stems_are_alike(a: str, b: str) -> bool:
     """Endings are alike in many names, and say little."""
-    stems = (name.partition(".")[0].casefold() for name in (a, b))
-    return difflib.SequenceMatcher(None, *stems).ratio() >= ALIKE
+    ours, theirs = (name.partition(".")[0].casefold() for name in (a, b))
+    return difflib.SequenceMatcher(None, ours, theirs).ratio() >= ALIKE
 
 
 def did_you_mean(spec: str) -> str:
