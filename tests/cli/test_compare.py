@@ -93,7 +93,7 @@ def test_its_help_waits_for_neither_numpy_nor_torch():
     code = (
         "import sys; from thetahat.cli.main import main\nsys.argv = ['thetahat', 'compare', '--help']\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "sys.exit(bool({'torch', 'numpy', 'jinja2'} & set(sys.modules)))"
+        "sys.exit(bool({'torch', 'numpy', 'jinja2', 'rich'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 

@@ -8,7 +8,10 @@ import pytest
 from thetahat.cli.words import find_config
 from thetahat.core.config import override
 from thetahat.core.errors import ConfigError, DataError, ModelError
+from thetahat.core.plain import tidied
 from thetahat.data.read.files import find_files
+from thetahat.recipes.catalogue import find_recipe
+from thetahat.run.config import digest
 
 TEXT = json.dumps({"text": "the sea"}) + "\n"
 
@@ -67,7 +70,7 @@ def test_a_path_with_an_equals_sign_is_data(desk):
 
 def test_a_recipe_is_a_recipe_where_a_folder_has_its_name(desk):
     assert find_config(["masked"]) == find_config(["masked", "seed=0"])
-    assert find_config(["./masked"]).data.train == "./masked"
+    assert find_config(["./masked"]).data.train == "masked"
     assert find_config(["masked", "./masked"]) == override(find_config(["masked"]), ["data.train=./masked"])
 
 
@@ -113,3 +116,33 @@ def test_an_unknown_name_is_missed_as_a_recipe(desk):
 def test_several_places_are_a_list(desk):
     assert find_config(["dialogue", "my.jsonl", "more.jsonl"]).data.train == ("my.jsonl", "more.jsonl")
     assert find_config(["my.jsonl", "more.jsonl"]).data.train == ("my.jsonl", "more.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("docs/", "docs"),
+        ("./docs", "docs"),
+        ("docs//a/./b/", "docs/a/b"),
+        ("../docs/", "../docs"),
+        ("a/../b", "a/../b"),
+        ("/", "/"),
+        ("./-", "./-"),
+        ("./none", "./none"),
+        ("./hash:0.1", "./hash:0.1"),
+        ("hash:0.1", "hash:0.1"),
+        ("bundled:tinyshakespeare", "bundled:tinyshakespeare"),
+        ("s3://bucket/a//b/", "s3://bucket/a//b/"),
+        ("docs/**/", "docs/**/"),
+        ("hf:owner/name", "hf:owner/name"),
+    ],
+)
+def test_one_place_is_one_config_however_it_is_written(typed, meant):
+    assert tidied(typed) == tidied(tidied(typed)) == meant
+    keys = ("data.train", "data.tokenizer", "data.sources.one.path")
+    for key in keys:
+        pairs = ([f"{key}={one}", *(["data.train="] if "sources" in key else [])] for one in (typed, meant))
+        one, other = (override(find_recipe("quickstart"), some) for some in pairs)
+        assert digest(one) == digest(other)
+    many = override(find_recipe("quickstart"), [f'data.train=["{typed}","x"]', f"base={typed}"])
+    assert (many.data.train, many.base) == ((meant, "x"), meant)

@@ -10,6 +10,7 @@ import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.interop.conftest import TOKENIZER
 from tests.interop.tiny import (
     MODELS,
     VARIANTS,
@@ -35,6 +36,9 @@ from thetahat.interop.write import WriteConfig, write_around, write_folder
 from thetahat.objective.log_prob import reference
 from thetahat.optimization.adamw import build_adamw
 from thetahat.optimization.config import AdamW
+from thetahat.recipes.fine_tuning import fine_tuning
+from thetahat.run.folder.stored import find_model
+from thetahat.verbs.info import info
 
 EVERY = pytest.mark.parametrize("name", [*MODELS, *(pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS)])
 
@@ -293,3 +297,20 @@ def test_transformers_reads_our_tokenizer_files_as_tokenizers_does(root, tmp_pat
     for words in ("The cat sat; 我 thé mat's.", "  two  blanks", "[MASK] is a word"):
         assert read(words).input_ids == plain.encode(words).ids
     assert (read.mask_token, read.pad_token, read.cls_token) == ("[MASK]", "[PAD]", "[CLS]")
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "t5", "bart", "gemma2"])
+def test_what_is_told_of_a_folder_is_what_is_in_it(name, root):
+    model, path = saved(name, root)
+    (path / "tokenizer.json").write_text(TOKENIZER)
+    try:
+        found = info(str(path), training=fine_tuning(str(path), find_model(str(path)).card))
+    finally:
+        (path / "tokenizer.json").unlink()
+    assert (found.family, found.is_trained, found.lineage, found.template) == (model.config.model_type, True, (), None)
+    assert found.num_parameters == sum(one.numel() for one in loaded(path)[1].parameters())
+    assert sum(found.stored.values()) >= found.num_parameters
+    assert (found.tokenizer["vocab_size"], found.tokenizer["num_rows"]) == (4, model.config.vocab_size)
+    assert (found.inference.cache == 0) == (found.shape["kind"] == "encoder")
+    assert found.training.total > 4 * found.num_parameters
+    assert {"config.json", "model.safetensors"} <= {file.name for file in found.files}

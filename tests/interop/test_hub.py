@@ -14,7 +14,7 @@ import huggingface_hub.constants
 import pytest
 
 from thetahat.core.errors import ConfigError, ModelError
-from thetahat.interop.hub import FILES, hub_name, local_folder, pinned
+from thetahat.interop.hub import FILES, hub_name, local_folder, pinned, tell_pinned
 from thetahat.run.folder.stored import find_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -23,6 +23,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """The hub's cache, empty and without a network."""
+    tell_pinned.cache_clear()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "hub"
@@ -51,6 +52,7 @@ def test_the_commit_that_a_name_means_is_said(model, caplog):
     with caplog.at_level(logging.INFO, "thetahat"):
         local_folder(f"hf:somebody/model@{COMMIT}")
         assert caplog.messages == []
+        local_folder("hf:somebody/model")
         local_folder("hf:somebody/model")
     assert caplog.messages == [f"hf:somebody/model is hf:somebody/model@{COMMIT} today; that name stays what it is"]
 

@@ -9,6 +9,7 @@ import typer
 
 from thetahat.cli.options import options_of, typed_as
 from thetahat.cli.words import Json, Quiet, emit_json, listen_to_library, say
+from thetahat.core.plain import sized
 
 if TYPE_CHECKING:
     from thetahat.verbs.cache import Entry
@@ -51,7 +52,7 @@ def cache(
             emit_json({"cache": place, "removed": removed, "in_use": busy, "freed_bytes": freed})
         elif not quiet:
             entries = "entry" if len(removed) == 1 else "entries"
-            say(f"{place}: removed {len(removed):,} {entries} with {_size(freed)}")
+            say(f"{place}: removed {len(removed):,} {entries} with {sized(freed)}")
             if busy:
                 say(f"{len(busy):,} in use, which stay")
         return
@@ -79,7 +80,7 @@ def _show(place: str, found: "list[Entry]", *, quiet: bool) -> None:
     columns = (
         Column("what", lambda entry: kind_of(entry) + " (not finished)" * entry.is_partial),
         Column("made of", lambda entry: shown(Path(entry.made_of)) if entry.made_of else "-"),
-        Column("size", lambda entry: _size(entry.num_bytes), ""),
+        Column("size", lambda entry: sized(entry.num_bytes), ""),
         Column("last use", lambda entry: time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_use)), "", spare=1),
         Column("folder", lambda entry: f"{entry.kind}/{entry.name}", spare=2),
     )
@@ -87,15 +88,8 @@ def _show(place: str, found: "list[Entry]", *, quiet: bool) -> None:
     if listed:
         show_table(listed, columns)
     if not quiet:
-        say(f"{place}: {_size(sum(entry.num_bytes for entry in found))} (THETAHAT_CACHE=DIR puts it elsewhere)")
+        say(f"{place}: {sized(sum(entry.num_bytes for entry in found))} (THETAHAT_CACHE=DIR puts it elsewhere)")
         say("Next: thetahat cache --clean --older-than 30    or --verify")
-
-
-def _size(num_bytes: int) -> str:
-    for limit, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if num_bytes >= limit:
-            return f"{num_bytes / limit:.1f} {unit}"
-    return f"{num_bytes} B"
 
 
 def _check(cleaning: Cleaning) -> None:

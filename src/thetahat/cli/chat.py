@@ -35,6 +35,8 @@ def chat(
     how, pairs = how_to_write(decoding, pairs, TEMPERATURE)
     loaded = load_to_write(names[0], pairs, decoding)
     check_talks(loaded)
+    if sys.stdin.isatty() and not quiet:
+        say("An empty line ends it.")
     messages = [{"role": "system", "content": as_unicode(system, "--system")}] if system else []
     for number in itertools.count(1):
         if not (said := _ask(number)).strip():

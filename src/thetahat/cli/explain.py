@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from thetahat.cli.progress import progress
 from thetahat.cli.table import Column, show_table
 from thetahat.cli.words import (
     Json,
@@ -43,6 +42,7 @@ def explain(
     """
     listen_to_library(quiet=quiet, facts=False)
     config = find_config(words)
+    from thetahat.cli.progress import progress
     from thetahat.verbs.explain import explain as explain_data
 
     with progress("records", shown=not quiet, stays=False):

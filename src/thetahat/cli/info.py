@@ -18,11 +18,12 @@ from thetahat.cli.words import (
     say,
     split_words,
 )
+from thetahat.core.plain import sized
 
 if TYPE_CHECKING:
     from thetahat.run.config import RunConfig
+    from thetahat.run.diagnosis.needed import Training
     from thetahat.verbs.info import Info
-    from thetahat.verbs.needed import Training
 
 MOST_FILES = 16
 DTYPES = {"F32": "float32", "F64": "float64", "BF16": "bfloat16", "F16": "float16"}
@@ -98,10 +99,11 @@ def _show(found: "Info") -> None:
         _show_training(found.training)
     emit("")
     asked = found.inference
+    of_text = f"{sized(asked.cache_per_token)} a token, {sized(asked.cache)} for that text"
     show_values({
-        "memory to ask it": f"{_size(asked.parameters + asked.cache)}, for a text of {asked.context:,} tokens",
-        "parameters": _size(asked.parameters),
-        "keys and values": f"{_size(asked.cache_per_token)} a token, {_size(asked.cache)} for that text",
+        "memory to ask it": f"{sized(asked.parameters + asked.cache)}, for a text of {asked.context:,} tokens",
+        "parameters": sized(asked.parameters),
+        **({"keys and values": of_text} if asked.cache else {}),
     })  # fmt: skip
     if found.files:
         emit("")
@@ -152,20 +154,11 @@ def _vocabulary(found: "Info") -> str:
 def _show_training(needed: "Training") -> None:
     at_once = f"{needed.num_rows:,} rows of {needed.context:,} positions at once"
     show_values({
-        "memory to train it": f"{_size(needed.total)}, with {at_once}",
-        "parameters": _size(needed.parameters),
-        "gradients": _size(needed.gradients),
-        "optimizer": _size(needed.optimizer),
-        "activations": _size(needed.activations),
-        "logits": _size(needed.logits),
-        "the update": f"{_size(needed.update)}, when activations and logits are gone",
+        "memory to train it": f"{sized(needed.total)}, with {at_once}",
+        "parameters": sized(needed.parameters),
+        "gradients": sized(needed.gradients),
+        "optimizer": sized(needed.optimizer),
+        "activations": sized(needed.activations),
+        "logits": sized(needed.logits),
+        **({"the update": f"{sized(needed.update)}, when activations and logits are gone"} if needed.update else {}),
     })  # fmt: skip
-
-
-def _size(num_bytes: int | float) -> str:
-    """Bytes in the unit in which they have one to three digits before the point."""
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if num_bytes < 999.5 or unit == "TB":
-            return f"{num_bytes:,.0f} {unit}" if unit == "bytes" or num_bytes >= 99.5 else f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1000
-    raise AssertionError

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from pathlib import PurePath
+from pathlib import PurePath, PurePosixPath
 from typing import Any
 
 
@@ -48,6 +48,28 @@ def duration(seconds: float) -> str:
         number, left = divmod(left, size)
         parts += [f"{number} {name}"] if number or not parts else []
     return " ".join(parts)
+
+
+def sized(num_bytes: int | float) -> str:
+    """Bytes in the unit in which they have one to three digits before the point: "512 bytes", "3.4 MB", "120 GB"."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if num_bytes < 999.5:
+            return f"{num_bytes:,.0f} {unit}" if unit == "bytes" or num_bytes >= 99.5 else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.1f} TB"
+
+
+def tidied(path: str) -> str:
+    """The path as it is written shortest: "docs" for "docs/", "./docs" and "docs//".
+
+    `..` stays, since it may lead through a link. URLs and globs stay as they are, and `./` does before what would be no
+    path without it: -, none, hash:0.1.
+    """
+    if not path or "://" in path or any(character in path for character in "*?["):
+        return path
+    short = PurePosixPath(path).as_posix()
+    is_word = short in {"-", "none"} or ":" in short.partition("/")[0]
+    return f"./{short}" if is_word and path.startswith("./") else short
 
 
 def unescaped(text: str) -> str:

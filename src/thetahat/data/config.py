@@ -8,10 +8,11 @@ from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
+from msgspec.structs import force_setattr
 
 from thetahat.core.config import Config, override
 from thetahat.core.errors import ConfigError
-from thetahat.core.plain import unescaped
+from thetahat.core.plain import tidied, unescaped
 
 OverLong = Literal["error", "split", "truncate-left", "truncate-right", "drop", "keep-last-turns"]
 Packing = Literal["best-fit", "none"]
@@ -66,6 +67,11 @@ def named(place: Place) -> tuple[str, ...]:
     return (place,) if isinstance(place, str) else place
 
 
+def tidied_place(place: Place) -> Place:
+    """The same files, named as shortly as can be, so that one place is one config."""
+    return tidied(place) if isinstance(place, str) else tuple(map(tidied, place))
+
+
 def as_typed(place: Place) -> str:
     """What names files, as it is typed behind KEY=."""
     return place if isinstance(place, str) else json.dumps(place, ensure_ascii=False)
@@ -112,6 +118,10 @@ class SourceConfig(Config, frozen=True, kw_only=True):
     """After so many epochs of its own it is used up, and its share goes to the others; none: it is repeated."""
     held_out: Place | None = None
     """What of it, or which other files, is held out under its name, as data.held_out says; none: as that says."""
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "path", tidied_place(self.path))
+        force_setattr(self, "held_out", None if self.held_out is None else tidied_place(self.held_out))
 
 
 class DataConfig(Config, frozen=True, kw_only=True):
@@ -175,6 +185,9 @@ class DataConfig(Config, frozen=True, kw_only=True):
     """The labels of a classification, in the order of the head; empty: those of the training part."""
 
     def __post_init__(self) -> None:
+        force_setattr(self, "train", tidied_place(self.train))
+        force_setattr(self, "held_out", tidied_place(self.held_out))
+        force_setattr(self, "tokenizer", self.tokenizer and tidied(self.tokenizer))
         if ("" in named(self.train) or not self.train) and not (self.sources and self.train == ""):
             allowed = "a file, a folder, a glob, - or bundled:tinyshakespeare, or a list of these"
             raise ConfigError("data.train is empty", allowed=allowed)

@@ -1,5 +1,6 @@
 """Models on the Hugging Face hub, by name: `hf:owner/name@revision` as a folder of this machine."""
 
+import functools
 import re
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -66,8 +67,14 @@ def local_folder(text: str) -> Path:
         folder = _snapshot(wanted)
     pinned = HubName(wanted.name, folder.name)
     if not wanted.is_pinned:
-        logger.info("%s is %s today; that name stays what it is", wanted, pinned)
+        tell_pinned(wanted, pinned)
     return folder
+
+
+@functools.cache
+def tell_pinned(wanted: HubName, pinned: HubName) -> None:
+    """Says once what a name means, however often it is looked up."""
+    logger.info("%s is %s today; that name stays what it is", wanted, pinned)
 
 
 def pinned(text: str) -> str:

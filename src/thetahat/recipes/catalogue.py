@@ -40,7 +40,7 @@ def find_recipe(name: str) -> RunConfig:
     raise ConfigError(
         f"unknown recipe {name!r}",
         allowed=f"{', '.join(RECIPES)}, or the path of a config.toml",
-        cure=f"thetahat train {near[0]}" if near else "thetahat recipes",
+        cure=f"{near[0]}; thetahat recipes lists them" if near else "thetahat recipes",
     )
 
 

@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from msgspec import Meta
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 
 from thetahat.core.config import (
     Config,
@@ -14,6 +14,7 @@ from thetahat.core.config import (
     pairs_between,
 )
 from thetahat.core.errors import ConfigError
+from thetahat.core.plain import tidied
 from thetahat.data.config import DataConfig
 from thetahat.diagnosis.config import DiagnosisConfig
 from thetahat.model.adapters.config import LoRAConfig
@@ -202,6 +203,7 @@ class RunConfig(Config, kw_only=True):
     """A text that is continued when training ends; empty: none."""
 
     def __post_init__(self) -> None:
+        force_setattr(self, "base", self.base and tidied(self.base))
         model, factorization = kind_of(self.model), self.objective.factorization
         if factorization.model_kind != model:
             fitting = [name for name, kind in FACTORIZATIONS.items() if kind.model_kind == model]

@@ -19,6 +19,7 @@ from thetahat.run.branch import inherit, parent_checkpoint, place, take_tokenize
 from thetahat.run.config import RunConfig
 from thetahat.run.diagnosis.begin import begin_watch
 from thetahat.run.diagnosis.preflight import preflight
+from thetahat.run.diagnosis.room import tell_room
 from thetahat.run.diagnosis.watch import Watch
 from thetahat.run.feed import Feed
 from thetahat.run.folder.checkpoint import Rejected, best_of, newest_verified, restore, settle
@@ -74,6 +75,7 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
         if parent:
             world.first_does(lambda: take_tokenizer(parent, folder))
         prepared = _placed(prepare(config, folder, world), folder, progress, parent)
+        tell_room(prepared, device, world)
         state = _state(prepared, device, newest, parent)
         if newest is None and config.diagnosis.preflight != "off":
             found = preflight(prepared, state, world)

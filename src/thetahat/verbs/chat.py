@@ -53,10 +53,13 @@ def written_anew(
     return [replaced.get(place, one) for place, one in enumerate(found)]
 
 
-def check_talks(loaded: Loaded, cure: str = "thetahat generate continues a text") -> ChatConfig:
+def check_talks(loaded: Loaded, cure: str = "") -> ChatConfig:
     """How the model was taught to write dialogues; ConfigError if it was not."""
     if loaded.card.chat is None or isinstance(loaded.model, Encoder):
-        raise ConfigError(f"{loaded.folder} was not trained on dialogues and has no chat template", cure=cure)
+        raise ConfigError(
+            f"{loaded.folder} was not trained on dialogues and has no chat template",
+            cure=cure or f"thetahat generate {loaded.folder}, which continues a text",
+        )
     return loaded.card.chat
 
 

@@ -20,12 +20,12 @@ from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.config import ModelConfig
 from thetahat.model.cost import flops_per_token, parameters_by_part
 from thetahat.run.config import RunConfig
+from thetahat.run.diagnosis.needed import Inference, Training, inference_memory, training_memory
 from thetahat.run.folder.config import read_config
 from thetahat.run.folder.files import STATE, read_progress
 from thetahat.run.folder.moved import find_checkpoint_again, run_of, shown
 from thetahat.run.folder.stored import Checkpoint, Foreign, StoredModel, find_model
 from thetahat.run.prepare import special_tokens
-from thetahat.verbs.needed import Inference, Training, inference_memory, training_memory
 
 FARTHEST = 32  # generations of a lineage
 
@@ -101,6 +101,7 @@ def info(what: str | RunConfig, *, training: RunConfig | None = None, digests: b
     asked = _of_config(what) if isinstance(what, RunConfig) else _of_model(what, training)
     model = _on_meta(asked)
     config, stored = asked.config, asked.stored
+    made_by = stored.run if stored else config  # not what a training that is only thought of would begin with
     parts = parameters_by_part(model)
     folder = stored.folder if stored else None
     return Info(
@@ -118,7 +119,7 @@ def info(what: str | RunConfig, *, training: RunConfig | None = None, digests: b
         inference=inference_memory(model, asked.context),
         progress=read_progress(folder) if folder and (folder / STATE).is_file() else None,
         files=_files(stored, digests=digests),
-        lineage=tuple(_lineage(config, folder or Path())) if config else (),
+        lineage=tuple(_lineage(made_by, folder or Path())) if made_by else (),
         adapter=fields_of(config.adapter) if config and config.adapter else None,
         tokenizer=_tokenizer(asked),
         template=_template(asked.chat),

@@ -6,7 +6,7 @@ from torch import nn
 
 from thetahat.core.plain import fields_as_json
 from thetahat.model.build import LanguageModel
-from thetahat.model.config import EncoderDecoderConfig
+from thetahat.model.config import EncoderConfig, EncoderDecoderConfig
 from thetahat.model.cost import matrix_weights
 from thetahat.model.memory import cache_bytes, kept_of_matrices, kept_per_position, logit_bytes, widths_of
 from thetahat.optimization.config import Muon
@@ -57,12 +57,15 @@ class Inference:
         return fields_as_json(self) | {"total": self.parameters + self.cache}
 
 
-def training_memory(model: LanguageModel, config: RunConfig, vocab_size: int, num_labels: int) -> Training:
+def training_memory(
+    model: LanguageModel, config: RunConfig, vocab_size: int, num_labels: int, most: int | None = None
+) -> Training:
     r"""Of a model on `meta` as it is trained: parameters, gradients and optimizer exactly, the rest by `model/memory`.
 
     $P b + P_t b + \sum_\text{rules} \text{SLOTS} \cdot P_r b + \max(A + L, U)$ with b bytes a number, $P_t$ of P
     trainable, A the activations of `micro_batch_size` rows, L the logits of their targets, and U what Muon works with:
-    the directions of all its matrices, and `STACK` copies of its largest stack of one shape.
+    the directions of all its matrices, and `STACK` copies of its largest stack of one shape. `most` are the positions
+    that the data has, where that is known.
     """
     full = widths_of(config.dtype).full
     groups = {group.name: group.parameters for group in group_parameters(model)}
@@ -70,9 +73,9 @@ def training_memory(model: LanguageModel, config: RunConfig, vocab_size: int, nu
     kinds = {name: "muon" if isinstance(getattr(rules, name), Muon) else "adamw" for name in groups}
     sizes = {name: sum(one.numel() for one in held.values()) for name, held in groups.items()}
     num_rows = min(config.micro_batch_size or config.batch_size, config.batch_size)
-    positions = num_rows * config.data.context
+    positions = num_rows * config.data.context if most is None else min(num_rows * config.data.context, most)
     kept = kept_per_position(model.config, config.dtype, config.data.context, config.data.source_room)
-    targets = config.objective.factorization.expected_targets(num_rows, config.data.context)
+    targets = min(config.objective.factorization.expected_targets(num_rows, config.data.context), positions)
     chunk = config.objective.chunk_size
     muon = [one for name, held in groups.items() if kinds[name] == "muon" for one in held.values()]
     return Training(
@@ -97,7 +100,9 @@ def _largest_stack(matrices: list[nn.Parameter]) -> int:
 
 
 def inference_memory(model: LanguageModel, context: int) -> Inference:
-    """Parameters are float32 whatever they are multiplied in, and so are keys and values."""
+    """Parameters are float32 whatever they are multiplied in, and so are keys and values; an encoder keeps none."""
+    if isinstance(model.config, EncoderConfig):
+        return Inference(4 * sum(parameter.numel() for parameter in model.parameters()), 0, 0, context)
     source = context if isinstance(model.config, EncoderDecoderConfig) else 0
     return Inference(
         parameters=4 * sum(parameter.numel() for parameter in model.parameters()),

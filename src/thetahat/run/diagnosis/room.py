@@ -1,0 +1,59 @@
+"""Whether a training fits into the memory of this machine, said before anything large is made."""
+
+from logging import getLogger
+
+import torch
+from msgspec.structs import replace
+
+from thetahat.core.plain import counted, sized
+from thetahat.distribution.world import World
+from thetahat.run.config import RunConfig
+from thetahat.run.diagnosis.needed import Training, training_memory
+from thetahat.run.machine import free_memory
+from thetahat.run.prepare import Prepared
+from thetahat.run.state import first_model
+
+WORTH_SAYING = 0.5  # of the memory that is free
+SHORTEST = 32  # positions of a context that is proposed
+
+logger = getLogger("thetahat")
+
+
+def tell_room(prepared: Prepared, device: torch.device, world: World) -> None:
+    """Logs how much memory training needs, where that is much of what is free, and what to type where it is more."""
+    if not world.is_first:
+        return
+    free, needed = free_memory(device), needed_of(prepared, prepared.config)
+    if needed.total < WORTH_SAYING * free:
+        return
+    at_once = f"{counted(needed.num_rows, 'row')} of {needed.context:,} positions at once"
+    told = f"training needs about {sized(needed.total)} of memory, with {at_once}, and {sized(free)} are free"
+    if needed.total <= free:
+        logger.info("%s", told)
+    else:
+        logger.warning("%s: it may end for want of memory; try: %s", told, fitting(prepared, free))
+
+
+def needed_of(prepared: Prepared, config: RunConfig) -> Training:
+    """The memory of training under a config; rows have no more positions than there are in an epoch."""
+    num_labels = len(prepared.labels)
+    model = first_model(config, prepared.tokenizer.vocab_size, torch.device("meta"), num_labels, draws=False)
+    train = prepared.train
+    most = train.num_tokens + train.num_documents
+    return training_memory(model, config, prepared.tokenizer.vocab_size, num_labels, most)
+
+
+def fitting(prepared: Prepared, free: int) -> str:
+    """The KEY=VALUE pairs that change least and need no more than this: fewer rows at once, then a shorter context."""
+    config = prepared.config
+    rows = min(config.micro_batch_size or config.batch_size, config.batch_size)
+    while rows > 1:
+        rows //= 2
+        if needed_of(prepared, replace(config, micro_batch_size=rows)).total <= free:
+            return f"micro_batch_size={rows}"
+    context = 1 << (config.data.context - 1).bit_length()
+    while (context := context // 2) >= SHORTEST:
+        smaller = replace(config, micro_batch_size=1, data=replace(config.data, context=context))
+        if context < config.data.context and needed_of(prepared, smaller).total <= free:
+            return f"data.context={context} micro_batch_size=1"
+    return "a smaller model, or base=MODEL adapter.rank=8"
