@@ -18,6 +18,7 @@ from thetahat.diagnosis.finding import Finding
 from thetahat.run import step as steps
 from thetahat.run.state import State
 from thetahat.run.train import train
+from thetahat.verbs.diagnose import diagnose
 
 Inject = Callable[[State, Sequence[Batch]], None]  # before a step
 
@@ -97,7 +98,7 @@ def run(case: Case, folder: Path) -> Outcome:
         logger.removeHandler(findings)
     said = [Said(one.name, 0, is_note=not one.is_wrong) for one in findings.found]
     said += alarms_of(folder / "run" / "alarms.jsonl")
-    causes = causes_of(folder / "run")
+    causes = [one.name for one in diagnose(folder / "run").causes]
     return Outcome(said, causes, error, time.perf_counter() - began)
 
 
@@ -114,12 +115,3 @@ def alarms_of(path: Path) -> list[Said]:
         )
         for line in lines
     ]
-
-
-def causes_of(run: Path) -> list[str]:
-    """What `thetahat diagnose` says, the first cause first."""
-    try:
-        from thetahat.verbs.diagnose import diagnose
-    except ImportError:
-        return []
-    return [one.name for one in diagnose(run).causes]

@@ -154,6 +154,8 @@ def test_a_run_that_learns_nothing_of_contexts_is_said():
     assert names(raised(stuck, optimization=optimization(warmup_steps=50))) == [("loss-stuck", FIRST + 50)]
     assert names(raised(stuck, unigram_entropy=None)) == []
     assert names(raised(lambda step: {"nats": 4.9})) == []
+    few = raised(lambda step: {"nats": 5.02, "num_targets": 200})
+    assert names(few) == [("loss-stuck", 250)]
     assert names(raised(lambda step: {"nats": 6.0 - 0.5 * step / FIRST})) == []  # it still learns
 
 

@@ -93,6 +93,7 @@ class Detector:
 
     def _remember(self, look: Look) -> None:
         memory, seen, clip = self.memory, look.seen, self.setting.optimization.clip
+        memory.targets += seen.num_targets
         memory.risen = memory.risen + 1 if look.is_spike else 0
         if look.age < FIRST and clip is not None:
             memory.clipped.append(seen.gradient_norm / clip)

@@ -15,6 +15,7 @@ class Memory:
     clipped: list[float] = field(default_factory=list[float])  # norm over the largest one, of the first steps
     depth_ratios: list[float] = field(default_factory=list[float])  # first block's gradient over the last one's
     marks: list[float] = field(default_factory=list[float])  # |log Z| from time to time
+    targets: int = 0  # of all steps
     halfway: float = 0.0  # the trend of the nats a target, halfway to when a run may be called stuck
     over: dict[str, int] = field(default_factory=dict[str, int])  # measurements in a row above a bound, by name
     logits: dict[str, float] = field(default_factory=dict[str, float])  # the largest attention logits of each block

@@ -21,6 +21,7 @@ PERSISTS = 5  # steps, as llm-foundry waits
 MOST_EXCESS = 12.0  # robust deviations of the worst of a step: largest values have an exponential tail
 LEAST_EXCESS = 1.0  # nats a target
 KNOWN = 0.5  # nats a target, which nothing has learned in 1 % of a run
+LEAST_READ = 50_000  # targets, before which a model may not know more than shares
 STUCK = 0.05  # nats a target from what the shares of tokens alone give
 FIRST = 100  # steps
 CLIPPED = 0.9  # of them
@@ -166,8 +167,8 @@ def knows_targets_already(look: Look) -> Iterator[Alarm]:
 def loss_stuck(look: Look) -> Iterator[Alarm]:
     """After the warm-up and many steps more the model knows the shares of tokens at most, and learns nothing more."""
     entropy, usual = look.setting.unigram_entropy, look.usual["nats"]
-    is_due = look.age == stuck_from(look.setting) and look.setting.is_drawn
-    if is_due and entropy and usual > entropy - STUCK and look.memory.halfway - usual < STUCK:
+    is_still = look.memory.halfway - usual < STUCK
+    if _is_due(look) and look.setting.is_drawn and entropy and usual > entropy - STUCK and is_still:
         yield Alarm(
             "loss-stuck",
             "critical",
@@ -175,6 +176,13 @@ def loss_stuck(look: Look) -> Iterator[Alarm]:
             f"{usual:.3f} nats a target, and the shares of tokens alone give {entropy:.3f}",
             {"nats_per_token": usual, "unigram_entropy": entropy},
         )
+
+
+def _is_due(look: Look) -> bool:
+    """Whether this is the first step after which a run may be called stuck."""
+    begin, before = stuck_from(look.setting), look.memory.targets
+    may_before = look.age > begin and before >= LEAST_READ
+    return look.age >= begin and before + look.seen.num_targets >= LEAST_READ and not may_before
 
 
 def stuck_from(setting: Setting) -> int:
