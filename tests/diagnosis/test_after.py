@@ -4,12 +4,14 @@ from dataclasses import replace as with_fields
 
 import pytest
 import torch
+from msgspec.structs import replace
 
-from tests.diagnosis.test_alarms import BLOCKS, setting
+from tests.diagnosis.test_alarms import BLOCKS, optimization, setting
 from thetahat.diagnosis.alarms.after import Inner, told_of
 from thetahat.diagnosis.alarms.detector import QUIET_AFTER, Detector
 from thetahat.diagnosis.signals.probe import Layer
 from thetahat.diagnosis.signals.updates import Update, joined
+from thetahat.optimization.config import WSD
 from thetahat.run.diagnosis.inside import checksum
 
 GOOD = Update(size=0.02, change=2e-5, moved=1.0, has_gradient=True, surprise=1.0, below_epsilon=0.0)
@@ -104,3 +106,11 @@ def test_a_checksum_is_another_one_for_any_other_bit(dtype):
     assert checksum(values) == checksum(values.clone())
     assert checksum(values) != checksum(other)
     assert checksum(values) == checksum(values.flatten().flip(0))
+
+
+def test_at_the_end_of_a_decay_nothing_need_move():
+    stuck = {"blocks.2.mlp.weight": {"moved": 0.0}}
+    decays = with_fields(setting(), optimization=replace(optimization(), schedule=WSD(decay=0.5)))
+    detector = Detector(decays)
+    assert [alarm.name for alarm in detector.after(inner(1000, stuck))] == []
+    assert [alarm.name for alarm in detector.after(inner(900, stuck))] == ["not-updated"]

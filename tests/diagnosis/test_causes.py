@@ -464,3 +464,12 @@ def test_checks_are_read_as_they_were_written_and_what_is_torn_is_none(tmp_path)
     assert read_checks(tmp_path) == tuple(some)
     (tmp_path / "checks.json").write_text('{"found": [{"na')
     assert read_checks(tmp_path) is None
+
+
+def test_what_was_foreseen_and_came_is_the_cause_of_what_came():
+    rate = Finding("learning-rate-too-high", "one step moves the head by 90%", "a smaller one", is_wrong=False)
+    grown = Alarm("exploding-attention-logits", "critical", 20, "5,000, and it grows", {"max": 5000.0}, "blocks.0")
+    alone, foreseen = judge(healthy(findings=(rate,))), judge(healthy(findings=(rate,), alarms=(grown,)))
+    assert [(one.name, one.kind) for one in alone.causes] == [("learning-rate-too-high", "note")]
+    assert [(one.name, one.kind, one.step) for one in foreseen.causes] == [("learning-rate-too-high", "trouble", 0)]
+    assert "exploding-attention-logits" in foreseen.causes[0].explains

@@ -8,6 +8,7 @@ from thetahat.diagnosis.alarms.memory import Memory
 from thetahat.diagnosis.alarms.setting import Setting
 from thetahat.diagnosis.signals.probe import Layer
 from thetahat.diagnosis.signals.updates import Update
+from thetahat.optimization.schedule import learning_rate_factor
 
 PERSISTS = 2  # measurements in a row above a bound
 LEAST_MOVED = 0.5  # of elements with a gradient; the rest is lost by rounding
@@ -17,6 +18,7 @@ SURPRISED = 2.3  # lag of a second moment, behind which spikes follow (arXiv 230
 BELOW = 0.1  # of elements may have a second moment below epsilon
 LARGE, HUGE = 1e2, 1e3  # attention logits: Kimi K2's exceeded 1,000 before they were clipped (arXiv 2507.20534)
 GROWTH = 1.1  # between two measurements
+LEAST_RATE = 0.02  # of the peak: at the end of a decay nothing moves
 SHOWN = 3  # names in a line
 
 
@@ -46,6 +48,11 @@ def told_of(inner: Inner) -> dict[str, dict[str, float]]:
     }
 
 
+def _learns(inner: Inner, setting: Setting) -> bool:
+    """Whether the learning rate is large enough that an update should move what has a gradient."""
+    return learning_rate_factor(setting.optimization.schedule, inner.step - 1, setting.num_steps) > LEAST_RATE
+
+
 def rank_divergence(inner: Inner, setting: Setting, memory: Memory) -> Iterator[Alarm]:
     """Ranks that should hold the same parameters do not: a fault of the machine, or of the code."""
     if inner.diverged:
@@ -56,6 +63,8 @@ def rank_divergence(inner: Inner, setting: Setting, memory: Memory) -> Iterator[
 
 def not_updated(inner: Inner, setting: Setting, memory: Memory) -> Iterator[Alarm]:
     """A tensor with a gradient that no update moves."""
+    if not _learns(inner, setting):
+        return
     if stuck := [name for name, one in inner.updates.items() if one.has_gradient and one.moved == 0]:
         more = f" (and {len(stuck) - 1} tensors more)" if len(stuck) > 1 else ""
         what = f"it has a gradient, and the update did not move it{more}"
@@ -64,7 +73,8 @@ def not_updated(inner: Inner, setting: Setting, memory: Memory) -> Iterator[Alar
 
 def underflowing_updates(inner: Inner, setting: Setting, memory: Memory) -> Iterator[Alarm]:
     """Updates that are smaller than what rounding leaves of them."""
-    moved = {name: one.moved for name, one in inner.updates.items() if one.has_gradient}
+    is_asked = _learns(inner, setting)
+    moved = {name: one.moved for name, one in inner.updates.items() if one.has_gradient and is_asked}
     lost = {name: 1 - share for name, share in moved.items() if 0 < share < LEAST_MOVED}
     yield from _above("underflowing-updates", lost, inner, memory, "the update does not move {:.0%} of its elements")
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from thetahat.diagnosis.alarms.advice import slower
-from thetahat.diagnosis.alarms.alarm import AFTER, Alarm, Name
+from thetahat.diagnosis.alarms.alarm import AFTER, NAMES, Alarm, Name
 from thetahat.diagnosis.causes.case import Case
 from thetahat.diagnosis.causes.cause import Cause, Kind, Strength
 
@@ -98,8 +98,8 @@ FOLLOWS: Mapping[Name, Mapping[str, int]] = {
 
 def alarmed(case: Case) -> Iterator[Cause]:
     """A cause for each kind of alarm that follows from no other one, with those that follow from it."""
-    groups = dict[Name, _Group]()
-    for alarm, root in zip(case.alarms, roots(case.alarms, case.every), strict=True):
+    groups, alarms = dict[Name, _Group](), [*_foreseen(case), *case.alarms]
+    for alarm, root in zip(alarms, roots(alarms, case.every), strict=True):
         group = groups.setdefault(root.name, _Group(root.name, [], {}, alarm.step))
         group.begun = min(group.begun, alarm.step)
         if alarm is root:
@@ -107,7 +107,16 @@ def alarmed(case: Case) -> Iterator[Cause]:
         elif alarm.name != root.name:
             group.behind[alarm.name] = group.behind.get(alarm.name, 0) + 1
     for group in groups.values():
+        if group.begun == 0 and not group.behind:
+            continue  # foreseen, and nothing came of it: the finding is a note
         yield _rate_too_high(case, group) if group.name == "diverging" else _cause(group)
+
+
+def _foreseen(case: Case) -> list[Alarm]:
+    """What was found before the first step and has an alarm's name, as one of step 0: others may follow from it."""
+    known: dict[str, Name] = {name: name for name in NAMES}
+    found = [one for one in case.findings or () if one.name in known]
+    return [Alarm(known[one.name], "warning", 0, one.what, {}) for one in found]
 
 
 @dataclass(slots=True)

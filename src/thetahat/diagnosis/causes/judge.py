@@ -42,9 +42,11 @@ def judge(case: Case) -> Verdict:
     """Asks a run folder everything that it can answer."""
     lacking = {check.name: check.lacks(case) for check in CHECKS}
     asked = [check for check in CHECKS if not lacking[check.name]]
-    causes = ranked(cause for check in asked for cause in check.find(case))
+    causes = dict[str, Cause]()
+    for cause in ranked(one for check in asked for one in check.find(case)):
+        causes.setdefault(cause.name, cause)
     looked = tuple(check.name for check in asked)
-    return Verdict(tuple(causes), looked, tuple(f"{name}: {why}" for name, why in lacking.items() if why))
+    return Verdict(tuple(causes.values()), looked, tuple(f"{name}: {why}" for name, why in lacking.items() if why))
 
 
 def _watched(case: Case) -> str:
