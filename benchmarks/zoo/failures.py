@@ -22,6 +22,7 @@ from thetahat.core.visibility import Visibility
 from thetahat.objective import factorization
 from thetahat.optimization.clip import clip_and_measure
 from thetahat.optimization.optimizer import build_optimizer
+from thetahat.run.diagnosis.preflight import preflight
 from thetahat.run.state import State
 
 STEPS = 160
@@ -274,6 +275,19 @@ def left_out(seed: int, folder: Path) -> Case:
     return case
 
 
+def two_faced(seed: int, folder: Path) -> Case:
+    """F15: a module does something else where texts are scored."""
+    case, block = plain(seed, folder, "max_steps=40"), seed % 2
+
+    def checked(prepared: Any, state: State, world: Any) -> Any:
+        module = state.model.get_submodule(f"blocks.{block}.mlp")
+        module.register_forward_hook(lambda one, _, output: output if one.training else 1.3 * output)
+        return preflight(prepared, state, world)
+
+    case.patches = {"thetahat.run.start.preflight": checked}
+    return case
+
+
 def rounding(seed: int, folder: Path) -> Case:
     """F16: updates that float32 rounds away from most elements."""
     return plain(seed, folder, *adamw(2e-9), "optimization.schedule.kind=constant")
@@ -416,6 +430,7 @@ FAILURES = (
     Failure("F12", "wrong label shift", ("shifted-targets",), shifted, is_correctness=True),
     Failure("F13", "stuck", ("loss-stuck", "not-updated"), stuck, is_correctness=True),
     Failure("F14", "parameter not updated", ("wrong-group", "not-updated"), left_out, is_correctness=True),
+    Failure("F15", "evaluation is not training", ("evaluation-differs",), two_faced, is_correctness=True),
     Failure("F16", "updates lost by rounding", ("underflowing-updates", "not-updated", "loss-stuck"), rounding),
     Failure("F17", "not finite", ("non-finite",), sick, is_correctness=True),
     Failure("F18", "epsilon too large", ("epsilon-too-large",), timid),

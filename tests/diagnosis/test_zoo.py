@@ -16,7 +16,7 @@ def _kept_environment(monkeypatch, tmp_path):
     torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("number", ["F8", "F12", "F14", "F27"])
+@pytest.mark.parametrize("number", ["F8", "F12", "F14", "F15", "F27"])
 def test_a_failure_is_found_within_one_step_and_named(number):
     failure = BY_NUMBER[number]
     found = once(number, 1, None)

@@ -31,10 +31,10 @@ def part_of_corpus(corpus: Corpus, count: int) -> Corpus:
     names, digests = (corpus.documents[name].to_pylist() for name in ("document", "digest"))
     chosen = chosen_documents(names, digests, count)
     is_kept = np.array([name in chosen for name in names])
-    return corpus if is_kept.all() else _only(corpus, is_kept)
+    return corpus if is_kept.all() else only(corpus, is_kept)
 
 
-def _only(corpus: Corpus, is_kept: NDArray[np.bool_]) -> Corpus:
+def only(corpus: Corpus, is_kept: NDArray[np.bool_]) -> Corpus:
     """The records that are kept, with numbers of their own."""
     column = corpus.column
     parts, spans = is_kept[column["parts.document"]], is_kept[column["spans.document"]]

@@ -18,6 +18,7 @@ from thetahat.diagnosis.preflight.vocabulary import unused_tokens
 from thetahat.distribution.world import World
 from thetahat.objective.factorization import factor
 from thetahat.run.config import RunConfig
+from thetahat.run.diagnosis.evaluated import evaluation_differs
 from thetahat.run.prepare import Prepared
 from thetahat.run.state import State
 
@@ -73,6 +74,7 @@ def _found(prepared: Prepared, state: State, world: World) -> list[Finding]:
     config = state.config
     probe = probe_of(prepared, state)
     found = check(probe)
+    found += evaluation_differs(prepared, state, probe)
     found += memory(probe, config)
     found += schedule(config.optimization, state.num_steps)
     found += epochs(state.num_steps, prepared.order.num_batches(0))
