@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from thetahat.diagnosis.config import DiagnosisConfig as DiagnosisConfig
     from thetahat.distribution.world import World as World, join_world as join_world
     from thetahat.generation.beam import Beam as Beam
+    from thetahat.generation.config import SamplesConfig as SamplesConfig
     from thetahat.generation.sample import Sampling as Sampling
     from thetahat.ledger.ledger import read_ledger as read_ledger
     from thetahat.model.adapters.config import LoRAConfig as LoRAConfig
@@ -99,7 +100,9 @@ if TYPE_CHECKING:
     from thetahat.verbs.report import report as report
     from thetahat.verbs.score import score as score
     from thetahat.verbs.select import select as select
+    from thetahat.verbs.track import track as track
     from thetahat.verbs.verify import verify as verify
+    from thetahat.verbs.watch import watch as watch
 
 VERBS = {
     "find_recipe": "recipes.catalogue",
@@ -120,6 +123,8 @@ VERBS = {
     "info": "verbs.info",
     "diagnose": "verbs.diagnose",
     "report": "verbs.report",
+    "watch": "verbs.watch",
+    "track": "verbs.track",
     "merge": "verbs.merge",
     "export": "verbs.export",
     "import_": "verbs.import_",
@@ -186,6 +191,7 @@ CONFIGS = {
     "ParentConfig": "run.config",
     "DiagnosisConfig": "diagnosis.config",
     "WatchConfig": "run.config",
+    "SamplesConfig": "generation.config",
     "InferenceConfig": "run.config",
     "Card": "run.card",
     "ExportConfig": "verbs.export",

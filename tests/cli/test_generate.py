@@ -26,10 +26,12 @@ from thetahat.data.read.record import Record
 from thetahat.generation.beam import Beam
 from thetahat.generation.rows import begin_decoding
 from thetahat.generation.sample import Sampling
+from thetahat.run.writing.dialogue import dialogue_prompts
+from thetahat.run.writing.prompt import fitted, text_prompts
 from thetahat.verbs.answer import answer_records
-from thetahat.verbs.chat import answer, dialogue_prompts
+from thetahat.verbs.chat import answer
 from thetahat.verbs.choose import choose
-from thetahat.verbs.generate import answer as write_texts, fitted, generate, text_prompts, with_policy
+from thetahat.verbs.generate import answer as write_texts, generate, with_policy
 from thetahat.verbs.load import load
 
 RUNS = {

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -256,6 +257,8 @@ def test_an_alarm_is_told_in_one_line_and_as_json():
         ),
         ({"policies": {"non-finite": "record"}}, "would put what is not finite into the parameters"),
         ({"policies": {"loss-spike": "stop"}, "alarms": False}, "has no effect: diagnosis.alarms=false"),
+        ({"patience": 2, "alarms": False}, "has no effect: diagnosis.alarms=false"),
+        ({"policies": {"no-improvement": "stop"}}, "has no effect: diagnosis.patience=0"),
     ],
 )
 def test_a_policy_that_means_nothing_is_an_error(changes, said):
@@ -289,6 +292,26 @@ def test_what_is_held_out_and_gets_worse_while_training_improves_is_overfitting(
             found += detector.evaluated(step, summary(values[step // 50 - 1], spread))
     assert [(alarm.name, alarm.step) for alarm in found] == [("overfitting", step) for step in expected]
     assert all(alarm.advice == (f"max_steps={int(alarm.evidence['best_step'])}",) for alarm in found)
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "expected"),
+    [
+        ([2.0, 1.9, 1.9, 1.91, 1.9, 1.95], 2, [4]),
+        ([2.0, 1.9, 1.91, 1.89, 1.9, 1.9], 2, [6]),
+        ([2.0, 1.9, 1.91, 1.92, 1.93, 1.9], 5, []),
+        ([2.0, 2.1, 1.9, 2.0, 1.8, 1.9], 1, [2, 4, 6]),
+        ([2.0, 2.1, 2.2, 2.3, 2.4, 2.5], 0, []),
+    ],
+)
+def test_evaluations_without_a_better_value_are_an_alarm_when_patience_ends(values, patience, expected):
+    detector, found = Detector(replace(setting(), patience=patience)), []
+    for number, value in enumerate(values, start=1):
+        found += detector.evaluated(number, summary(value, 1.0))
+        kept = detector.to_dict()  # as a checkpoint keeps it
+        detector = Detector(replace(setting(), patience=patience))
+        detector.load(kept)
+    assert [(alarm.name, alarm.step) for alarm in found] == [("no-improvement", step) for step in expected]
 
 
 def test_worse_values_while_training_gets_worse_too_are_no_overfitting():

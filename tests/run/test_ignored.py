@@ -21,12 +21,20 @@ IGNORED = {
         "data.train=x.txt data.sources.a.path=y.txt",
         "data.tokenizer_bytes=1000 data.tokenizer=tokenizer.json",
         "ledger.every=0 ledger.tokens=true",
+        "samples.every=3",
+        "evaluation.ema=true",
+        "samples.max_tokens=3",
+        "samples.temperature=0",
         "base_digest=0123",
         "base_vocab_size=300",
         "base_rows=400",
     ],
     "masked": ["objective.factorization.mean_span=5", "data.source_context=64"],
-    "classification": ["objective.length_exponent=1", "objective.normalization=token objective.length_exponent=0.1"],
+    "classification": [
+        "samples.prompts=Once",
+        "objective.length_exponent=1",
+        "objective.normalization=token objective.length_exponent=0.1",
+    ],
     "translation": ['data.labels=["a", "b"]'],
     "dialogue": [
         "data.chat.date=2025-01-31",
@@ -39,6 +47,8 @@ READ = {
     "quickstart": [
         "objective.normalization=length objective.length_exponent=0.3",
         "ledger.tokens=true",
+        "samples.prompts=Once samples.every=3",
+        "optimization.ema=0.9 evaluation.ema=true",
         "data.sources.a.path=y.txt",
         "data.train= data.sources.a.path=y.txt",
     ],
@@ -108,7 +118,7 @@ def test_a_size_beside_a_tokenizer_is_refused_where_it_was_typed():
 
 
 ALWAYS = """recipe seed device dtype threads deterministic compile data model base adapter frozen objective optimization
-    evaluation checkpoint ledger diagnosis diagnosis.alarms prompt batch_size micro_batch_size max_steps
+    evaluation checkpoint ledger diagnosis diagnosis.alarms samples track prompt batch_size micro_batch_size max_steps
     max_tokens model.dropout objective.normalization"""
 """What every run reads, and names of tables."""
 
@@ -117,7 +127,7 @@ ACCEPTED = """data.train data.held_out data.split_on data.context data.over_long
     data.packing data.shifts_splits data.chat data.special_tokens adapter objective.factorization objective.kernel
     objective.chunk_size optimization evaluation.stride evaluation.batch_size evaluation.every evaluation.final
     evaluation.max_documents data.sources data.temperature checkpoint ledger.every diagnosis.preflight diagnosis.every
-    diagnosis.policies diagnosis.memorize diagnosis.webhook"""
+    diagnosis.policies diagnosis.patience diagnosis.memorize diagnosis.webhook"""
 """What is read wherever it is accepted: a variant refuses the keys of the others."""
 
 ELSEWHERE = {"evaluation.passes", *(f"parent{name}" for name in ("", ".run", ".step", ".digest", ".changes"))}

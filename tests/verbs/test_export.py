@@ -31,7 +31,7 @@ from thetahat.model.config import (
 )
 from thetahat.objective.config import Conditional, Masked, ObjectiveConfig, Prefix
 from thetahat.run.folder.files import read_progress
-from thetahat.verbs.chat import dialogue_prompts
+from thetahat.run.writing.dialogue import dialogue_prompts
 from thetahat.verbs.export import ExportConfig, export
 from thetahat.verbs.load import load
 from thetahat.verbs.score import score

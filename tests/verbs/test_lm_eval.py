@@ -19,7 +19,8 @@ from thetahat.core.errors import ConfigError, DataError
 from thetahat.data.chat.template import load_template
 from thetahat.data.read.prompt import unanswered
 from thetahat.generation.sample import Sampling
-from thetahat.verbs.chat import answer, dialogue_prompts
+from thetahat.run.writing.dialogue import dialogue_prompts
+from thetahat.verbs.chat import answer
 from thetahat.verbs.choose import choose
 from thetahat.verbs.lm_eval import HarnessModel
 from thetahat.verbs.load import load

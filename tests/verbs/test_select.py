@@ -39,7 +39,7 @@ def place(tmp_path_factory):
 def test_each_candidate_has_the_likelihood_that_score_gives_it(place):
     found = select(str(place / "run"), [str(place / "more.jsonl")], report=[str(place / "report.jsonl")], averages=3)
     names = [standing.name for standing in found.selection.standings]
-    assert names == ["0", "4", "8", "12", "16", "mean of the last 2", "mean of the last 3"]
+    assert names == ["0", "4", "8", "12", "16", "mean:2", "mean:3"]
     for standing in found.selection.standings[:5]:
         scored = score(f"{place / 'run'}@{standing.name}", [str(place / "more.jsonl")])
         assert standing.value == pytest.approx(scored.summary.bits_per_byte, rel=1e-12)

@@ -29,7 +29,8 @@ def chat(
     if len(names) != 1:
         raise ConfigError(f"{len(names)} models came", allowed="one", cure="thetahat chat runs/NAME")
     refuse_absent(names[0])
-    from thetahat.verbs.chat import answer, check_talks
+    from thetahat.run.writing.dialogue import check_talks
+    from thetahat.verbs.chat import answer
 
     decoding = typed_as(Decoding, typed)
     how, pairs = how_to_write(decoding, pairs, TEMPERATURE)

@@ -11,7 +11,7 @@ from thetahat.cli.words import in_line, say
 if TYPE_CHECKING:
     from thetahat.generation.beam import Beam
     from thetahat.generation.sample import Sampling
-    from thetahat.verbs.generate import Answer
+    from thetahat.run.writing.write import Answer
     from thetahat.verbs.load import Loaded
 
 OVER_LONG = "error", "keep-last-turns", "truncate-left", "truncate-right"

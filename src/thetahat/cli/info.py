@@ -158,6 +158,7 @@ def _show_training(needed: "Training") -> None:
         "parameters": sized(needed.parameters),
         "gradients": sized(needed.gradients),
         "optimizer": sized(needed.optimizer),
+        **({"moving average": sized(needed.average)} if needed.average else {}),
         "activations": sized(needed.activations),
         "logits": sized(needed.logits),
         **({"the update": f"{sized(needed.update)}, when activations and logits are gone"} if needed.update else {}),

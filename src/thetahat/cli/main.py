@@ -37,8 +37,10 @@ from thetahat.cli import (
     score,
     select,
     tokenizer,
+    track,
     train,
     verify,
+    watch,
 )
 from thetahat.cli.hints import misused
 from thetahat.cli.words import fail, say
@@ -92,6 +94,8 @@ for command in (
     runs.runs,
     merge.merge,
     plot.plot,
+    watch.watch,
+    track.track,
     export.export,
     generate.generate,
     chat.chat,

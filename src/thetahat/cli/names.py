@@ -71,7 +71,13 @@ NAMES: Mapping[str, str | tuple[str, ...]] = {
     "deterministic=true": ("full_determinism", "cudnn_deterministic"),
     "seed={value}": ("data_seed", "random_seed", "rng_seed", "manual_seed"),
     # logs, checkpoints, evaluations
-    LOGGED: ("logging_steps", "log_interval", "log_every_n_steps", "logging_strategy", "report_to", "log_every"),
+    LOGGED: ("logging_steps", "log_interval", "log_every_n_steps", "logging_strategy", "log_every"),
+    "track={value}: tensorboard, wandb, trackio, mlflow": ("report_to", "tracker", "trackers", "log_with", "logger"),
+    "track=wandb": ("use_wandb", "wandb", "wandb_project", "wandb_log"),
+    "optimization.ema=0.999": ("ema", "ema_decay", "use_ema"),
+    "diagnosis.patience=3 diagnosis.policies.no-improvement=stop": (
+        *("early_stopping", "early_stopping_patience", "patience"),
+    ),
     "checkpoint.every={value}": ("save_steps", "save_interval", "save_every", "checkpoint_interval", "ckpt_every"),
     SAVES: ("save_strategy", "always_save_checkpoint"),
     "checkpoint.keep={value}": ("save_total_limit", "max_checkpoints", "keep_last"),

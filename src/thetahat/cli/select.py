@@ -24,12 +24,12 @@ def select(
     report: list[str] = typer.Option(
         [], help="Documents to report the choice on; else half of DATA.", show_default=False
     ),
-    averages: int = typer.Option(5, min=1, help="Also means of the last 2, 3, ... up to so many checkpoints."),
+    averages: int = typer.Option(5, min=1, help="Also means of the last 2, 3, ... up to so many (RUN@mean:K)."),
     save: Path | None = typer.Option(None, help="Write the best as a checkpoint folder.", show_default=False),
     quiet: bool = Quiet,
     json: bool = Json,
 ) -> None:
-    """Say which checkpoint of a run makes held-out text most likely, and how sure that is.
+    """Say which checkpoint of a run, or average, makes held-out text most likely, and how sure that is.
 
     Half of the documents choose, the other half say how good the choice is. Without DATA: what the run held out.
     """
@@ -54,11 +54,7 @@ def select(
         if selected.best.summary.caution:
             emit_words(f"note: {selected.best.summary.caution}")
     if not quiet:
-        best = selected.best.name
-        if save or best.isdigit():
-            say(f"Next: thetahat score {save or f'{run}@{best}'} OTHER")
-        else:
-            say(f"Next: the same with --save DIR    writes the {best} as a model")
+        say(f"Next: thetahat score {save or f'{run}@{selected.best.name}'} OTHER")
 
 
 def _show(plain: dict[str, Any], unit_of_values: str) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 
 from thetahat.cli.pace import Pace
 from thetahat.cli.progress import Display, Standing, duration, progress
-from thetahat.cli.words import emit, escape, say
-from thetahat.core.plain import counted
+from thetahat.cli.words import emit, escape, in_line, say
+from thetahat.core.plain import counted, shorter
 from thetahat.core.special import MASK
 from thetahat.generation.sample import Sampling
 from thetahat.ledger.summary import Summary
@@ -20,9 +20,12 @@ from thetahat.recipes.quickstart import quickstart
 from thetahat.run.config import RunConfig
 from thetahat.run.log.metrics import HELD_OUT, SOURCES
 from thetahat.run.log.report import Report
+from thetahat.run.log.samples import Sample
 from thetahat.run.step import StepReport
 from thetahat.verbs.generate import generate
 from thetahat.verbs.load import load
+
+SHOWN = 160  # characters of a text that was written during training
 
 
 def announce(config: RunConfig, folder: Path) -> None:
@@ -57,6 +60,8 @@ class TrainingProgress:
         self._paused += report.evaluation_seconds
         for alarm in report.alarms if self._shown else ():
             say(escape(str(alarm)))
+        for sample in report.samples if self._pace else ():
+            say(brief_sample(sample))
         if report.step is None:  # an evaluation was made up for: the next step says it, too
             return
         self._display(self._standing(report, report.step))
@@ -83,6 +88,12 @@ class TrainingProgress:
             paused=self._paused,
             later=self._each * self._watch.evaluations_after(step.step, report.num_steps),
         )
+
+
+def brief_sample(sample: Sample) -> str:
+    """What was written, on one line, and as much of it as such a line has room for."""
+    prompt, text = (in_line(part) for part in (sample.prompt, sample.text))
+    return f"step {sample.step:,} writes behind {shorter(prompt, 40)!r}: {shorter(text, SHOWN)}"
 
 
 def _brief(held_out: Summary) -> str:

@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from shlex import quote
-from typing import Annotated, Any, NoReturn, TypeVar, cast, dataclass_transform, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, TypeVar, cast, dataclass_transform, get_args, get_origin
 
 import msgspec
 import tomli_w
@@ -335,11 +335,29 @@ def _value(text: str, hint: Any) -> Any:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return text
+        return _listed(text, hint)
+    if isinstance(value, str):
+        return _listed(value, hint)
     if isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
         return int(value)  # max_tokens=1e6
     is_text = str in kinds and not isinstance(value, str | list | dict) and type(value) not in kinds
     return text if is_text else value  # data.train=2024 names a file
+
+
+def _listed(text: str, hint: Any) -> Any:
+    """The text; where only a list fits, that list: the text alone, or [a,b], whose quotes a shell took away.
+
+    Of names to choose from also a,b.
+    """
+    kinds, item = alternatives(hint), alternatives(items(hint))
+    if str in kinds or not any(get_origin(kind) in (tuple, list) for kind in kinds):
+        return text
+    has_names = any(get_origin(kind) is Literal for kind in item)
+    is_bracketed = text.startswith("[") and text.endswith("]")
+    if not (is_bracketed or has_names):
+        return [text] if str in item else text
+    parts = (text[1:-1] if is_bracketed else text).split(",")
+    return [part.strip().strip("\"'") for part in parts if part.strip()]
 
 
 def _paths(plain: Plain, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

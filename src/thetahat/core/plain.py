@@ -72,6 +72,11 @@ def tidied(path: str) -> str:
     return f"./{short}" if is_word and path.startswith("./") else short
 
 
+def shorter(text: str, most: int) -> str:
+    """The text, or as much of its beginning as has `most` characters with the dots behind it."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def unescaped(text: str) -> str:
     r"""The text of an option with its escapes read.
 

@@ -27,6 +27,10 @@ class DiagnosisConfig(Config, kw_only=True):
     """Steps between two measurements of updates, attention and ranks, which metrics.jsonl has by part of the model; 0:
     none.
     """
+    patience: Annotated[int, Meta(ge=0)] = 0
+    """Early stopping: evaluations in a row without a better held-out value than the best, after which no-improvement is
+    an alarm; 0: it is none. diagnosis.policies.no-improvement=stop ends the run with it.
+    """
     policies: dict[str, Action] = field(default_factory=dict[str, Action])
     """What an alarm does, by its name: record, skip (the update of the step is left out) or stop (the run is saved and
     ends): diagnosis.policies.loss-spike=skip. All are recorded, and non-finite also stops.
@@ -60,6 +64,15 @@ class DiagnosisConfig(Config, kw_only=True):
             raise ConfigError(
                 f"diagnosis.policies.{next(iter(self.policies))} has no effect: diagnosis.alarms=false",
                 cure="diagnosis.alarms=true, or leave the policy out",
+            )
+        if "no-improvement" in self.policies and not self.patience:
+            raise ConfigError(
+                "diagnosis.policies.no-improvement has no effect: diagnosis.patience=0", cure="diagnosis.patience=3"
+            )
+        if self.patience and not self.alarms:
+            raise ConfigError(
+                f"diagnosis.patience={self.patience} has no effect: diagnosis.alarms=false",
+                cure="diagnosis.alarms=true",
             )
         if late := [name for name, action in self.policies.items() if action == "skip" and name in AFTER]:
             raise ConfigError(

@@ -19,18 +19,19 @@ NARROWEST = 40  # columns
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def as_text(panels: Sequence[Panel], axis: str, width: int, *, has_colours: bool) -> str:
-    """The panels below one another, `width` columns wide, each below the names of its curves."""
-    return "\n\n".join(_panel(panel, axis, max(width, NARROWEST), has_colours=has_colours) for panel in panels)
+def as_text(panels: Sequence[Panel], axis: str, width: int, *, has_colours: bool, height: int = HEIGHT) -> str:
+    """The panels below one another, `width` columns wide, each `height` lines high below the names of its curves."""
+    size = max(width, NARROWEST), height
+    return "\n\n".join(_panel(panel, axis, size, has_colours=has_colours) for panel in panels)
 
 
-def _panel(panel: Panel, axis: str, width: int, *, has_colours: bool) -> str:
+def _panel(panel: Panel, axis: str, size: tuple[int, int], *, has_colours: bool) -> str:
     import plotext
 
     plot: Any = plotext.figure
     plot.clear()
     plot.theme("colorless")
-    plot.plot_size(width, HEIGHT)
+    plot.plot_size(*size)
     plot.legend(active=False)
     legend: list[str] = []
     for curve in panel.curves:
@@ -47,7 +48,7 @@ def _panel(panel: Panel, axis: str, width: int, *, has_colours: bool) -> str:
     legend += _marks(plot, panel, axis, has_colours=has_colours)
     _rule(plot, panel, axis)
     text: str = plot.build().string(not has_colours)
-    lines = [f"{panel.title} over {axis}", *_in_lines(legend, width), *text.splitlines()]
+    lines = [f"{panel.title} over {axis}", *_in_lines(legend, size[0]), *text.splitlines()]
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -113,7 +113,13 @@ class OptimizationConfig(Config, frozen=True, kw_only=True):
     """How learning rates change over the run, the same for all parameters."""
     clip: float | None = None
     """The largest global norm of the gradient; a larger gradient is scaled down to it. none: measured, not clipped."""
+    ema: float | None = None
+    """Decay rate, a step, of an exponential moving average of the parameters (EMA), kept beside them; none: there is
+    none.
+    """
 
     def __post_init__(self) -> None:
         if self.clip is not None:
             _require(0 < self.clip < INFINITY, "clip", self.clip, "a number above 0, or none")
+        if self.ema is not None:
+            _require(0 < self.ema < 1, "ema", self.ema, "a number above 0 and below 1, for example 0.999, or none")

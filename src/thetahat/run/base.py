@@ -1,7 +1,6 @@
 """Starting from a trained model (`base`): its shape, tokenizer and parameters; tokens or an adapter may be added."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +14,10 @@ from thetahat.interop.hub import is_hub_name, pinned
 from thetahat.model.adapters.lora import merge
 from thetahat.model.build import LanguageModel
 from thetahat.run.config import RunConfig
-from thetahat.run.folder.checkpoint import TOKENIZER, load_parameters, load_tensors
+from thetahat.run.folder.checkpoint import TOKENIZER, copy_parameters
 from thetahat.run.folder.config import read_config
-from thetahat.run.folder.files import CONFIG, MODEL, read_progress
-from thetahat.run.folder.stored import Foreign, StoredModel, check_head, find_model
+from thetahat.run.folder.files import CONFIG, read_progress
+from thetahat.run.folder.stored import Checkpoint, Foreign, StoredModel, check_head, find_model
 from thetahat.run.ignored import OfBase, beside_base, refuse_beside_base, refuse_beside_tokenizer, refuse_ignored
 from thetahat.run.machine import resolve
 from thetahat.run.state import first_model
@@ -96,12 +95,12 @@ def load_base(model: LanguageModel, config: RunConfig, num_labels: int = 0) -> N
 
 def _parameters(stored: StoredModel) -> Iterator[tuple[str, Tensor]]:
     """One after another, so that no more than the model and one tensor need be in memory."""
-    return stored.parameters() if isinstance(stored, Foreign) else iter(parameters_of(stored.folder).items())
+    return stored.parameters() if isinstance(stored, Foreign) else iter(parameters_of(stored).items())
 
 
-def parameters_of(folder: Path) -> dict[str, Tensor]:
+def parameters_of(stored: Checkpoint) -> dict[str, Tensor]:
     """The parameters of a checkpoint by their plain names; an adapter, or rows of new tokens, are merged into them."""
-    saved = load_tensors(folder / MODEL)
+    folder, saved = stored.folder, stored.weights.tensors()
     if not (folder / CONFIG).exists():  # no run has trained it
         return saved
     config = read_config(folder)
@@ -112,7 +111,7 @@ def parameters_of(folder: Path) -> dict[str, Tensor]:
     model = first_model(config, vocab_size, torch.device("cpu"), len(labels))
     if config.adapter:
         load_base(model, config, len(labels))
-    load_parameters(model, folder)
+    copy_parameters(model, saved, str(folder))
     merge(model)
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 

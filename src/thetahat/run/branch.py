@@ -18,7 +18,7 @@ from thetahat.ledger.policy import same_question
 from thetahat.optimization.schedule import learning_rate_factor
 from thetahat.run.card import card_of
 from thetahat.run.config import FIXED, FREE, ParentConfig, RunConfig, changed_keys, differences, is_fixed
-from thetahat.run.folder.checkpoint import best_of, load_parameters, load_tensors
+from thetahat.run.folder.checkpoint import best_of, load_average, load_parameters, load_tensors
 from thetahat.run.folder.config import read_config
 from thetahat.run.folder.files import OPTIMIZER, STATE, is_run, read_progress
 from thetahat.run.folder.find import find_checkpoint, find_parent
@@ -155,9 +155,11 @@ def inherit(state: State, prepared: Prepared, checkpoint: Path) -> None:
         raise ConfigError(f"the parent's parameters do not fit this config: {error.what}", cure="base=RUN") from error
     anew = state.optimizer.adopt_state(load_tensors(checkpoint / OPTIMIZER))
     state.step, state.tokens, state.seconds = progress["step"], progress["tokens"], progress["seconds"]
+    load_average(state, checkpoint)
     ours_of, theirs_of = (card_of(one, prepared.labels).policy(one.inference) for one in (state.config, theirs))
     is_same_text = [corpus.fingerprint for corpus in (prepared.held_out,) if corpus] == progress["data"][1:]
-    if is_same_text and same_question(ours_of, theirs_of, is_whole=False):
+    is_same_model = state.config.evaluation.ema == theirs.evaluation.ema
+    if is_same_text and is_same_model and same_question(ours_of, theirs_of, is_whole=False):
         state.best = best_of(run_of(checkpoint), checkpoint)
     else:
         logger.info("best so far: none, since what is held out, or how it is scored, is another")

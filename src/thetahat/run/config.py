@@ -17,6 +17,7 @@ from thetahat.core.errors import ConfigError
 from thetahat.core.plain import tidied
 from thetahat.data.config import DataConfig
 from thetahat.diagnosis.config import DiagnosisConfig
+from thetahat.generation.config import SamplesConfig
 from thetahat.model.adapters.config import LoRAConfig
 from thetahat.model.config import Dtype, ModelConfig
 from thetahat.objective.config import FACTORIZATIONS, ObjectiveConfig
@@ -25,6 +26,7 @@ from thetahat.scoring.config import EvaluationConfig, ScoringConfig
 
 Count = Annotated[int, Meta(ge=1, le=2**40)]
 Device = Literal["auto", "cpu", "cuda"]
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 Threads = Annotated[int, Meta(ge=0, le=1024)]  # of the CPU; 0: all
 
 FIXED = (
@@ -85,12 +87,22 @@ class WatchConfig(Config, kw_only=True):
     """What the ledger of the run records."""
     diagnosis: DiagnosisConfig = DiagnosisConfig()
     """What looks for faults, before the run and during it."""
+    samples: SamplesConfig = SamplesConfig()
+    """What is written while the run trains."""
+    track: tuple[Tracker, ...] = ()
+    """Where else the run is shown, beside its folder: tensorboard, wandb, trackio, mlflow, each by its own library."""
     prompt: str = ""
     """A text that is continued when training ends; empty: none."""
 
     def evaluates(self, step: int, num_steps: int) -> bool:
         """Whether the held-out part is scored after this step."""
         return _is_due(step, num_steps, self.evaluation.every) and (self.evaluation.final or step < num_steps)
+
+    def writes(self, step: int, num_steps: int) -> bool:
+        """Whether samples are written after this step."""
+        every = self.samples.every
+        is_due = _is_due(step, num_steps, every) if every else self.evaluates(step, num_steps)
+        return bool(self.samples.prompts) and is_due
 
     def evaluations_after(self, step: int, num_steps: int) -> int:
         """How many evaluations come after this step."""
@@ -199,6 +211,10 @@ class RunConfig(Config, kw_only=True):
     """What the ledger of the run records."""
     diagnosis: DiagnosisConfig = DiagnosisConfig()
     """What looks for faults, before the run and during it."""
+    samples: SamplesConfig = SamplesConfig()
+    """What is written while the run trains."""
+    track: tuple[Tracker, ...] = ()
+    """Where else the run is shown, beside its folder: tensorboard, wandb, trackio, mlflow, each by its own library."""
     prompt: str = ""
     """A text that is continued when training ends; empty: none."""
 
@@ -227,7 +243,7 @@ class RunConfig(Config, kw_only=True):
     def watch(self) -> WatchConfig:
         """What may change when the run is resumed."""
         times = EvaluationTimes(**{name: getattr(self.evaluation, name) for name in EvaluationTimes.__struct_fields__})
-        names = ("checkpoint", "ledger", "diagnosis", "prompt")
+        names = ("checkpoint", "ledger", "diagnosis", "samples", "track", "prompt")
         return WatchConfig(evaluation=times, **{name: getattr(self, name) for name in names})
 
     @property
@@ -245,7 +261,7 @@ class RunConfig(Config, kw_only=True):
         usual = WatchConfig()
         times = {name: getattr(usual.evaluation, name) for name in EvaluationTimes.__struct_fields__}
         evaluation = replace(self.evaluation, **times)
-        watch = {name: getattr(usual, name) for name in ("checkpoint", "ledger", "prompt")}
+        watch = {name: getattr(usual, name) for name in ("checkpoint", "ledger", "samples", "track", "prompt")}
         watch["diagnosis"] = DiagnosisConfig(policies=self.diagnosis.acting)
         parent = replace(self.parent, run="", changes=()) if self.parent else None
         return replace(self, evaluation=evaluation, base=self.base_digest or self.base, parent=parent, **watch)

@@ -11,6 +11,7 @@ from thetahat.core.config import to_plain
 from thetahat.core.errors import ConfigError
 from thetahat.data.chat.template import TEMPLATES, load_template
 from thetahat.data.config import ChatConfig, as_typed
+from thetahat.generation.config import SamplesConfig
 from thetahat.model.config import ModelConfig
 from thetahat.objective.config import Masked, ObjectiveConfig
 from thetahat.run.config import RunConfig
@@ -89,6 +90,15 @@ def _of_run(config: RunConfig) -> Iterator[Ignored]:
     if config.ledger.tokens and config.ledger.every == 0:
         why = "ledger.every=0 writes no ledger"
         yield Ignored("ledger.tokens", "true", why, "ledger.every=1, or ledger.tokens=false")
+    if config.evaluation.ema and config.optimization.ema is None:
+        yield Ignored("evaluation.ema", "true", "no moving average is kept", "optimization.ema=0.999")
+    if config.samples.prompts and config.objective.factorization.layout.predicts_label:
+        why = "a classifier writes no text"
+        yield Ignored("samples.prompts", list(config.samples.prompts), why, "leave it out")
+    for name in ("every", "max_tokens", "temperature"):
+        value = getattr(config.samples, name)
+        if value != getattr(SamplesConfig(), name) and not config.samples.prompts:
+            yield Ignored(f"samples.{name}", value, "nothing is written", "samples.prompts=TEXT")
     for key in ("base_digest", "base_vocab_size", "base_rows"):
         value = getattr(config, key)
         if value and not config.base:

@@ -40,6 +40,8 @@ from thetahat.run.log.metrics import (
 )
 from thetahat.run.prepare import Prepared, prepare
 from thetahat.run.state import State, first_state
+from thetahat.run.track.sink import check_installed
+from thetahat.run.writing.samples import Samples
 
 logger = getLogger("thetahat")
 
@@ -56,6 +58,7 @@ class Running:
     log: MetricsLog | None  # on the first rank
     ledger: TrainingLedger
     watch: Watch | None  # None: nothing is compared with what is usual
+    samples: Samples | None  # on the first rank
     is_new: bool  # nothing was saved yet
     lacks_evaluation: bool  # whether the evaluation after the last step is due and not made yet
     evaluated: Corpus | None  # what evaluations score: all that is held out, or the part that is declared
@@ -64,6 +67,7 @@ class Running:
 
 def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world: World) -> Running | None:
     """The run at its newest whole checkpoint, or at step 0; None if it is finished."""
+    check_installed(config.track)
     world.first_does(lambda: enter(folder, config))
     newest = find_newest(folder, config, world)
     progress: Mapping[str, Any] = read_progress(newest) if newest else _NOTHING
@@ -80,6 +84,7 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
         if newest is None and config.diagnosis.preflight != "off":
             found = preflight(prepared, state, world)
             world.first_does(lambda: write_checks(folder, found))
+        samples = world.first_does(lambda: Samples(prepared, state, folder))
     except ThetahatError:
         if world.is_first and not newest:
             leave_nothing(folder)
@@ -113,6 +118,7 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
         log,
         ledger,
         watch,
+        samples,
         newest is None,
         lacks_evaluation,
         evaluated,

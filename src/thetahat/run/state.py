@@ -11,6 +11,7 @@ from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.init import allocate, initialize
 from thetahat.model.precision import parameter_dtype
 from thetahat.objective.log_prob import Kernel, build_kernel
+from thetahat.optimization.average import MovingAverage
 from thetahat.optimization.optimizer import Optimizer, build_optimizer
 from thetahat.run.config import RunConfig
 
@@ -29,6 +30,7 @@ class State:
     tokens: int = 0  # targets learned from
     seconds: float = 0.0  # of training, evaluations included
     best: Evaluated | None = None
+    average: MovingAverage | None = None  # of the parameters
 
 
 _CPU = torch.device("cpu")
@@ -70,4 +72,7 @@ def first_state(
         for block in model.blocks:
             block.compile()
     kernel = build_kernel(config.objective, compiles=config.compile)
-    return State(config, device, model, build_optimizer(model, config.optimization), kernel, num_steps)
+    state = State(config, device, model, build_optimizer(model, config.optimization), kernel, num_steps)
+    if (decay := config.optimization.ema) is not None:
+        state.average = MovingAverage({name: p for name, p in model.named_parameters() if p.requires_grad}, decay)
+    return state

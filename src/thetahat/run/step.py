@@ -102,6 +102,8 @@ def step(
     # 4. the update
     if verdict == "update":
         state.optimizer.step(factor)
+        if state.average:
+            state.average.update()
 
     # 5. what happened
     state.step += 1

@@ -28,6 +28,7 @@ from thetahat.run.signals import STOPPING, Interrupted, Stop, listening
 from thetahat.run.start import Running, corpora_noted, fingerprints, start_or_resume
 from thetahat.run.state import State
 from thetahat.run.step import Judge, StepReport, step
+from thetahat.run.track.child import tracking
 from thetahat.scoring.likelihood import Abandoned, ScoringHooks, ledger_rows, score_corpus
 
 Shows = Callable[[int, int], None]
@@ -61,6 +62,7 @@ def train(
         state, watch, wish = run.state, config.watch, 0
         if run.is_new:
             _save(run)  # step 0, or that of the parent
+        ending = held.enter_context(tracking(run.log is not None, config, folder, state.step))
         clock = _Clock(state)
         with listening() as stop:
             while run.lacks_evaluation or state.step < state.num_steps:
@@ -73,6 +75,7 @@ def train(
                 if run.lacks_evaluation:
                     hooks = ScoringHooks(stops=lambda: stop.number > 0, shows=evaluating or (lambda done, total: None))
                     held_out = _evaluate(run, clock, hooks, is_saved=done is None)
+                samples = run.samples() if run.samples and not run.lacks_evaluation else ()
                 _stop(run)
                 if run.ledger.is_full(state.step):
                     run.ledger.write(state.step, world)
@@ -84,9 +87,10 @@ def train(
                 times = state.seconds, state.tokens
                 alarms = tuple(run.watch.alarms) if run.watch else ()
                 of, spent = run.held_out_of, clock.take_evaluation()
-                yield Report(done, state.num_steps, *times, held_out, saved, of, spent, alarms)
+                yield Report(done, state.num_steps, *times, held_out, saved, of, spent, alarms, samples)
                 if wish:
                     break
+        ending.is_finished = not run.lacks_evaluation and state.step == state.num_steps
         world.leave()
     if wish > 0 and (run.lacks_evaluation or state.step < state.num_steps):
         raise Interrupted(wish, f"stopped after step {state.step}; saved {folder_of(folder, state.step)}")
@@ -168,13 +172,27 @@ def evaluate(run: Running, hooks: ScoringHooks) -> tuple[Summary | None, dict[st
         return None, {}
     state.model.eval()
     policy = card_of(state.config, labels).policy(state.config.inference)
-    try:
-        likelihoods = score_corpus(state.model, run.evaluated, policy, run.world, state.device, hooks)
-    finally:
-        state.model.train()
+    with _averaged(state):
+        try:
+            likelihoods = score_corpus(state.model, run.evaluated, policy, run.world, state.device, hooks)
+        finally:
+            state.model.train()
     rows = ledger_rows(likelihoods, run.evaluated, labels)
     names = sorted({row.source for row in rows}) if state.config.data.sources else []
     return summarize(rows), {name: summarize([row for row in rows if row.source == name]).value for name in names}
+
+
+@contextmanager
+def _averaged(state: State) -> Generator[None]:
+    """The moving average in the place of the parameters, where evaluations are of it; these are back afterwards."""
+    if state.average is None or not state.config.evaluation.ema:
+        yield
+        return
+    state.average.swap()
+    try:
+        yield
+    finally:
+        state.average.swap()
 
 
 def _log_step(run: Running, done: StepReport, clock: _Clock) -> None:

@@ -21,6 +21,9 @@ class ScoringConfig(Config, kw_only=True):
 class EvaluationConfig(ScoringConfig, kw_only=True):
     """How and when what is held out is scored in the loop."""
 
+    ema: bool = False
+    """Whether the moving average of the parameters (optimization.ema) is scored in their place."""
+
     every: Annotated[int, Meta(ge=0)] = 0
     """Steps between two evaluations of what is held out; 0: only at the end."""
 

@@ -6,8 +6,10 @@ from typing import Any
 from thetahat.data.read.prompt import GENERATED, read_prompts
 from thetahat.generation.beam import Beam
 from thetahat.generation.sample import Sampling
-from thetahat.verbs.chat import dialogue_prompts, written_anew
-from thetahat.verbs.generate import Shows, fitted, text_prompts, write
+from thetahat.run.writing.dialogue import dialogue_prompts
+from thetahat.run.writing.prompt import fitted, text_prompts
+from thetahat.run.writing.write import Shows, write
+from thetahat.verbs.chat import written_anew
 from thetahat.verbs.load import Loaded
 
 

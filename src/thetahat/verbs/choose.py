@@ -17,10 +17,11 @@ from thetahat.ledger.ledger import LedgerRow, write_ledger
 from thetahat.ledger.pairing import CHOICES
 from thetahat.ledger.policy import Policy
 from thetahat.ledger.summary import Summary, summarize
+from thetahat.run.writing.dialogue import check_talks
 from thetahat.scoring.choice import Accuracy, ScoredQuestion, accuracies, by_source, macro_interval, scored_questions
 from thetahat.scoring.likelihood import Likelihoods, ledger_rows, score_corpus
 from thetahat.statistics.interval import Interval
-from thetahat.verbs.chat import check_talks, question_prompts
+from thetahat.verbs.chat import question_prompts
 from thetahat.verbs.load import Loaded, load
 from thetahat.verbs.score import computed_on
 
@@ -166,7 +167,7 @@ def _plain(found: Mapping[str, Accuracy]) -> dict[str, Any]:
 
 def _metadata(loaded: Loaded, encoded: EncodedQuestions, policy: str) -> dict[str, str]:
     return {
-        "model": str(loaded.folder),
+        "model": loaded.stored.name,
         "model_sha256": loaded.stored.digest,
         "tokenizer_sha256": loaded.tokenizer.digest,
         "data": encoded.corpus.fingerprint,

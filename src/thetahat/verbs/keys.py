@@ -54,6 +54,10 @@ CHAPTERS: Mapping[str, str] = {
     "max_tokens": "README.md#commands",
     "evaluation": "docs/01-the-objective.md#how-held-out-likelihood-is-computed",
     "checkpoint": "README.md#the-run-folder",
+    "evaluation.ema": "docs/04-likelihood.md#which-checkpoint",
+    "optimization.ema": "docs/04-likelihood.md#which-checkpoint",
+    "samples": "docs/06-runs.md#watching",
+    "track": "docs/06-runs.md#trackers",
     "ledger": "docs/04-likelihood.md#the-ledger-of-a-run",
 }
 """Where the documentation says more, by the beginning of a key; the longest counts."""

@@ -35,9 +35,11 @@ from thetahat.data.read.question import Question, question
 from thetahat.data.read.record import Record
 from thetahat.generation.sample import Sampling
 from thetahat.ledger.ledger import LedgerRow
-from thetahat.verbs.chat import check_talks, question_prompts
+from thetahat.run.writing.dialogue import check_talks
+from thetahat.run.writing.prompt import Prompt, text_prompts
+from thetahat.run.writing.write import write
+from thetahat.verbs.chat import question_prompts
 from thetahat.verbs.choose import question_encoding, score_questions
-from thetahat.verbs.generate import Prompt, text_prompts, write
 from thetahat.verbs.load import Loaded, load
 
 logger = getLogger("thetahat")

@@ -21,7 +21,7 @@ from thetahat.model.precision import parameter_dtype
 from thetahat.run.base import load_base
 from thetahat.run.card import Card
 from thetahat.run.config import InferenceConfig
-from thetahat.run.folder.checkpoint import load_parameters
+from thetahat.run.folder.checkpoint import copy_parameters
 from thetahat.run.folder.find import find_checkpoint as find_checkpoint
 from thetahat.run.folder.stored import Foreign, StoredModel, check_head, find_model
 from thetahat.run.machine import resolve, set_up
@@ -148,5 +148,5 @@ def _model(stored: StoredModel, inference: InferenceConfig, vocab_size: int, dev
     if isinstance(stored, Foreign):
         load_folder(model, stored.hub)
     else:
-        load_parameters(model, stored.folder)
+        copy_parameters(model, stored.weights.tensors(), str(stored.folder))
     return model

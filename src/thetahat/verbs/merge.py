@@ -51,7 +51,7 @@ def merge(name: str, out: Path | None = None) -> tuple[Path, Merged]:
         )
     progress, origin = read_progress(loaded.folder), origin_of_model(loaded.stored)
     merged = Merged(
-        checkpoint=str(loaded.folder),
+        checkpoint=loaded.stored.name,
         step=progress["step"],
         base=saved.base,
         base_digest=saved.base_digest,

@@ -10,12 +10,14 @@ import numpy as np
 
 from thetahat.core import store
 from thetahat.core.errors import ConfigError
-from thetahat.core.plain import counted, duration
+from thetahat.core.plain import counted, duration, shorter
 from thetahat.verbs.diagnose import diagnosis_of
 from thetahat.verbs.panels import AXES, panels_of
 from thetahat.verbs.story import Rows, Story, differences, headline, read_story
 
 MOST_ROWS = 25  # of a table beside a figure
+MOST_SAMPLED = 8  # steps of which samples are shown
+MOST_TEXT = 500  # characters of one
 MOST_GROUPS = 12  # sources and lengths of a figure
 
 
@@ -156,9 +158,19 @@ def _told(story: Story, account: dict[str, Any]) -> dict[str, Any]:
             for kind, rows in (("Least likely, late in the run", story.worst), ("Most likely", story.best))
             if rows
         ],
+        "samples": _samples(story),
         "config": story.config_text,
         "environment": story.environment,
     }
+
+
+def _samples(story: Story) -> Rows:
+    """What was written at some steps, from the first to the last, prompt by prompt."""
+    steps = sorted({sample.step for sample in story.samples})
+    places = np.unique(np.linspace(0, len(steps) - 1, MOST_SAMPLED).round().astype(int)) if steps else []
+    shown = {steps[place] for place in places}
+    kept = sorted((one for one in story.samples if one.step in shown), key=lambda one: (one.prompt, one.step))
+    return [[f"{one.step:,}", shorter(one.prompt, MOST_TEXT), shorter(one.text, MOST_TEXT)] for one in kept]
 
 
 def _numbers(story: Story) -> list[tuple[str, str, str]]:

@@ -245,7 +245,7 @@ def metadata_of(loaded: Loaded, corpus: Corpus, data: Sequence[str]) -> dict[str
     tokenizer, policy = loaded.tokenizer, policy_on(loaded, corpus)
     return {
         "thetahat": version_of("thetahat") or "",
-        "model": str(loaded.folder),
+        "model": loaded.stored.name,
         "model_sha256": loaded.stored.digest,
         "card": digest(loaded.card),
         "tokenizer_sha256": tokenizer.digest,

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from thetahat.core import store
 from thetahat.core.errors import DataError, ModelError
@@ -18,8 +17,9 @@ from thetahat.distribution.world import World, join_world
 from thetahat.ledger.ledger import LedgerRow
 from thetahat.ledger.selection import Candidate, Selection, as_blocks, choose, gain, halves, plain
 from thetahat.ledger.summary import BLOCKS, Summary, count_of, summarize
-from thetahat.run.folder.checkpoint import copy_parameters, load_tensors, save_parameters
-from thetahat.run.folder.files import MODEL, OPTIMIZER, all_checkpoints, step_of
+from thetahat.run.folder.checkpoint import copy_parameters, save_parameters
+from thetahat.run.folder.files import AVERAGE, MODEL, OPTIMIZER, all_checkpoints, step_of
+from thetahat.run.folder.weights import Weights
 from thetahat.scoring.likelihood import ledger_rows, score_corpus
 from thetahat.statistics.interval import BLOCK_TOKENS, Interval
 from thetahat.verbs.load import Loaded, load
@@ -80,18 +80,6 @@ class Selected:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Model:
-    """A candidate: one checkpoint, or the mean of several."""
-
-    name: str
-    folders: tuple[Path, ...]
-
-    @property
-    def step(self) -> int:
-        return step_of(self.folders[-1])
-
-
 def select(
     run: str,
     data: Sequence[str] = (),
@@ -101,7 +89,7 @@ def select(
     save: Path | None = None,
     overrides: Sequence[str] = (),
 ) -> Selected:
-    """Scores every checkpoint of `run`, and means of the last 2 to `averages` of them, and chooses.
+    """Scores every checkpoint of `run`, its moving average, and means of the last 2 to `averages`, and chooses.
 
     Half of the documents of `data` choose (by the digest of their text), the other half, or `report`, say how good the
     choice is. Where a side would have fewer than two documents, blocks of 1,024 tokens take their place, and
@@ -110,7 +98,7 @@ def select(
     if save:
         store.check_target(save, "--save")
     models = _models(Path(run), averages)
-    loaded = load(str(models[-1].folders[-1]), tuple(overrides))
+    loaded = load(str(models[-1].folder), tuple(overrides))
     world = join_world(loaded.inference.device)
     corpora = [corpus_of(loaded, some, world) for some in ((data, report) if report else (data,))]
     texts = [_texts(corpus) for corpus in corpora]
@@ -122,11 +110,11 @@ def select(
         if world.is_first:
             logger.info("scored %s, %d of %d", model.name, number, len(models))
     candidates = [
-        Candidate(model.name, model.step, len(model.folders) > 1, rows[0])
+        Candidate(model.name, step_of(model.folder), model.is_average, rows[0])
         for model, rows in zip(models, sets, strict=True)
     ]
     selection = choose(candidates)
-    last = max(range(len(models)), key=lambda index: (len(models[index].folders) == 1, models[index].step))
+    last = max(range(len(models)), key=lambda index: (not models[index].is_average, step_of(models[index].folder)))
     num_documents = len({row.document for row in texts[-1]})
 
     def reported(index: int) -> Reported:
@@ -150,8 +138,8 @@ def _metadata(loaded: Loaded, data: Sequence[str], report: Sequence[str], corpor
     return told | {"report": corpora[-1].fingerprint, "report_paths": names}
 
 
-def _models(run: Path, averages: int) -> list[_Model]:
-    """The checkpoints that are whole, oldest first, and the means of the last ones."""
+def _models(run: Path, averages: int) -> list[Weights]:
+    """The checkpoints that are whole, oldest first, their moving averages, and the means of the last ones."""
     if not run.is_dir():
         raise ModelError(f"there is no folder {run}", allowed="a run folder", cure="thetahat train makes one, in runs/")
     whole: list[Path] = []
@@ -168,31 +156,17 @@ def _models(run: Path, averages: int) -> list[_Model]:
             allowed="a run folder with two or more",
             cure="thetahat train RECIPE checkpoint.every=100 checkpoint.keep=50",
         )
-    singles = [_Model(str(step_of(folder)), (folder,)) for folder in whole]
+    singles = [Weights((folder,)) for folder in whole]
     trained = [folder for folder in whole if step_of(folder) > 0]
+    moving = [Weights((folder,), is_moving=True) for folder in trained if AVERAGE in store.names(folder)]
     counts = range(2, min(averages, len(trained)) + 1)
-    return singles + [_Model(f"mean of the last {count}", tuple(trained[-count:])) for count in counts]
+    return [*singles, *moving, *(Weights(tuple(trained[-count:])) for count in counts)]
 
 
-def _rows(loaded: Loaded, model: _Model, corpus: Corpus, world: World) -> list[LedgerRow]:
-    copy_parameters(loaded.model, _parameters(model), model.name)
+def _rows(loaded: Loaded, model: Weights, corpus: Corpus, world: World) -> list[LedgerRow]:
+    copy_parameters(loaded.model, model.tensors(), model.name)
     likelihoods = score_corpus(loaded.model, corpus, loaded.policy, world, loaded.device)
     return ledger_rows(likelihoods, corpus, loaded.card.labels)
-
-
-def _parameters(model: _Model) -> dict[str, Tensor]:
-    r"""$\frac{1}{k} \sum_j \theta_j$ over the checkpoints, summed in float64 and rounded once to their own dtype.
-
-    Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, arXiv 1803.05407.
-    """
-    first = load_tensors(model.folders[0] / MODEL)
-    if len(model.folders) == 1:
-        return first
-    sums = {name: value.double() for name, value in first.items()}
-    for folder in model.folders[1:]:
-        for name, value in load_tensors(folder / MODEL).items():
-            sums[name] += value.double()
-    return {name: (value / len(model.folders)).to(first[name].dtype) for name, value in sums.items()}
 
 
 class _Text(NamedTuple):
@@ -246,11 +220,11 @@ def _sides(scored: Sequence[Sequence[LedgerRow]], unit: str) -> list[Sequence[Le
 
 
 @torch.no_grad()
-def _save(target: Path, model: _Model, loaded: Loaded) -> None:
+def _save(target: Path, model: Weights, loaded: Loaded) -> None:
     """Publishes a folder like the last checkpoint of the model, with its parameters and without an optimizer."""
-    copy_parameters(loaded.model, _parameters(model), model.name)
+    copy_parameters(loaded.model, model.tensors(), model.name)
     with store.publishing(target) as folder:
-        for name in store.names(model.folders[-1]):
-            if name not in (MODEL, OPTIMIZER):
-                (folder / name).write_bytes((model.folders[-1] / name).read_bytes())
+        for name in store.names(model.folder):
+            if name not in (MODEL, OPTIMIZER, AVERAGE):
+                (folder / name).write_bytes((model.folder / name).read_bytes())
         save_parameters(loaded.model, folder)

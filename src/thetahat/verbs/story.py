@@ -25,6 +25,7 @@ from thetahat.run.folder.files import CHECKPOINTS, CONFIG, STATE, all_checkpoint
 from thetahat.run.folder.starts import ENVIRONMENT, Start, read_starts
 from thetahat.run.log.alarms import read_alarms
 from thetahat.run.log.history import History, read_history
+from thetahat.run.log.samples import Sample, read_samples
 from thetahat.verbs.ancestry import ledger_with_parents, with_parents
 
 MOST_EXTREMES = 8
@@ -52,6 +53,7 @@ class Story:
     findings: tuple[Finding, ...] | None = None  # before the first step; None: nothing is recorded
     checkpoints: tuple[int, ...] = ()  # the steps of those that are there
     progress: Mapping[str, Any] = field(default_factory=dict[str, Any])  # what the newest of them says
+    samples: Sequence[Sample] = ()  # that were written while it trained
 
     @property
     def num_steps(self) -> int | None:
@@ -116,6 +118,7 @@ def read_story(run: Path, beside: Sequence[Path] = ()) -> Story:
         read_checks(run),
         checkpoints,
         progress,
+        read_samples(run),
     )
 
 

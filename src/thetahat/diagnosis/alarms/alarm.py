@@ -29,6 +29,7 @@ Name = Literal[
     "rank-divergence",
     "not-reproduced",
     "overfitting",
+    "no-improvement",
 ]
 NAMES: tuple[Name, ...] = get_args(Name)
 AFTER = frozenset(NAMES[NAMES.index("not-updated") :])  # those that are found after the update

@@ -70,21 +70,36 @@ class Detector:
         return found.new
 
     def evaluated(self, step: int, held_out: Summary) -> list[Alarm]:
-        """What an evaluation of what is held out shows."""
+        """What an evaluation of what is held out shows, and did not show since the best one."""
         memory, trend = self.memory, float(self.baselines.level[0])
-        if not memory.best_step or held_out.value <= memory.best_value:
+        if not memory.best_step or held_out.value < memory.best_value:
             memory.best_step, memory.best_value, memory.best_trend = step, held_out.value, trend
+            memory.since_best = 0
             return []
-        at, best, then = memory.best_step, memory.best_value, memory.best_trend
+        memory.since_best += 1
+        found = [*self._overfitting(step, held_out, trend), *self._no_improvement(step, held_out)]
+        new = [alarm for alarm in found if memory.last.get(alarm.name, -1) < memory.best_step]
+        memory.last |= {alarm.name: step for alarm in found}
+        return new
+
+    def _overfitting(self, step: int, held_out: Summary, trend: float) -> list[Alarm]:
+        """It got worse by more than its interval, while training improves."""
+        at, best, then = self.memory.best_step, self.memory.best_value, self.memory.best_trend
         low = held_out.value_ci95[0] if held_out.value_ci95 else (1 - UNSURE) * held_out.value
         if low <= best or not trend < then:
             return []
         what = f"{held_out.value:.3f} {held_out.unit} held out, and {best:.3f} at step {at:,}, while training improves"
         evidence = {"held_out": held_out.value, "low": low, "best": best, "best_step": float(at), "training": trend}
-        alarm = Alarm("overfitting", "warning", step, what, evidence, advice=(f"max_steps={at}",))
-        is_new = memory.last.get(alarm.name, -1) < at
-        memory.last[alarm.name] = step
-        return [alarm] if is_new else []
+        return [Alarm("overfitting", "warning", step, what, evidence, advice=(f"max_steps={at}",))]
+
+    def _no_improvement(self, step: int, held_out: Summary) -> list[Alarm]:
+        """Nothing better came in as many evaluations as somebody has patience for."""
+        at, best, since = self.memory.best_step, self.memory.best_value, self.memory.since_best
+        if not self.setting.patience or since < self.setting.patience:
+            return []
+        what = f"{held_out.value:.3f} {held_out.unit} held out, and {best:.3f} at step {at:,}, {since} evaluations ago"
+        evidence = {"held_out": held_out.value, "best": best, "best_step": float(at), "evaluations": float(since)}
+        return [Alarm("no-improvement", "warning", step, what, evidence, advice=(f"max_steps={at}",))]
 
     def _values(self, seen: Seen) -> Any:
         norms = [seen.gradient_norm, *(seen.norms[name] for name in self.setting.regions.names)]

@@ -22,6 +22,7 @@ class Memory:
     best_step: int = 0  # of the best evaluation; 0: there was none
     best_value: float = 0.0  # what was held out then
     best_trend: float = 0.0  # of the training then
+    since_best: int = 0  # evaluations since the best one
     last: dict[str, int] = field(default_factory=dict[str, int])  # the step in which an alarm was last seen, by name
 
     def to_dict(self) -> dict[str, Any]:

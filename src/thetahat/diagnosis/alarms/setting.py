@@ -17,6 +17,7 @@ class Setting:
     is_drawn: bool  # its parameters were drawn, not taken from another model
     regions: Regions
     unigram_entropy: float | None  # nats, of the targets; None: those are no tokens, or a plateau there is usual
+    patience: int = 0  # evaluations without a better value after which that is an alarm; 0: it is none
 
     def slower(self) -> tuple[str, ...]:
         """Half of each learning rate, as KEY=VALUE."""

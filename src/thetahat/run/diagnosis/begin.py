@@ -38,6 +38,7 @@ def begin_watch(
         is_drawn=config.base is None and config.parent is None,
         regions=regions_of(state.model),
         unigram_entropy=None if config.objective.factorization.is_pseudo else _entropy(prepared.train),
+        patience=config.diagnosis.patience,
     )
     detector = Detector(setting)
     if kept and kept["detector"]:

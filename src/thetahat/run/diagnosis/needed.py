@@ -26,6 +26,7 @@ class Training:
     parameters: int
     gradients: int
     optimizer: int
+    average: int  # the moving average of the parameters, where one is kept
     activations: int  # kept for the backward pass of one micro-batch
     logits: int  # when the backward pass begins
     update: int  # what the update needs when the activations are gone
@@ -35,7 +36,7 @@ class Training:
     @property
     def total(self) -> int:
         """At the worst moment: the beginning of the last backward pass of a step, or its update."""
-        stays = self.parameters + self.gradients + self.optimizer
+        stays = self.parameters + self.gradients + self.optimizer + self.average
         return stays + max(self.activations + self.logits, self.update)
 
     def to_dict(self) -> dict[str, int]:
@@ -82,6 +83,7 @@ def training_memory(
         parameters=full * sum(one.numel() for one in model.parameters()),
         gradients=full * sum(sizes.values()),
         optimizer=full * sum(SLOTS[kinds[name]] * size for name, size in sizes.items()),
+        average=full * sum(sizes.values()) if rules.ema is not None else 0,
         activations=round(kept * positions) + kept_of_matrices(matrix_weights(model), config.dtype),
         logits=logit_bytes(num_labels or vocab_size, min(targets, chunk or targets), config.dtype),
         update=full * (sum(one.numel() for one in muon) + STACK * _largest_stack(muon)),

@@ -8,7 +8,7 @@ from shlex import quote
 from thetahat.core.errors import ModelError
 from thetahat.run.folder.files import CHECKPOINTS
 
-KINDS = "a run folder, RUN@best, RUN@STEP, a checkpoint folder, or a folder as transformers writes it"
+KINDS = "a run folder, RUN@best, RUN@STEP, RUN@ema, RUN@mean:K, a checkpoint folder, or one as transformers writes it"
 
 
 def refuse_absent(*names: str) -> None:

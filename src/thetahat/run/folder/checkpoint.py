@@ -26,6 +26,7 @@ from thetahat.run.card import Card, card_of
 from thetahat.run.config import InferenceConfig, RunConfig, differences, digest
 from thetahat.run.folder.config import read_config
 from thetahat.run.folder.files import (
+    AVERAGE,
     CARD,
     CONFIG,
     MODEL,
@@ -68,12 +69,15 @@ def save(state: State, run: Path, tokenizer: Tokenizer, beside: Mapping[str, Any
     with store.publishing(target) as folder:
         save_parameters(state.model, folder)
         save_file(_contiguous(state.optimizer.state()), folder / OPTIMIZER)
+        if state.average:
+            save_file(_contiguous(_saved(state.model) | state.average.tensors), folder / AVERAGE)
         progress = {
             "step": state.step,
             "tokens": state.tokens,
             "seconds": state.seconds,
             "num_steps": state.num_steps,
             "best": state.best and state.best._asdict(),
+            "averaged": state.average.count if state.average else None,
             "config": digest(state.config),
             "torch": torch.__version__,
             **beside,
@@ -190,6 +194,16 @@ def restore(state: State, folder: Path) -> None:
     state.optimizer.load_state(load_tensors(folder / OPTIMIZER))
     progress = read_progress(folder)
     state.step, state.tokens, state.seconds = progress["step"], progress["tokens"], progress["seconds"]
+    load_average(state, folder)
+
+
+def load_average(state: State, folder: Path) -> None:
+    """Loads the moving average of a checkpoint into a state that keeps one; without one there it begins with it."""
+    if state.average is None:
+        return
+    count = read_progress(folder).get("averaged")
+    saved: Mapping[str, Tensor] = load_tensors(folder / AVERAGE) if count else _saved(state.model)
+    state.average.load({name: saved[name] for name in state.average.tensors if name in saved}, count or 0)
 
 
 def read_card(folder: Path) -> Card:

@@ -12,6 +12,7 @@ from thetahat.core import store
 from thetahat.ledger.evaluated import Evaluated
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+AVERAGE = "average.safetensors"
 CONFIG, CARD = "config.toml", "card.toml"
 CHECKPOINTS = "checkpoints"
 

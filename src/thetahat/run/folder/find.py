@@ -1,4 +1,4 @@
-"""Finds the checkpoint of a MODEL argument: a run folder (its latest), RUN@best, RUN@500, or a checkpoint folder."""
+"""Finds the checkpoint of a MODEL argument: a run folder (its latest), RUN@best, RUN@500, a folder, or an average."""
 
 import os
 import re
@@ -12,25 +12,83 @@ from thetahat.run.config import ParentConfig, RunConfig, differences
 from thetahat.run.folder.absent import KINDS, no_model
 from thetahat.run.folder.checkpoint import Rejected, best_of, find_fault
 from thetahat.run.folder.config import read_config
-from thetahat.run.folder.files import CONFIG, MODEL, OPTIMIZER, all_checkpoints, folder_of, step_of
+from thetahat.run.folder.files import (
+    AVERAGE,
+    CHECKPOINTS,
+    CONFIG,
+    MODEL,
+    OPTIMIZER,
+    all_checkpoints,
+    folder_of,
+    step_of,
+)
 from thetahat.run.folder.moved import find_checkpoint_again
+from thetahat.run.folder.weights import Weights
 
 
 def find_checkpoint(name: str, *, with_optimizer: bool = False, deep: bool = True) -> Path:
     """The checkpoint folder of a MODEL argument, verified; of the optimizer's state only the size, by default.
 
-    Without `deep` the parameters are not read either: of them, too, only the size is compared.
+    Without `deep` the parameters are not read either: of them, too, only the size is compared. Raises ModelError for
+    an average, which is no checkpoint.
     """
+    run, which = _parts(name)
+    if which.startswith("mean:") or which.endswith("ema"):
+        what = f"{name} is an average of parameters, without the state of a run"
+        raise ModelError(what, allowed="RUN, RUN@best, RUN@STEP", cure=f"base={quote(name)}, to start from it")
+    return _verified(Path(run), which, _SHALLOW if deep and not with_optimizer else () if deep else (*_SHALLOW, MODEL))
+
+
+def find_weights(name: str, *, deep: bool = True) -> Weights:
+    """The weights of a MODEL argument: also RUN@ema, RUN@STEP:ema, RUN@best:ema, and RUN@mean:K of the last K."""
+    run, which = _parts(name)
+    if which.startswith("mean:"):
+        return _mean(Path(run), which.removeprefix("mean:"), _SHALLOW if deep else (*_SHALLOW, MODEL))
+    step, _, kind = which.rpartition(":")
+    if kind != "ema":
+        return Weights((find_checkpoint(name, deep=deep),))
+    folder = _verified(Path(run), step or "latest", (OPTIMIZER, MODEL) if deep else (*_SHALLOW, MODEL))
+    if AVERAGE not in store.names(folder):
+        raise ModelError(
+            f"{name}: the run keeps no moving average of its parameters",
+            cure="optimization.ema=0.999 when it is trained, or thetahat train --branch RUN optimization.ema=0.999 ...",
+        )
+    return Weights((folder,), is_moving=True)
+
+
+_SHALLOW = (OPTIMIZER, AVERAGE)  # what is not read where a model is asked for
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """The run, and what of it is meant."""
     run, at, which = name.rpartition("@")
-    if not at or os.path.lexists(name):
-        run, which = name, "latest"
-    shallow = (() if with_optimizer else (OPTIMIZER,)) if deep else (OPTIMIZER, MODEL)
-    with store.reading(Path(run)):
-        folder = _named(Path(run), which)
+    return (name, "latest") if not at or os.path.lexists(name) else (run, which)
+
+
+def _verified(run: Path, which: str, shallow: tuple[str, ...]) -> Path:
+    with store.reading(run):
+        folder = _named(run, which)
         if folder is None:
-            return _newest(Path(run), shallow)
+            return _newest(run, shallow)
         store.verify(folder, shallow=shallow)
         return folder
+
+
+def _mean(run: Path, count: str, shallow: tuple[str, ...]) -> Weights:
+    """The last checkpoints behind step 0; one that is damaged is an error."""
+    if not (count.isascii() and count.isdigit() and int(count) > 1):
+        raise ModelError(f"{run}@mean:{count}", allowed="a number of checkpoints, 2 or more", cure=f"{run}@mean:2")
+    if not (run / CHECKPOINTS).is_dir():
+        raise no_model(run)
+    folders = [folder for folder in all_checkpoints(run) if step_of(folder) > 0]
+    if len(folders) < int(count):
+        raise ModelError(
+            f"{run}@mean:{count}: the run has {len(folders)} trained checkpoints",
+            cure=f"{run}@mean:{len(folders)}" if len(folders) > 1 else f"checkpoint.every=N checkpoint.keep={count}",
+        )
+    for folder in folders[-int(count) :]:
+        store.verify(folder, shallow=shallow)
+    return Weights(tuple(folders[-int(count) :]))
 
 
 def find_parent(parent: ParentConfig, folder: Path) -> Path:
@@ -109,7 +167,7 @@ def _whole_ones(run: Path, older: list[Path], config: RunConfig) -> list[str]:
     names: list[str] = []
     for folder in reversed(older):
         with suppress(ModelError):
-            if find_fault(folder, config, shallow=(OPTIMIZER,)) is None:
+            if find_fault(folder, config, shallow=_SHALLOW) is None:
                 names.append(quote(f"{run}@{step_of(folder)}"))
     return names
 

@@ -25,6 +25,7 @@ from thetahat.run.folder.config import read_config
 from thetahat.run.folder.files import CONFIG, all_checkpoints
 from thetahat.run.folder.starts import ENVIRONMENT, STARTS, note_start
 from thetahat.run.log.metrics import METRICS, read_lines
+from thetahat.run.log.samples import SAMPLES
 from thetahat.run.machine import resolve
 
 WATCH = "watch.jsonl"
@@ -114,7 +115,7 @@ def has_begun(folder: Path) -> bool:
 
 def leave_nothing(folder: Path, *, also_folder: bool = True) -> None:
     """Deletes the files of a run that has not begun, and its folder if nothing else is in it."""
-    for name in (CONFIG, ENVIRONMENT, TOKENIZER, ROLES, METRICS, WATCH, STARTS, CHECKS):
+    for name in (CONFIG, ENVIRONMENT, TOKENIZER, ROLES, METRICS, WATCH, STARTS, CHECKS, SAMPLES):
         (folder / name).unlink(missing_ok=True)
     if also_folder:
         (folder / ".lock").unlink(missing_ok=True)

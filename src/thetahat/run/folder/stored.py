@@ -21,8 +21,10 @@ from thetahat.run.card import Card
 from thetahat.run.config import InferenceConfig, RunConfig
 from thetahat.run.folder.checkpoint import TOKENIZER, read_card, read_inference
 from thetahat.run.folder.config import read_config
-from thetahat.run.folder.files import CONFIG, MODEL
-from thetahat.run.folder.find import find_checkpoint
+from thetahat.run.folder.files import CONFIG
+from thetahat.run.folder.find import find_weights
+from thetahat.run.folder.moved import run_of
+from thetahat.run.folder.weights import Weights
 
 _TEMPLATES = ("chat_template.jinja", "tokenizer_config.json")  # where a folder has its chat template, in this order
 UNBOUNDED = 512
@@ -32,9 +34,19 @@ UNBOUNDED = 512
 @final
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run has saved, or a command has made of it; verified."""
+    """What a run has saved, an average of it, or what a command has made of it; verified."""
 
-    folder: Path
+    weights: Weights
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies; of an average, where what is beside its weights lies."""
+        return self.weights.folder
+
+    @property
+    def name(self) -> str:
+        """Its folder; of an average, which lies in none of its own, RUN@NAME."""
+        return f"{run_of(self.folder)}@{self.weights.name}" if self.weights.is_average else str(self.folder)
 
     @cached_property
     def card(self) -> Card:
@@ -54,7 +66,7 @@ class Checkpoint:
     @property
     def digest(self) -> str:
         """As the manifest has it, which was verified."""
-        return store.digest_in(self.folder, MODEL)
+        return self.weights.digest
 
     def tokenizer(self) -> Tokenizer:
         """Its tokenizer."""
@@ -72,6 +84,11 @@ class Foreign:
     def folder(self) -> Path:
         """Where it lies."""
         return self.hub.path
+
+    @property
+    def name(self) -> str:
+        """Its folder."""
+        return str(self.folder)
 
     @property
     def run(self) -> None:
@@ -144,7 +161,7 @@ def find_model(name: str, *, deep: bool = True) -> StoredModel:
         return _foreign(local_folder(name))
     if is_hub_folder(Path(name)):
         return _foreign(Path(name))
-    return Checkpoint(find_checkpoint(name, deep=deep))
+    return Checkpoint(find_weights(name, deep=deep))
 
 
 def _foreign(path: Path) -> Foreign:

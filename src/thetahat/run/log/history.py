@@ -64,7 +64,7 @@ def read_history(run: Path) -> History:
             except (msgspec.DecodeError, KeyError, TypeError, ValueError):
                 damaged.append(number)
                 continue
-            table = evaluations if _is_evaluation(line) else steps
+            table = evaluations if is_evaluation(line) else steps
             if table is steps and step in steps and _untimed(steps[step]) != _untimed(line):
                 twice.add(step)
             table[step] = line
@@ -82,7 +82,8 @@ def _untimed(line: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in line.items() if name not in TIMES}
 
 
-def _is_evaluation(line: Mapping[str, Any]) -> bool:
+def is_evaluation(line: Mapping[str, Any]) -> bool:
+    """Whether a line of metrics.jsonl is that of an evaluation; else it is that of a step."""
     return any(name.startswith(HELD_OUT) for name in line)
 
 
@@ -91,12 +92,12 @@ def _short(name: str) -> str:
 
 
 def _columns(lines: Iterable[Mapping[str, Any]]) -> Columns:
-    rows = [_numbers(line) for line in lines]
+    rows = [numbers_of(line) for line in lines]
     names = dict.fromkeys(("step", *(name for row in rows for name in row)))
     return {name: np.array([row.get(name, np.nan) for row in rows], np.float64) for name in names}
 
 
-def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
+def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a line and of the tables in it; of an interval both ends. Text is no curve."""
     found: dict[str, float] = {}
     for name, value in line.items():
@@ -104,7 +105,7 @@ def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
             found[name] = float(value)
         elif isinstance(value, dict):
             below: Mapping[str, Any] = value
-            found |= {f"{name}/{one}": number for one, number in _numbers(below).items()}
+            found |= {f"{name}/{one}": number for one, number in numbers_of(below).items()}
         elif isinstance(value, list) and len(value) == 2 and all(isinstance(end, int | float) for end in value):
             found |= {f"{name}_low": float(value[0]), f"{name}_high": float(value[1])}
     return found

@@ -10,6 +10,7 @@ from typing import Any, final
 from thetahat.core.errors import ModelError, naming_full_disk
 from thetahat.core.store import flush_folder
 from thetahat.ledger.evaluated import Evaluated
+from thetahat.run.log.lines import append_line
 
 METRICS = "metrics.jsonl"
 HELD_OUT = "held_out_"  # prefix of the names of an evaluation's numbers
@@ -42,8 +43,7 @@ class MetricsLog:
 
     def append(self, line: Mapping[str, Any]) -> None:
         """Adds a line, without waiting until it is on disk."""
-        with naming_full_disk(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+        append_line(self.path, dict(line))
 
     def settle(self) -> int:
         """Flushes the file to disk, and returns its length in bytes."""

@@ -9,6 +9,7 @@ from thetahat.core.plain import as_json
 from thetahat.diagnosis.alarms.alarm import Alarm
 from thetahat.ledger.summary import Summary
 from thetahat.run.log.metrics import HELD_OUT, MAX_DOCUMENTS, OF_DOCUMENTS, SOURCES
+from thetahat.run.log.samples import Sample
 from thetahat.run.state import State
 from thetahat.run.step import StepReport
 
@@ -26,6 +27,7 @@ class Report:
     held_out_of: int | None = None  # documents that are held out, where `held_out` is of a part of them; None: of all
     evaluation_seconds: float = 0.0  # of this iteration
     alarms: tuple[Alarm, ...] = ()  # of this step
+    samples: tuple[Sample, ...] = ()  # that were written after it
 
 
 def step_line(

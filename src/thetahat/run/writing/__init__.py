@@ -1,0 +1,1 @@
+"""Text that a model writes, behind prompts as they are in its training."""
