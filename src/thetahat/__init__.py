@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     from thetahat.verbs.info import info as info
     from thetahat.verbs.load import load as load
     from thetahat.verbs.merge import merge as merge
+    from thetahat.verbs.replay import replay as replay
     from thetahat.verbs.report import report as report
     from thetahat.verbs.score import score as score
     from thetahat.verbs.select import select as select
@@ -120,6 +121,7 @@ VERBS = {
     "choose": "verbs.choose",
     "classify": "verbs.classify",
     "influence": "verbs.influence",
+    "replay": "verbs.replay",
     "info": "verbs.info",
     "diagnose": "verbs.diagnose",
     "report": "verbs.report",

@@ -7,6 +7,7 @@ from typing import Any
 
 import typer
 
+from thetahat.cli.effects import show_sequences
 from thetahat.cli.table import Column, show_table
 from thetahat.cli.words import Json, Quiet, emit, emit_json, emit_words, listen_to_library, say
 
@@ -37,7 +38,7 @@ def influence(
     told = found.to_dict()
     emit_words(f"step {told['step']}, from {told['checkpoint']}: {told['log_likelihood_per_token']:.4f} nats per token")
     emit_words(f"gradient norm {told['gradient_norm']:.4g}; the shares sum to {told['sum_of_shares']:.6f}\n")
-    _sequences(told["sequences"], rows)
+    show_sequences(told["sequences"], rows)
     numbers = [
         Column("share", itemgetter("share"), ".2%"),
         Column("nats gained", itemgetter("gain"), ".2f"),
@@ -49,22 +50,13 @@ def influence(
         _account(told["ledger"])
     if not quiet:
         say(f"rows in {out}") if out else None
-        say("Next: thetahat explain    to see which of their tokens count")
+        say(f"Next: thetahat replay {_run(found.checkpoint)} --step {found.report.step}    to see its tokens and parts")
 
 
-def _sequences(found: list[dict[str, Any]], most: int) -> None:
-    columns = [
-        Column("share", itemgetter("share"), ".2%"),
-        Column("before", itemgetter("before"), ".2f"),
-        Column("after", itemgetter("after"), ".2f"),
-        Column("tokens", itemgetter("num_tokens"), ","),
-        Column("sequence", itemgetter("name")),
-    ]
-    rows = [one | {"name": f"{one['id']} {one['part']}: {one['text']}".replace("\n", " ")} for one in found]
-    if (num_more := len(rows) - 2 * most) > 0:
-        between = {"share": "...", "before": "", "after": "", "num_tokens": "", "name": f"{num_more:,} more"}
-        rows = [*rows[:most], between, *rows[-most:]]
-    show_table(rows, columns)
+def _run(checkpoint: Path) -> str:
+    from shlex import quote
+
+    return quote(str(checkpoint.parent.parent))
 
 
 def _groups(title: str, groups: list[dict[str, Any]], numbers: Sequence[Column]) -> None:

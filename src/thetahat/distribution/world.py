@@ -1,8 +1,8 @@
 """The processes that train together; for a single process every operation is the identity."""
 
 import os
-from collections.abc import Callable, Iterable
-from typing import TypeVar, final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar, final, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -12,6 +12,23 @@ from torch import Tensor, nn
 from thetahat.core.errors import ConfigError, ThetahatError
 
 T = TypeVar("T")
+
+
+@runtime_checkable
+class Ranks(Protocol):
+    """What a step asks of the ranks that make it together."""
+
+    def turns(self, batches: Sequence[T]) -> Iterator[tuple[int, int, T]]:
+        """Each micro-batch of this process with its rank, and its place among those of the rank."""
+        ...
+
+    def sum_of(self, parts: Sequence[Tensor], zero: Tensor) -> Tensor:
+        """The sum of one part a micro-batch: on each rank in their order, from `zero` on, and then over ranks."""
+        ...
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replaces each gradient by its sum over ranks; a rank without targets contributes zeros."""
+        ...
 
 
 @final
@@ -26,6 +43,14 @@ class World:
     def is_first(self) -> bool:
         """Whether this process is the one that writes."""
         return self.rank == 0
+
+    def turns(self, batches: Sequence[T]) -> Iterator[tuple[int, int, T]]:
+        """Each micro-batch of this rank with the rank, and its place among them."""
+        return ((self.rank, index, batch) for index, batch in enumerate(batches))
+
+    def sum_of(self, parts: Sequence[Tensor], zero: Tensor) -> Tensor:
+        """The sum of one part a micro-batch, in their order, from `zero` on; and then over ranks."""
+        return self.sum(sum(parts, start=zero))
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over ranks, on every rank."""

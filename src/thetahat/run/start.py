@@ -26,6 +26,7 @@ from thetahat.run.folder.checkpoint import Rejected, best_of, newest_verified, r
 from thetahat.run.folder.checks import write_checks
 from thetahat.run.folder.files import read_progress
 from thetahat.run.folder.folder import enter, has_begun, leave_nothing, note_beginning
+from thetahat.run.folder.moved import run_of
 from thetahat.run.log.ledger import TrainingLedger
 from thetahat.run.log.metrics import (
     HELD_OUT,
@@ -78,7 +79,7 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
         parent = None if newest else parent_checkpoint(config, folder)
         if parent:
             world.first_does(lambda: take_tokenizer(parent, folder))
-        prepared = _placed(prepare(config, folder, world), folder, progress, parent)
+        prepared = _placed(prepare(config, folder, world), newest, parent)
         tell_room(prepared, device, world)
         state = _state(prepared, device, newest, parent)
         if newest is None and config.diagnosis.preflight != "off":
@@ -126,14 +127,25 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
     )
 
 
-def _placed(prepared: Prepared, folder: Path, progress: Mapping[str, Any], parent: Path | None) -> Prepared:
-    """What is prepared, for the position in the data that the newest checkpoint, or that of the parent, has noted."""
+def standing_at(
+    prepared: Prepared, device: torch.device, checkpoint: Path | None, parent: Path | None
+) -> tuple[Prepared, State]:
+    """What is prepared, at the position in the data that a checkpoint has noted, and the state of that checkpoint.
+
+    Without one, the position and the state in which a run begins: those of its parent's checkpoint, or of step 0.
+    """
+    placed = _placed(prepared, checkpoint, parent)
+    return placed, _state(placed, device, checkpoint, parent)
+
+
+def _placed(prepared: Prepared, checkpoint: Path | None, parent: Path | None) -> Prepared:
     if parent:
         return place(prepared, parent)
-    if progress is _NOTHING:
+    if checkpoint is None:
         return prepared
-    check_data(prepared, progress["data"], folder)
-    return going_on(prepared, progress)
+    progress = read_progress(checkpoint)
+    check_data(prepared, progress["data"], run_of(checkpoint))
+    return _going_on(prepared, progress)
 
 
 def _evaluated(prepared: Prepared) -> tuple[Corpus | None, int | None]:
@@ -163,7 +175,7 @@ def _state(prepared: Prepared, device: torch.device, newest: Path | None, parent
     return state
 
 
-def going_on(prepared: Prepared, progress: Mapping[str, Any]) -> Prepared:
+def _going_on(prepared: Prepared, progress: Mapping[str, Any]) -> Prepared:
     """What is prepared, for the step, the targets and the position in the data that a checkpoint has noted."""
     standing = progress.get("standing", {"position": progress["step"]})
     return prepared.from_step(progress["step"], progress["tokens"], standing["position"])

@@ -12,12 +12,13 @@ from thetahat.core.batch import Batch
 from thetahat.core.errors import DataError
 from thetahat.core.random import derived_seed
 from thetahat.core.total import Total
-from thetahat.distribution.world import ALONE, World
+from thetahat.distribution.world import ALONE, Ranks
 from thetahat.model.precision import computing_in
 from thetahat.objective.objective import Note, log_likelihood
 from thetahat.optimization.clip import Clipped, clip_and_measure
 from thetahat.optimization.schedule import learning_rate_factor
-from thetahat.run.blame import non_finite_error
+from thetahat.run.blame.alone import MicroBatch
+from thetahat.run.blame.blame import non_finite_error
 from thetahat.run.state import State
 
 
@@ -64,7 +65,7 @@ class Judge(Protocol):
 
 
 def step(
-    state: State, batches: Sequence[Batch], world: World, note: Note | None = None, judge: Judge | None = None
+    state: State, batches: Sequence[Batch], world: Ranks, note: Note | None = None, judge: Judge | None = None
 ) -> StepReport:
     r"""Moves θ uphill on $\frac{1}{Z} \sum_{x \in \text{batch}} \sum_i w_i \log \Pr_\theta(t_i \mid \cdot)$, once.
 
@@ -79,16 +80,16 @@ def step(
     divisor = config.objective.step_divisor(weight)
 
     # 2. log-probabilities and their gradient, a micro-batch at a time
-    total = Total.zero(state.device)
+    totals: list[Tensor] = []
     state.optimizer.zero_grad()
-    for index, batch in enumerate(batches):
-        torch.manual_seed(derived_seed(config.seed, "dropout", state.step, world.rank, index))
+    for rank, index, batch in world.turns(batches):
+        torch.manual_seed(derived_seed(config.seed, "dropout", state.step, rank, index))
         with computing_in(config.dtype, state.device):
             part = log_likelihood(state.model, batch.to(state.device), state.kernel, note)
         (-part.log_prob / divisor).backward()  # the one sign flip: optimizers go downhill
-        total += part.detach()
+        totals.append(torch.stack([part.log_prob, part.weight]).detach())
     world.sum_gradients(parameters)
-    total = Total(*world.sum(torch.stack([total.log_prob, total.weight])).unbind())
+    total = Total(*world.sum_of(totals, torch.zeros(2, dtype=torch.float64, device=state.device)).unbind())
 
     # 3. the true global norm; what is not finite never reaches the parameters
     gradient = clip_and_measure(parameters, config.optimization.clip)
@@ -97,7 +98,7 @@ def step(
     measured = Measured(state.step + 1, total, gradient, holders, factor)
     verdict = judge.judge(measured) if judge else _plain(measured)
     if verdict == "fail":
-        raise non_finite_error(state, batches, divisor)
+        raise non_finite_error(state, [MicroBatch(*turn) for turn in world.turns(batches)], divisor)
 
     # 4. the update
     if verdict == "update":
@@ -115,13 +116,14 @@ def _plain(measured: Measured) -> Verdict:
     return "update" if torch.isfinite(measured.gradient.norm + measured.total.log_prob) else "fail"
 
 
-def weigh(batches: Sequence[Batch], world: World = ALONE) -> Weighed:
+def weigh(batches: Sequence[Batch], world: Ranks = ALONE) -> Weighed:
     """The weight Z and the number of targets of the global batch, over all micro-batches and ranks.
 
     A batch that asks nothing is an error: it has no likelihood, and a step on it would be a step on nothing.
     """
-    mine = [sum(float(batch.weight()) for batch in batches), sum(float((batch.weights > 0).sum()) for batch in batches)]
-    weight, num_tokens = world.sum(torch.tensor(mine, dtype=torch.float64)).tolist()
+    each = [[float(batch.weight()), float((batch.weights > 0).sum())] for batch in batches]
+    zero = torch.zeros(2, dtype=torch.float64)
+    weight, num_tokens = world.sum_of([zero.new_tensor(pair) for pair in each], zero).tolist()
     if not weight > 0:
         names = ", ".join(sorted({part.document for batch in batches for part in batch.parts.named()})[:5]) or "none"
         raise DataError(

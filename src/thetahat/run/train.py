@@ -16,7 +16,7 @@ from thetahat.ledger.summary import Summary, summarize
 from thetahat.objective.log_prob import Told
 from thetahat.objective.objective import Note
 from thetahat.run.base import resolved
-from thetahat.run.blame import check_parameters
+from thetahat.run.blame.blame import check_parameters
 from thetahat.run.card import card_of
 from thetahat.run.config import RunConfig
 from thetahat.run.folder.checkpoint import save, settle

@@ -10,28 +10,25 @@ from msgspec.structs import replace
 
 from thetahat.core import store
 from thetahat.core.errors import ConfigError
-from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.distribution.world import World
 from thetahat.ledger.contribution import account, deciles, grouped
 from thetahat.ledger.ledger import SCHEMA, write_columns
 from thetahat.ledger.policy import POLICY
 from thetahat.ledger.run_ledger import part_files
-from thetahat.run.base import load_base
 from thetahat.run.config import RunConfig
-from thetahat.run.folder.checkpoint import restore
 from thetahat.run.folder.config import read_config
 from thetahat.run.folder.files import all_checkpoints, read_progress, step_of
 from thetahat.run.folder.find import find_checkpoint
-from thetahat.run.influence import Effect, dtype_of_sums, effects
 from thetahat.run.log.ledger import training_policy
 from thetahat.run.machine import resolve, set_up
 from thetahat.run.prepare import Prepared, prepare
-from thetahat.run.start import check_data, going_on
-from thetahat.run.state import State, first_state
-from thetahat.run.step import StepReport
+from thetahat.run.replay.again import micro_batches
+from thetahat.run.replay.effects import Effect, dtype_of_sums, effects, parameters_of
+from thetahat.run.start import standing_at
+from thetahat.run.state import State
+from thetahat.run.step import StepReport, step
 from thetahat.verbs.ancestry import ledger_with_parents
-
-EXCERPT = 60  # letters
+from thetahat.verbs.replay import excerpt, plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,7 @@ class Influence:
             "log_likelihood_per_token": self.report.total.mean().item(),
             "gradient_norm": self.report.gradient_norm.item(),
             "sum_of_shares": float(shares.sum()),
-            "sequences": [_plain(self.effects[i]) | {"text": self.texts[i]} for i in order],
+            "sequences": [plain(self.effects[i]) | {"text": self.texts[i]} for i in order],
             "sources": self._groups([one.part.source for one in self.effects]),
             "lengths": self._groups(deciles([len(one.targets) for one in self.effects])),
             "ledger": self.account,
@@ -80,14 +77,15 @@ def influence(name: str, *, out: Path | None = None) -> Influence:
     folder = _with_a_step_after_it(name)
     store.verify(folder)
     prepared, state = _loaded(folder)
-    batches = prepared.batches(state.step, World())
-    report, found = effects(state, batches)
+    batches, start = micro_batches(prepared, state.step, 1), parameters_of(state)
+    report = step(state, [micro.batch for micro in batches], World())
+    found = effects(state, batches, start, report)
     if out:
         _write(out, found, report, prepared)
     run = folder.parent.parent
     rows = ledger_with_parents(run, prepared.config) if part_files(run) else None
     told = account(rows, prepared.config.objective) if rows is not None and len(rows) else None
-    return Influence(folder, report, found, [_excerpt(prepared.tokenizer, one) for one in found], told)
+    return Influence(folder, report, found, [excerpt(prepared.tokenizer, one) for one in found], told)
 
 
 def _with_a_step_after_it(name: str) -> Path:
@@ -107,28 +105,8 @@ def _with_a_step_after_it(name: str) -> Path:
 def _loaded(folder: Path) -> tuple[Prepared, State]:
     """The data and the state of a run at a checkpoint."""
     config: RunConfig = resolve(read_config(folder))
-    device, progress = set_up(config), read_progress(folder)
-    prepared = prepare(config, folder, World())
-    check_data(prepared, progress["data"], folder)
-    prepared = going_on(prepared, progress)
-    num_labels = len(prepared.labels)
-    state = first_state(config, prepared.tokenizer.vocab_size, progress["num_steps"], device, num_labels)
-    if config.adapter:
-        load_base(state.model, config, num_labels)
-    restore(state, folder)
-    return prepared, state
-
-
-def _plain(effect: Effect) -> dict[str, Any]:
-    part = effect.part
-    named = {"id": part.id, "source": part.source, "part": part.name, "sequence": effect.sequence}
-    numbers = {"num_tokens": len(effect.targets), "weight": effect.weight, "share": effect.share}
-    return named | numbers | {"before": effect.before, "after": effect.after}
-
-
-def _excerpt(tokenizer: Tokenizer, effect: Effect) -> str:
-    text = tokenizer.decode(effect.tokens[:EXCERPT]).strip()
-    return text if len(text) <= EXCERPT else f"{text[:EXCERPT]}…"
+    device = set_up(config)
+    return standing_at(prepare(config, folder, World()), device, folder, None)
 
 
 EXTRA = (

@@ -70,7 +70,7 @@ def save(state: State, run: Path, tokenizer: Tokenizer, beside: Mapping[str, Any
         save_parameters(state.model, folder)
         save_file(_contiguous(state.optimizer.state()), folder / OPTIMIZER)
         if state.average:
-            save_file(_contiguous(_saved(state.model) | state.average.tensors), folder / AVERAGE)
+            save_file(_contiguous(saved_parameters(state.model) | state.average.tensors), folder / AVERAGE)
         progress = {
             "step": state.step,
             "tokens": state.tokens,
@@ -202,7 +202,7 @@ def load_average(state: State, folder: Path) -> None:
     if state.average is None:
         return
     count = read_progress(folder).get("averaged")
-    saved: Mapping[str, Tensor] = load_tensors(folder / AVERAGE) if count else _saved(state.model)
+    saved: Mapping[str, Tensor] = load_tensors(folder / AVERAGE) if count else saved_parameters(state.model)
     state.average.load({name: saved[name] for name in state.average.tensors if name in saved}, count or 0)
 
 
@@ -234,7 +234,7 @@ def load_parameters(model: LanguageModel, folder: Path) -> None:
 @torch.no_grad()
 def copy_parameters(model: LanguageModel, saved: Mapping[str, Tensor], where: str) -> None:
     """The same with parameters in memory; errors name `where` they are from."""
-    wanted = _saved(model)
+    wanted = saved_parameters(model)
     if odd := sorted(set(saved) ^ set(wanted)):
         raise ModelError(f"{where} does not fit the model: {odd[0]} is in one of them only")
     for name, parameter in wanted.items():
@@ -245,10 +245,10 @@ def copy_parameters(model: LanguageModel, saved: Mapping[str, Tensor], where: st
 
 def save_parameters(model: LanguageModel, folder: Path) -> None:
     """Writes the parameters that a checkpoint keeps."""
-    save_file(_contiguous(_saved(model)), folder / MODEL)
+    save_file(_contiguous(saved_parameters(model)), folder / MODEL)
 
 
-def _saved(model: LanguageModel) -> dict[str, Tensor]:
+def saved_parameters(model: LanguageModel) -> dict[str, Tensor]:
     """The parameters that a checkpoint keeps: all, or with an adapter those that are trained."""
     named: dict[str, Tensor] = dict(model.named_parameters())
     if not is_adapted(model):

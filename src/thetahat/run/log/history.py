@@ -48,11 +48,21 @@ class History:
         return {"step": steps, "targets": targets, "minutes": columns["seconds"] / 60}
 
 
-def read_history(run: Path) -> History:
-    """The curves of a run folder. Lines that are torn or damaged are left out, and a note says which."""
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The lines of metrics.jsonl by their step, and what could not be read."""
+
+    steps: Mapping[int, Mapping[str, Any]]
+    evaluations: Mapping[int, Mapping[str, Any]]
+    notes: tuple[str, ...]
+    twice: tuple[int, ...] = ()  # steps with two lines that are not the same
+
+
+def read_metrics(run: Path) -> Lines:
+    """What a run logged. Lines that are torn or damaged are left out, and a note says which."""
     path, decode = run / METRICS, msgspec.json.Decoder(dict[str, Any]).decode
     if not path.is_file():
-        return History(_columns([]), _columns([]), (f"there is no {METRICS}",))
+        return Lines({}, {}, (f"there is no {METRICS}",))
     steps: dict[int, dict[str, Any]] = {}
     evaluations: dict[int, dict[str, Any]] = {}
     damaged, twice = list[int](), set[int]()
@@ -71,10 +81,17 @@ def read_history(run: Path) -> History:
     notes = [f"{METRICS}: {told_lines(damaged)} cannot be read, and left out"] if damaged else []
     if lost := _lost(sorted(steps)):
         notes.append(f"{METRICS}: {lost} are missing")
+    return Lines(steps, evaluations, tuple(notes), tuple(sorted(twice)))
+
+
+def read_history(run: Path) -> History:
+    """The curves of a run folder, from the lines that can be read."""
+    lines = read_metrics(run)
+    steps, evaluations = lines.steps, lines.evaluations
     found = [{_short(name): value for name, value in evaluations[step].items()} for step in sorted(evaluations)]
     batches = {step: line["batch"] for step, line in steps.items() if isinstance(line.get("batch"), str)}
     made = _columns([steps[step] for step in sorted(steps)])
-    return History(made, _columns(found), tuple(notes), batches=batches, twice=tuple(sorted(twice)))
+    return History(made, _columns(found), lines.notes, batches=batches, twice=lines.twice)
 
 
 def _untimed(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""Several ranks in one process, which is each of them in turn."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar, final
+
+import torch
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+@final
+class InTurn:
+    """Makes the step of several ranks alone, from the micro-batches of all of them, rank after rank.
+
+    It adds up as they do: on each rank in the order of its micro-batches, then over ranks in theirs. For two ranks that
+    is what an all-reduce computes, to the bit; of more it may add the terms in another order.
+    """
+
+    def __init__(self, counts: Sequence[int], parameters: Sequence[nn.Parameter]) -> None:
+        self._counts = counts  # micro-batches of each rank
+        self._parameters = parameters
+        self._gradients: list[list[Tensor | None]] = []  # of each rank
+
+    def turns(self, batches: Sequence[T]) -> Iterator[tuple[int, int, T]]:
+        """Each micro-batch with its rank and its place there; the gradients of a rank are kept when its turn ends."""
+        self._gradients, first = [], 0
+        for rank, count in enumerate(self._counts):
+            for index in range(count):
+                yield rank, index, batches[first + index]
+            first += count
+            self._gradients.append([parameter.grad for parameter in self._parameters])
+            for parameter in self._parameters:
+                parameter.grad = None
+
+    def sum_of(self, parts: Sequence[Tensor], zero: Tensor) -> Tensor:
+        """The sum of one part a micro-batch: for each rank from `zero` on, and then over ranks."""
+        first, sums = 0, list[Tensor]()
+        for count in self._counts:
+            sums.append(sum(parts[first : first + count], start=zero))
+            first += count
+        return sum(sums[1:], start=sums[0])
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Gives each parameter the sum of its gradients over ranks; a rank without targets contributes zeros."""
+        for place, parameter in enumerate(parameters):
+            of_ranks = [gradients[place] for gradients in self._gradients]
+            if len(of_ranks) == 1:
+                parameter.grad = of_ranks[0]
+                continue
+            first, *others = [torch.zeros_like(parameter) if one is None else one for one in of_ranks]
+            parameter.grad = sum(others, start=first)

@@ -1,0 +1,1 @@
+"""Makes a step of a run again, and asks it questions."""
