@@ -171,13 +171,13 @@ def unused(seed: int, folder: Path) -> Case:
 
 
 def garbage(seed: int, folder: Path) -> Case:
-    """F7."""
+    """F7: read twice, once at least when it is known what is usual."""
     draw, records = random.Random(seed), data.speeches(seed, 600)
     place = draw.randrange(len(records))
     text = "".join(draw.choice("qzxjkvwfy0123456789#@!%&") for _ in range(200))
     records[place] = {"id": "garbage", "text": text, "source": "a"}
     path = data.write(folder / "train.jsonl", records)
-    case = Case([*SMALL, f"data.train={path}", f"seed={seed}", "data.packing=none", "max_steps=75"])
+    case = Case([*SMALL, f"data.train={path}", f"seed={seed}", "data.packing=none", "max_steps=150"])
     case.suspect = "garbage"
     return case
 
