@@ -49,9 +49,13 @@ class DamagedError(ModelError):
 
 
 class NonFiniteError(ThetahatError):
-    """A NaN or an infinity where a number belongs; nothing was updated with it."""
+    """A NaN or an infinity where a number belongs; nothing was updated with it. `module` is where it began, or empty."""
 
     exit_code = 5
+
+    def __init__(self, what: str, *, allowed: str = "", cure: str = "", module: str = "") -> None:
+        super().__init__(what, allowed=allowed, cure=cure)
+        self.module = module
 
 
 class VerificationError(ThetahatError):

@@ -117,7 +117,7 @@ def _watched(run: Running, batches: Sequence[Batch]) -> Generator[tuple[Note | N
     try:
         yield both, watch
     except NonFiniteError as error:
-        watch.write(error.what)
+        watch.write(error.what, error.module)
         raise
     except StoppedError:
         run.ledger.forget(state.step)

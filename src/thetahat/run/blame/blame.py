@@ -30,6 +30,11 @@ class Blame:
     parameters: tuple[str, ...]  # that were non-finite before it; if there are any, nothing else was looked for
     culprits: tuple[Culprit, ...]  # in the order of the step
 
+    @property
+    def module(self) -> str:
+        """Where the first such sequence is not finite first; empty: it is not known."""
+        return self.culprits[0].fault.module if self.culprits else ""
+
     def __str__(self) -> str:
         """In one line."""
         if self.parameters:
@@ -60,8 +65,9 @@ def _culprits(state: State, batches: Sequence[MicroBatch], divisor: float) -> It
 
 def non_finite_error(state: State, batches: Sequence[MicroBatch], divisor: float) -> NonFiniteError:
     """The error that names the step and its causes."""
-    where = f"step {state.step + 1}: the likelihood or its gradient is not finite; nothing was updated"
-    return NonFiniteError(f"{where}. {blame(state, batches, divisor)}", cure=_CURE)
+    step = f"step {state.step + 1}: the likelihood or its gradient is not finite; nothing was updated"
+    found = blame(state, batches, divisor)
+    return NonFiniteError(f"{step}. {found}", cure=_CURE, module=found.module)
 
 
 _CURE = "a lower learning rate or dtype=float32; look at the named text; the last checkpoint is intact"

@@ -182,11 +182,11 @@ class Watch:
     def _told(self, alarm: Alarm, seen: Seen) -> Alarm:
         return replace(alarm, action=self._config.diagnosis.action(alarm.name), suspects=self._suspects(alarm, seen))
 
-    def write(self, why: str = "") -> None:
-        """Adds the alarms of the last step to alarms.jsonl, on the first rank; `why` it failed, if it did."""
+    def write(self, why: str = "", where: str = "") -> None:
+        """Adds the alarms of the last step to alarms.jsonl, on the first rank; why and where it failed, if it did."""
         if self._log is not None:
             for alarm in self.alarms:
-                self._log.append(replace(alarm, what=why or alarm.what))
+                self._log.append(replace(alarm, what=why or alarm.what, where=where or alarm.where))
 
     def signals(self) -> dict[str, Any]:
         """What the line of the last step in metrics.jsonl has beside the rest."""
