@@ -49,7 +49,10 @@ class DamagedError(ModelError):
 
 
 class NonFiniteError(ThetahatError):
-    """A NaN or an infinity where a number belongs; nothing was updated with it. `module` is where it began, or empty."""
+    """A NaN or an infinity where a number belongs; nothing was updated with it.
+
+    `module` is where it began; empty: it is not known.
+    """
 
     exit_code = 5
 
