@@ -161,7 +161,7 @@ def test_tokens_have_a_file_and_json_has_every_group(place):
 
 def test_what_company_changes_is_said_beside_the_number(place):
     out, err = finished(place, "score", "run", "many.jsonl")
-    assert "noise_floor_nats_per_token" in out
+    assert "noise floor" in out
     assert "by source" in out
     assert "scored once more, each outside of its batch, which changed at most" in err
 

@@ -84,6 +84,8 @@ OTHERS = {  # of every key that watches, another value than the config's
     "diagnosis.alarms": "false",
     "diagnosis.every": "2",
     "diagnosis.patience": "1",
+    "diagnosis.memorize": "2",
+    "diagnosis.webhook": "http://127.0.0.1:9/nobody",
     "diagnosis.policies": '{loss-spike="stop"}',
     "samples.prompts": "Once",
     "samples.every": "2 samples.prompts=Once",

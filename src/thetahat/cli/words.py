@@ -127,8 +127,8 @@ def listen_to_library(*, quiet: bool, facts: bool = True) -> None:
     handler.setFormatter(_Escaping("%(message)s"))
     logger = logging.getLogger("thetahat")
     logger.handlers = [handler]
-    level = logging.INFO if facts and is_first_rank() else logging.WARNING
-    logger.setLevel(logging.ERROR if quiet else level)
+    handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
+    logger.setLevel(logging.INFO if facts and is_first_rank() else logging.WARNING)
 
 
 class _ToStderr(logging.Handler):

@@ -4,11 +4,10 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from logging import getLogger
 from pathlib import Path
-from typing import IO
 
 from thetahat.run.config import RunConfig
 from thetahat.run.track.follow import FOLDER
@@ -34,7 +33,7 @@ def tracking(is_first: bool, config: RunConfig, folder: Path, step: int) -> Gene
     if process is None:
         yield ending
         return
-    listener = threading.Thread(target=_listen, args=(process.stdout,), daemon=True)
+    listener = threading.Thread(target=_listen, args=(process.stdout or (),), daemon=True)
     listener.start()
     try:
         yield ending
@@ -68,8 +67,8 @@ def _begin(folder: Path, step: int) -> "subprocess.Popen[str] | None":
         return None
 
 
-def _listen(said: IO[str] | None) -> None:
-    for line in said or ():
+def _listen(said: Iterable[str]) -> None:
+    for line in said:
         text = line.rstrip("\n")
         (logger.warning if text.startswith("warning: ") else logger.info)("track: %s", text.removeprefix("warning: "))
 
