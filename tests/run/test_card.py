@@ -90,7 +90,9 @@ def test_what_would_change_nothing_is_refused_and_what_changes_the_asking_is_tak
 def test_scoring_a_run_reads_its_parameters_for_their_digest_once_and_its_optimizer_never(place, monkeypatch):
     digested = []
     digest_file = store.digest_file
-    monkeypatch.setattr(store, "digest_file", lambda path, *told: (digested.append(path.name), digest_file(path, *told))[1])
+    monkeypatch.setattr(
+        store, "digest_file", lambda path, *told: (digested.append(path.name), digest_file(path, *told))[1]
+    )
     score(load(str(place / "run")), [str(place / "text.txt")])
     assert (digested.count(MODEL), digested.count(OPTIMIZER)) == (1, 0)
 

@@ -8,6 +8,7 @@ CURVES = "train/log_likelihood_per_token", "held_out/bits_per_byte"
 
 
 def tensorboard(run: Path, _: str) -> dict[str, list]:
+    """This reader cuts curves where a later file begins; texts of that step it has twice, which its server has not."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(run / "track" / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0})
@@ -16,8 +17,8 @@ def tensorboard(run: Path, _: str) -> dict[str, list]:
     curves = {name: [(one.step, one.value) for one in found.Scalars(name)] for name in tags["scalars"]}
     texts = {name: [one.step for one in found.Tensors(name)] for name in tags["tensors"]}
     return curves | {
-        "alarms": sorted(step for name, steps in texts.items() if name.startswith("alarms/") for step in steps),
-        "samples": sorted(step for name, steps in texts.items() if name.startswith("samples/") for step in steps),
+        "alarms": sorted(step for name, steps in texts.items() if name.startswith("alarms/") for step in set(steps)),
+        "samples": sorted(step for name, steps in texts.items() if name.startswith("samples/") for step in set(steps)),
     }
 
 

@@ -12,7 +12,7 @@ from thetahat.core.config import override
 from thetahat.core.errors import DataError, FolderError, ModelError
 from thetahat.recipes.catalogue import find_recipe
 from thetahat.run.folder.files import all_checkpoints
-from thetahat.run.folder.find import find_checkpoint
+from thetahat.run.folder.find import find_checkpoint, find_weights
 from thetahat.run.train import train
 from thetahat.verbs.score import score
 from thetahat.verbs.select import select
@@ -70,9 +70,7 @@ def test_one_document_is_chosen_by_every_other_block_and_reported_on_by_the_rest
 def test_the_mean_of_checkpoints_is_saved_as_a_model(place, tmp_path):
     folders = all_checkpoints(place / "run")[-2:]
     first, second = (load_file(folder / "model.safetensors") for folder in folders)
-    from thetahat.verbs.select import _Model, _parameters  # pyright: ignore[reportPrivateUsage]
-
-    mean = _parameters(_Model("mean", tuple(folders)))
+    mean = find_weights(f"{place / 'run'}@mean:2").tensors()
     for name, value in mean.items():
         torch.testing.assert_close(value, (first[name] + second[name]) / 2, rtol=1e-6, atol=1e-9)
     found = select(str(place / "run"), [str(place / "more.jsonl")], save=tmp_path / "best")

@@ -46,7 +46,9 @@ def parsed(monkeypatch):
 def hashed(monkeypatch):
     seen = []
     digest = store.digest_file
-    monkeypatch.setattr(manifest.store, "digest_file", lambda path, *told: seen.append(path.name) or digest(path, *told))
+    monkeypatch.setattr(
+        manifest.store, "digest_file", lambda path, *told: seen.append(path.name) or digest(path, *told)
+    )
     return seen
 
 

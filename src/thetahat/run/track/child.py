@@ -40,6 +40,8 @@ def tracking(is_first: bool, config: RunConfig, folder: Path, step: int) -> Gene
     finally:
         _end(process, ending)
         listener.join(1.0)
+        if process.stdout and not listener.is_alive():
+            process.stdout.close()
 
 
 class Ending:
