@@ -36,6 +36,7 @@ class Shown:
     value: Callable[[Line], float | None]  # of a line of metrics.jsonl
     is_log: bool = False
     alone: bool = False  # without the healthy run
+    more: tuple[str, ...] = ()  # KEY=VALUE of both runs
 
 
 def nats(line: Line) -> float | None:
@@ -76,14 +77,14 @@ def least(name: str) -> Callable[[Line], float | None]:
     return value
 
 
-R, LOGIT, NATS = "ratio", "logit", "nats a target"
+LOGIT, NATS = "logit", "nats a target"
 SHOWN = (
-    Shown("F1", "A learning rate that is too high: updates over what they change", R, largest("update_ratio"), True),
+    Shown("F1", "A learning rate that is too high", NATS, nats),
     Shown("F3", "Exploding attention logits: the largest", LOGIT, largest("max_attention_logit"), True),
     Shown("F4", "Drift of the output logits: log Z", "nats", field("log_normalizer")),
     Shown("F5", "A spike of the embedding's gradient", "norm", field("gradient_norm"), True),
     Shown("F7", "A record unlike the others: the worst of each step", "nats above the median", field("worst_excess")),
-    Shown("F10", "A look at the future: what should be predicted is read", NATS, nats),
+    Shown("F10", "A look at the future: what should be predicted is read", NATS, nats, more=("max_steps=400",)),
     Shown("F13", "Stuck: nothing is learned but the shares of tokens", NATS, nats),
     Shown("F16", "Updates that rounding loses: elements that moved", "least share", least("moved")),
     Shown("F18", "An epsilon that is too large: elements below it", "share", largest("below_epsilon")),
@@ -94,12 +95,12 @@ SHOWN = (
 )  # fmt: skip
 
 
-def made(number: str, folder: Path) -> tuple[list[Line], list[Said]]:
+def made(number: str, folder: Path, more: tuple[str, ...] = ()) -> tuple[list[Line], list[Said]]:
     """The lines and the alarms of a run of a failure, or of a healthy one."""
-    place = folder / number
-    place.mkdir()
+    place = Path(tempfile.mkdtemp(dir=folder))
     makers = {one.number: one.make for one in FAILURES}
     case = makers[number](SEED, place) if number in makers else plain(SEED, place)
+    case.keys += more
     outcome = run(case, place)
     lines = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
     return lines, [*[one for one in outcome.said if one.step == 0], *alarms_of(place / "run" / "alarms.jsonl")]
@@ -121,14 +122,14 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="gallery-"))
     PICTURES.mkdir(exist_ok=True)
     names = {one.number: one.names for one in FAILURES}
-    healthy, _ = made("healthy", folder)
+    usual, _ = made("healthy", folder)
     for shown in SHOWN:
         if shown.number not in typed.only:
             continue
-        lines, said = made(shown.number, folder)
+        lines, said = made(shown.number, folder, shown.more)
         curves = [curve("with the failure", 1, lines, shown.value)]
         if not shown.alone:
-            last = lines[-1]["step"]
+            last, healthy = lines[-1]["step"], made("healthy", folder, shown.more)[0] if shown.more else usual
             curves.insert(0, curve("healthy", 0, [line for line in healthy if line["step"] <= last], shown.value))
         first = next((one for one in said if one.name in names[shown.number] and one.step > 0), None)
         marks = [Mark(first.name, 1, {"step": float(first.step)})] if first else []
