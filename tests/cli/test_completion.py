@@ -26,7 +26,8 @@ def offered(line):
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("tra", ["train"]),
+        ("tra", ["train", "track"]),
+        ("trai", ["train"]),
         ("tokenizer ", ["train"]),
         ("train qu", ["quickstart"]),
         ("train --max-", ["--max-steps", "--max-tokens", "--max-minutes"]),
@@ -118,7 +119,7 @@ def test_a_real_bash_completes(tmp_path):
     try:
         os.write(terminal, b"source script; bind 'set enable-bracketed-paste off'; echo rea'dy'\n")
         read_until(terminal, b"ready")
-        line = b"thetahat tra\tmodel.ki\tdec\t batch\t8 --max-st\t7 not\t"
+        line = b"thetahat trai\tmodel.ki\tdec\t batch\t8 --max-st\t7 not\t"
         os.write(terminal, line + b"\x01echo '<' \x05'>'\n")
         said = read_until(terminal, b"\n< ")
         said += read_until(terminal, b">") if ">" not in said.rpartition("\n< ")[2] else ""

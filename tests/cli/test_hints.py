@@ -23,7 +23,6 @@ PLAIN = {
     "data.chat=chatml": "data.chat.template=chatml",
     "data.sources=a.jsonl": "data.sources.NAME.path=a.jsonl",
     "data.source_weights=3": "data.source_weights.NAME=3",
-    "data.labels=a": """data.labels='["a"]'""",
     "data=my.txt": "data.train=my.txt",
     "evaluation=100": "evaluation.every=100",
     "adapter=8": "adapter.rank=8",
@@ -145,8 +144,9 @@ def test_where_nothing_is_near_nothing_is_guessed(monkeypatch, capsys):
 
 
 def test_what_is_advised_exists():
-    known = {*known_keys(RunConfig), "data.columns.text", "data.columns.prompt"}
-    named = {key for told in NAMES for key in re.findall(r"([a-z_.0-9]+)=", told)}
+    policy = "diagnosis.policies.no-improvement"
+    known = {*known_keys(RunConfig), "data.columns.text", "data.columns.prompt", policy}
+    named = {key for told in NAMES for key in re.findall(r"([a-z_.0-9][a-z_.0-9-]*)=", told)}
     named |= {
         key for told in NAMES for key in re.findall(r"\b((?:optimization|data|model)\.[a-z_.0-9]+[a-z0-9]\b)", told)
     }

@@ -16,8 +16,9 @@ from thetahat.model.adapters.rows import HeadWithRows, train_new_rows
 from thetahat.model.config import DecoderConfig, EncoderConfig
 from thetahat.model.layers.head import Head
 from thetahat.objective.config import Labels, Masked, ObjectiveConfig
-from thetahat.run.base import parameters_of
+from thetahat.run.base import parameters_of as parameters_of_stored
 from thetahat.run.folder.files import MODEL
+from thetahat.run.folder.stored import find_model
 from thetahat.run.log.metrics import TIMES
 from thetahat.run.train import train
 from thetahat.verbs.explain import explain
@@ -30,6 +31,10 @@ DIALOGUES = [
     for word in SENTENCE.split()
 ]
 LABELS = [{"text": f"{word} {i}", "label": "even" if i % 2 else "odd"} for i, word in enumerate(SENTENCE.split())]
+
+
+def parameters_of(folder):
+    return parameters_of_stored(find_model(str(folder)))
 
 
 def write(path, records):

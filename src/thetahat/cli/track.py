@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from thetahat.cli.words import Quiet, fail, say
+from thetahat.cli.words import Quiet, fail, listen_to_library, say
 
 
 def track(
@@ -22,6 +22,8 @@ def track(
     A run with track=[...] in its config does so while it trains.
     """
     from thetahat.core.errors import ThetahatError
+
+    listen_to_library(quiet=quiet)
     from thetahat.verbs.track import attend, track as bring
 
     if attached is None:
