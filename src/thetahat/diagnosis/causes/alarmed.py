@@ -67,6 +67,9 @@ MEANINGS: Mapping[Name, Meaning] = {
     "overfitting": Meaning(
         "trouble", "training went on improving and what is held out became worse", "thetahat select RUN takes the best"
     ),
+    "no-improvement": Meaning(
+        "note", "what is held out had not become better for some evaluations", "thetahat select RUN takes the best"
+    ),
     "diverging": Meaning("trouble", "the likelihood fell and did not come back"),
     "loss-spike": Meaning("trouble", "the likelihood fell for some steps", "half the learning rates if it comes again"),
     "gradient-spike": Meaning("trouble", "the gradient was many times as long as usual in some steps"),
@@ -89,6 +92,7 @@ FOLLOWS: Mapping[Name, Mapping[str, int]] = {
     "exploding-attention-logits": _COLLAPSE,
     "embedding-gradient-spike": {"loss-spike": 50, "gradient-spike": 50, "diverging": 50, "non-finite": 50},
     "stale-second-moment": _COLLAPSE,
+    "overfitting": {"no-improvement": 10_000},
     "diverging": {"gradient-spike": 100, "loss-spike": 100, "non-finite": 100},
     "loss-spike": {"gradient-spike": 3},
     "gradient-spike": {"non-finite": 3},
