@@ -114,7 +114,8 @@ def test_a_gradient_that_overflows_is_named_and_not_applied(warm):
     """1e39 is no float32; under `sum` nothing divides it away."""
     weigh(warm, d5=1e39)
     warm.finish(*warm.command("objective.normalization=sum"), code=5)
-    check_non_finite(warm, warm.lines() + 1, "Sequences: d5\n", command=warm.command("objective.normalization=sum"))
+    said = "Sequences: d5; first in log-likelihood in the backward pass of d5\n"
+    check_non_finite(warm, warm.lines() + 1, said, command=warm.command("objective.normalization=sum"))
 
 
 def test_a_large_weight_whose_quotient_is_a_number_is_no_error(warm):
