@@ -199,7 +199,7 @@ def _log_step(run: Running, done: StepReport, clock: _Clock) -> None:
     """Logs a step, and notes whether an evaluation is due after it."""
     state = run.state
     spent = clock.tick()
-    if run.log or run.watch:
+    if run.log or (run.watch and run.watch.again):  # else the host need not wait for the numbers
         read = run.prepared.sources(done.step)
         batch, waited = run.feed.fingerprint(done.step - 1), run.feed.waited
         line = step_line(done, state, read, batch=batch, seconds=spent, waited=waited)

@@ -17,6 +17,10 @@ class Again:
         self._lines = dict(lines)
         self._is_exact = is_exact  # whether the same bits are due: on a CPU, or in deterministic mode
 
+    def __len__(self) -> int:
+        """How many steps are still to be compared."""
+        return len(self._lines)
+
     def __call__(self, line: Mapping[str, Any]) -> Iterator[Alarm]:
         """The line of a step beside that of before. After the first difference nothing is compared: all follows it."""
         step = int(line["step"])
