@@ -36,12 +36,13 @@ class Following:
             return [], is_gone
         whole = data[: data.rfind(b"\n") + 1]
         self._place += len(whole)
-        found = [_decoded(line) for line in whole.splitlines()]
+        found = [decoded(line) for line in whole.splitlines()]
         self.num_damaged += sum(line is None for line in found)
         return [line for line in found if line is not None], is_first
 
 
-def _decoded(line: bytes) -> Line | None:
+def decoded(line: bytes) -> Line | None:
+    """A line as an object; None where it is torn, or no object."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):

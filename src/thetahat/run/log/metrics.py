@@ -10,7 +10,7 @@ from typing import Any, final
 from thetahat.core.errors import ModelError, naming_full_disk
 from thetahat.core.store import flush_folder
 from thetahat.ledger.evaluated import Evaluated
-from thetahat.run.log.lines import append_line
+from thetahat.run.log.lines import append_line, decoded
 
 METRICS = "metrics.jsonl"
 HELD_OUT = "held_out_"  # prefix of the names of an evaluation's numbers
@@ -59,12 +59,8 @@ def steps_after(path: Path, num_bytes: int) -> dict[int, dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     with path.open("rb") as file:
         file.seek(num_bytes)
-        for line in file:
-            try:
-                read = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(read, dict) and "log_likelihood_per_token" in read:
+        for read in filter(None, map(decoded, file)):
+            if "log_likelihood_per_token" in read:
                 found[int(read["step"])] = read
     return found
 

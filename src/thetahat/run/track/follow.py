@@ -4,15 +4,16 @@ import json
 import re
 import secrets
 import tomllib
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from logging import getLogger
 from pathlib import Path
-from typing import Any, cast, final
+from typing import Any, final
 
 from thetahat.core import store
 from thetahat.run.config import Tracker
 from thetahat.run.folder.files import CONFIG
+from thetahat.run.folder.starts import flat
 from thetahat.run.log.alarms import ALARMS
 from thetahat.run.log.lines import Following, Line
 from thetahat.run.log.metrics import HELD_OUT, METRICS
@@ -50,7 +51,10 @@ class Follower:
     def _followed(self, name: Tracker, from_step: int) -> Followed:
         folder = self.run / FOLDER
         text = (self.run / CONFIG).read_text(encoding="utf-8")
-        settled, values = self._standing["settled"].get(name, -1), dict(_flat(tomllib.loads(text)))
+        settled, values = (
+            self._standing["settled"].get(name, -1),
+            {key: _plain(one) for key, one in flat(tomllib.loads(text)).items()},
+        )
         return Followed(self.run, folder, self._standing["id"], from_step, settled, values, text)
 
     @contextmanager
@@ -163,10 +167,5 @@ def _record(name: str, line: Line) -> Record | None:
             return Record("evaluation" if any(key.startswith(HELD_OUT) for key in line) else "step", step, line)
 
 
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Generator[tuple[str, Any]]:
-    """Keys as they are typed, with their values."""
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(cast("dict[str, Any]", value), f"{prefix}{key}.")
-        else:
-            yield prefix + key, value if isinstance(value, int | float | str | bool) else str(value)
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, int | float | str | bool) else str(value)
