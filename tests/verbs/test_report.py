@@ -10,6 +10,7 @@ import pytest
 import thetahat as th
 from tests.browser import models, opened
 from thetahat.core.errors import ConfigError, ModelError
+from thetahat.diagnosis.alarms.alarm import Alarm
 from thetahat.ledger.run_ledger import read_run_ledger
 
 HOSTILE = "<script>window.hacked=1</script>\"'><img src=x onerror=window.hacked=1> \u202eevil @x $y {z} \x1b[31m"
@@ -45,6 +46,31 @@ def test_the_page_loads_nothing_and_is_small(page):
     assert re.findall(r"<(?:script|img|link|iframe)[^>]+(?:src|href)=", text) == []
     assert "default-src 'none'" in text
     assert re.search(r"What it says of itself</h2>\s*<section>\s*<p>Nothing wrong found", text)
+
+
+def test_alarms_updates_and_samples_are_drawn_and_fit_on_a_phone(browser, run, tmp_path):
+    told = shutil.copytree(run, tmp_path / "told")
+    alarms = [Alarm("bad-batch", "warning", step, HOSTILE, {}) for step in (2, 3, 5)]
+    alarms += [Alarm("loss-spike", "critical", 3, "it rose", {})]
+    (told / "alarms.jsonl").write_text("".join(json.dumps(alarm.to_dict()) + "\n" for alarm in alarms))
+    lines = [line | {"signals": {"update_ratio": {"a": 0.1, "b": 0.0, "c": 0.3}}} for line in logged(run)]
+    (told / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sample = {"step": 2, "prompt": "a prompt", "text": "\nwords " * 40, "num_tokens": 9}
+    (told / "samples.jsonl").write_text(json.dumps(sample) + "\n")
+    page, said = th.report(told).path, []
+    view = opened(browser, page, said, viewport={"width": 390, "height": 844})
+    assert view.evaluate("Bokeh.documents[0].roots().length") == 9
+    assert view.evaluate("document.documentElement.scrollWidth") == 390
+    every = "[...Bokeh.documents[0]._all_models.values()]"
+    names = view.evaluate(f"{every}.flatMap(m => [...(m.major_label_overrides || [])].map(pair => pair[1]))")
+    assert [name for name in names if "-" in name] == ["bad-batch (3)", "loss-spike"]
+    strokes = view.evaluate(f"{every}.map(m => m.data).filter(d => d && d.said).map(d => [...d.x])")
+    assert strokes == [[2, 3, 5], [3]]
+    view.click("[data-axis=targets]")
+    assert "0.2" in view.locator("section", has_text="Size of updates").locator("table").text_content()
+    assert view.evaluate("getComputedStyle(document.querySelector('.texts td')).textAlign") == "left"
+    assert view.evaluate("window.hacked") is None
+    assert said == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

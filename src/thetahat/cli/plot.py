@@ -17,7 +17,7 @@ from thetahat.cli.words import Json, Quiet, emit, emit_json, listen_to_library, 
 class Shown:
     """What is drawn, as it was typed."""
 
-    y: list[str] = typer.Option(["likelihood"], help="likelihood, bits, gradient, rate or speed; may come again.")
+    y: list[str] = typer.Option(["likelihood"], help="likelihood, bits, gradient, rate, updates or speed; repeatable.")
     x: str = typer.Option("step", help="step, targets or minutes.")
     smooth: int | None = typer.Option(
         None, min=1, help="Lines are means of so many steps; default a 60th of the run.", show_default=False

@@ -97,6 +97,8 @@ def _add(place: Any, curve: Curve, axis: str) -> None:
         return
     if curve.before is not None:
         place.plot(x, curve.before, color=colour, alpha=FAINT, linewidth=0.8, zorder=1)
+    if curve.low is not None and curve.high is not None:
+        place.fill_between(x, curve.low, curve.high, color=colour, alpha=FAINT / 2, linewidth=0, zorder=1)
     place.plot(x, curve.y, color=colour, linestyle=dash, linewidth=1.6, zorder=2)
 
 

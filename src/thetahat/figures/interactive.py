@@ -1,6 +1,6 @@
 """Figures of a page that can be hovered over and zoomed, by Bokeh; their colours follow the page's colour scheme."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from bokeh.models import ColumnDataSource, HoverTool, NumeralTickFormatter, Rang
 from bokeh.plotting import figure
 from numpy.typing import NDArray
 
-from thetahat.figures.panel import Column, Curve, Panel
+from thetahat.figures.panel import Column, Curve, Events, Panel
 
 # pyright: reportPrivateUsage=false
 
@@ -37,12 +37,16 @@ def embed(figures: Mapping[str, figure]) -> Embedded:
     return Embedded(script, dict(places))
 
 
-def draw(panels: Mapping[str, Panel], x: str) -> dict[str, figure]:
-    """A figure for each panel, all over the same range of `x`; `x` may be changed by the page."""
+def draw(panels: Mapping[str, Panel], x: str, events: Sequence[Events] = ()) -> dict[str, figure]:
+    """A figure for each panel, all over the same range of `x`; `x` may be changed by the page.
+
+    Where there are `events`, their figure is `alarms`.
+    """
     ends = [(float(c.x[x].min()), float(c.x[x].max())) for p in panels.values() for c in p.curves if len(c.y)]
     low, high = min((end[0] for end in ends), default=0.0), max((end[1] for end in ends), default=1.0)
     shared = Range1d(start=min(low, 0.0), end=MARGIN * high or 1.0, tags=["x"])
-    return {name: _panel(panel, x, shared) for name, panel in panels.items()}
+    drawn = {name: _panel(panel, x, shared) for name, panel in panels.items()}
+    return drawn | ({"alarms": timeline(events, x, shared)} if events else {})
 
 
 def _panel(panel: Panel, x: str, shared: Range1d) -> figure:
@@ -98,19 +102,29 @@ def _add(plot: figure, curve: Curve, x: str, unit: str) -> None:
     source, tags = ColumnDataSource(columns), [f"colour-{curve.colour % NUM_COLOURS}"]
     drawn: dict[str, Any] = {"source": source, "legend_label": curve.name, "tags": tags}
     if "low" in columns and curve.has_points:
-        plot.add_layout(Whisker(base="x", lower="low", upper="high", source=source, line_color=GREY, tags=tags))
+        bare: dict[str, Any] = {
+            "source": source,
+            "upper_head": None,
+            "lower_head": None,
+        }  # heads do not follow the colour scheme
+        plot.add_layout(Whisker(base="x", lower="low", upper="high", **bare, line_color=GREY, tags=tags))
     elif "low" in columns:
         plot.varea("x", "low", "high", fill_alpha=0.18, fill_color=GREY, **drawn)
     line = plot.line("x", "y", line_width=1.6, line_color=GREY, **drawn)
     if curve.has_points:
         line = plot.scatter("x", "y", size=6, fill_color=GREY, line_color=None, **drawn)
-    told = [(name, f"@{{{name}}}{{0,0}}") for name in curve.x] + [(unit, "@y{0,0.0000}")]
+    told = [*_axes(curve.x), (unit, "@y{0,0.0000}")]
     if "low" in columns:
         told.append(("95 % interval" if curve.has_points else "least to greatest", "@low{0,0.000} to @high{0,0.000}"))
     heading = [("", curve.name.replace("@", "").replace("$", ""))] if curve.name else []
     plot.add_tools(
         HoverTool(renderers=[line], tooltips=[*heading, *told], mode="vline" if curve.has_points else "mouse")
     )
+
+
+def _axes(axes: Iterable[str]) -> list[tuple[str, str]]:
+    """What a hover tells of a place on each axis."""
+    return [(name, f"@{{{name}}}{{0,0}}") for name in axes]
 
 
 def thinned(curve: Curve, most: int = MOST_POINTS) -> Curve:
@@ -135,6 +149,25 @@ def thinned(curve: Curve, most: int = MOST_POINTS) -> Curve:
 def _compact(values: Column) -> NDArray[Any]:
     """Half the bytes; up to 2^24 that is exact, and beyond within a pixel."""
     return values.astype(np.float32)
+
+
+def timeline(events: Sequence[Events], x: str, shared: Range1d) -> figure:
+    """For each name a row with a stroke at each of its places, the first name on top, over the range of the others."""
+    rows = [*range(len(events), 0, -1)]
+    plot = plain(x_range=shared, y_range=Range1d(start=0.4, end=len(events) + 0.6))
+    plot.yaxis.ticker = rows
+    plot.yaxis.major_label_overrides = {row: one.name for row, one in zip(rows, events, strict=True)}
+    plot.xaxis.axis_label, plot.xaxis.tags = x, ["x"]
+    plot.xaxis.formatter = NumeralTickFormatter(format="0.[0]a")
+    plot.height, plot.ygrid.visible = 90 + 30 * len(rows), False
+    for row, one in zip(rows, events, strict=True):
+        columns: dict[str, Any] = {**one.x, "x": one.x[x], "y": np.full(len(one.said), row)}
+        columns |= {"name": [one.name] * len(one.said), "said": [*one.said]}
+        source, tags = ColumnDataSource(columns), [f"colour-{one.colour % NUM_COLOURS}"]
+        style: dict[str, Any] = {"marker": "dash", "angle": np.pi / 2, "size": 18, "line_width": 1.6, "tags": tags}
+        drawn = plot.scatter("x", "y", source=source, line_color=GREY, **style)
+        plot.add_tools(HoverTool(renderers=[drawn], tooltips=[("", "@name"), *_axes(one.x), ("", "@said")]))
+    return plot
 
 
 def bars(names: Sequence[str], shares: Mapping[str, Column]) -> figure:

@@ -33,6 +33,16 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Events:
+    """What happened at some places, under one name."""
+
+    name: str
+    colour: int
+    x: Mapping[str, Column]  # by the name of each axis that may be chosen
+    said: Sequence[str]  # of each
+
+
+@dataclass(frozen=True, slots=True)
 class Panel:
     """Curves over one axis."""
 

@@ -66,11 +66,11 @@ class Plot:
 def plot(*runs: str | Path, y: Sequence[str] = ("likelihood",), x: str = "step", smooth: int | None = None) -> Plot:
     """The curves of run folders over one another: a panel for each of `y`, over `x`.
 
-    y: likelihood (nats per token, of training and held out), bits (held-out bits per byte), gradient, rate, speed;
-    x: step, targets or minutes. Lines are means of the last `smooth` steps, by default of a 60th of the longest run.
-    Points are evaluations, with their 95 % intervals. The curve of a branched run begins with that of its parent,
-    unless the parent is drawn, too; a vertical line stands where it was branched. Raises ModelError for a folder that
-    is none of a run, ConfigError for another name.
+    y: likelihood (nats per token, of training and held out), bits (held-out bits per byte), gradient, rate, updates
+    (their size over that of the parameters), speed; x: step, targets or minutes. Lines are means of the last
+    `smooth` steps, by default of a 60th of the longest run. Points are evaluations, with their 95 % intervals. The
+    curve of a branched run begins with that of its parent, unless the parent is drawn, too; a vertical line stands
+    where it was branched. Raises ModelError for a folder that is none of a run, ConfigError for another name.
     """
     names, axis = [_known(name, tuple(PANELS), "y") for name in y], _known(x, AXES, "x")
     if smooth is not None and smooth < 1:

@@ -12,7 +12,7 @@ from thetahat.core import store
 from thetahat.core.errors import ConfigError
 from thetahat.core.plain import counted, duration, shorter
 from thetahat.verbs.diagnose import diagnosis_of
-from thetahat.verbs.panels import AXES, panels_of
+from thetahat.verbs.panels import AXES, alarms_of, panels_of
 from thetahat.verbs.story import Rows, Story, differences, headline, read_story
 
 MOST_ROWS = 25  # of a table beside a figure
@@ -68,8 +68,8 @@ def to_html(stories: Sequence[Story]) -> str:
     from thetahat.figures.interactive import bars, draw, embed
     from thetahat.figures.page import printable, render
 
-    panels = panels_of(stories)
-    figures: dict[str, Any] = draw(panels, AXES[0]) if panels else {}
+    panels, alarms = panels_of(stories), alarms_of(stories)
+    figures: dict[str, Any] = draw(panels, AXES[0], alarms) if panels else {}
     accounts = [_account(story, number) for number, story in enumerate(stories)]
     for told in accounts:
         figures |= {place: bars(names, shares) for place, (names, shares) in told["bars"].items()}
@@ -154,7 +154,7 @@ def _told(story: Story, account: dict[str, Any]) -> dict[str, Any]:
         "time": [[name, duration(seconds), f"{100 * seconds / whole:.1f} %"] for name, seconds in spent],
         "account": account if account["records"] else None,
         "extremes": [
-            (kind, rows)
+            (kind, *_extremes(rows))
             for kind, rows in (("Least likely, late in the run", story.worst), ("Most likely", story.best))
             if rows
         ],
@@ -164,13 +164,21 @@ def _told(story: Story, account: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _extremes(rows: Rows) -> tuple[list[str], Rows]:
+    """Heads and rows; which part of a record it is stands there only where some are not whole documents."""
+    heads = ["id", "part", "source", "step", "targets", "nats per token"]
+    if {part for _, part, *_ in rows} != {"document"}:
+        return heads, rows
+    return [head for head in heads if head != "part"], [[name, *rest] for name, _, *rest in rows]
+
+
 def _samples(story: Story) -> Rows:
     """What was written at some steps, from the first to the last, prompt by prompt."""
     steps = sorted({sample.step for sample in story.samples})
     places = np.unique(np.linspace(0, len(steps) - 1, MOST_SAMPLED).round().astype(int)) if steps else []
     shown = {steps[place] for place in places}
     kept = sorted((one for one in story.samples if one.step in shown), key=lambda one: (one.prompt, one.step))
-    return [[f"{one.step:,}", shorter(one.prompt, MOST_TEXT), shorter(one.text, MOST_TEXT)] for one in kept]
+    return [[f"{one.step:,}", shorter(one.prompt, MOST_TEXT), shorter(one.text.strip("\n"), MOST_TEXT)] for one in kept]
 
 
 def _numbers(story: Story) -> list[tuple[str, str, str]]:

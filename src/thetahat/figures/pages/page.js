@@ -13,7 +13,6 @@
         const now = glyph[name];
         if (now !== undefined && now !== null && now.value !== null) glyph[name] = colour;
       }
-      for (const head of [model.upper_head, model.lower_head]) if (head) head.line_color = colour;
       for (const other of [model.muted_glyph, model.nonselection_glyph]) if (other) other.visible = false;
     }
     if (model.major_label_text_color !== undefined) {
@@ -60,6 +59,12 @@
   function begin() {
     ready(function () {
       models().forEach(paint);
+      if (window.innerWidth < 640) {  // names of lines below one another, where they do not fit side by side
+        for (const model of models().filter((one) => one.type === "Legend")) {
+          const letters = model.items.reduce((sum, item) => sum + ((item.label && item.label.value) || "").length + 4, 0);
+          if (letters > 42) model.setv({ orientation: "vertical", spacing: 0 });
+        }
+      }
       window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", function () { models().forEach(paint); });
       document.documentElement.dataset.drawn = "yes";
     });
