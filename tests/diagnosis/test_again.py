@@ -13,6 +13,12 @@ def found(before, line=LINE, is_exact=True):
     return [(alarm.severity, alarm.step) for alarm in Again({7: LINE | before}, is_exact=is_exact)(line)]
 
 
+def test_the_alarm_says_how_to_make_the_step_once_more():
+    (alarm,) = Again({7: LINE | {"batch": "x"}}, is_exact=True)(LINE)
+    assert alarm.advice == ("thetahat replay RUN --step 7",)
+    assert str(alarm).endswith("; try: thetahat replay RUN --step 7")
+
+
 def test_the_same_is_no_alarm_and_neither_is_a_step_that_was_not_made():
     assert found({}) == []
     assert list(Again({}, is_exact=True)(LINE)) == []

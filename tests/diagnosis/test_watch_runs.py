@@ -107,7 +107,7 @@ def test_the_record_that_is_not_like_the_others_is_named(config, whole):
 
 
 def test_a_run_is_the_same_with_and_without(config, whole, tmp_path):
-    list(train(override(config, ["diagnosis.alarms=false"]), tmp_path / "run"))
+    list(train(override(config, ["diagnosis.alarms=false", "diagnosis.preflight=off"]), tmp_path / "run"))
     assert same(parameters_at(tmp_path / "run", STEPS), parameters_at(whole[0], STEPS))
     assert not (tmp_path / "run" / ALARMS).exists()
     keys = {"log_normalizer", "worst_excess", "alarms", "signals"}

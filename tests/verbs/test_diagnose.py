@@ -110,6 +110,8 @@ def test_what_is_to_be_typed_is_a_command_that_begins_a_run(run, monkeypatch):
     shape = Cause("any", "trouble", "strong", 40, "", (), advice=("model.placement=post",))
     assert command(shape, read_story(run)) == f"thetahat train {run}/config.toml model.placement=post"
     assert command(Cause("any", "note", "weak", 40, "", ()), read_story(run)) == ""
+    again = Cause("not-reproduced", "fault", "certain", 40, "", ())
+    assert command(again, read_story(run)) == f"thetahat replay {run} --step 40"
 
 
 def test_of_a_damaged_folder_the_rest_is_used_and_what_is_lost_is_said(run):

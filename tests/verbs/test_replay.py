@@ -20,6 +20,7 @@ from thetahat.distribution.world import World
 from thetahat.optimization.config import AdamW, OptimizationConfig
 from thetahat.run.branch import branch
 from thetahat.run.config import CheckpointConfig, RunConfig
+from thetahat.run.folder.files import AVERAGE
 from thetahat.run.prepare import prepare
 from thetahat.run.train import train
 from thetahat.verbs.replay import replay
@@ -112,7 +113,8 @@ def _replay_as_a_rank(name, out):
 
 @pytest.mark.multi
 def test_the_bits_of_two_ranks_are_made_by_one_process_and_by_two(home, tmp_path):
-    (tmp_path / "config.toml").write_text(to_toml(replace(config_in(tmp_path), micro_batch_size=1, max_steps=6)))
+    config = override(config_in(tmp_path), ["micro_batch_size=1", "max_steps=6", "optimization.ema=0.5"])
+    (tmp_path / "config.toml").write_text(to_toml(config))
     launch(_train_as_a_rank, 2, str(tmp_path))
     run = tmp_path / "run"
     for step in (2, 5):
@@ -121,6 +123,8 @@ def test_the_bits_of_two_ranks_are_made_by_one_process_and_by_two(home, tmp_path
         assert found.again.num_ranks == 2
         assert len({micro.rank for micro in found.again.batches}) == 2
         assert sum(one.share for one in found.effects) == pytest.approx(1, abs=1e-5)
+    average = load_file(run / "checkpoints" / "step-00000006" / AVERAGE)
+    assert all(torch.equal(one, average[name]) for name, one in found.again.state.average.tensors.items())
     launch(_replay_as_a_rank, 2, str(run), str(tmp_path / "out.json"))
     assert json.loads((tmp_path / "out.json").read_text()) == [True, lines_of(run)[4]["gradient_norm"], 2]
 
@@ -157,6 +161,21 @@ def test_a_tensor_of_a_checkpoint_that_differs_is_named(run, monkeypatch):
     found = replay(str(run), 6)
     assert found.again.differences[0].what == "head.weight of step-00000006"
     assert found.is_reproduced is False
+
+
+def test_an_average_that_differs_is_named(home, tmp_path, monkeypatch):
+    list(train(override(config_in(tmp_path), ["max_steps=3", "optimization.ema=0.5"]), tmp_path / "run"))
+    assert replay(str(tmp_path / "run"), 2, to_checkpoint=True).is_reproduced
+
+    def load(path):
+        tensors = load_file(path)
+        if path.name == AVERAGE:
+            tensors["head.weight"][1, 2] += 1e-6
+        return tensors
+
+    monkeypatch.setattr("thetahat.run.replay.again.load_tensors", load)
+    found = replay(str(tmp_path / "run"), 3)
+    assert [one.what for one in found.again.differences] == ["the average of head.weight of step-00000003"]
 
 
 def test_a_checkpoint_that_is_damaged_or_gone_is_said_and_an_earlier_one_taken(run, tmp_path):

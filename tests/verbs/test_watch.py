@@ -59,11 +59,36 @@ def test_what_a_run_has_logged_is_seen_as_it_grows(run):
     assert (seen.num_damaged, seen.held_out, seen.best, seen.state) == (1, 1.7, 1.5, "paused")
     shown = cli._screen(watching, seen, has_colours=False)
     assert "paused  step 40/100 (40%)" in shown
-    assert "held out 1.7000 bits per byte; best 1.5000 at step 40" in shown
+    assert "held out 1.7000 bits per byte  best 1.5000 at step 40" in shown
     assert "step 3 loss-spike (warning): w\\x1b[2J" in shown
     assert "step 40 writes: p|a\\nb" in shown
     assert "Nats per token over step" in shown
     assert len(watching.panels()[0].curves[0].y) == 40
+
+
+@pytest.mark.parametrize(("columns", "lines"), [(120, 40), (80, 24), (40, 20), (40, 10)])
+def test_a_screen_is_as_large_as_the_terminal_and_loses_no_number(run, monkeypatch, columns, lines):
+    monkeypatch.setattr(cli.shutil, "get_terminal_size", lambda: (columns, lines))
+    write(run, [step_line(step) for step in range(1, 41)])
+    write(run, [{"step": 40, "held_out_bits_per_byte": 1.5, "seconds": 20.0}])
+    alarms = [{"step": step, "name": "bad-batch", "severity": "warning", "what": "w" * 150} for step in range(9)]
+    write(run, alarms, "alarms.jsonl")
+    write(run, [{"step": 40, "prompt": "p", "text": "t" * 300, "ended": "end"}], "samples.jsonl")
+    watching = Watching(run)
+    shown = cli._screen(watching, watching.look(), has_colours=False).splitlines()
+    assert max(map(len, shown)) <= columns
+    assert len(shown) <= max(lines, 12)  # numbers, alarms and samples are there even where the curve is not
+    said = " ".join(shown)
+    for told in (
+        "step 40/100 (40%)",
+        "2.0000 nats/target",
+        "gradient 0.5",
+        "held out 1.5000",
+        "best 1.5000 at step 40",
+    ):
+        assert told in said
+    assert ("Nats per token" in said) == (lines > 20)
+    assert [line for line in shown if "bad-batch" in line][-1].endswith("…")
 
 
 def test_a_resumed_run_is_cut_back(run):

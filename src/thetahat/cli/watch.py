@@ -18,8 +18,9 @@ from thetahat.cli.words import Json, emit, emit_json, escape, in_line, say
 if TYPE_CHECKING:
     from thetahat.verbs.watch import Watched, Watching
 
-AROUND = 9  # lines of a screen that are not the curve
-LEAST = 8  # lines of a curve
+AROUND = 5  # lines of a screen that are neither numbers nor the curve: its title and names, and empty ones
+LEAST = 7  # lines of a curve; where there is no room for so many, it is left out
+NARROWEST = 20  # columns
 LONGEST = 30  # characters of a run's path
 
 
@@ -94,38 +95,42 @@ def _has_colours() -> bool:
 
 
 def _screen(watching: "Watching", seen: "Watched", *, has_colours: bool) -> str:
-    """All of it, no wider and, with its curve, no higher than the terminal."""
-    from thetahat.figures.terminal import as_text
+    """All of it, no wider and, as far as its curve can give way, no higher than the terminal."""
+    from thetahat.core.plain import shorter
+    from thetahat.figures.terminal import as_text, in_lines
 
     width, height = shutil.get_terminal_size()
-    below = _below(seen)
-    lines = [line[: max(width, 20)] for line in [*_numbers(seen), *below]]
-    head, foot = lines[: len(lines) - len(below)], lines[len(lines) - len(below) :]
-    room = max(height - AROUND - len(foot), LEAST)
-    curve = as_text(watching.panels(), "step", width, has_colours=has_colours, height=room) if seen.step > 1 else ""
+    width = max(width, NARROWEST)
+    head = [shorter(line, width) for row in _numbers(seen) for line in in_lines(row, width)]
+    foot = [shorter(line, width) for line in _below(seen)]
+    room = height - len(head) - len(foot) - AROUND
+    curve = ""
+    if seen.step > 1 and room >= LEAST:
+        curve = as_text(watching.panels(), "step", width, has_colours=has_colours, height=room)
     return "\n".join([*head, "", *([curve, ""] if curve else []), *foot]).rstrip()
 
 
-def _numbers(seen: "Watched") -> list[str]:
+def _numbers(seen: "Watched") -> list[list[str]]:
+    """Rows of what is told in pieces; a row that is too long for a line goes on in the next."""
     from thetahat.core.plain import duration
 
     run = escape(seen.run if len(seen.run) <= LONGEST else f"…{seen.run[1 - LONGEST :]}")
     if seen.state == "waiting":
-        is_there = Path(seen.run).is_dir()
-        return [f"{run}: waiting for its first step" if is_there else f"{run} is not there yet, and waited for"]
+        return [[run, "waiting for its first step" if Path(seen.run).is_dir() else "is not there yet"]]
     of = f"/{seen.num_steps:,}" if seen.num_steps else ""
     share = f" ({seen.step / seen.num_steps:.0%})" if seen.num_steps else ""
     left = "" if seen.seconds_left is None else f", {duration(seen.seconds_left)} left"
-    rate = "" if seen.tokens_per_second is None else f"  {seen.tokens_per_second:,.0f} targets/s"
     silent = seen.idle or 0.0
-    idle = f"  nothing for {duration(silent)}" if seen.state != "finished" and silent > 60 else ""
-    first = f"{run}  {seen.state}  step {seen.step:,}{of}{share}  {duration(seen.seconds)}{left}{idle}"
-    second = f"{seen.nats_per_token:.4f} nats/target{rate}"
-    second += "" if seen.gradient_norm is None else f"  gradient {seen.gradient_norm:.3g}"
-    second += "" if seen.learning_rate_factor is None else f"  rate {seen.learning_rate_factor:.0%} of its peak"
+    first = [run, seen.state, f"step {seen.step:,}{of}{share}", f"{duration(seen.seconds)}{left}"]
+    first += [f"nothing for {duration(silent)}"] if seen.state != "finished" and silent > 60 else []
+    second = [f"{seen.nats_per_token:.4f} nats/target"]
+    second += [] if seen.tokens_per_second is None else [f"{seen.tokens_per_second:,.0f} targets/s"]
+    second += [] if seen.gradient_norm is None else [f"gradient {seen.gradient_norm:.3g}"]
+    second += [] if seen.learning_rate_factor is None else [f"rate {seen.learning_rate_factor:.0%} of its peak"]
     if seen.held_out is None or seen.best is None:
-        return [first, second, "nothing held out was scored yet"]
-    return [first, second, f"held out {seen.held_out:.4f} {seen.unit}; best {seen.best:.4f} at step {seen.best_step:,}"]
+        return [first, second, ["nothing held out was scored yet"]]
+    best = f"best {seen.best:.4f} at step {seen.best_step:,}"
+    return [first, second, [f"held out {seen.held_out:.4f} {seen.unit}", best]]
 
 
 def _below(seen: "Watched") -> list[str]:

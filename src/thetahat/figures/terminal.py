@@ -48,14 +48,14 @@ def _panel(panel: Panel, axis: str, size: tuple[int, int], *, has_colours: bool)
     legend += _marks(plot, panel, axis, has_colours=has_colours)
     _rule(plot, panel, axis)
     text: str = plot.build().string(not has_colours)
-    lines = [f"{panel.title} over {axis}", *_in_lines(legend, size[0]), *text.splitlines()]
+    lines = [f"{panel.title} over {axis}", *in_lines(legend, size[0]), *text.splitlines()]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _in_lines(legend: Sequence[str], width: int) -> list[str]:
-    """The names of curves side by side, as many as fit into a line."""
+def in_lines(pieces: Sequence[str], width: int) -> list[str]:
+    """Pieces side by side, as many as fit into a line."""
     lines: list[str] = []
-    for name in legend:
+    for name in pieces:
         joined = f"{lines[-1]}  {name}" if lines else name
         if lines and len(_STYLE.sub("", joined)) <= width:
             lines[-1] = joined

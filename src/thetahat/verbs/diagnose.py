@@ -151,8 +151,10 @@ def command(cause: Cause, story: Story) -> str:
     """What to type so that the advice of a cause is followed; empty where it has none that fits the config.
 
     It is a branch of the last checkpoint before the cause, or a new run where there is none, or where the shape of the
-    model changes.
+    model changes; of a step that was not reproduced, to make it once more.
     """
+    if cause.name == "not-reproduced":
+        return f"thetahat replay {quote(str(story.folder))} --step {cause.step}"
     pairs = fitting(story.config, cause.advice)
     if not pairs or story.config is None:
         return ""

@@ -45,7 +45,8 @@ class Again:
 def _alarm(severity: Severity, step: int, what: str, before: Mapping[str, Any], line: Mapping[str, Any]) -> Alarm:
     values = {f"{name}_before": before.get(name) for name in (NATS, NORM)} | {name: line[name] for name in (NATS, NORM)}
     evidence = {name: float(value) for name, value in values.items() if isinstance(value, float | int)}
-    return Alarm("not-reproduced", severity, step, f"made again after a resume, {what}", evidence)
+    advice = (f"thetahat replay RUN --step {step}",)
+    return Alarm("not-reproduced", severity, step, f"made again after a resume, {what}", evidence, advice=advice)
 
 
 def _off(before: Mapping[str, Any], line: Mapping[str, Any], name: str) -> float:

@@ -56,7 +56,7 @@ class Alarm:
     what: str  # what was measured, and what is usual, in one line
     evidence: Mapping[str, float]
     where: str = ""  # a region of the model; empty: all of it
-    advice: tuple[str, ...] = ()  # KEY=VALUE
+    advice: tuple[str, ...] = ()  # KEY=VALUE, or a command
     suspects: tuple[Suspect, ...] = field(default=())
     action: Action = "record"
 

@@ -17,7 +17,7 @@ from thetahat.run.blame.alone import MicroBatch
 from thetahat.run.config import RunConfig
 from thetahat.run.folder.checkpoint import load_tensors, saved_parameters
 from thetahat.run.folder.config import read_config
-from thetahat.run.folder.files import MODEL, OPTIMIZER, step_of
+from thetahat.run.folder.files import AVERAGE, MODEL, OPTIMIZER, step_of
 from thetahat.run.log.metrics import TIMES
 from thetahat.run.log.report import step_line
 from thetahat.run.machine import resolve, set_up
@@ -205,14 +205,17 @@ def _with_tokenizer(record: Record, beginning: Beginning) -> Path | None:
 
 
 def differences_from(checkpoint: Path, state: State) -> list[Difference]:
-    """The first tensor, of the parameters and of the optimizer, that is not to the bit that of a checkpoint."""
+    """The first tensor of the parameters, of the optimizer and of the average that is not to the bit a checkpoint's."""
     found = list[Difference]()
-    for name, ours in ((MODEL, saved_parameters(state.model)), (OPTIMIZER, state.optimizer.state())):
+    average = state.average.tensors if state.average and (checkpoint / AVERAGE).is_file() else {}
+    files = (MODEL, saved_parameters(state.model)), (OPTIMIZER, state.optimizer.state()), (AVERAGE, average)
+    for name, ours in files if average else files[:2]:
         theirs = load_tensors(checkpoint / name)
         odd = [key for key, one in ours.items() if key not in theirs or not _same_bits(one, theirs[key])]
         if odd:
+            of = "the average of " if name == AVERAGE else ""
             then = f"the same in {len(ours) - len(odd)} of {len(ours)} tensors"
-            found.append(Difference(step_of(checkpoint), f"{odd[0]} of {checkpoint.name}", then, "another here"))
+            found.append(Difference(step_of(checkpoint), f"{of}{odd[0]} of {checkpoint.name}", then, "another here"))
     return found
 
 
