@@ -182,6 +182,7 @@ def test_a_divergence_that_nothing_explains_is_a_rate_that_is_too_high(ratio, st
     assert cause.explains == ("diverging", "loss-spike")
     assert "optimization.matrices.learning_rate=0.005" in cause.advice
     assert any("moved head" in line for line in cause.evidence)
+    assert ("half the learning rates" in cause.cure) == (strength == "weak")
 
 
 def test_faults_come_before_trouble_before_notes_and_the_earlier_first():
@@ -211,6 +212,10 @@ def test_a_likelihood_that_falls_and_stays_is_told_without_alarms():
     cause = judge(with_nats(case, nats)).causes[0]
     assert cause.name == "likelihood-lost"
     assert 200 <= cause.step <= 281
+    lost = with_nats(case, nats)
+    assert "likelihood-lost" in found(replace(lost, alarms=[alarm("bad-batch", 30)]))
+    for name in ("diverging", "non-finite", "learning-rate-too-high"):  # it is their cause that is told
+        assert "likelihood-lost" not in found(replace(lost, alarms=[alarm(name, 255)]))
 
 
 def test_what_is_held_out_grew_worse_beyond_its_interval():
@@ -233,6 +238,10 @@ def test_a_run_that_was_still_learning_was_too_short():
     assert (cause.name, cause.kind, cause.advice) == ("too-short", "note", ("max_steps=800",))
     gain = float(cause.evidence[0].split("gain ")[1].split()[0])
     assert gain == pytest.approx(0.5 * math.log(2), rel=0.05)
+    assert cause.strength == "strong"
+    noise = 0.001 * np.random.default_rng(0).normal(size=400)
+    (cause,) = judge(with_nats(case, 5.0 - 0.2 * np.log(case.steps["tokens"] / 1000) + noise)).causes
+    assert (cause.name, cause.strength) == ("too-short", "weak")
     assert found(replace(with_nats(case, nats), num_steps=1000, rules=None)) == []  # it has not ended
 
 
@@ -244,6 +253,9 @@ def test_a_rate_that_was_low_for_long_while_the_curve_fell_decayed_early():
     assert found(with_steps(falling, learning_rate_factor=factor)) == ["rate-decayed-early"]
     assert found(with_steps(flat, learning_rate_factor=factor)) == []
     assert found(falling) == []
+    tokens = case.steps["tokens"]  # it fell by the decay alone
+    helped = with_nats(case, 7.0 - 0.5 * np.log(np.maximum(tokens, 200_000)) + np.minimum(tokens, 200_000) / 1e6)
+    assert found(with_steps(helped, learning_rate_factor=factor)) == []
 
 
 # --- what was read --------------------------------------------------------------------------------------------------
@@ -392,7 +404,8 @@ def test_waiting_for_data_is_told_with_its_share():
     assert share == pytest.approx(100 * 0.3 / np.mean(case.seconds[10:]), abs=1)
     some = with_steps(case, wait_seconds=0.2 * case.seconds)
     assert found(some) == ["starved"]
-    assert found(replace(some, is_on_cpu=True)) == []
+    assert found(replace(some, is_on_cpu=True)) == []  # there the same cores make batches, up to 30 %
+    assert found(with_steps(replace(case, is_on_cpu=True), wait_seconds=0.4 * case.seconds)) == ["starved"]
     stall = np.where(case.step == 222, 100.0, 0.01)
     (cause,) = judge(with_steps(case, wait_seconds=stall)).causes
     assert (cause.name, cause.step) == ("starved", 222)
@@ -441,6 +454,9 @@ def test_it_is_said_what_differed_first():
     assert divergence(ours, replace(ours, batches=batches)).departures[0].step == 1
     tiny = with_steps(ours, log_likelihood_per_token=ours.steps["log_likelihood_per_token"] * (1 + 1e-9))
     assert "by rounding" in divergence(ours, tiny).verdict
+    for step, why in ((1, "the first parameters"), (2, "the update before")):
+        nats = np.where(ours.step >= step, -9.0, ours.steps["log_likelihood_per_token"])
+        assert why in divergence(ours, with_steps(ours, log_likelihood_per_token=nats)).verdict
 
 
 def test_what_was_found_before_the_first_step_is_a_cause():

@@ -2,20 +2,22 @@
 
 import json
 import os
+import threading
 
 import pytest
 
 from tests.examples import SENTENCE, TINY, run_config
 from tests.run import track_stores
+from thetahat.core import store
 from thetahat.core.config import override, to_toml
-from thetahat.core.errors import ConfigError
+from thetahat.core.errors import ConfigError, FolderError, ModelError
 from thetahat.data.config import DataConfig
 from thetahat.run.log.metrics import METRICS
 from thetahat.run.track import sink
 from thetahat.run.track.follow import Follower
 from thetahat.run.track.sink import NEEDED, Record
 from thetahat.run.train import train
-from thetahat.verbs.track import track
+from thetahat.verbs.track import _wait_for_predecessor, track
 
 STEPS, EVALUATIONS = track_stores.CURVES
 
@@ -118,6 +120,16 @@ def test_what_is_torn_waits_and_what_failed_is_told_once_and_brought_later(run):
     assert said[1].startswith("tensorboard: tensorboard --logdir ")
 
 
+def test_what_is_no_run_or_no_tracker_is_refused(run, tmp_path):
+    with pytest.raises(ModelError, match="no run folder"):
+        track(tmp_path / "none", ["tensorboard"])
+    with pytest.raises(ConfigError, match="names no tracker"):
+        track(run)
+    with pytest.raises(ConfigError, match="--to paper is no tracker"):
+        track(run, ["paper"])
+    assert not (run / "track").exists()
+
+
 def test_numbers_have_sections_and_intervals_two_ends():
     line = {"step": 1, "held_out_value_ci95": [1, 2], "held_out_sources": {"a": 3.0}, "batch": "0123"}
     found = Record("evaluation", 1, line).numbers()
@@ -130,6 +142,20 @@ def test_a_library_that_is_not_there_is_said_before_anything(tmp_path, monkeypat
     with pytest.raises(ConfigError, match=r"(?s)track=wandb needs the library wandb.*pip install 'thetahat\[track\]'"):
         list(train(config, tmp_path / "run"))
     assert not list((tmp_path / "run").glob("*.toml"))
+
+
+def test_the_process_of_a_run_that_was_killed_is_waited_for_and_not_for_ever(run, monkeypatch):
+    folder = run / "track"
+    with store.holding(folder):
+        waiting = threading.Thread(target=_wait_for_predecessor, args=(run,))
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        monkeypatch.setattr("thetahat.verbs.track.PREDECESSOR", 0.0)
+        with pytest.raises(FolderError, match="still held by the process of an earlier start"):
+            _wait_for_predecessor(run)
+    waiting.join(5)
+    assert not waiting.is_alive()
 
 
 def test_a_training_run_is_followed_by_a_process_of_its_own(tmp_path, monkeypatch):

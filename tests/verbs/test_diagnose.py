@@ -16,7 +16,7 @@ from thetahat.core.errors import ModelError
 from thetahat.diagnosis.alarms.alarm import Alarm
 from thetahat.diagnosis.causes.cause import Cause
 from thetahat.run.log.alarms import ALARMS
-from thetahat.verbs.diagnose import command
+from thetahat.verbs.diagnose import case_of, command
 from thetahat.verbs.story import read_story
 
 TINY = ["model.width=8", "model.num_layers=1", "model.num_heads=1", "model.num_kv_heads=1", "model.head_width=8",
@@ -112,6 +112,16 @@ def test_what_is_to_be_typed_is_a_command_that_begins_a_run(run, monkeypatch):
     assert command(Cause("any", "note", "weak", 40, "", ()), read_story(run)) == ""
     again = Cause("not-reproduced", "fault", "certain", 40, "", ())
     assert command(again, read_story(run)) == f"thetahat replay {run} --step 40"
+
+
+def test_a_run_is_judged_by_what_its_config_says(run):
+    case = case_of(read_story(run))
+    assert case.is_on_cpu
+    assert case.is_watched
+    assert case.num_steps == 64
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace('device = "cpu"', 'device = "cuda"'))
+    assert not case_of(read_story(run)).is_on_cpu
 
 
 def test_of_a_damaged_folder_the_rest_is_used_and_what_is_lost_is_said(run):
