@@ -227,6 +227,9 @@ def test_what_is_held_out_grew_worse_beyond_its_interval():
     for low, names in ((worse - 0.02, ["overfitting"]), (worse - 0.2, [])):
         best |= {"bits_per_byte": worse, "bits_per_byte_ci95_low": low}
         assert [name for name in found(replace(falling, evaluations=best)) if name == "overfitting"] == names
+    for factor, names in ((1.03, ["overfitting"]), (1.01, [])):  # without an interval 2 % are not sure
+        alone = {"step": case.evaluations["step"], "bits_per_byte": np.append(worse[:-1], factor * worse[:-1].min())}
+        assert [name for name in found(replace(falling, evaluations=alone)) if name == "overfitting"] == names
     rising = with_nats(case, case.nats + 0.001 * case.step)
     assert "overfitting" not in found(replace(rising, evaluations=best | {"bits_per_byte_ci95_low": worse}))
 
