@@ -149,6 +149,9 @@ def test_a_bad_batch_is_the_cause_of_the_spikes_in_its_step_and_names_its_sequen
     assert (cause.name, cause.kind, cause.step) == ("bad-batch", "trouble", 100)
     assert cause.explains == ("loss-spike", "gradient-spike")
     assert "r7 of web" in cause.evidence[0]
+    assert cause.evidence[-1] == "behind it: loss-spike, gradient-spike"
+    more = judge(healthy(alarms=[*alarms, alarm("loss-spike", 101)])).causes[0]
+    assert more.evidence[-1] == "behind it: loss-spike (2 times), gradient-spike"
     assert cause.advice == ("diagnosis.policies.bad-batch=skip",)
 
 
@@ -459,7 +462,9 @@ def test_it_is_said_what_differed_first():
     assert "by rounding" in divergence(ours, tiny).verdict
     for step, why in ((1, "the first parameters"), (2, "the update before")):
         nats = np.where(ours.step >= step, -9.0, ours.steps["log_likelihood_per_token"])
-        assert why in divergence(ours, with_steps(ours, log_likelihood_per_token=nats)).verdict
+        verdict = divergence(ours, with_steps(ours, log_likelihood_per_token=nats)).verdict
+        assert why in verdict
+        assert "by rounding" not in verdict
 
 
 def test_what_was_found_before_the_first_step_is_a_cause():

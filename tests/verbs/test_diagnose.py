@@ -114,11 +114,20 @@ def test_what_is_to_be_typed_is_a_command_that_begins_a_run(run, monkeypatch):
     assert command(again, read_story(run)) == f"thetahat replay {run} --step 40"
 
 
+def test_the_verdict_counts_what_is_wrong(run):
+    add_alarm(run, Alarm("loss-spike", "critical", 5, "what", {}))
+    add_alarm(run, Alarm("bad-batch", "warning", 60, "what", {}))
+    verdict = th.diagnose(run).verdict
+    assert verdict.startswith("loss-spike at step 5: ")
+    assert verdict.endswith(", and 1 cause more.")
+
+
 def test_a_run_is_judged_by_what_its_config_says(run):
     case = case_of(read_story(run))
     assert case.is_on_cpu
     assert case.is_watched
-    assert case.num_steps == 64
+    assert case.is_drawn
+    assert (case.num_steps, case.first_step, case.every) == (64, 0, 16)
     text = (run / "config.toml").read_text()
     (run / "config.toml").write_text(text.replace('device = "cpu"', 'device = "cuda"'))
     assert not case_of(read_story(run)).is_on_cpu
