@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from benchmarks.zoo.count import alarmed, once, table
+from benchmarks.zoo.count import alarmed, brief, noted, once, table
 from benchmarks.zoo.failures import FAILURES
 
 
@@ -43,8 +43,10 @@ def main() -> None:
     print(table(results))
     sick = alarmed(results)
     print(f"{len(sick)} of {typed.healthy} healthy runs alarmed", *sick, sep="\n  ")
+    quiet = noted(results)
+    print(f"{len(quiet)} of {typed.healthy} have a note", *quiet, sep="\n  ")
     if typed.out:
-        typed.out.write_text(json.dumps(results, indent=1) + "\n")
+        typed.out.write_text("[\n" + ",\n".join(json.dumps(brief(one)) for one in results) + "\n]\n")
 
 
 if __name__ == "__main__":

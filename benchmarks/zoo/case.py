@@ -44,6 +44,7 @@ class Said:
     step: int  # 0: before the first step
     where: str = ""
     suspects: list[str] = field(default_factory=list[str])
+    what: str = ""
     is_note: bool = False  # something that is said, and does not claim that anything is wrong
 
 
@@ -53,6 +54,7 @@ class Outcome:
 
     said: list[Said]
     causes: list[str]  # ranked by `thetahat diagnose`
+    troubles: list[str]  # those of them that are more than to know
     error: str  # with which it ended, if it did
     seconds: float
 
@@ -96,10 +98,11 @@ def run(case: Case, folder: Path) -> Outcome:
         error = f"{type(ended).__name__}: {ended}".splitlines()[0]
     finally:
         logger.removeHandler(findings)
-    said = [Said(one.name, 0, is_note=not one.is_wrong) for one in findings.found]
+    said = [Said(one.name, 0, what=one.what, is_note=not one.is_wrong) for one in findings.found]
     said += alarms_of(folder / "run" / "alarms.jsonl")
-    causes = [one.name for one in diagnose(folder / "run").causes]
-    return Outcome(said, causes, error, time.perf_counter() - began)
+    causes = diagnose(folder / "run").causes
+    troubles = [one.name for one in causes if one.kind != "note"]
+    return Outcome(said, [one.name for one in causes], troubles, error, time.perf_counter() - began)
 
 
 def alarms_of(path: Path) -> list[Said]:
@@ -111,6 +114,7 @@ def alarms_of(path: Path) -> list[Said]:
             line["step"],
             line["where"],
             [one["id"] for one in line["suspects"]],
+            line["what"],
             line["severity"] == "note",
         )
         for line in lines

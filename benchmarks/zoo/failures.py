@@ -4,7 +4,7 @@
 """
 
 import random
-import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,25 +15,26 @@ import torch
 from torch import Tensor
 
 from benchmarks.zoo import data
-from benchmarks.zoo.case import Case, Inject
-from thetahat.core import store
+from benchmarks.zoo.case import Case
+from benchmarks.zoo.making import (
+    RATE,
+    SMALL,
+    STEPS,
+    adamw,
+    at,
+    changed_batches,
+    moment,
+    plain,
+    seeing,
+    tampered,
+    with_gradients,
+)
 from thetahat.core.batch import Batch
 from thetahat.core.visibility import Visibility
-from thetahat.objective import factorization
-from thetahat.optimization.clip import clip_and_measure
 from thetahat.optimization.optimizer import build_optimizer
 from thetahat.run.diagnosis.preflight import preflight
+from thetahat.run.feed import Feed
 from thetahat.run.state import State
-
-STEPS = 160
-RATE = 0.003
-SMALL = [
-    *("quickstart", "device=cpu", "threads=1", f"max_steps={STEPS}", "batch_size=8", "data.context=64"),
-    *("data.vocab_size=320", "data.held_out=none", "data.over_long=split", "model.num_layers=2", "model.width=32"),
-    *("model.num_heads=2", "model.num_kv_heads=1", "model.head_width=16", "model.inner_width=48", "prompt="),
-    *("evaluation.every=0", "checkpoint.every=0", "diagnosis.every=10", "ledger.every=1"),
-]
-RULES = ("matrices", "embeddings", "vectors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,35 +46,6 @@ class Failure:
     names: tuple[str, ...]
     make: Callable[[int, Path], Case]
     is_correctness: bool = False  # to be said within one step
-
-
-def adamw(rate: float, **more: Any) -> list[str]:
-    """One rule for all parameters."""
-    rule = {"kind": "adamw", "learning_rate": rate, **more}
-    rules = {name: rule if name == "matrices" else {key: rule[key] for key in rule if key != "kind"} for name in RULES}
-    return [f"optimization.{name}.{key}={value}" for name, keys in rules.items() for key, value in keys.items()]
-
-
-def plain(seed: int, folder: Path, *keys: str, count: int = 400) -> Case:
-    """A healthy run on speeches."""
-    path = data.write(folder / "train.jsonl", data.speeches(seed, count))
-    return Case([*SMALL, f"data.train={path}", f"seed={seed}", *keys])
-
-
-def at(step: int, do: Callable[[State], None], last: int | None = None) -> Inject:
-    """Does something before this step, or before each up to the last one."""
-
-    def inject(state: State, batches: Sequence[Batch]) -> None:
-        if step <= state.step + 1 <= (last or step):
-            with torch.no_grad():
-                do(state)
-
-    return inject
-
-
-def moment(seed: int) -> int:
-    """A step in the second half of the run, where a baseline is known."""
-    return random.Random(seed).randrange(STEPS // 2, STEPS - 20)
 
 
 def fast(seed: int, folder: Path) -> Case:
@@ -99,7 +71,7 @@ def sharp_attention(seed: int, folder: Path) -> Case:
             if "query" in name or "key" in name or name.startswith(("q", "k")):
                 parameter.mul_(1.06)
 
-    case.inject, case.where = at(20, grow, STEPS), f"blocks.{block}"
+    case.inject, case.since, case.where = at(20, grow, STEPS), 20, f"blocks.{block}"
     return case
 
 
@@ -117,33 +89,6 @@ def drifting(seed: int, folder: Path) -> Case:
             head.weight.add_(0.15 * mean / mean.square().sum().clamp(min=1e-6))
 
     case.inject = grow
-    return case
-
-
-def scaled_gradient(factor: float, which: Callable[[str], bool]) -> Callable[[list[str]], Any]:
-    """A clip that first scales the gradients of some parameters."""
-
-    def clip(names: list[str], parameters: Sequence[Tensor], max_norm: float | None) -> Any:
-        for name, parameter in zip(names, parameters, strict=True):
-            if which(name) and parameter.grad is not None:
-                parameter.grad.mul_(factor)
-        return clip_and_measure(parameters, max_norm)
-
-    return clip
-
-
-def with_gradients(case: Case, factor: float, which: Callable[[str], bool], first: int, last: int) -> Case:
-    """Scales the gradients of some parameters in some steps."""
-    now: dict[str, Any] = {}
-
-    def look(state: State, batches: Sequence[Batch]) -> None:
-        now["step"], now["names"] = state.step + 1, [name for name, _ in state.model.named_parameters()]
-
-    def clip(parameters: Sequence[Tensor], max_norm: float | None) -> Any:
-        scale = factor if first <= now["step"] <= last else 1.0
-        return scaled_gradient(scale, which)(now["names"], parameters, max_norm)
-
-    case.inject, case.patches, case.since = look, {"thetahat.run.step.clip_and_measure": clip}, first
     return case
 
 
@@ -171,14 +116,21 @@ def unused(seed: int, folder: Path) -> Case:
 
 
 def garbage(seed: int, folder: Path) -> Case:
-    """F7: read twice, once at least when it is known what is usual."""
+    """F7: read twice, once at least when it is known what is usual; it is there from when it is read first."""
     draw, records = random.Random(seed), data.speeches(seed, 600)
     place = draw.randrange(len(records))
     text = "".join(draw.choice("qzxjkvwfy0123456789#@!%&") for _ in range(200))
     records[place] = {"id": "garbage", "text": text, "source": "a"}
     path = data.write(folder / "train.jsonl", records)
     case = Case([*SMALL, f"data.train={path}", f"seed={seed}", "data.packing=none", "max_steps=150"])
-    case.suspect = "garbage"
+    case.suspect, read = "garbage", list[int]()
+
+    def look(state: State, batches: Sequence[Batch]) -> None:
+        if not read and any(part.id == "garbage" for batch in batches for part in batch.parts.named()):
+            read.append(state.step + 1)
+            case.since = state.step + 1
+
+    case.inject = look
     return case
 
 
@@ -197,20 +149,6 @@ def copied(seed: int, folder: Path) -> Case:
     more = [records[5] | {"id": f"copy{number}"} for number in range(30)]
     path = data.write(folder / "train.jsonl", records + more)
     return Case([*SMALL, f"data.train={path}", f"seed={seed}", "max_steps=40"])
-
-
-def changed_batches(case: Case, change: Callable[[Batch], Batch]) -> Case:
-    """Every batch is changed, as a faulty factorization would."""
-    right = factorization.factor
-    wrong = lambda *rest: change(right(*rest))  # noqa: E731
-    case.patches = {f"thetahat.run.{where}.factor": wrong for where in ("prepare", "diagnosis.preflight")}
-    return case
-
-
-def seeing(batch: Batch, **changes: Any) -> Batch:
-    """The same rows, whose visibility says something else."""
-    seen = replace(batch.inputs.visibility, is_plain=False, lengths=None, **changes)
-    return replace(batch, inputs=replace(batch.inputs, visibility=seen))
 
 
 def all_seeing(seed: int, folder: Path) -> Case:
@@ -267,11 +205,26 @@ def left_out(seed: int, folder: Path) -> Case:
         optimizer = build_optimizer(*rest)
         rule = optimizer.rules[0]
         names = list(rule.group.parameters)
-        del rule.group.parameters[names[seed % len(names)]]
+        case.where = names[seed % len(names)]
+        del rule.group.parameters[case.where]
         return optimizer
 
     case = plain(seed, folder, "max_steps=40")
     case.patches = {"thetahat.run.state.build_optimizer": forgetful}
+    return case
+
+
+def frozen(seed: int, folder: Path) -> Case:
+    """F14 once more: from a step on the optimizer has lost a parameter."""
+    case, step = plain(seed, folder), moment(seed)
+
+    def lose(state: State) -> None:
+        parameters = [(rule, *one) for rule in state.optimizer.rules for one in rule.group.parameters.items()]
+        rule, case.where, lost = parameters[seed % len(parameters)]
+        for group in rule.optimizer.param_groups:
+            group["params"] = [one for one in group["params"] if one is not lost]
+
+    case.inject, case.since = at(step, lose), step
     return case
 
 
@@ -352,7 +305,7 @@ def deep(seed: int, folder: Path) -> Case:
             block = state.model.get_submodule(f"blocks.{number}")
             block.register_full_backward_hook(lambda module, inputs, outputs: (share * inputs[0], *inputs[1:]))
 
-    case.inject = at(1, saturate)
+    case.inject, case.where = at(1, saturate), "blocks.0"
     return case
 
 
@@ -360,7 +313,7 @@ def early(seed: int, folder: Path) -> Case:
     """F24: a schedule for a part of the data: the rate is gone while the model still learns."""
     return plain(
         seed, folder, *adamw(0.003), "optimization.schedule.warmup_steps=5", "optimization.schedule.decay=1.0",
-        "max_steps=100", count=1500,
+        "max_steps=100", "batch_size=32", count=1500,
     )  # fmt: skip
 
 
@@ -380,7 +333,7 @@ def ordered(seed: int, folder: Path) -> Case:
 def memorising(seed: int, folder: Path) -> Case:
     """F26."""
     held = data.write(folder / "held.jsonl", data.speeches(seed + 100, 200))
-    case = plain(seed, folder, *adamw(0.01), "evaluation.every=20", "max_steps=240", count=40)
+    case = plain(seed, folder, *adamw(0.01), "evaluation.every=20", "max_steps=400", count=40)
     case.keys += [f"data.held_out={held}"]
     return case
 
@@ -395,23 +348,17 @@ def flipped(seed: int, folder: Path) -> Case:
     return tampered(seed, folder, "model.safetensors", "mlp")
 
 
-def tampered(seed: int, folder: Path, file: str, which: str) -> Case:
-    """The last checkpoint is gone, the one before it has another tensor, and its manifest agrees."""
-    from safetensors.torch import load_file, save_file
+def starving(seed: int, folder: Path) -> Case:
+    """F31: what makes batches is slow, or stalls from time to time."""
+    case, every = plain(seed, folder), (1, 20)[seed % 2]
 
-    case = plain(seed, folder, "checkpoint.every=20", "checkpoint.keep=9", "max_steps=60")
+    def late(self: Feed, step: int) -> Any:
+        if step % every == 0:
+            time.sleep(0.05 * every)
+        return made(self, step)
 
-    def damage(run: Path) -> None:
-        shutil.rmtree(run / "checkpoints" / "step-00000060")
-        path = run / "checkpoints" / "step-00000040" / file
-        tensors = load_file(path)
-        names = [name for name in tensors if which in name]
-        tensors[names[seed % len(names)]].mul_(2.0)
-        save_file(tensors, path)
-        (path.parent / store.MANIFEST).unlink()
-        store._seal(path.parent)
-
-    case.again, case.since = damage, 41
+    made = Feed._make
+    case.patches = {"thetahat.run.feed.Feed._make": late}
     return case
 
 
@@ -430,6 +377,7 @@ FAILURES = (
     Failure("F12", "wrong label shift", ("shifted-targets",), shifted, is_correctness=True),
     Failure("F13", "stuck", ("loss-stuck", "not-updated"), stuck, is_correctness=True),
     Failure("F14", "parameter not updated", ("wrong-group", "not-updated"), left_out, is_correctness=True),
+    Failure("F14b", "parameter lost in mid-run", ("not-updated",), frozen, is_correctness=True),
     Failure("F15", "evaluation is not training", ("evaluation-differs",), two_faced, is_correctness=True),
     Failure("F16", "updates lost by rounding", ("underflowing-updates", "not-updated", "loss-stuck"), rounding),
     Failure("F17", "not finite", ("non-finite",), sick, is_correctness=True),
@@ -444,4 +392,5 @@ FAILURES = (
     Failure("F26", "overfitting", ("overfitting",), memorising),
     Failure("F27", "stale state after a resume", ("not-reproduced",), rewound, is_correctness=True),
     Failure("F30", "a flipped bit", ("not-reproduced",), flipped, is_correctness=True),
+    Failure("F31", "waiting for data", ("starved",), starving),
 )

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from benchmarks.zoo.case import Said, alarms_of, run
-from benchmarks.zoo.failures import FAILURES, plain
+from benchmarks.zoo.failures import FAILURES
+from benchmarks.zoo.making import plain
 from thetahat.figures.image import as_image
 from thetahat.figures.panel import Curve, Mark, Panel
 

@@ -127,6 +127,24 @@ def test_a_gradient_that_grows_is_named_with_its_part():
     assert [(alarm.name, alarm.where) for alarm in found] == [("embedding-gradient-spike", "embedding")]
 
 
+@pytest.mark.parametrize(
+    ("spikes", "expected"),
+    [
+        ([150], [(150, "note")]),
+        ([150, 250, 350], [(150, "note"), (250, "note"), (350, "note")]),  # two within 100 steps at most
+        ([150, 155, 160], [(150, "note"), (160, "warning")]),
+        ([150, 190, 230, 231], [(150, "note"), (190, "note"), (230, "warning")]),
+        ([*range(150, 160)], [(150, "note"), (152, "warning")]),
+        ([150, 160, 290], [(150, "note"), (290, "note")]),
+    ],
+)
+def test_a_single_spike_of_the_gradient_is_a_note_and_one_that_returns_a_warning(spikes, expected):
+    found = raised(lambda step: {"scaled": {"blocks.2.mlp": 100.0}} if step in spikes else {}, num_steps=400)
+    assert [(alarm.step, alarm.severity) for alarm in found] == expected
+    assert {alarm.name for alarm in found} == {"gradient-spike"}
+    assert all(str(alarm).startswith("note: ") == (alarm.severity == "note") for alarm in found)
+
+
 def test_a_sequence_that_stands_out_is_a_bad_batch():
     def worst(step):
         return {"worst": [Worst(6.0, 9.0, 60, 0, 2)]} if step == 150 else {}
@@ -278,15 +296,18 @@ def summary(value, spread=0.02):
 @pytest.mark.parametrize(
     ("values", "spread", "expected"),
     [
-        ([2.0, 1.8, 1.7, 1.72, 1.75, 1.9], 0.02, [250]),
+        ([2.0, 1.8, 1.7, 1.73, 1.75, 1.9], 0.02, [250]),
+        ([2.0, 1.8, 1.7, 1.72, 1.75, 1.9], 0.02, [300]),
         ([2.0, 1.8, 1.7, 1.71, 1.70, 1.719], 0.02, []),
-        ([2.0, 1.8, 1.7, 1.72, 1.74, 1.9], None, [250]),
-        ([2.0, 1.8, 1.7, 1.8, 1.6, 1.65], 0.02, [200, 300]),
+        ([2.0, 1.8, 1.7, 1.72, 1.74, 1.9], None, [300]),
+        ([2.0, 1.7, 1.8, 1.9, 1.6, 1.65, 1.66], 0.02, [200, 350]),
+        ([2.0, 1.8, 1.7, 1.8, 1.6, 1.65], 0.02, []),  # a single evaluation, then a better one
+        ([2.0, 1.7, 1.8, 1.70, 1.8, 1.70], 0.02, []),  # not in a row
     ],
 )
 def test_what_is_held_out_and_gets_worse_while_training_improves_is_overfitting(values, spread, expected):
     detector, draw, found = Detector(setting()), np.random.default_rng(0), []
-    for step in range(1, 301):
+    for step in range(1, 50 * len(values) + 1):
         taken(detector, seen(step, draw, nats=5.0 - step / 100))
         if step % 50 == 0:
             found += detector.evaluated(step, summary(values[step // 50 - 1], spread))

@@ -155,6 +155,17 @@ def test_a_bad_batch_is_the_cause_of_the_spikes_in_its_step_and_names_its_sequen
     assert cause.advice == ("diagnosis.policies.bad-batch=skip",)
 
 
+def test_a_note_is_no_trouble_and_explains_nothing_that_is_more():
+    (cause,) = judge(healthy(alarms=[alarm("gradient-spike", 100, "note")])).causes
+    assert (cause.name, cause.kind) == ("gradient-spike", "note")
+    both = judge(healthy(alarms=[alarm("gradient-spike", 100, "note"), alarm("non-finite", 102, "critical")])).causes
+    assert [(cause.name, cause.kind) for cause in both] == [("non-finite", "fault"), ("gradient-spike", "note")]
+    both = judge(healthy(alarms=[alarm("gradient-spike", 100), alarm("non-finite", 102, "critical")])).causes
+    assert [(cause.name, cause.kind, cause.explains) for cause in both] == [
+        ("gradient-spike", "trouble", ("non-finite",))
+    ]
+
+
 def test_an_embedding_gradient_is_the_cause_of_the_spike_behind_it():
     alarms = [alarm("embedding-gradient-spike", 90, "critical"), alarm("loss-spike", 94), alarm("diverging", 98)]
     assert found(healthy(alarms=alarms)) == ["embedding-gradient-spike"]

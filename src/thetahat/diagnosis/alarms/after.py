@@ -10,7 +10,7 @@ from thetahat.diagnosis.signals.probe import Layer
 from thetahat.diagnosis.signals.updates import Update
 from thetahat.optimization.schedule import learning_rate_factor
 
-PERSISTS = 2  # measurements in a row above a bound
+PERSISTS = 2  # measurements, or evaluations, in a row above a bound
 LEAST_MOVED = 0.5  # of elements with a gradient; the rest is lost by rounding
 MOST_MOVED = 0.3  # of its own size, by which a region may move in one step
 SETTLED = 100  # steps, before which tables that begin small may move farther

@@ -70,4 +70,5 @@ class Alarm:
         done = {"record": "", "skip": "; the update is left out", "stop": "; the run stops"}[self.action]
         seen = f"; sequences: {', '.join(one.id for one in self.suspects)}" if self.suspects else ""
         tried = f"; try: {' '.join(self.advice)}" if self.advice else ""
-        return f"{self.name}{where} at step {self.step:,}: {self.what}{done}{seen}{tried}"
+        begins = "note: " if self.severity == "note" else ""
+        return f"{begins}{self.name}{where} at step {self.step:,}: {self.what}{done}{seen}{tried}"

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple, final
 
 import numpy as np
 
-from thetahat.diagnosis.alarms.after import RULES as AFTER_RULES, Inner
+from thetahat.diagnosis.alarms.after import PERSISTS, RULES as AFTER_RULES, Inner
 from thetahat.diagnosis.alarms.alarm import Alarm
 from thetahat.diagnosis.alarms.baseline import Baselines
 from thetahat.diagnosis.alarms.memory import KEPT_MARKS, Memory
-from thetahat.diagnosis.alarms.rules import FIRST, RULES, SIGMAS, Look, stuck_from
+from thetahat.diagnosis.alarms.rules import FIRST, RETURNS, RULES, SIGMAS, Look, stuck_from
 from thetahat.diagnosis.alarms.setting import Setting
 from thetahat.diagnosis.signals.seen import Seen
 from thetahat.ledger.summary import Summary
@@ -55,7 +55,9 @@ class Detector:
     def take(self, found: Found) -> None:
         """Remembers a step; what is out of the ordinary in it, or all of a spike, is not taken into the baselines."""
         for alarm in found.holding:
-            self.memory.last[alarm.name] = alarm.step
+            self.memory.last[_kind(alarm)] = alarm.step
+            if alarm.name == "gradient-spike":
+                self.memory.spikes = [*self.memory.spikes, alarm.step][1 - RETURNS :]
         if (look := found.look) is not None:
             deviations = np.array([look.deviation[name] for name in self.baselines.names])
             self.baselines.take(self._values(look.seen), (deviations > SIGMAS) | look.is_spike)
@@ -66,7 +68,7 @@ class Detector:
         holding = [alarm for rule in AFTER_RULES for alarm in rule(inner, self.setting, self.memory)]
         found = self._found(holding, None, QUIET_AFTER * max(inner.every, 1))
         for alarm in holding:
-            self.memory.last[alarm.name] = alarm.step
+            self.memory.last[_kind(alarm)] = alarm.step
         return found.new
 
     def evaluated(self, step: int, held_out: Summary) -> list[Alarm]:
@@ -74,7 +76,7 @@ class Detector:
         memory, trend = self.memory, float(self.baselines.level[0])
         if not memory.best_step or held_out.value < memory.best_value:
             memory.best_step, memory.best_value, memory.best_trend = step, held_out.value, trend
-            memory.since_best = 0
+            memory.since_best = memory.over["overfitting"] = 0
             return []
         memory.since_best += 1
         found = [*self._overfitting(step, held_out, trend), *self._no_improvement(step, held_out)]
@@ -83,10 +85,16 @@ class Detector:
         return new
 
     def _overfitting(self, step: int, held_out: Summary, trend: float) -> list[Alarm]:
-        """It got worse by more than its interval, while training improves."""
+        """It got worse by more than its interval, in evaluations in a row, while training improves.
+
+        The interval is about which documents are held out. A single evaluation also meets parameters that swing from
+        step to step, as they do at a high learning rate.
+        """
         at, best, then = self.memory.best_step, self.memory.best_value, self.memory.best_trend
         low = held_out.value_ci95[0] if held_out.value_ci95 else (1 - UNSURE) * held_out.value
-        if low <= best or not trend < then:
+        is_worse = low > best and trend < then
+        self.memory.over["overfitting"] = self.memory.over.get("overfitting", 0) + 1 if is_worse else 0
+        if self.memory.over["overfitting"] < PERSISTS:
             return []
         what = f"{held_out.value:.3f} {held_out.unit} held out, and {best:.3f} at step {at:,}, while training improves"
         evidence = {"held_out": held_out.value, "low": low, "best": best, "best_step": float(at), "training": trend}
@@ -123,7 +131,7 @@ class Detector:
 
     def _found(self, holding: list[Alarm], look: Look | None, quiet: int = QUIET) -> Found:
         last = self.memory.last
-        new = [alarm for alarm in holding if alarm.step - last.get(alarm.name, -math.inf) > quiet]
+        new = [alarm for alarm in holding if alarm.step - last.get(_kind(alarm), -math.inf) > quiet]
         return Found(holding, new, look)
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,6 +143,11 @@ class Detector:
         baselines = Baselines.from_dict(kept["baselines"])
         if baselines.names == self.baselines.names:
             self.baselines, self.memory = baselines, Memory.from_dict(kept["memory"])
+
+
+def _kind(alarm: Alarm) -> str:
+    """Under which a failure is remembered: behind a note, the warning of the same name is new."""
+    return f"{alarm.name} (note)" if alarm.severity == "note" else alarm.name
 
 
 def _depth_ratio(seen: Seen, setting: Setting) -> float | None:

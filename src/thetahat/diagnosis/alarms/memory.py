@@ -12,6 +12,7 @@ class Memory:
     """Counts and a few numbers."""
 
     risen: int = 0  # steps in a row with a spike of the loss
+    spikes: list[int] = field(default_factory=list[int])  # the last steps with a spike of the gradient
     clipped: list[float] = field(default_factory=list[float])  # norm over the largest one, of the first steps
     depth_ratios: list[float] = field(default_factory=list[float])  # first block's gradient over the last one's
     marks: list[float] = field(default_factory=list[float])  # |log Z| from time to time

@@ -16,6 +16,7 @@ SIGMAS = 6.0  # robust standard deviations over 128 steps, as OLMo-core compares
 LEAST_RISE = 0.1  # of the usual value, so that a very steady run is not alarmed by little
 LEAST_TARGETS = 64  # of a step: the mean of fewer varies too much to be compared
 SPIKE = 10.0  # times the usual norm of the gradient: healthy runs have single steps of 7 times
+RETURNS = 3  # spikes of the gradient within FIRST steps; a single one is chance, and Adam forgets it
 EMBEDDING_SPIKE = 10.0  # likewise of embeddings, before the collapse of GLM-130B (arXiv 2210.02414)
 PERSISTS = 5  # steps, as llm-foundry waits
 MOST_EXCESS = 12.0  # robust deviations of the worst of a step: largest values have an exponential tail
@@ -57,6 +58,11 @@ class Look:
         return self.has_enough and self.deviation["nats"] > SIGMAS and self.seen.nats > usual + LEAST_RISE * abs(usual)
 
     @property
+    def spikes(self) -> int:
+        """How many of the FIRST steps before this one had a spike of the gradient, RETURNS - 1 at most."""
+        return sum(self.seen.step - step < FIRST for step in self.memory.spikes)
+
+    @property
     def is_bad_batch(self) -> bool:
         """Whether a sequence is far worse than the worst of other steps."""
         return self.deviation["excess"] > MOST_EXCESS and self.seen.excess > self.usual["excess"] + LEAST_EXCESS
@@ -90,7 +96,10 @@ def diverging(look: Look) -> Iterator[Alarm]:
 
 
 def gradient_spike(look: Look) -> Iterator[Alarm]:
-    """The gradient is many times as long as usual; where embeddings lead, a collapse of the loss often follows."""
+    """The gradient is many times as long as usual; where embeddings lead, a collapse of the loss often follows.
+
+    A single step is a note: next to a query or key of length 0, normalization makes long gradients in healthy runs.
+    """
     ratios = {name: norm / usual for name, norm in look.seen.norms.items() if (usual := _norm(look, name)) > 0}
     if not ratios or not look.has_enough:
         return
@@ -112,7 +121,7 @@ def gradient_spike(look: Look) -> Iterator[Alarm]:
         clip = look.setting.optimization.clip
         yield Alarm(
             "gradient-spike",
-            "warning",
+            "warning" if look.spikes + 1 >= RETURNS else "note",
             look.seen.step,
             f"the norm of the gradient is {norm:.3g}, and {usual:.3g} is usual; this part's grew most,"
             f" {ratios[where]:.0f} times",

@@ -154,6 +154,8 @@ def _above(alarm: Alarm, alarms: Sequence[Alarm], every: int) -> Alarm | None:
     for other in alarms:
         within = FOLLOWS.get(other.name, {}).get(alarm.name)
         late = LATE * every if other.name in AFTER else LATER.get(other.name, 0)
+        if other.severity == "note" and alarm.severity != "note":
+            continue  # what is a note explains nothing that is more
         if within is None or not other.step - late <= alarm.step <= other.step + within:
             continue
         if abs(alarm.step - other.step) < distance:
@@ -163,10 +165,10 @@ def _above(alarm: Alarm, alarms: Sequence[Alarm], every: int) -> Alarm | None:
 
 def _cause(group: _Group) -> Cause:
     meaning = MEANINGS[group.name]
-    is_small = group.name == "not-reproduced" and all(alarm.severity == "note" for alarm in group.alarms)
+    is_small = all(alarm.severity == "note" for alarm in group.alarms)
     return Cause(
         group.name,
-        "note" if is_small else meaning.kind,  # the same, but for rounding
+        "note" if is_small else meaning.kind,
         _strength(group),
         group.begun,
         meaning.what,
