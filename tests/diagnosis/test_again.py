@@ -4,13 +4,14 @@ import math
 
 import pytest
 
-from thetahat.diagnosis.alarms.again import ROUNDING, Again
+from thetahat.diagnosis.alarms.again import ROUNDING, SAME, Again
 
 LINE = {"step": 7, "batch": "abc", "log_likelihood_per_token": -2.5, "gradient_norm": 1.25}
 
 
-def found(before, line=LINE, is_exact=True):
-    return [(alarm.severity, alarm.step) for alarm in Again({7: LINE | before}, is_exact=is_exact)(line)]
+def found(before, line=LINE, is_exact=True, is_same=False):
+    again = Again({7: LINE | before}, is_exact=is_exact, is_same=is_same)
+    return [(alarm.severity, alarm.step) for alarm in again(line)]
 
 
 def test_the_alarm_says_how_to_make_the_step_once_more():
@@ -36,6 +37,14 @@ def test_the_same_is_no_alarm_and_neither_is_a_step_that_was_not_made():
 )
 def test_each_difference_has_its_severity(before, severity):
     assert found(before) == [(severity, 7)]
+
+
+def test_on_the_machine_of_before_a_small_difference_is_no_rounding():
+    small = {"gradient_norm": 1.25 * (1 + 2 * SAME)}
+    assert found(small) == [("note", 7)]
+    assert found(small, is_same=True) == [("critical", 7)]
+    assert found({"gradient_norm": 1.25 * (1 + SAME / 2)}, is_same=True) == [("note", 7)]
+    assert found(small, is_exact=False, is_same=True) == []
 
 
 def test_where_sums_have_no_order_rounding_is_expected():

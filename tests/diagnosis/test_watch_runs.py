@@ -218,7 +218,17 @@ def test_steps_that_are_made_again_are_compared_with_what_they_were(config, tmp_
     run, changed = tmp_path / "run", override(config, ["max_steps=12", "checkpoint.every=4", "checkpoint.keep=9"])
     list(train(changed, run))
     whole = lines_of(run / METRICS)
-    for wrong, said in ((None, None), ({"gradient_norm": 7.5}, "critical"), ({"batch": "other"}, "critical")):
+    near = {"gradient_norm": whole[9]["gradient_norm"] * (1 + 1e-4)}
+    elsewhere = (run / "environment.json").read_text().replace('"torch": "', '"torch": "0')
+    for wrong, said, environment in (
+        (None, None, None),
+        ({"gradient_norm": 7.5}, "critical", None),
+        ({"batch": "other"}, "critical", None),
+        (near, "critical", None),
+        (near, "note", elsewhere),
+    ):
+        if environment:
+            (run / "environment.json").write_text(environment)
         shutil.rmtree(run / "checkpoints" / "step-00000012")
         lines = (run / METRICS).read_text().splitlines()
         if wrong:

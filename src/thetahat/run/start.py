@@ -27,6 +27,7 @@ from thetahat.run.folder.checks import write_checks
 from thetahat.run.folder.files import read_progress
 from thetahat.run.folder.folder import enter, has_begun, leave_nothing, note_beginning
 from thetahat.run.folder.moved import run_of
+from thetahat.run.folder.starts import is_environment_of_before
 from thetahat.run.log.ledger import TrainingLedger
 from thetahat.run.log.metrics import (
     HELD_OUT,
@@ -103,7 +104,8 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
     world.first_does(ledger.settle)
     watch = begin_watch(prepared, state, folder, world, progress.get("diagnosis"))
     if watch:
-        watch.again = Again(again, is_exact=device.type == "cpu" or config.deterministic)
+        is_exact = device.type == "cpu" or config.deterministic
+        watch.again = Again(again, is_exact=is_exact, is_same=is_environment_of_before(folder))
     evaluated, held_out_of = _evaluated(prepared)
     if held_out_of is not None and world.is_first:
         part = (

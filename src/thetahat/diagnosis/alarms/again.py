@@ -7,15 +7,17 @@ from thetahat.diagnosis.alarms.alarm import Alarm, Severity
 
 BATCH, NATS, NORM = "batch", "log_likelihood_per_token", "gradient_norm"
 ROUNDING = 1e-3  # relative: another order of sums explains less, in the first step that is made again
+SAME = 1e-5  # likewise where the same bits are due and nothing of the environment is known to have changed
 
 
 @final
 class Again:
     """What metrics.jsonl had of steps behind the checkpoint from which a run goes on: they are made once more."""
 
-    def __init__(self, lines: Mapping[int, Mapping[str, Any]], *, is_exact: bool) -> None:
+    def __init__(self, lines: Mapping[int, Mapping[str, Any]], *, is_exact: bool, is_same: bool = False) -> None:
         self._lines = dict(lines)
         self._is_exact = is_exact  # whether the same bits are due: on a CPU, or in deterministic mode
+        self._most = SAME if is_exact and is_same else ROUNDING  # is_same: versions, hardware and ranks of before
 
     def __len__(self) -> int:
         """How many steps are still to be compared."""
@@ -30,7 +32,7 @@ class Again:
         what, severity = "", "critical"
         if before.get(BATCH) != line[BATCH]:
             what = "it reads other sequences than it read before: the data or its order is not the same"
-        elif (off := max(_off(before, line, name) for name in (NATS, NORM))) > ROUNDING:
+        elif (off := max(_off(before, line, name) for name in (NATS, NORM))) > self._most:
             what = f"{NATS} or {NORM} is off by {off:.1%}: the state is not what it was, or the machine is faulty"
         elif off > 0 and self._is_exact:
             severity = "note"

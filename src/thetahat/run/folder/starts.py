@@ -54,6 +54,12 @@ def read_starts(folder: Path) -> list[Start]:
     return found
 
 
+def is_environment_of_before(folder: Path) -> bool:
+    """Whether the last start found the environment of the one before it, as far as both are known."""
+    last = read_starts(folder)[-2:]
+    return len(last) == 2 and last[0].changed == last[1].changed
+
+
 def _began(folder: Path) -> dict[str, Any]:
     try:
         return msgspec.json.decode((folder / ENVIRONMENT).read_bytes(), type=dict[str, Any])
