@@ -104,6 +104,11 @@ class Batch:
     parts: Parts
     supervised: Int[Tensor, " n"] | None = None  # where in B x T the weight is not 0; None: wherever something is read
 
+    def idle(self) -> "Batch":
+        """The same without targets: for a rank that has nothing to read while others read, and must take part."""
+        nothing = torch.zeros(0, dtype=torch.int64)
+        return replace(self, weights=torch.zeros_like(self.weights), supervised=nothing)
+
     def weight(self) -> Float[Tensor, ""]:
         """Σ w in float64."""
         return self.weights.sum(dtype=torch.float64)

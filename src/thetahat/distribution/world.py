@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar, final, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, final, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -10,6 +10,11 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from thetahat.core.errors import ConfigError, ThetahatError
+from thetahat.distribution.mesh import MeshConfig, build_mesh
+from thetahat.distribution.pieces import is_piece
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 T = TypeVar("T")
 
@@ -31,13 +36,31 @@ class Ranks(Protocol):
         ...
 
 
+class Share(NamedTuple):
+    """Which part of each global batch a rank reads, and of how many."""
+
+    rank: int = 0
+    size: int = 1
+
+
 @final
 class World:
     """Sums over ranks. It never averages: a mean needs the weight of the global batch, which the objective knows."""
 
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, mesh: "DeviceMesh | None" = None) -> None:
         self.rank = rank
         self.size = size
+        self.mesh = mesh  # None: each rank has the whole model
+
+    @property
+    def data(self) -> Share:
+        """The part of the data that this rank reads; batches, dropout and sums go by it."""
+        return Share(self.rank, self.size)
+
+    @property
+    def num_shards(self) -> int:
+        """Ranks that hold one model together."""
+        return 1 if self.mesh is None else self.mesh.size(-1)
 
     @property
     def is_first(self) -> bool:
@@ -46,7 +69,7 @@ class World:
 
     def turns(self, batches: Sequence[T]) -> Iterator[tuple[int, int, T]]:
         """Each micro-batch of this rank with the rank, and its place among them."""
-        return ((self.rank, index, batch) for index, batch in enumerate(batches))
+        return ((self.data.rank, index, batch) for index, batch in enumerate(batches))
 
     def sum_of(self, parts: Sequence[Tensor], zero: Tensor) -> Tensor:
         """The sum of one part a micro-batch, in their order, from `zero` on; and then over ranks."""
@@ -60,12 +83,25 @@ class World:
         dist.all_reduce(total)
         return total
 
+    def largest(self, number: int) -> int:
+        """The largest over ranks, on every rank."""
+        if self.size == 1:
+            return number
+        most = torch.tensor(number)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        return int(most)
+
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replaces each gradient by its sum over ranks; a rank without targets contributes zeros."""
+        """Replaces each gradient by its sum over ranks; a rank without targets contributes zeros.
+
+        Those of parameters in pieces were summed by the backward pass.
+        """
         if self.size == 1:
             return
         gradients: list[Tensor] = []
         for parameter in parameters:
+            if is_piece(parameter):
+                continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             gradients.append(parameter.grad)
@@ -135,11 +171,14 @@ def _buckets(tensors: list[Tensor], num_bytes: int = 64 * 2**20) -> Iterable[lis
         yield bucket
 
 
-def join_world(device: str) -> World:
+_WHOLE = MeshConfig()
+
+
+def join_world(device: str, mesh: MeshConfig = _WHOLE) -> World:
     """The world that `torchrun` describes in the environment, with gloo on CPUs and nccl on GPUs; else one process."""
     size = _described_size()
     if size == 1:
-        return World()
+        return World(mesh=build_mesh(mesh, size, device))
     if device == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
@@ -150,7 +189,7 @@ def join_world(device: str) -> World:
         torch.cuda.set_device(local)
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
-    return World(dist.get_rank(), size)
+    return World(dist.get_rank(), size, build_mesh(mesh, size, device))
 
 
 def _described_size() -> int:

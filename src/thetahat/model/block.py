@@ -72,6 +72,10 @@ class Block(nn.Module):
             x = self.cross_sum_norm(x + self.dropout(self.cross_out_norm(read)))
         return self.mlp_sum_norm(x + self._network(x))
 
+    def remember(self, states: Float[Tensor, "B S D"]) -> Memory:
+        """What the attention to a source reads of it: its keys and values."""
+        return self.cross_attention.remember(states)
+
     def _network(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return self.dropout(self.mlp_out_norm(self.mlp(self.mlp_norm(x))))
 

@@ -38,7 +38,7 @@ class EncoderDecoder(Headed):
     def read(self, source: Source) -> Reading:
         """The source's keys and values in every layer of the decoder."""
         states = self.encode(source.inputs)
-        memories = [self.block(layer).cross_attention.remember(states) for layer in range(self.num_layers)]
+        memories = [self.block(layer).remember(states) for layer in range(self.num_layers)]
         return Reading(memories, source.mask())
 
     def encode(self, inputs: Inputs) -> Float[Tensor, "B S D"]:

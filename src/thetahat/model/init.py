@@ -1,9 +1,10 @@
 """How parameters begin: a pure function of (seed, name), so of nothing that changes with device or rank."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from thetahat.core.random import generator
 from thetahat.model.law import Constant, FanIn, Normal, laws_of
@@ -18,17 +19,18 @@ def allocate(model: nn.Module, device: torch.device | str = "cpu", dtype: torch.
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.is_meta:
-                empty = torch.empty(parameter.shape, dtype=dtype, device=device)
+                empty = torch.empty_like(parameter, dtype=dtype, device=device)
                 setattr(module, name, made.setdefault(id(parameter), nn.Parameter(empty, parameter.requires_grad)))
 
 
 @torch.no_grad()
-def initialize(model: nn.Module, seed: int) -> None:
+def initialize(model: nn.Module, seed: int, copy: Callable[[Tensor, Tensor], object] = Tensor.copy_) -> None:
     r"""Draws every parameter from the law that its module declares; one without memory gets it first.
 
     The W matrices that write into one residual stream (attention's output, cross-attention's output, the network's
     down) are divided by $\sqrt{W}$, so that its variance does not grow with depth (Radford et al., GPT-2, 2019).
     W is 2L in a decoder and in an encoder; in an encoder-decoder, 2L of the encoder and 3L of the decoder, apart.
+    `copy` writes values, one tensor at a time, into a parameter of which this rank may have a piece only.
     """
     allocate(model)
     laws = laws_of(model)
@@ -38,8 +40,9 @@ def initialize(model: nn.Module, seed: int) -> None:
         if isinstance(begins, Constant):
             parameter.fill_(begins.value)
             continue
-        values = torch.randn(parameter.shape, generator=generator(seed, f"init {name}"), dtype=torch.float32)
-        parameter.copy_(values * _deviation(begins, parameter.shape[-1], num_writers[_stream(name)]))
+        drawn = generator(seed, f"init {name.replace('.base.', '.')}")  # what is put around a layer changes nothing
+        values = torch.randn(parameter.shape, generator=drawn, dtype=torch.float32)
+        copy(parameter, values * _deviation(begins, parameter.shape[-1], num_writers[_stream(name)]))
 
 
 def _stream(name: str) -> str:

@@ -1,10 +1,11 @@
 """torch's AdamW, with its state made before the first update."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
+from thetahat.distribution.pieces import is_piece
 from thetahat.optimization.config import AdamW
 
 
@@ -21,7 +22,7 @@ def build_adamw(parameters: Iterable[nn.Parameter], config: AdamW) -> torch.opti
     """
     parameters = list(parameters)
     optimizer = torch.optim.AdamW(
-        parameters,
+        apart(parameters),
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
@@ -35,3 +36,9 @@ def build_adamw(parameters: Iterable[nn.Parameter], config: AdamW) -> torch.opti
             "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
         }
     return optimizer
+
+
+def apart(parameters: Sequence[nn.Parameter]) -> list[dict[str, list[nn.Parameter]]]:
+    """Groups of torch's: parameters in pieces, and whole ones, since one kernel does not take both."""
+    kinds = [[one for one in parameters if is_piece(one) == kind] for kind in (False, True)]
+    return [{"params": kind} for kind in kinds if kind]

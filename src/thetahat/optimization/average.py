@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from thetahat.core.errors import ModelError
+from thetahat.distribution.pieces import fill, piece
 from thetahat.optimization import foreach
 
 
@@ -33,7 +34,7 @@ class MovingAverage:
         """Takes the parameters in, after an update."""
         self.count += 1
         weight = (1 - self._decay) / (1 - self._decay**self.count)
-        foreach.lerp_([*self.tensors.values()], [*self._parameters.values()], weight)
+        foreach.lerp_([*map(piece, self.tensors.values())], [*map(piece, self._parameters.values())], weight)
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor], count: int) -> None:
@@ -44,7 +45,7 @@ class MovingAverage:
             if mine.shape != tensors[name].shape:
                 raise ModelError(f"the moving average of {name} is {list(tensors[name].shape)}, not {list(mine.shape)}")
         for name, mine in self.tensors.items():
-            mine.copy_(tensors[name])
+            fill(mine, tensors[name])
         self.count = count
 
     @torch.no_grad()

@@ -1,13 +1,15 @@
 """Muon: momentum with all singular values set to about 1, for a stack of matrices at once."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from thetahat.distribution.owners import change_whole
+from thetahat.distribution.pieces import is_piece, piece
 from thetahat.optimization.config import Muon as MuonConfig
 from thetahat.optimization.foreach import lerp, lerp_, multiply_
 
@@ -80,24 +82,38 @@ class Muon(torch.optim.Optimizer):
 
     def _update(self, parameters: list[nn.Parameter], learning_rate: float) -> None:
         config = self.config
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+        pieces = [piece(parameter) for parameter in parameters]
+        gradients = [piece(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        momenta = [piece(self.state[parameter]["momentum"]) for parameter in parameters]
         lerp_(momenta, gradients, 1 - config.momentum)
         directions = lerp(gradients, momenta, config.momentum)
         if config.weight_decay:
-            multiply_(parameters, 1 - learning_rate * config.weight_decay)
+            multiply_(pieces, 1 - learning_rate * config.weight_decay)
         for indices in _by_shape(parameters):
-            steps = _orthogonalize_together([directions[i] for i in indices], config.num_iterations)
+            steps = self._steps([parameters[i] for i in indices], [directions[i] for i in indices])
             for i, step in zip(indices, steps, strict=True):
                 scale = step_scale(config.scale, *parameters[i].shape[-2:])
-                parameters[i].add_(step, alpha=-learning_rate * scale)
+                pieces[i].add_(step, alpha=-learning_rate * scale)
+
+    def _steps(self, parameters: Sequence[nn.Parameter], directions: Sequence[Tensor]) -> Iterable[Tensor]:
+        """The orthogonal steps of matrices of one size; of matrices in pieces, this rank's rows of them."""
+        iterations, (num_rows, _) = self.config.num_iterations, parameters[0].shape[-2:]
+        if not is_piece(parameters[0]) or parameters[0].ndim > 2:  # of a stack a rank has whole matrices
+            return _orthogonalize_together([*directions], iterations)
+        group = parameters[0].device_mesh.get_group(-1)
+
+        def change(matrices: Tensor) -> Tensor:
+            return _orthogonalize_together([matrices], iterations)[0]  # laid out as whole ones: the same bits
+
+        return change_whole(torch.stack([*directions]), num_rows, group, change)
 
 
 def _by_shape(tensors: list[nn.Parameter]) -> list[list[int]]:
-    """The indices of the tensors whose matrices have the same size, transposed or not."""
+    """The indices of the tensors whose matrices have the same size; transposed or not, where they are whole."""
     places: dict[tuple[Any, ...], list[int]] = {}
     for i, tensor in enumerate(tensors):
-        key = (tensor.device, tensor.dtype, *sorted(tensor.shape[-2:]))
+        sizes = tensor.shape[-2:] if is_piece(tensor) else sorted(tensor.shape[-2:])
+        key = (is_piece(tensor), tensor.device, tensor.dtype, *sizes)
         places.setdefault(key, []).append(i)
     return list(places.values())
 

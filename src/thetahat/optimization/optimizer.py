@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from thetahat.core.errors import ModelError
+from thetahat.distribution.pieces import fill
 from thetahat.optimization.adamw import build_adamw
 from thetahat.optimization.config import AdamW, Muon as MuonConfig, OptimizationConfig
 from thetahat.optimization.groups import ParameterGroup, check_groups, group_parameters
@@ -51,7 +52,7 @@ class Optimizer:
         slots = self._slots()
         _check_state(slots, state)
         for name, slot in slots.items():
-            slot.copy_(state[name])
+            fill(slot, state[name])
 
     def adopt_state(self, state: Mapping[str, Tensor]) -> list[str]:
         """Loads what fits of the state of another optimizer, and returns the parameters that begin with a new state.
@@ -69,7 +70,7 @@ class Optimizer:
                 anew.append(parameter)
                 continue
             for name, slot in slots.items():
-                slot.copy_(state[name])
+                fill(slot, state[name])
         return anew
 
     def _slots(self) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ from thetahat.core.batch import Batch, Packed, Symbols
 from thetahat.core.random import generator
 from thetahat.data.order.pack import Pieces, lay, take, unit_pieces
 from thetahat.data.order.plan import Draw, gather
-from thetahat.distribution.world import World
+from thetahat.distribution.pieces import fill, whole
+from thetahat.distribution.world import ALONE, World
 from thetahat.model.config import Dtype
 from thetahat.model.precision import computing_in
 from thetahat.objective.factorization import factor
@@ -56,12 +57,12 @@ class Bench:
         self.longest = int(np.add.reduceat(self.pieces.size, starts).max())
 
     @torch.no_grad()
-    def state(self) -> State:
-        """Step 0, with the parameters of the base where there is one."""
-        state = first_state(self.config, self.vocab_size, 1, self.device, len(self.prepared.labels))
+    def state(self, world: World = ALONE) -> State:
+        """Step 0, with the parameters of the base where there is one, in pieces where the world says so."""
+        state = first_state(self.config, self.vocab_size, 1, self.device, len(self.prepared.labels), world=world)
         if self.config.base:
             for name, parameter in state.model.named_parameters():
-                parameter.copy_(self._first[name])
+                fill(parameter, self._first[name])
         return state
 
     @cached_property
@@ -94,13 +95,13 @@ class Bench:
         """As many sequences in a row as the longest leaves room for."""
         return lay(self.pieces, self.longest, "best-fit")
 
-    def outcome(self, batches: Sequence[Batch], world: World | None = None, chunk_size: int | None = None) -> Outcome:
+    def outcome(self, batches: Sequence[Batch], world: World = ALONE, chunk_size: int | None = None) -> Outcome:
         """Runs the trainer's step from the beginning on these micro-batches; its gradient is left on the parameters."""
-        state = self.state()
+        state = self.state(world)
         if chunk_size is not None:
             state.kernel = partial(chunked, size=chunk_size)
-        report = step(state, batches, world or World())
-        gradients = {name: p.grad for name, p in state.model.named_parameters() if p.grad is not None}
+        report = step(state, batches, world)
+        gradients = {name: whole(p.grad) for name, p in state.model.named_parameters() if p.grad is not None}
         divisor = self.config.objective.step_divisor(report.total.weight.item())
         return Outcome(report.total.log_prob.item() / divisor, gradients)
 

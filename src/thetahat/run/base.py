@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from thetahat.core.config import kind_of
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from thetahat.distribution.pieces import fill, whole
 from thetahat.interop.hub import is_hub_name, pinned
 from thetahat.model.adapters.lora import merge
 from thetahat.model.build import LanguageModel
@@ -144,6 +145,10 @@ def _copy(parameter: nn.Parameter, saved: Tensor, name: str) -> None:
     rows = len(saved)
     if parameter.shape[1:] != saved.shape[1:] or len(parameter) < rows:
         raise ModelError(f"{name} is {list(saved.shape)}, not {list(parameter.shape)}")
-    parameter[:rows] = saved.to(parameter)
-    if len(parameter) > rows:
-        parameter[rows:] += saved.to(parameter).mean(0)
+    if len(parameter) == rows:
+        fill(parameter, saved)
+        return
+    values = whole(parameter).clone()
+    values[:rows] = saved.to(values)
+    values[rows:] += saved.to(values).mean(0)
+    fill(parameter, values)

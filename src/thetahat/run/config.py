@@ -17,6 +17,7 @@ from thetahat.core.errors import ConfigError
 from thetahat.core.plain import tidied
 from thetahat.data.config import DataConfig
 from thetahat.diagnosis.config import DiagnosisConfig
+from thetahat.distribution.mesh import MeshConfig
 from thetahat.generation.config import SamplesConfig
 from thetahat.model.adapters.config import LoRAConfig
 from thetahat.model.config import Dtype, ModelConfig
@@ -197,6 +198,8 @@ class RunConfig(Config, kw_only=True):
     """Rows of data.context positions in one step, over all ranks and micro-batches."""
     micro_batch_size: Count | None = None
     """Rows that one rank reads at once; gradients of a step's micro-batches are added. none: all of the rank's rows."""
+    mesh: MeshConfig = MeshConfig()
+    """How the ranks share the work. No result depends on it beyond rounding, so it may change when a run goes on."""
     max_steps: Count
     """Steps of the run, over which the schedule goes."""
     max_tokens: Count | None = None
@@ -213,6 +216,8 @@ class RunConfig(Config, kw_only=True):
     """What looks for faults, before the run and during it."""
     samples: SamplesConfig = SamplesConfig()
     """What is written while the run trains."""
+    mesh: MeshConfig = MeshConfig()
+    """How the ranks share the work."""
     track: tuple[Tracker, ...] = ()
     """Where else the run is shown, beside its folder: tensorboard, wandb, trackio, mlflow, each by its own library."""
     prompt: str = ""
@@ -253,7 +258,7 @@ class RunConfig(Config, kw_only=True):
 
     @property
     def essence(self) -> "RunConfig":
-        """What the result depends on: the config with the default `WatchConfig`.
+        """What the result depends on: the config with the default `WatchConfig`, and no mesh.
 
         A policy of diagnosis that leaves updates out is of it. A base and a parent are what their digests say, wherever
         they lie.
@@ -262,6 +267,7 @@ class RunConfig(Config, kw_only=True):
         times = {name: getattr(usual.evaluation, name) for name in EvaluationTimes.__struct_fields__}
         evaluation = replace(self.evaluation, **times)
         watch = {name: getattr(usual, name) for name in ("checkpoint", "ledger", "samples", "track", "prompt")}
+        watch["mesh"] = MeshConfig()
         watch["diagnosis"] = DiagnosisConfig(policies=self.diagnosis.acting)
         parent = replace(self.parent, run="", changes=()) if self.parent else None
         return replace(self, evaluation=evaluation, base=self.base_digest or self.base, parent=parent, **watch)

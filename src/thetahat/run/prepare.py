@@ -30,7 +30,7 @@ from thetahat.data.read.named.kind import holds_objects
 from thetahat.data.read.record import Record
 from thetahat.data.read.source import Mixed, Records, divide
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from thetahat.distribution.world import ALONE, World
+from thetahat.distribution.world import ALONE, Share, World
 from thetahat.objective.factorization import factor
 from thetahat.run.base import base_tokenizer
 from thetahat.run.card import Card, card_of
@@ -57,10 +57,21 @@ class Prepared:
     offset: int = 0  # of the position in the order from the step; another one than 0 only where a run was branched
 
     def batches(self, step: int, world: World = ALONE) -> list[Batch]:
-        """The micro-batches of one rank for the update after `step` updates."""
+        """The micro-batches of one rank for the update after `step` updates.
+
+        Where ranks hold the model together all get as many as the first, which has most; those without rows of their
+        own are the first rank's, without targets.
+        """
+        mine = self._batches(step, world.data)
+        if world.mesh is None:
+            return mine
+        most = self._batches(step, Share(0, world.data.size))
+        return [*mine, *(batch.idle() for batch in most[len(mine) :])]
+
+    def _batches(self, step: int, share: Share) -> list[Batch]:
         rows = self.config.micro_batch_size or self.config.batch_size
         row_length = self.config.data.context if self.config.compile else None  # one shape, compiled once
-        packed = self.order.packed(step + self.offset, world.rank, world.size, rows)
+        packed = self.order.packed(step + self.offset, *share, rows)
         return [factor(pack, self.config.objective, self.train.symbols, row_length) for pack in packed]
 
     def fingerprint(self, step: int) -> str:

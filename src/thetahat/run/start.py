@@ -13,7 +13,8 @@ from thetahat.core.work.phases import phase
 from thetahat.data.corpus.corpus import Corpus
 from thetahat.data.corpus.subset import part_of_corpus
 from thetahat.diagnosis.alarms.again import Again
-from thetahat.distribution.world import World
+from thetahat.distribution.pieces import is_sharded
+from thetahat.distribution.world import ALONE, World
 from thetahat.run.base import load_base, new_tokens, resolved
 from thetahat.run.branch import inherit, parent_checkpoint, place, take_tokenizer
 from thetahat.run.config import RunConfig
@@ -41,7 +42,7 @@ from thetahat.run.log.metrics import (
     steps_after,
 )
 from thetahat.run.prepare import Prepared, prepare
-from thetahat.run.state import State, first_state
+from thetahat.run.state import State, first_model, state_with
 from thetahat.run.track.sink import check_installed
 from thetahat.run.writing.samples import Samples
 
@@ -60,7 +61,7 @@ class Running:
     log: MetricsLog | None  # on the first rank
     ledger: TrainingLedger
     watch: Watch | None  # None: nothing is compared with what is usual
-    samples: Samples | None  # on the first rank
+    samples: Samples | None  # on the first rank, and on all that read the model together
     is_new: bool  # nothing was saved yet
     lacks_evaluation: bool  # whether the evaluation after the last step is due and not made yet
     evaluated: Corpus | None  # what evaluations score: all that is held out, or the part that is declared
@@ -82,11 +83,11 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
             world.first_does(lambda: take_tokenizer(parent, folder))
         prepared = _placed(prepare(config, folder, world), newest, parent)
         tell_room(prepared, device, world)
-        state = _state(prepared, device, newest, parent)
+        state = _state(prepared, device, newest, parent, world)
         if newest is None and config.diagnosis.preflight != "off":
             found = preflight(prepared, state, world)
             world.first_does(lambda: write_checks(folder, found))
-        samples = world.first_does(lambda: Samples(prepared, state, folder))
+        samples = _samples(prepared, state, folder, world)
     except ThetahatError:
         if world.is_first and not newest:
             leave_nothing(folder)
@@ -129,6 +130,14 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
     )
 
 
+def _samples(prepared: Prepared, state: State, folder: Path, world: World) -> Samples | None:
+    """What writes samples; where ranks hold the model together all of them write alike, and the first keeps it."""
+    first = world.first_does(lambda: Samples(prepared, state, folder))
+    if first is None and is_sharded(state.model):
+        return Samples(prepared, state, folder, keeps=False)
+    return first
+
+
 def standing_at(
     prepared: Prepared, device: torch.device, checkpoint: Path | None, parent: Path | None
 ) -> tuple[Prepared, State]:
@@ -137,7 +146,7 @@ def standing_at(
     Without one, the position and the state in which a run begins: those of its parent's checkpoint, or of step 0.
     """
     placed = _placed(prepared, checkpoint, parent)
-    return placed, _state(placed, device, checkpoint, parent)
+    return placed, _state(placed, device, checkpoint, parent, ALONE)
 
 
 def _placed(prepared: Prepared, checkpoint: Path | None, parent: Path | None) -> Prepared:
@@ -158,13 +167,14 @@ def _evaluated(prepared: Prepared) -> tuple[Corpus | None, int | None]:
     return part, held_out.num_clusters
 
 
-def _state(prepared: Prepared, device: torch.device, newest: Path | None, parent: Path | None) -> State:
+def _state(prepared: Prepared, device: torch.device, newest: Path | None, parent: Path | None, world: World) -> State:
     """The state of the newest checkpoint, of the parent's, or of step 0."""
-    config, num_labels = prepared.config, len(prepared.labels)
+    config, num_labels, vocab_size = prepared.config, len(prepared.labels), prepared.tokenizer.vocab_size
     is_loaded = newest is not None or parent is not None
     draws = not is_loaded or config.adapter is not None  # else all parameters are in the checkpoint
     with phase("building the model"):
-        state = first_state(config, prepared.tokenizer.vocab_size, prepared.num_steps, device, num_labels, draws=draws)
+        model = first_model(config, vocab_size, device, num_labels, world=world, draws=draws)
+        state = state_with(model, config, prepared.num_steps, device)
     if not is_loaded and (told := new_tokens(config, prepared.tokenizer)):
         logger.info("%s", told)
     if config.base and (not is_loaded or config.adapter):

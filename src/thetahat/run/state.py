@@ -4,9 +4,12 @@ from dataclasses import dataclass
 
 import torch
 
+from thetahat.distribution.pieces import fill
+from thetahat.distribution.world import ALONE, World
 from thetahat.ledger.evaluated import Evaluated
 from thetahat.model.adapters.lora import adapt, freeze
 from thetahat.model.adapters.rows import train_new_rows
+from thetahat.model.block import Block
 from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.init import allocate, initialize
 from thetahat.model.precision import parameter_dtype
@@ -37,24 +40,39 @@ _CPU = torch.device("cpu")
 
 
 def first_model(
-    config: RunConfig, vocab_size: int, device: torch.device = _CPU, num_labels: int = 0, *, draws: bool = True
+    config: RunConfig,
+    vocab_size: int,
+    device: torch.device = _CPU,
+    num_labels: int = 0,
+    *,
+    world: World = ALONE,
+    draws: bool = True,
 ) -> LanguageModel:
-    """A model with its first parameters, on the device and in the dtype of the run.
+    """A model with its first parameters, on the device and in the dtype of the run, in pieces where the world says so.
 
     Without `draws` they have no values yet, and all of them must be loaded. Rows of a base's table that none of its
-    tokens uses stay in the softmax; new tokens take the first of them.
+    tokens uses stay in the softmax; new tokens take the first of them. No rank ever holds more than its pieces.
     """
     num_rows = max(vocab_size, config.base_rows or 0)
     model = build_model(config.model, num_rows, num_labels)
-    allocate(model, device, parameter_dtype(config.dtype))
-    if draws:
-        initialize(model, config.seed)
     if config.adapter:
         adapt(model, config.adapter, config.seed, num_labels)
     freeze(model, config.frozen)
     if config.base_vocab_size and vocab_size > config.base_vocab_size:
         train_new_rows(model, num_rows - config.base_vocab_size, num_labels)
+    if world.mesh is not None:
+        from thetahat.distribution.shard import shard  # imports FSDP, which takes a second
+
+        units = [module for module in model.modules() if isinstance(module, Block)]
+        products = torch.bfloat16 if config.dtype == "bfloat16" else None
+        shard(model, units, _METHODS, world.mesh, products)
+    allocate(model, device, parameter_dtype(config.dtype))
+    if draws:
+        initialize(model, config.seed, fill)
     return model
+
+
+_METHODS = ("hidden", "encode", "read", "decode")  # of a model, by which others than its own modules call it
 
 
 def first_state(
@@ -64,10 +82,14 @@ def first_state(
     device: torch.device,
     num_labels: int = 0,
     *,
-    draws: bool = True,
+    world: World = ALONE,
 ) -> State:
-    """The state at step 0; without `draws`, the parameters must be loaded."""
-    model = first_model(config, vocab_size, device, num_labels, draws=draws)
+    """The state at step 0."""
+    return state_with(first_model(config, vocab_size, device, num_labels, world=world), config, num_steps, device)
+
+
+def state_with(model: LanguageModel, config: RunConfig, num_steps: int, device: torch.device) -> State:
+    """The state at step 0 of a model whose parameters are drawn, or will be loaded."""
     if config.compile:
         for block in model.blocks:
             block.compile()

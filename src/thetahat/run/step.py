@@ -12,6 +12,7 @@ from thetahat.core.batch import Batch
 from thetahat.core.errors import DataError
 from thetahat.core.random import derived_seed
 from thetahat.core.total import Total
+from thetahat.distribution.pieces import expect_backward
 from thetahat.distribution.world import ALONE, Ranks
 from thetahat.model.precision import computing_in
 from thetahat.objective.objective import Note, log_likelihood
@@ -84,6 +85,7 @@ def step(
     state.optimizer.zero_grad()
     for rank, index, batch in world.turns(batches):
         torch.manual_seed(derived_seed(config.seed, "dropout", state.step, rank, index))
+        expect_backward(state.model, is_last=index == len(batches) - 1)
         with computing_in(config.dtype, state.device):
             part = log_likelihood(state.model, batch.to(state.device), state.kernel, note)
         (-part.log_prob / divisor).backward()  # the one sign flip: optimizers go downhill

@@ -19,7 +19,7 @@ from thetahat.run.base import resolved
 from thetahat.run.blame.blame import check_parameters
 from thetahat.run.card import card_of
 from thetahat.run.config import RunConfig
-from thetahat.run.folder.checkpoint import save, settle
+from thetahat.run.folder.checkpoint import save, settle, tensors_of
 from thetahat.run.folder.files import folder_of
 from thetahat.run.folder.folder import choose_folder
 from thetahat.run.log.report import Report, evaluation_line, step_line
@@ -50,7 +50,7 @@ def train(
     """
     started = time.perf_counter()
     folder, config = choose_folder(config, folder, fresh=fresh), resolved(config)
-    device, world = set_up(config), join_world(config.device)
+    device, world = set_up(config), join_world(config.device, config.mesh)
     with ExitStack() as held:
         world.first_does(lambda: store.make_folder(folder.parent))
         world.first_does(lambda: held.enter_context(store.holding(folder)))
@@ -254,6 +254,7 @@ def _save(run: Running) -> Path | None:
     state, keep = run.state, run.state.config.checkpoint.keep
     check_parameters(state)
     run.ledger.write(state.step, run.world)
+    tensors = tensors_of(state)
 
     def write() -> Path:
         beside = {
@@ -265,7 +266,7 @@ def _save(run: Running) -> Path | None:
             "standing": run.prepared.standing(state.step),
             "diagnosis": run.watch.to_dict() if run.watch else None,
         }
-        target = save(state, run.folder, run.prepared.tokenizer, beside)
+        target = save(state, tensors, run.folder, run.prepared.tokenizer, beside)
         settle(run.folder, target, keep)
         return target
 

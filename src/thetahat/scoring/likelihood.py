@@ -18,7 +18,8 @@ from thetahat.core.transfer import later, onto
 from thetahat.data.corpus.corpus import Corpus, Ints
 from thetahat.data.order.pack import Pieces, enumerate_counts
 from thetahat.data.order.plan import gather, plan_scoring
-from thetahat.distribution.world import World
+from thetahat.distribution.pieces import is_sharded, reading
+from thetahat.distribution.world import ALONE, World
 from thetahat.ledger.ledger import LedgerRow, blocks_of
 from thetahat.ledger.policy import Policy
 from thetahat.model.attention.kernels import kernels_of_any_shape
@@ -28,6 +29,7 @@ from thetahat.objective.log_prob import judged
 from thetahat.objective.objective import Model
 from thetahat.objective.scoring import scored_batches
 from thetahat.scoring.grouping import MULTIPLE, end_to_end, one_by_one, side_by_side
+from thetahat.scoring.together import as_many, in_rounds
 from thetahat.statistics.interval import BLOCK_TOKENS, exact_sum
 
 LOGITS_ON_CPU, LOGITS_ON_GPU = 2**19, 2**24  # logits of a group that exist at once: 2 and 64 MiB in float32
@@ -106,17 +108,23 @@ def score_corpus(
     length stand side by side. In deterministic mode each is read alone, so that no product of matrices knows what else
     is being scored.
     """
-    reader = Reader(model, corpus, policy, device, hooks.num_ranked)
+    reader = Reader(model, corpus, policy, device, hooks.num_ranked, world)
     kinds = 4 + 2 * reader.num_ranked  # nats, whether a target, context, misses; labels and their nats
     found = np.zeros((kinds, len(corpus.tokens)), dtype=np.float64)
     is_known = torch.zeros(len(reader.groups), dtype=torch.int64)  # the first rank decides, so that all skip the same
     for number, scored in hooks.journal.known().items() if hooks.journal and world.is_first else ():
         _enter(found, scored)
         is_known[number] = 1
-    left = (world.sum(is_known) == 0).nonzero()[:, 0].tolist()[world.rank :: world.size]
-    total, done = sum(reader.num_tokens(number) for number in left), 0
-    with computing_in(policy.dtype, device):  # around all groups, so that parameters are cast once
-        for number, scored in reader.score(itertools.takewhile(lambda number: not hooks.stops(), left)):
+    left = (world.sum(is_known) == 0).nonzero()[:, 0].tolist()[world.data.rank :: world.data.size]
+    total, done, waiting = sum(reader.num_tokens(number) for number in left), 0, set(left)
+    numbers: Iterator[int] = itertools.takewhile(lambda _: not hooks.stops(), left)
+    if is_sharded(model):
+        numbers = in_rounds(left, world, hooks.stops)
+    with computing_in(policy.dtype, device), reading(model):  # around all groups, so that parameters are cast once
+        for number, scored in reader.score(numbers):
+            if number not in waiting:
+                continue
+            waiting.remove(number)
             _enter(found, scored)
             if hooks.journal:
                 hooks.journal.add(number, scored)
@@ -140,8 +148,16 @@ def _enter(found: NDArray[np.float64], scored: ScoredTokens) -> None:
 class Reader:
     """A corpus cut into groups of windows that are read together: a function of corpus, policy and device alone."""
 
-    def __init__(self, model: Model, corpus: Corpus, policy: Policy, device: torch.device, num_ranked: int = 0) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: Model,
+        corpus: Corpus,
+        policy: Policy,
+        device: torch.device,
+        num_ranked: int = 0,
+        world: World = ALONE,
+    ) -> None:
+        self.model, self.world = model, world
         self.num_ranked = min(num_ranked, model.head.num_outputs) if corpus.layout.predicts_label else 0
         self.corpus = corpus
         self.policy = policy
@@ -174,7 +190,7 @@ class Reader:
             with of_threads(1):  # the host's work here is so small that more threads cost more than they save
                 yield from _in_order(self._start, numbers)
             return
-        if is_compiled(self.model):
+        if is_compiled(self.model) or is_sharded(self.model):
             yield from _in_order(self._start, numbers)
             return
         threads, workers = torch.get_num_threads(), self._num_workers()
@@ -202,19 +218,17 @@ class Reader:
         packed, policy = gather(self.corpus, self.plan, index), self.policy
         move, room = partial(onto, device=self.device), LOGITS_ON_CPU if self.device.type == "cpu" else LOGITS_ON_GPU
         found: list[Callable[[], ScoredTokens]] = []
-        for batch in scored_batches(
-            packed,
-            ObjectiveConfig(factorization=policy.factorization),
-            self.corpus.symbols,
-            policy.passes,
-            self._row_length(index),
-        ):
+        objective, row_length = ObjectiveConfig(factorization=policy.factorization), self._row_length(index)
+        batches = scored_batches(packed, objective, self.corpus.symbols, policy.passes, row_length)
+        world = self.world if is_sharded(self.model) else ALONE
+        for batch, counts in as_many([*batches], world) if world.size > 1 else ((batch, True) for batch in batches):
             supervised = (batch.weights.flatten() > 0).nonzero()[:, 0]
             with computing_in(policy.dtype, self.device), kernels_of_any_shape(self.device):
                 values = later(_values(self.model, batch.map(move), move(supervised), room, self.num_ranked))
             seen = context_lengths(batch, hides_targets=policy.factorization.hides_targets)
             where, seen = (tensor.flatten()[supervised].numpy() for tensor in (batch.origin, seen))
-            found.append(partial(_scored, token[where], seen, values))
+            if counts:
+                found.append(partial(_scored, token[where], seen, values))
         return lambda: _joined([one() for one in found])
 
     def _row_length(self, index: Ints) -> int | None:

@@ -5,6 +5,7 @@ Every equivalence runs the trainer's own `step` on the same sequences, cut anoth
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +21,7 @@ from thetahat.core.errors import DataError
 from thetahat.core.plain import fields_as_json
 from thetahat.core.random import generator
 from thetahat.distribution.launch import launch
+from thetahat.distribution.mesh import MeshConfig
 from thetahat.distribution.world import World, join_world
 from thetahat.model.config import Dtype
 from thetahat.proof.bench import Bench, Outcome
@@ -57,14 +59,23 @@ class Equivalence:
 
 
 def verify(config: RunConfig, *, ranks: Sequence[int] = (2, 3)) -> Iterator[Equivalence]:
-    """Yields each equivalence as it is measured: in float64, and in the config's own dtype."""
+    """Yields each equivalence as it is measured: in float64, and in the config's own dtype.
+
+    Ranks are started on the CPU, whole models and models in pieces. Under torchrun its ranks are compared with one
+    process instead, on their devices and in the layout of `mesh`; each of them yields the same.
+    """
     config = resolved(config)
-    set_up(config)
+    world = join_world(set_up(config).type, config.mesh)
     dtypes: list[Dtype] = list(dict.fromkeys(("float64", config.dtype)))
     with TemporaryDirectory() as name:
         folder = Path(name)
         prepared = prepare(config, folder, World())
-        for plain in [Plain.of(Bench(config, prepared, dtype)) for dtype in dtypes]:
+        plains: dict[Dtype, Plain] = {dtype: Plain.of(Bench(config, prepared, dtype)) for dtype in dtypes}
+        if world.size > 1:
+            for dtype, plain in plains.items():
+                yield plain.compared_with(_layout(world), _outcome(Bench(config, prepared, dtype), world))
+            return
+        for plain in plains.values():
             yield from _cuttings(plain)
             yield from _perturbations(plain.bench)
         on_cpu = replace(config, device="cpu")
@@ -73,7 +84,9 @@ def verify(config: RunConfig, *, ranks: Sequence[int] = (2, 3)) -> Iterator[Equi
             launch(_rank, size, name, dtypes)
             for dtype in dtypes:
                 plain = Plain.of(Bench(on_cpu, prepared, dtype))
-                yield plain.compared_with(f"{size}-ranks", _read(folder / f"{dtype}.safetensors"))
+                for path in sorted(folder.glob(f"*.{dtype}.safetensors")):
+                    yield plain.compared_with(path.name.partition(".")[0], _read(path))
+                    path.unlink()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,22 +163,35 @@ def gradient_distance(plain: dict[str, torch.Tensor], other: dict[str, torch.Ten
 
 
 def _rank(name: str, dtypes: list[Dtype]) -> None:
-    """The work of one of several ranks: an unequal share of the sequences; the last of three has none."""
+    """The work of one of several ranks, in each layout that so many can have."""
     folder = Path(name)
     config = from_toml((folder / "config.toml").read_text(encoding="utf-8"), RunConfig)
     set_up(config)
-    world = join_world("cpu")
+    worlds = [join_world("cpu"), join_world("cpu", MeshConfig(shards=join_world("cpu").size))]
     prepared = prepare(config, folder, World())
-    for dtype in dtypes:
-        bench = Bench(config, prepared, dtype)
-        share = _share(bench.units, world)
-        outcome = bench.outcome([bench.batch(bench.rows(share))] if len(share) else [], world)
+    for dtype, world in product(dtypes, worlds):
+        outcome = _outcome(Bench(config, prepared, dtype), world)
         if world.is_first:
             tensors = {f"gradient {key}": value for key, value in outcome.gradients.items()}
-            save_file(
-                tensors | {"value": torch.tensor(outcome.value, dtype=torch.float64)}, folder / f"{dtype}.safetensors"
-            )
-    world.leave()
+            tensors["value"] = torch.tensor(outcome.value, dtype=torch.float64)
+            save_file(tensors, folder / f"{_layout(world)}.{dtype}.safetensors")
+    worlds[0].leave()
+
+
+def _layout(world: World) -> str:
+    shards, replicas = world.num_shards, world.size // world.num_shards
+    if shards == 1:
+        return f"{replicas}-ranks"
+    return f"{shards}-shards" if replicas == 1 else f"{replicas}x{shards}-shards"
+
+
+def _outcome(bench: Bench, world: World) -> Outcome:
+    """The step of this rank and the others: unequal shares of the sequences; the last of more than two has none."""
+    share = _share(bench.units, world)
+    batches = [bench.batch(bench.rows(share))] if len(share) else []
+    if world.mesh is not None and not batches:
+        batches = [bench.batch(bench.rows(bench.units[:1])).idle()]
+    return bench.outcome(batches, world)
 
 
 def _share(units: Int[np.ndarray, " n"], world: World) -> Int[np.ndarray, " n"]:

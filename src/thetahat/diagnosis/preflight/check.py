@@ -7,6 +7,7 @@ from thetahat.diagnosis.preflight.likelihood import first_value
 from thetahat.diagnosis.preflight.parameters import decay, groups, updates
 from thetahat.diagnosis.preflight.probe import Probe, still
 from thetahat.diagnosis.preflight.sight import future, packing, shift
+from thetahat.distribution.pieces import reading
 
 Check = Callable[[Probe], Iterator[Finding]]
 CHECKS: Sequence[Check] = (shift, future, packing, first_value, groups, updates, decay)
@@ -14,5 +15,9 @@ CHECKS: Sequence[Check] = (shift, future, packing, first_value, groups, updates,
 
 def check(probe: Probe) -> list[Finding]:
     """What all checks find. Model, optimizer and random numbers are left as they were, to the bit."""
+    found: list[Finding] = []
     with still(probe):
-        return [finding for one in CHECKS for finding in one(probe)]
+        for one in CHECKS:
+            with reading(probe.model):
+                found += one(probe)
+    return found

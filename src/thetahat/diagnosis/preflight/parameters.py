@@ -9,6 +9,7 @@ from thetahat.core.errors import ModelError
 from thetahat.core.plain import counted
 from thetahat.diagnosis.finding import Finding
 from thetahat.diagnosis.preflight.probe import Probe
+from thetahat.distribution.pieces import piece, sum_over_pieces
 from thetahat.model.law import Constant, laws_of
 from thetahat.model.precision import computing_in
 from thetahat.objective.objective import log_likelihood
@@ -56,7 +57,7 @@ def updates(probe: Probe) -> Iterator[Finding]:
     for rule in probe.optimizer.rules:
         for name, parameter in rule.group.parameters.items():
             gradient = gradients.get(name)
-            if gradient is not None and bool(torch.isfinite(gradient).all()) and bool(gradient.any()):
+            if gradient is not None and _is_of_use(gradient):
                 moved[name] = _trial(rule, parameter, gradient)
     yield from _judged(moved)
 
@@ -105,13 +106,23 @@ def _trial(rule: Rule, parameter: nn.Parameter, gradient: Tensor) -> float:
     parameter.grad = gradient
     rule.optimizer.step()
     parameter.grad = None
-    change, norm = float((parameter.double() - before.double()).norm()), float(before.double().norm())
+    then, now = piece(before).double(), piece(parameter).double()
+    squares = torch.stack([(now - then).square().sum(), then.square().sum()])
+    change, norm = sum_over_pieces(squares[None], [parameter])[0].sqrt().tolist()
     parameter.copy_(before)
     for name, slot in slots.items():
         slot.copy_(state[name])
     for group, rate in zip(rule.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     return change / norm if norm > 0 else float(change > 0) * FROM_ZERO
+
+
+def _is_of_use(gradient: Tensor) -> bool:
+    """Whether it is finite, and not zero everywhere."""
+    values = piece(gradient)
+    counts = torch.stack([(~torch.isfinite(values)).sum(), (values != 0).sum()])
+    not_finite, not_zero = sum_over_pieces(counts[None], [gradient])[0].tolist()
+    return not_zero > 0 and not_finite == 0
 
 
 def _named(names: list[str]) -> str:

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thetahat.core.batch import Batch, Inputs, Source
+from thetahat.distribution.pieces import reading
 from thetahat.model.build import LanguageModel
 from thetahat.model.config import Dtype
 from thetahat.model.precision import computing_in
@@ -79,7 +80,7 @@ def still(probe: Probe) -> Generator[None]:
     was_training = probe.model.training
     probe.model.eval()
     try:
-        with torch.compiler.set_stance("force_eager"):
+        with torch.compiler.set_stance("force_eager"), reading(probe.model):
             yield
     finally:
         probe.model.train(was_training)

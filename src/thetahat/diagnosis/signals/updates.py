@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from thetahat.distribution.pieces import piece, sum_over_pieces
 from thetahat.optimization.optimizer import Optimizer, Rule
 
 SAMPLE = 4096  # elements of a tensor, about: a root mean square of so many is right to 1 %
@@ -51,12 +52,24 @@ def measured(optimizer: Optimizer, before: Sequence[Tensor]) -> Float64[Tensor, 
             then, now = before[len(rows)].double(), _sample(parameter.detach()).double()
             gradient = torch.zeros_like(now) if parameter.grad is None else _sample(parameter.grad).double()
             has, differs = gradient != 0, now != then
-            moved = torch.where(has.any(), (has & differs).sum() / has.sum().clamp(min=1), 1.0)
             second = _second_moment(rule, parameter)
-            surprise, below = (now.new_zeros(()),) * 2 if second is None else _compared(rule, gradient, second)
-            root = [values.square().mean().sqrt() for values in (then, now - then)]
-            rows.append(torch.stack([*root, moved.double(), has.any().double(), surprise, below]))
-    return torch.stack(rows)
+            compared = (now.new_zeros(()),) * 3 if second is None else _compared(rule, gradient, second)
+            squares = [values.square().sum() for values in (then, now - then)]
+            counts = [now.new_tensor(len(now)), (has & differs).sum().double(), has.sum().double()]
+            rows.append(torch.stack([*counts, *squares, *compared]))
+    parameters = [one for rule in optimizer.rules for one in rule.group.parameters.values()]
+    number, moved, has, size, change, known, surprise, below = sum_over_pieces(torch.stack(rows), parameters).unbind(1)
+    return torch.stack(
+        [
+            (size / number).sqrt(),
+            (change / number).sqrt(),
+            torch.where(has > 0, moved / has.clamp(min=1), 1.0),
+            (has > 0).double(),
+            (surprise / known.clamp(min=1)).sqrt(),
+            below / known.clamp(min=1),
+        ],
+        1,
+    )
 
 
 def updates_of(rows: Sequence[Sequence[float]]) -> list[Update]:
@@ -85,11 +98,11 @@ def _joined(those: Sequence[tuple[Update, int]]) -> Update:
     return Update(size, change, moved, has_gradient, surprise, below)
 
 
-def _compared(rule: Rule, gradient: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+def _compared(rule: Rule, gradient: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How many elements have a second moment, the sum of their squared surprises, and how many are below epsilon."""
     epsilon, is_known = float(rule.optimizer.param_groups[0]["eps"]), second > 0
-    number = is_known.sum().clamp(min=1)
     squares = torch.where(is_known, gradient.square() / second.clamp(min=epsilon**2), 0.0)
-    return (squares.sum() / number).sqrt(), (is_known & (second < epsilon**2)).sum() / number
+    return is_known.sum().double(), squares.sum(), (is_known & (second < epsilon**2)).sum().double()
 
 
 def _second_moment(rule: Rule, parameter: Tensor) -> Tensor | None:
@@ -103,6 +116,7 @@ def _second_moment(rule: Rule, parameter: Tensor) -> Tensor | None:
 
 def _sample(tensor: Tensor) -> Tensor:
     """Elements at even distances, of no one column: the distance has no factor in common with the width."""
+    tensor = piece(tensor)
     flat, distance = tensor.reshape(-1), max(tensor.numel() // SAMPLE, 1)
     while math.gcd(distance, tensor.shape[-1] if tensor.ndim else 1) > 1:
         distance -= 1

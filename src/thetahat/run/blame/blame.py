@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from thetahat.core.errors import NonFiniteError
+from thetahat.distribution.pieces import piece, sum_over_pieces, undivided
 from thetahat.run.blame.alone import MicroBatch, alone_in, noise_of
 from thetahat.run.blame.first import Fault, first_fault
 from thetahat.run.state import State
@@ -52,7 +53,10 @@ def blame(state: State, batches: Sequence[MicroBatch], divisor: float) -> Blame:
     In a shared row a NaN reaches the other sequences through a masked product (0 x NaN), so all would look non-finite.
     """
     sick = _sick_parameters(state)
-    return Blame(tuple(sick), () if sick else tuple(_culprits(state, batches, divisor)))
+    if sick:
+        return Blame(tuple(sick), ())
+    with undivided(state.model):  # each rank reads its own sequences, in its own time
+        return Blame((), tuple(_culprits(state, batches, divisor)))
 
 
 def _culprits(state: State, batches: Sequence[MicroBatch], divisor: float) -> Iterator[Culprit]:
@@ -81,4 +85,8 @@ def check_parameters(state: State) -> None:
 
 
 def _sick_parameters(state: State) -> list[str]:
-    return [name for name, value in state.model.named_parameters() if not torch.isfinite(value).all()]
+    named = list(state.model.named_parameters())
+    values = [value for _, value in named]
+    counts = torch.stack([(~torch.isfinite(piece(value))).sum() for value in values])
+    sick = sum_over_pieces(counts, values).tolist()
+    return [name for (name, _), count in zip(named, sick, strict=True) if count]

@@ -96,6 +96,7 @@ def _looking(model: nn.Module, num_positions: int) -> Generator[_Look]:
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Full backward hook", UserWarning)  # of modules behind what is frozen
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)  # hooks hand out views
         for name, module in model.named_modules():
             if name:
                 stack.callback(module.register_forward_hook(leaving(name)).remove)

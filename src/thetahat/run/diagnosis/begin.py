@@ -51,7 +51,7 @@ def begin_watch(
         if log is None or alarm.name not in OF_SEQUENCES:
             return ()
         odd = [worst for worst in seen.worst if worst.excess >= STANDS_OUT * seen.excess]
-        return tuple(_suspect(prepared, world.size, seen.step - 1, worst) for worst in odd)
+        return tuple(_suspect(prepared, world.data.size, seen.step - 1, worst) for worst in odd)
 
     return Watch(state, detector, world, suspects, log)
 

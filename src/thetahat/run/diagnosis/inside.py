@@ -12,6 +12,7 @@ from thetahat.diagnosis.alarms.after import Inner
 from thetahat.diagnosis.signals.probe import block_names, inside, layers_of
 from thetahat.diagnosis.signals.regions import Regions
 from thetahat.diagnosis.signals.updates import NUM_VALUES, joined, measured, samples, updates_of
+from thetahat.distribution.pieces import is_piece, is_sharded, piece, reading
 from thetahat.distribution.world import World
 from thetahat.run.state import State
 
@@ -41,18 +42,20 @@ class Inside:
         rows = measured(state.optimizer, self._before)
         self._before = None
         layers = torch.zeros(len(self._blocks), 3, dtype=torch.float64, device=state.device)
-        if world.is_first:
-            layers = inside(state.model, batches[0], state.config.dtype, state.device)
+        if world.is_first or is_sharded(state.model):  # where ranks hold it together, all read
+            with reading(state.model):
+                found = inside(state.model, batches[0], state.config.dtype, state.device)
+            layers = found if world.is_first else layers
         values: list[float] = torch.cat([rows.flatten(), world.sum(layers).flatten()]).tolist()
         cut = NUM_VALUES * len(self._names)
         updates = updates_of([values[place : place + NUM_VALUES] for place in range(0, cut, NUM_VALUES)])
-        found = [values[place : place + 3] for place in range(cut, len(values), 3)]
+        looked = [values[place : place + 3] for place in range(cut, len(values), 3)]
         return Inner(
             state.step,
             state.config.diagnosis.every,
             dict(zip(self._names, updates, strict=True)),
             joined(self._regions, updates, [one.numel() for one in self._parameters()]),
-            layers_of(self._blocks, found),
+            layers_of(self._blocks, looked),
             self._diverged(),
         )
 
@@ -60,15 +63,21 @@ class Inside:
         return [one.detach() for rule in self._state.optimizer.rules for one in rule.group.parameters.values()]
 
     def _diverged(self) -> tuple[int, str] | None:
-        """The first rank whose parameters are not, bit for bit, those of rank 0, and the first such parameter."""
+        """The first rank whose parameters are not, bit for bit, those of rank 0, and the first such parameter.
+
+        Pieces are compared with those of the same place in the first replica.
+        """
         world = self._world
         if world.size == 1:
             return None
-        sums = torch.stack([checksum(one) for one in self._parameters()])
+        parameters = self._parameters()
+        sums = torch.stack([checksum(piece(one)) for one in parameters])
         slots = torch.zeros(world.size, len(sums), dtype=torch.int64, device=sums.device)
         slots[world.rank] = sums
         everyones = world.sum(slots)
-        differs = (everyones != everyones[:1]).nonzero().tolist()
+        is_divided = torch.tensor([is_piece(one) for one in parameters], device=sums.device)
+        twins = everyones[torch.arange(world.size, device=sums.device) % world.num_shards]
+        differs = (everyones != torch.where(is_divided, twins, everyones[:1])).nonzero().tolist()
         return (differs[0][0], self._names[differs[0][1]]) if differs else None
 
 

@@ -150,8 +150,8 @@ class Watch:
         device, world = measured.total.log_prob.device, self._world
         mine = summary(self._sums, device)
         if world.size > 1:
-            slots = torch.zeros(world.size, NUM_VALUES, dtype=torch.float64, device=mine.device)
-            slots[world.rank] = mine
+            slots = torch.zeros(world.data.size, NUM_VALUES, dtype=torch.float64, device=mine.device)
+            slots[world.data.rank] = mine
             mine = world.sum(slots)
         names = self._regions.names
         norms = joined_norms(measured.gradient.norms, self._region_index(measured.holders, device), len(names))

@@ -19,6 +19,7 @@ from thetahat.core.errors import ConfigError, DamagedError, ModelError
 from thetahat.data.config import ChatConfig
 from thetahat.data.tokens.roles import ROLES
 from thetahat.data.tokens.tokenizer import TOKENIZER, Tokenizer
+from thetahat.distribution.pieces import fill, whole
 from thetahat.ledger.evaluated import Evaluated, better
 from thetahat.model.adapters.lora import is_adapted
 from thetahat.model.build import LanguageModel
@@ -58,8 +59,18 @@ class Rejected:
         logger.warning("checkpoint %s is %s, and set aside as %s: %s", self.folder.name, self.kind, target, self.reason)
 
 
-def save(state: State, run: Path, tokenizer: Tokenizer, beside: Mapping[str, Any]) -> Path:
-    """Publishes the state as a new folder; `beside` is added to its `state.json`.
+def tensors_of(state: State) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each file of a checkpoint. Of those in pieces all ranks must ask together, and get the whole."""
+    held: dict[str, Mapping[str, Tensor]] = {MODEL: saved_parameters(state.model), OPTIMIZER: state.optimizer.state()}
+    if state.average:
+        held[AVERAGE] = saved_parameters(state.model) | state.average.tensors
+    return {name: _contiguous(tensors) for name, tensors in held.items()}
+
+
+def save(
+    state: State, tensors: Mapping[str, dict[str, Tensor]], run: Path, tokenizer: Tokenizer, beside: Mapping[str, Any]
+) -> Path:
+    """Publishes the state and its `tensors_of` as a new folder; `beside` is added to its `state.json`.
 
     The loop began after the newest checkpoint: a folder of this name was put there since, and is set aside.
     """
@@ -67,10 +78,8 @@ def save(state: State, run: Path, tokenizer: Tokenizer, beside: Mapping[str, Any
     if os.path.lexists(target):
         Rejected(target, "misplaced", "it was put there while the run went on").set_aside()
     with store.publishing(target) as folder:
-        save_parameters(state.model, folder)
-        save_file(_contiguous(state.optimizer.state()), folder / OPTIMIZER)
-        if state.average:
-            save_file(_contiguous(saved_parameters(state.model) | state.average.tensors), folder / AVERAGE)
+        for name, held in tensors.items():
+            save_file(held, folder / name)
         progress = {
             "step": state.step,
             "tokens": state.tokens,
@@ -240,7 +249,7 @@ def copy_parameters(model: LanguageModel, saved: Mapping[str, Tensor], where: st
     for name, parameter in wanted.items():
         if saved[name].shape != parameter.shape:
             raise ModelError(f"{where}: {name} is {list(saved[name].shape)}, not {list(parameter.shape)}")
-        parameter.copy_(saved[name])
+        fill(parameter, saved[name])
 
 
 def save_parameters(model: LanguageModel, folder: Path) -> None:
@@ -273,5 +282,5 @@ def _today(name: str) -> str:
     return name
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: whole(tensor.detach()).contiguous() for name, tensor in tensors.items()}

@@ -16,7 +16,7 @@ from thetahat.run.config import RunConfig, changed_keys, is_fixed
 from thetahat.run.machine import resolve, set_up
 from thetahat.run.replay.again import Again, AsWritten, micro_batches
 from thetahat.run.replay.effects import assign, norm_of, parameters_of, sums_of
-from thetahat.run.state import State, first_state
+from thetahat.run.state import State, first_model, state_with
 from thetahat.run.step import step
 
 OTHER: dict[Dtype, Dtype] = {"float32": "bfloat16", "bfloat16": "float32", "float64": "float32"}
@@ -129,7 +129,8 @@ def _state(again: Again, config: RunConfig, device: torch.device) -> State:
     if config.max_steps != again.state.config.max_steps:
         num_steps = config.max_steps
     draws = config.adapter is not None  # its modules are made with values
-    state = first_state(config, prepared.tokenizer.vocab_size, num_steps, device, len(prepared.labels), draws=draws)
+    model = first_model(config, prepared.tokenizer.vocab_size, device, len(prepared.labels), draws=draws)
+    state = state_with(model, config, num_steps, device)
     assign(state, again.start.parameters)
     state.optimizer.adopt_state(again.start.optimizer)
     state.step, state.tokens = again.start.step, again.start.tokens

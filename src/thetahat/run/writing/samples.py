@@ -1,11 +1,11 @@
 """Texts that a run writes while it trains, and samples.jsonl, which keeps them."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import torch
 
@@ -13,10 +13,12 @@ from thetahat.core.errors import ConfigError
 from thetahat.core.special import MASK
 from thetahat.data.read.prompt import unanswered
 from thetahat.data.tokens.tokenizer import Tokenizer
+from thetahat.distribution.pieces import is_sharded, reading
 from thetahat.generation.sample import Sampling
 from thetahat.model.attention.kernels import kernels_of_any_shape
 from thetahat.model.build import LanguageModel
 from thetahat.model.encoder import Encoder
+from thetahat.model.precision import computing_in
 from thetahat.run.card import Card, card_of
 from thetahat.run.log.lines import append_line
 from thetahat.run.log.samples import SAMPLES, Sample, cut_samples
@@ -41,16 +43,18 @@ class _Speaker:
 class Samples:
     """Writes behind each prompt of `samples.prompts`, on the first rank. It draws from generators of its own.
 
-    On resume the file keeps what was written up to the step of the checkpoint.
+    On resume the file keeps what was written up to the step of the checkpoint. A rank that is only needed to read the
+    model writes the same, and `keeps` nothing.
     """
 
-    def __init__(self, prepared: Prepared, state: State, folder: Path) -> None:
+    def __init__(self, prepared: Prepared, state: State, folder: Path, *, keeps: bool = True) -> None:
         self._state, self._config = state, state.config.samples
         self._speaker = _Speaker(state.model, prepared.tokenizer, card_of(state.config, prepared.labels), folder)
         self._path = folder / SAMPLES
         if self._config.prompts:
             self._check()
-        self._done = cut_samples(folder, state.step)
+        self._keeps = keeps
+        self._done = cut_samples(folder, state.step) if keeps else set[int]()
 
     def _check(self) -> None:
         """Raises ConfigError or DataError for a prompt that this model cannot read, before any training."""
@@ -84,10 +88,10 @@ class Samples:
                 found = tuple(self._write())
         finally:
             state.model.train()
-        for sample in found:
+        for sample in found if self._keeps else ():
             append_line(self._path, sample.to_dict(), flush=True)
         self._done.add(state.step)
-        return found
+        return found if self._keeps else ()
 
     def _write(self) -> Iterator[Sample]:
         step, config = self._state.step, self._config
@@ -100,6 +104,14 @@ class Samples:
             yield Sample(step, prompt, answer.text, answer.ended)
 
 
-def _as_when_asked(state: State) -> AbstractContextManager[Any]:
-    """Blocks are not compiled again for each length of a text."""
-    return torch.compiler.set_stance("force_eager") if state.config.compile else kernels_of_any_shape(state.device)
+@contextmanager
+def _as_when_asked(state: State) -> Generator[None]:
+    """In float32, but where matrices in pieces are gathered in a narrower dtype: there in the dtype of the run.
+
+    Blocks are not compiled again for each length of a text.
+    """
+    dtype = state.config.dtype if is_sharded(state.model) else "float32"
+    eager = torch.compiler.set_stance("force_eager")
+    shapes = eager if state.config.compile else kernels_of_any_shape(state.device)
+    with shapes, computing_in(dtype, state.device), reading(state.model):
+        yield

@@ -1,0 +1,84 @@
+"""A run in pieces is the run of one process: whole runs are compared, which also shows stale and aliased memory."""
+
+import pytest
+import torch
+
+from tests.commands import ended, started, worlds
+from tests.scale.conftest import KINDS, batches, distance, held_out, lines, newest, tensors, trained
+
+pytestmark = pytest.mark.multi
+
+LAYOUTS = {"2": (2, 2), "3": (3, 3), "2x2": (4, 2), "4": (4, 4)}  # ranks, shards
+
+
+@pytest.fixture(scope="module")
+def alone(bench):
+    """The run of each kind in one process, made once."""
+    made = {}
+
+    def run(kind):
+        if kind not in made:
+            if "base=base" in KINDS[kind] and not (bench / "base").exists():
+                trained(bench, "base", 1, "max_steps=3")
+            made[kind] = trained(bench, f"alone-{kind}", 1, *KINDS[kind])
+        return made[kind]
+
+    return run
+
+
+CASES = [(kind, "2") for kind in KINDS] + [("decoder", layout) for layout in ("3", "2x2")]
+SLOW = [
+    pytest.param(kind, layout, marks=pytest.mark.slow)
+    for kind in KINDS
+    for layout in LAYOUTS
+    if (kind, layout) not in CASES
+]
+
+
+@pytest.mark.parametrize(("kind", "layout"), [*CASES, *SLOW])
+def test_a_run_in_pieces_equals_that_of_one_process(bench, alone, kind, layout):
+    (size, shards), whole = LAYOUTS[layout], alone(kind)
+    run = trained(bench, f"{kind}-{layout}", size, f"mesh.shards={shards}", *KINDS[kind])
+    assert distance(tensors(run), tensors(whole))[0] < 1e-12
+    assert batches(run) == batches(whole)
+    assert held_out(run) == pytest.approx(held_out(whole), rel=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_two_ranks_in_pieces_have_the_bits_of_two_whole_ones(bench, dtype):
+    """Sums of two have no order."""
+    keys = (f"dtype={dtype}", "max_steps=6")
+    whole = trained(bench, f"whole-{dtype}", 2, *keys)
+    pieces = trained(bench, f"pieces-{dtype}", 2, *keys, "mesh.shards=2")
+    ours, theirs = tensors(pieces), tensors(whole)
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+    for name in ("model.safetensors", "optimizer.safetensors", "average.safetensors"):
+        assert (newest(pieces) / name).read_bytes() == (newest(whole) / name).read_bytes()
+    assert held_out(pieces) == held_out(whole)
+
+
+def test_another_layout_goes_on_with_the_same_sequences(bench, alone):
+    """Each start makes one step, and the last one the rest."""
+    for size, shards in ((4, 2), (2, 2), (1, 1), (3, 3), (2, 1)):
+        run = trained(bench, "relay", size, f"mesh.shards={shards}", "--max-minutes=0")
+    run = trained(bench, "relay", 2, "mesh.shards=2")
+    assert batches(run) == batches(alone("decoder"))
+    assert distance(tensors(run), tensors(alone("decoder")))[0] < 1e-12
+    assert held_out(run) == pytest.approx(held_out(alone("decoder")), rel=1e-13)
+
+
+def test_ranks_that_do_not_fit_the_mesh_are_refused(bench):
+    command = ["train", "tiny.toml", "--out", "odd", "mesh.shards=3"]
+    done = [ended(one) for one in [started(bench, *command, environment=world) for world in worlds(2)]]
+    assert [one.returncode for one in done] == [2, 2]
+    assert "mesh.shards=3, and 2 ranks were started" in done[0].stderr
+    assert "allowed: 1, 2" in done[0].stderr
+    alone = ended(started(bench, *command))
+    assert alone.returncode == 2
+    assert "torchrun --nproc-per-node 3" in alone.stderr
+
+
+def test_a_rank_names_the_sequences_that_are_not_finite(bench):
+    run = trained(bench, "odd-step", 2, "mesh.shards=2", "optimization.matrices.learning_rate=1e200", code=5)
+    assert not (run / "checkpoints" / "step-00000002").exists()
+    assert lines(run)[-1]["step"] == 1
