@@ -30,33 +30,29 @@ STEPS = 60
 GARBAGE = "garbage"
 
 
+def garbage_config(home, **changes):
+    """A run on one sentence over and over, and one record that is not like the others."""
+    draw = random.Random(3)
+    lines = [{"id": f"r{number}", "text": " ".join(WORDS)} for number in range(240)]
+    odd = "".join(draw.choice("qzxjkvwfy0123456789#@!%&") for _ in range(40))
+    lines.insert(120, {"id": GARBAGE, "text": odd})
+    (home / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    data = DataConfig(train=str(home / "records.jsonl"), held_out="none", context=64, over_long="split", vocab_size=280)
+    rule = AdamW(learning_rate=0.03)
+    optimization = OptimizationConfig(
+        matrices=rule, embeddings=rule, vectors=rule, schedule=Constant(warmup_steps=5), clip=1.0
+    )
+    settings = {"data": data, "optimization": optimization, "dtype": "float32", "batch_size": 4, "max_steps": STEPS}
+    model = replace(TINY, num_layers=1, width=16, inner_width=24)
+    return run_config(model, diagnosis=DiagnosisConfig(every=20), **(settings | changes))
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    """A run on one sentence over and over, and one record that is not like the others."""
     home = tmp_path_factory.mktemp("watched")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("THETAHAT_CACHE", str(home / "cache"))
-        draw = random.Random(3)
-        lines = [{"id": f"r{number}", "text": " ".join(WORDS)} for number in range(240)]
-        odd = "".join(draw.choice("qzxjkvwfy0123456789#@!%&") for _ in range(40))
-        lines.insert(120, {"id": GARBAGE, "text": odd})
-        (home / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        data = DataConfig(
-            train=str(home / "records.jsonl"), held_out="none", context=64, over_long="split", vocab_size=280
-        )
-        rule = AdamW(learning_rate=0.03)
-        optimization = OptimizationConfig(
-            matrices=rule, embeddings=rule, vectors=rule, schedule=Constant(warmup_steps=5), clip=1.0
-        )
-        yield run_config(
-            replace(TINY, num_layers=1, width=16, inner_width=24),
-            diagnosis=DiagnosisConfig(every=20),
-            data=data,
-            optimization=optimization,
-            dtype="float32",
-            batch_size=4,
-            max_steps=STEPS,
-        )
+        yield garbage_config(home)
 
 
 @pytest.fixture(scope="module")

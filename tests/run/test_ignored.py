@@ -28,6 +28,7 @@ IGNORED = {
         "base_digest=0123",
         "base_vocab_size=300",
         "base_rows=400",
+        "skip_steps=[3,99999999]",
     ],
     "masked": ["objective.factorization.mean_span=5", "data.source_context=64"],
     "classification": [
@@ -51,6 +52,7 @@ READ = {
         "optimization.ema=0.9 evaluation.ema=true",
         "data.sources.a.path=y.txt",
         "data.train= data.sources.a.path=y.txt",
+        "skip_steps=[3]",
     ],
     "masked": ["objective.factorization.unit=span objective.factorization.mean_span=5"],
     "classification": ['data.labels=["a", "b"]'],
@@ -128,7 +130,8 @@ ACCEPTED = """data.train data.held_out data.split_on data.context data.over_long
     data.packing data.shifts_splits data.chat data.special_tokens adapter objective.factorization objective.kernel
     objective.chunk_size optimization evaluation.stride evaluation.batch_size evaluation.every evaluation.final
     evaluation.max_documents data.sources data.temperature checkpoint ledger.every diagnosis.preflight diagnosis.every
-    diagnosis.policies diagnosis.patience diagnosis.memorize diagnosis.webhook"""
+    diagnosis.policies diagnosis.patience diagnosis.memorize diagnosis.webhook diagnosis.rewind_batches
+    diagnosis.max_rewinds"""
 """What is read wherever it is accepted: a variant refuses the keys of the others."""
 
 ELSEWHERE = {"evaluation.passes", *(f"parent{name}" for name in ("", ".run", ".step", ".digest", ".changes"))}

@@ -94,8 +94,11 @@ OTHERS = {  # of every key that watches, another value than the config's
     "track": "tensorboard",
     "prompt": "Once",
 }
+OF_REWINDS = {"diagnosis.rewind_batches", "diagnosis.max_rewinds"}  # refused without a policy that is a difference
 LEAVES = [
-    key for key in known_keys(WatchConfig) if not any(other.startswith(f"{key}.") for other in known_keys(WatchConfig))
+    key
+    for key in known_keys(WatchConfig)
+    if key not in OF_REWINDS and not any(other.startswith(f"{key}.") for other in known_keys(WatchConfig))
 ]
 
 

@@ -86,7 +86,7 @@ class OutOfMemoryError(ThetahatError):
 
 
 class StoppedError(ThetahatError):
-    """An alarm whose policy is to stop; what was trained before it is saved."""
+    """An alarm whose policy is to stop, or that took the run back too often; what was trained before it is saved."""
 
     exit_code = 10
 

@@ -8,7 +8,10 @@ from msgspec import Meta, field
 
 from thetahat.core.config import Config
 from thetahat.core.errors import ConfigError
-from thetahat.diagnosis.alarms.alarm import AFTER, NAMES, Action
+from thetahat.diagnosis.alarms.alarm import AFTER, NAMES, OF_A_BATCH, Action
+
+REWIND_BATCHES = 10  # a spike of the loss follows its cause by 1 to 8 updates (Wortsman et al., 2023)
+MAX_REWINDS = 3
 
 
 class DiagnosisConfig(Config, kw_only=True):
@@ -32,9 +35,14 @@ class DiagnosisConfig(Config, kw_only=True):
     an alarm; 0: it is none. diagnosis.policies.no-improvement=stop ends the run with it.
     """
     policies: dict[str, Action] = field(default_factory=dict[str, Action])
-    """What an alarm does, by its name: record, skip (the update of the step is left out) or stop (the run is saved and
-    ends): diagnosis.policies.loss-spike=skip. All are recorded, and non-finite also stops.
+    """What an alarm does, by its name: record, skip (the update of the step is left out), rewind (the run goes back
+    some steps and leaves their updates out) or stop (the run is saved and ends): diagnosis.policies.loss-spike=skip.
+    All are recorded, and non-finite also stops.
     """
+    rewind_batches: Annotated[int, Meta(ge=1)] = REWIND_BATCHES
+    """Updates that rewind undoes and leaves out: that of the alarm, and the last ones before it that were made."""
+    max_rewinds: Annotated[int, Meta(ge=1)] = MAX_REWINDS
+    """How often a run goes back, all alarms together; the next alarm whose policy is rewind stops it."""
 
     webhook: str | None = None
     """A URL to which each alarm is posted as JSON; none: none is. What fails is said once and disturbs nothing."""
@@ -58,8 +66,9 @@ class DiagnosisConfig(Config, kw_only=True):
         if self.policies.get("non-finite") == "record":
             raise ConfigError(
                 "diagnosis.policies.non-finite=record would put what is not finite into the parameters",
-                allowed="skip, stop",
+                allowed="skip, rewind, stop",
             )
+        self._check_rewinds()
         if self.policies and not self.alarms:
             raise ConfigError(
                 f"diagnosis.policies.{next(iter(self.policies))} has no effect: diagnosis.alarms=false",
@@ -80,6 +89,29 @@ class DiagnosisConfig(Config, kw_only=True):
                 allowed="record, stop",
             )
 
+    def _check_rewinds(self) -> None:
+        """Raises ConfigError for what cannot go back, and for settings of going back where nothing does."""
+        for key, value, usual in (
+            ("rewind_batches", self.rewind_batches, REWIND_BATCHES),
+            ("max_rewinds", self.max_rewinds, MAX_REWINDS),
+        ):
+            if value != usual and not self.rewinds:
+                raise ConfigError(
+                    f"diagnosis.{key}={value} has no effect: no policy is rewind",
+                    cure="diagnosis.policies.loss-spike=rewind, or leave it out",
+                )
+        no_batch = [name for name, action in self.policies.items() if action == "rewind" and name not in OF_A_BATCH]
+        if no_batch:
+            raise ConfigError(
+                f"diagnosis.policies.{no_batch[0]}=rewind cannot help: it does not come from single batches",
+                allowed=f"record, skip, stop; rewind for {', '.join(name for name in NAMES if name in OF_A_BATCH)}",
+            )
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether an alarm may take the run back."""
+        return "rewind" in self.policies.values()
+
     def action(self, name: str) -> Action:
         """What the alarm of this name does."""
         return self.policies.get(name, "stop" if name == "non-finite" else "record")
@@ -87,4 +119,4 @@ class DiagnosisConfig(Config, kw_only=True):
     @property
     def acting(self) -> dict[str, Action]:
         """The policies on which parameters depend."""
-        return {name: action for name, action in self.policies.items() if action == "skip"}
+        return {name: action for name, action in self.policies.items() if action in ("skip", "rewind")}

@@ -206,6 +206,8 @@ class RunConfig(Config, kw_only=True):
     """The run ends at the first step that has learned from so many targets, if that is earlier than max_steps; none:
     no limit.
     """
+    skip_steps: tuple[Count, ...] = ()
+    """Steps that make no update: their batch is read, its likelihood is logged, and it is left out of the objective."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How and when what is held out is scored."""
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -225,6 +227,7 @@ class RunConfig(Config, kw_only=True):
 
     def __post_init__(self) -> None:
         force_setattr(self, "base", self.base and tidied(self.base))
+        force_setattr(self, "skip_steps", tuple(sorted(set(self.skip_steps))))
         model, factorization = kind_of(self.model), self.objective.factorization
         if factorization.model_kind != model:
             fitting = [name for name, kind in FACTORIZATIONS.items() if kind.model_kind == model]
@@ -260,15 +263,16 @@ class RunConfig(Config, kw_only=True):
     def essence(self) -> "RunConfig":
         """What the result depends on: the config with the default `WatchConfig`, and no mesh.
 
-        A policy of diagnosis that leaves updates out is of it. A base and a parent are what their digests say, wherever
-        they lie.
+        A policy of diagnosis that leaves updates out is of it, and how many it leaves out. A base and a parent are what
+        their digests say, wherever they lie.
         """
         usual = WatchConfig()
         times = {name: getattr(usual.evaluation, name) for name in EvaluationTimes.__struct_fields__}
         evaluation = replace(self.evaluation, **times)
         watch = {name: getattr(usual, name) for name in ("checkpoint", "ledger", "samples", "track", "prompt")}
         watch["mesh"] = MeshConfig()
-        watch["diagnosis"] = DiagnosisConfig(policies=self.diagnosis.acting)
+        acting = self.diagnosis
+        watch["diagnosis"] = DiagnosisConfig(policies=acting.acting, rewind_batches=acting.rewind_batches)
         parent = replace(self.parent, run="", changes=()) if self.parent else None
         return replace(self, evaluation=evaluation, base=self.base_digest or self.base, parent=parent, **watch)
 

@@ -90,6 +90,9 @@ def _of_run(config: RunConfig) -> Iterator[Ignored]:
     if config.ledger.tokens and config.ledger.every == 0:
         why = "ledger.every=0 writes no ledger"
         yield Ignored("ledger.tokens", "true", why, "ledger.every=1, or ledger.tokens=false")
+    if config.skip_steps and config.skip_steps[-1] > config.max_steps:
+        why = f"max_steps={config.max_steps} ends the run before"
+        yield Ignored("skip_steps", list(config.skip_steps), why, "steps that it has, or a larger max_steps")
     if config.evaluation.ema and config.optimization.ema is None:
         yield Ignored("evaluation.ema", "true", "no moving average is kept", "optimization.ema=0.999")
     if config.samples.prompts and config.objective.factorization.layout.predicts_label:

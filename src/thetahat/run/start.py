@@ -1,6 +1,6 @@
 """Everything before the loop: enters the folder of a run, and begins it, resumes it, or finds it finished."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from thetahat.core.errors import FolderError, ModelError, ThetahatError
+from thetahat.core.errors import FolderError, ModelError, StoppedError, ThetahatError
 from thetahat.core.work.phases import phase
 from thetahat.data.corpus.corpus import Corpus
 from thetahat.data.corpus.subset import part_of_corpus
 from thetahat.diagnosis.alarms.again import Again
+from thetahat.diagnosis.alarms.alarm import Alarm
 from thetahat.distribution.pieces import is_sharded
 from thetahat.distribution.world import ALONE, World
 from thetahat.run.base import load_base, new_tokens, resolved
@@ -21,11 +22,11 @@ from thetahat.run.config import RunConfig
 from thetahat.run.diagnosis.begin import begin_watch
 from thetahat.run.diagnosis.preflight import preflight
 from thetahat.run.diagnosis.room import tell_room
-from thetahat.run.diagnosis.watch import Watch
+from thetahat.run.diagnosis.watch import Undone, Watch
 from thetahat.run.feed import Feed
-from thetahat.run.folder.checkpoint import Rejected, best_of, newest_verified, restore, settle
+from thetahat.run.folder.checkpoint import Rejected, best_of, find_fault, newest_verified, restore, settle
 from thetahat.run.folder.checks import write_checks
-from thetahat.run.folder.files import read_progress
+from thetahat.run.folder.files import all_checkpoints, read_progress, step_of
 from thetahat.run.folder.folder import enter, has_begun, leave_nothing, note_beginning
 from thetahat.run.folder.moved import run_of
 from thetahat.run.folder.starts import is_environment_of_before
@@ -41,6 +42,7 @@ from thetahat.run.log.metrics import (
     read_last,
     steps_after,
 )
+from thetahat.run.log.rewinds import Rewind, comparable, last_made, note_rewind, read_rewinds, skipped_steps
 from thetahat.run.prepare import Prepared, prepare
 from thetahat.run.state import State, first_model, state_with
 from thetahat.run.track.sink import check_installed
@@ -96,17 +98,8 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
         state.best = best_of(folder, newest)
         if world.is_first:
             logger.info("going on from %s", newest)
-    again = steps_after(folder / METRICS, progress["metrics_bytes"]) if newest else {}
-    # before it, all ranks have read what is cut now
-    world.first_does(lambda: note_beginning(folder, config, state.step, is_new=newest is None))
-    log = MetricsLog(folder / METRICS, progress["metrics_bytes"], state.step) if world.is_first else None
+    log, ledger, watch = _open(prepared, state, folder, world, newest)
     feed = Feed(prepared, world, ahead=device.type != "cpu")  # on a CPU it would slow the step down
-    ledger = TrainingLedger(folder, config, prepared.train, progress["ledger"])
-    world.first_does(ledger.settle)
-    watch = begin_watch(prepared, state, folder, world, progress.get("diagnosis"))
-    if watch:
-        is_exact = device.type == "cpu" or config.deterministic
-        watch.again = Again(again, is_exact=is_exact, is_same=is_environment_of_before(folder))
     evaluated, held_out_of = _evaluated(prepared)
     if held_out_of is not None and world.is_first:
         part = (
@@ -136,6 +129,62 @@ def _samples(prepared: Prepared, state: State, folder: Path, world: World) -> Sa
     if first is None and is_sharded(state.model):
         return Samples(prepared, state, folder, keeps=False)
     return first
+
+
+def _open(
+    prepared: Prepared, state: State, folder: Path, world: World, newest: Path | None
+) -> tuple[MetricsLog | None, TrainingLedger, Watch | None]:
+    """What a run writes to, cut back to the checkpoint at which it stands, and what watches over it."""
+    config, progress = state.config, read_progress(newest) if newest else _NOTHING
+    again = steps_after(folder / METRICS, progress["metrics_bytes"]) if newest else {}
+    rewinds = read_rewinds(folder)
+    # before it, all ranks have read what is cut now
+    world.first_does(lambda: note_beginning(folder, config, state.step, is_new=newest is None))
+    log = MetricsLog(folder / METRICS, progress["metrics_bytes"], state.step) if world.is_first else None
+    ledger = TrainingLedger(folder, config, prepared.train, progress["ledger"])
+    world.first_does(ledger.settle)
+    watch = begin_watch(prepared, state, folder, world, progress.get("diagnosis"))
+    if watch:
+        is_exact = state.device.type == "cpu" or config.deterministic
+        is_same = is_environment_of_before(folder)
+        watch.again = Again(comparable(folder, again), is_exact=is_exact, is_same=is_same)
+        watch.undone = Undone(skipped_steps(folder, config), len(rewinds))
+    return log, ledger, watch
+
+
+def go_back(run: Running, alarms: Sequence[Alarm]) -> None:
+    """Writes down which updates these alarms undo, and goes on from the newest checkpoint without them.
+
+    What is written decides, also if the process is killed before anything else is done: whoever goes on in the folder
+    does what this does. Raises StoppedError where no checkpoint is old enough.
+    """
+    state, folder, world = run.state, run.folder, run.world
+    world.first_does(lambda: _decide(run, alarms))
+    newest = find_newest(folder, state.config, world)
+    assert newest
+    progress = read_progress(newest)
+    run.lacks_evaluation = world.any(world.is_first and _lacks_evaluation(folder, state.config, progress))
+    restore(state, newest)
+    state.best = best_of(folder, newest)
+    if run.watch:
+        run.watch.close()
+    run.log, run.ledger, run.watch = _open(run.prepared, state, folder, world, newest)
+    run.samples = _samples(run.prepared, state, folder, world)
+
+
+def _decide(run: Running, alarms: Sequence[Alarm]) -> None:
+    config, step = run.state.config, alarms[0].step
+    undone = last_made(step, config.diagnosis.rewind_batches, config.first_step, skipped_steps(run.folder, config))
+    older = [folder for folder in all_checkpoints(run.folder) if step_of(folder) < undone[0]]
+    target = next((folder for folder in reversed(older) if find_fault(folder, config) is None), None)
+    if target is None:
+        raise StoppedError(
+            f"{'; '.join(map(str, alarms))}; no checkpoint from before step {undone[0]:,} is whole to go back to",
+            cure="a checkpoint put back from a copy, and the same command again",
+        )
+    rewind = Rewind(step, step_of(target), undone, tuple(alarms))
+    logger.warning("%s: %s", "; ".join(map(str, alarms)), rewind)
+    note_rewind(run.folder, rewind)
 
 
 def standing_at(

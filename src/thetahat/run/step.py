@@ -1,8 +1,8 @@
 """The training step."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -112,6 +112,18 @@ def step(
     state.step += 1
     state.tokens += num_tokens
     return StepReport(state.step, total, num_tokens, gradient.norm, factor, verdict == "skip")
+
+
+@final
+class Skipping:
+    """Leaves the updates of these steps out."""
+
+    def __init__(self, steps: Collection[int]) -> None:
+        self._steps = steps
+
+    def judge(self, measured: Measured) -> Verdict:
+        """All others are made if all is finite."""
+        return "skip" if measured.step in self._steps else _plain(measured)
 
 
 def _plain(measured: Measured) -> Verdict:

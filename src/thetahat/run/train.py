@@ -19,15 +19,17 @@ from thetahat.run.base import resolved
 from thetahat.run.blame.blame import check_parameters
 from thetahat.run.card import card_of
 from thetahat.run.config import RunConfig
+from thetahat.run.diagnosis.watch import GoingBack
 from thetahat.run.folder.checkpoint import save, settle, tensors_of
 from thetahat.run.folder.files import folder_of
 from thetahat.run.folder.folder import choose_folder
 from thetahat.run.log.report import Report, evaluation_line, step_line
+from thetahat.run.log.rewinds import SKIP_STEPS, skipped_steps
 from thetahat.run.machine import set_up
 from thetahat.run.signals import STOPPING, Interrupted, Stop, listening
-from thetahat.run.start import Running, corpora_noted, fingerprints, start_or_resume
+from thetahat.run.start import Running, corpora_noted, fingerprints, go_back, start_or_resume
 from thetahat.run.state import State
-from thetahat.run.step import Judge, StepReport, step
+from thetahat.run.step import Judge, Skipping, StepReport, step
 from thetahat.run.track.child import tracking
 from thetahat.scoring.likelihood import Abandoned, ScoringHooks, ledger_rows, score_corpus
 
@@ -57,8 +59,7 @@ def train(
         run = start_or_resume(config, folder, device, world)
         if run is None:
             return world.leave()
-        if run.watch:
-            held.callback(run.watch.close)
+        held.callback(lambda: run.watch.close() if run.watch else None)
         state, watch, wish = run.state, config.watch, 0
         if run.is_new:
             _save(run)  # step 0, or that of the parent
@@ -69,8 +70,13 @@ def train(
                 done, held_out = None, None
                 if not run.lacks_evaluation:
                     batches = run.feed.batches(state.step)
-                    with _watched(run, batches) as (note, judge):
-                        done = step(state, batches, run.world, note, judge)
+                    try:
+                        with _watched(run, batches) as (note, judge):
+                            done = step(state, batches, run.world, note, judge)
+                    except GoingBack as found:
+                        go_back(run, found.alarms)
+                        clock.tick()
+                        continue
                     _log_step(run, done, clock)
                 if run.lacks_evaluation:
                     hooks = ScoringHooks(stops=lambda: stop.number > 0, shows=evaluating or (lambda done, total: None))
@@ -105,7 +111,7 @@ def _watched(run: Running, batches: Sequence[Batch]) -> Generator[tuple[Note | N
     state, watch = run.state, run.watch
     note = run.ledger.note(state.step + 1)
     if watch is None:
-        yield note, None
+        yield note, Skipping(state.config.skip_steps) if state.config.skip_steps else None
         return
     watch.begin(batches)
 
@@ -118,6 +124,9 @@ def _watched(run: Running, batches: Sequence[Batch]) -> Generator[tuple[Note | N
         yield both, watch
     except NonFiniteError as error:
         watch.write(error.what, error.module)
+        raise
+    except GoingBack:
+        watch.write()  # for who follows the file, before it is cut
         raise
     except StoppedError:
         run.ledger.forget(state.step)
@@ -206,6 +215,8 @@ def _log_step(run: Running, done: StepReport, clock: _Clock) -> None:
         if run.watch:
             run.watch.logged(line)
             line |= run.watch.signals()
+        elif done.is_skipped:
+            line["skipped"] = [SKIP_STEPS]
         if run.log:
             run.log.append(line)
     run.lacks_evaluation = run.prepared.held_out is not None and state.config.watch.evaluates(
@@ -263,6 +274,7 @@ def _save(run: Running) -> Path | None:
             "corpora": corpora_noted(run.prepared),
             "labels": run.prepared.labels,
             "ledger": run.ledger.files,
+            SKIP_STEPS: sorted(one for one in skipped_steps(run.folder, state.config) if one <= state.step),
             "standing": run.prepared.standing(state.step),
             "diagnosis": run.watch.to_dict() if run.watch else None,
         }

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from thetahat.core.plain import counted, duration
+from thetahat.diagnosis.alarms.alarm import DONE
 from thetahat.verbs.story import Story
 
 MOST = 12  # alarms that are told one by one
@@ -69,8 +70,7 @@ def _evaluated(story: Story) -> Iterator[Moment]:
 def _alarmed(story: Story) -> Iterator[Moment]:
     for alarm in story.alarms[:MOST]:
         where = f" in {alarm.where}" if alarm.where else ""
-        done = {"record": "", "skip": "; the update was left out", "stop": "; the run stopped"}[alarm.action]
-        yield Moment(alarm.step, f"{alarm.name}{where}: {alarm.what}{done}")
+        yield Moment(alarm.step, f"{alarm.name}{where}: {alarm.what}{DONE[alarm.action][1]}")
     if more := story.alarms[MOST:]:
         yield Moment(more[0].step, f"{counted(len(more), 'alarm')} more, until step {more[-1].step:,}")
 

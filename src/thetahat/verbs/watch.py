@@ -2,7 +2,7 @@
 
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from thetahat.run.log.alarms import ALARMS
 from thetahat.run.log.history import History, is_evaluation, numbers_of
 from thetahat.run.log.lines import Following, Line
 from thetahat.run.log.metrics import HELD_OUT, METRICS, VALUES
+from thetahat.run.log.rewinds import REWINDS
 from thetahat.run.log.samples import SAMPLES
 from thetahat.verbs.panels import panels_of
 
@@ -70,10 +71,11 @@ class Watching:
 
     def __init__(self, run: Path) -> None:
         self.run = run
-        self._files = {name: Following(run / name) for name in (METRICS, ALARMS, SAMPLES)}
+        self._files = {name: Following(run / name) for name in (METRICS, ALARMS, SAMPLES, REWINDS)}
         self._steps: dict[int, list[float]] = {}  # by step: CURVES
         self._evaluations: dict[int, dict[str, float]] = {}
         self._alarms: list[Line] = []
+        self._back: list[Line] = []  # alarms that took it back, which are no more in the file of the others
         self._last: Mapping[str, Any] = {}
         self._sample: Line | None = None
 
@@ -86,6 +88,8 @@ class Watching:
         recent = rows[-RECENT - 1 :]
         spent, made = (recent[-1][3] - recent[0][3], len(recent) - 1) if len(recent) > 1 else (0.0, 0)
         is_over = num_steps is not None and step >= num_steps
+        back = [one for one in self._back if not any(_is_of(one, other) for other in self._alarms)]
+        alarms = sorted([*self._alarms, *back], key=lambda alarm: alarm["step"])
         held_out = {at: line[name] for at, line in self._evaluations.items() for name in VALUES if name in line}
         best = min(held_out, key=lambda at: held_out[at], default=None)
         return Watched(
@@ -105,8 +109,8 @@ class Watching:
             best_step=best,
             unit=self._unit(),
             idle=self._idle(),
-            alarms=tuple(map(_told, self._alarms[-MOST:])),
-            num_alarms=len(self._alarms),
+            alarms=tuple(map(_told, alarms[-MOST:])),
+            num_alarms=len(alarms),
             sample=self._sample,
             num_damaged=sum(file.num_damaged for file in self._files.values()),
         )
@@ -126,7 +130,10 @@ class Watching:
                     self._steps = {at: row for at, row in self._steps.items() if at < step}
                 self._steps[step] = [float(line.get(name, np.nan)) for name in CURVES]
         alarms, is_anew = self._files[ALARMS].read()
-        self._alarms = [*([] if is_anew else self._alarms), *alarms]
+        self._alarms = [*([] if is_anew else self._alarms), *_with_step(alarms)]
+        rewinds, is_anew = self._files[REWINDS].read()
+        back = _with_step(one for line in rewinds for one in line.get("alarms", ()))
+        self._back = [*([] if is_anew else self._back), *back]
         samples, _ = self._files[SAMPLES].read()
         self._sample = samples[-1] if samples else self._sample
 
@@ -171,6 +178,15 @@ class Watching:
     def panels(self) -> Sequence[Panel]:
         """Nats a target, of training and held out; of a classifier of training alone."""
         return [*panels_of([self], ("likelihood",), max(len(self._steps) // 60, 1)).values()] if self._steps else []
+
+
+def _with_step(lines: Iterable[Line]) -> list[Line]:
+    return [line for line in lines if isinstance(line.get("step"), int)]
+
+
+def _is_of(one: Line, other: Line) -> bool:
+    """Whether an alarm is that of the same failure in the same step."""
+    return (one.get("name"), one["step"]) == (other.get("name"), other.get("step"))
 
 
 def _told(alarm: Line) -> str:

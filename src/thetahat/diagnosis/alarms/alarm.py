@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 from thetahat.core.plain import fields_as_json
 
 Severity = Literal["note", "warning", "critical"]
-Action = Literal["record", "skip", "stop"]
+Action = Literal["record", "skip", "rewind", "stop"]
 Name = Literal[
     "non-finite",
     "loss-spike",
@@ -33,6 +33,15 @@ Name = Literal[
 ]
 NAMES: tuple[Name, ...] = get_args(Name)
 AFTER = frozenset(NAMES[NAMES.index("not-updated") :])  # those that are found after the update
+OF_SEQUENCES = frozenset({"loss-spike", "diverging", "gradient-spike", "embedding-gradient-spike", "bad-batch"})
+OF_A_BATCH = OF_SEQUENCES | {"non-finite"}  # another batch, or an earlier state, may not have them
+DONE: dict[Action, tuple[str, str]] = {
+    "record": ("", ""),
+    "skip": ("; the update is left out", "; the update was left out"),
+    "rewind": ("; the run goes back", "; the run went back"),
+    "stop": ("; the run stops", "; the run stopped"),
+}
+"""What an action does, while it is done and afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +76,8 @@ class Alarm:
     def __str__(self) -> str:
         """In one line."""
         where = f" in {self.where}" if self.where else ""
-        done = {"record": "", "skip": "; the update is left out", "stop": "; the run stops"}[self.action]
         seen = f"; sequences: {', '.join(one.id for one in self.suspects)}" if self.suspects else ""
         tried = f"; try: {' '.join(self.advice)}" if self.advice else ""
         begins = "note: " if self.severity == "note" else ""
-        return f"{begins}{self.name}{where} at step {self.step:,}: {self.what}{done}{seen}{tried}"
+        did = DONE[self.action][0]
+        return f"{begins}{self.name}{where} at step {self.step:,}: {self.what}{did}{seen}{tried}"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from thetahat.data.corpus.corpus import Corpus
-from thetahat.diagnosis.alarms.alarm import Alarm, Suspect
+from thetahat.diagnosis.alarms.alarm import OF_SEQUENCES, Alarm, Suspect
 from thetahat.diagnosis.alarms.detector import Detector
 from thetahat.diagnosis.alarms.setting import Setting
 from thetahat.diagnosis.signals.regions import regions_of
@@ -21,7 +21,6 @@ from thetahat.run.state import State
 MOST_TOKENS = 2**22  # of which the shares are counted
 MOST_CHARACTERS = 400  # of a sequence's text
 STANDS_OUT = 0.5  # of the worst sequence's excess, from which on another one is named beside it
-OF_SEQUENCES = frozenset({"loss-spike", "diverging", "gradient-spike", "embedding-gradient-spike", "bad-batch"})
 
 
 def begin_watch(

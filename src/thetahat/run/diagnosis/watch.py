@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 from thetahat.core.batch import Batch
 from thetahat.core.errors import StoppedError
-from thetahat.core.plain import as_json
+from thetahat.core.plain import as_json, counted
 from thetahat.diagnosis.alarms.after import Inner, told_of
 from thetahat.diagnosis.alarms.again import Again
-from thetahat.diagnosis.alarms.alarm import AFTER, Alarm, Suspect
+from thetahat.diagnosis.alarms.alarm import AFTER, Action, Alarm, Suspect
 from thetahat.diagnosis.alarms.detector import Detector
 from thetahat.diagnosis.signals.regions import joined_norms
 from thetahat.diagnosis.signals.seen import Seen, worst_of
@@ -26,8 +26,26 @@ from thetahat.run.diagnosis.inside import Inside
 from thetahat.run.diagnosis.webhook import Webhook
 from thetahat.run.log.alarms import ALARMS
 from thetahat.run.log.metrics import MetricsLog
+from thetahat.run.log.rewinds import SKIP_STEPS
 from thetahat.run.state import State
 from thetahat.run.step import Measured, Verdict
+
+
+class GoingBack(Exception):
+    """An alarm takes the run back, before the update of its step."""
+
+    def __init__(self, alarms: Sequence[Alarm]) -> None:
+        super().__init__("; ".join(map(str, alarms)))
+        self.alarms = tuple(alarms)
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """What alarms have undone of a run by now."""
+
+    skip_steps: frozenset[int] = frozenset()  # steps that make no update
+    num_rewinds: int = 0  # how often it went back
+
 
 Suspects = Callable[[Alarm, Seen], tuple[Suspect, ...]]  # the sequences that stand out
 
@@ -68,7 +86,7 @@ class AlarmLog:
 
 @final
 class Watch:
-    """Compares each step with what is usual. It changes nothing, unless a policy leaves an update out."""
+    """Compares each step with what is usual. It changes nothing, unless a policy leaves updates out."""
 
     def __init__(
         self, state: State, detector: Detector, world: World, suspects: Suspects, log: AlarmLog | None
@@ -82,6 +100,7 @@ class Watch:
         self._sums: list[Tensor] = []
         self._num_pieces: list[int] = []
         self.again = Again({}, is_exact=False)
+        self.undone = Undone()
         self.seen: Seen | None = None  # of the last step
         self.alarms: list[Alarm] = []  # of the last step
         self.skipped: list[str] = []  # the alarms that left its update out
@@ -99,12 +118,14 @@ class Watch:
         """Whether the update is made. One copy from the device has all that is asked."""
         self.seen = seen = self._see(measured)
         found = self._detector(seen)
-        actions = {alarm.name: self._config.diagnosis.action(alarm.name) for alarm in found.holding}
+        actions = {alarm.name: self._action(alarm) for alarm in found.holding}
         self.alarms = [self._told(alarm, seen) for alarm in found.new]
         if not seen.is_finite and actions["non-finite"] == "stop":
             return "fail"
-        self.skipped = [name for name, action in actions.items() if action == "skip"]
+        is_left_out = seen.step in self.undone.skip_steps
+        self.skipped = [SKIP_STEPS] if is_left_out else [name for name, did in actions.items() if did == "skip"]
         self._stop([alarm for alarm in self.alarms if alarm.action == "stop"])
+        self._go_back([self._told(alarm, seen) for alarm in found.holding if actions[alarm.name] == "rewind"])
         self._detector.take(found)
         if not self.skipped:
             self._inside.begin(seen.step)
@@ -146,6 +167,25 @@ class Watch:
                 "; ".join(map(str, alarms)), cure=f"diagnosis.policies.{alarms[0].name}=record to go on past it"
             )
 
+    def _go_back(self, alarms: Sequence[Alarm]) -> None:
+        """Raises GoingBack if one of these alarms takes the run back, StoppedError if it went back often enough."""
+        config = self._config.diagnosis
+        if not config.rewinds or not self._world.any(bool(alarms)):
+            return
+        if self.undone.num_rewinds >= config.max_rewinds:
+            self.alarms = [replace(alarm, action="stop") for alarm in alarms]
+            raise StoppedError(
+                f"{'; '.join(map(str, self.alarms))}; it went back {counted(self.undone.num_rewinds, 'time')} already",
+                cure=f"diagnosis.max_rewinds={2 * config.max_rewinds} to go back again; where it is not the data: half"
+                " the learning rates, by thetahat train --branch RUN",
+            )
+        self.alarms = list(alarms)
+        raise GoingBack(alarms)
+
+    def _action(self, alarm: Alarm) -> Action:
+        """What is done: in a step that makes no update, nothing else."""
+        return "skip" if alarm.step in self.undone.skip_steps else self._config.diagnosis.action(alarm.name)
+
     def _see(self, measured: Measured) -> Seen:
         device, world = measured.total.log_prob.device, self._world
         mine = summary(self._sums, device)
@@ -180,7 +220,7 @@ class Watch:
         return self._index[key]
 
     def _told(self, alarm: Alarm, seen: Seen) -> Alarm:
-        return replace(alarm, action=self._config.diagnosis.action(alarm.name), suspects=self._suspects(alarm, seen))
+        return replace(alarm, action=self._action(alarm), suspects=self._suspects(alarm, seen))
 
     def write(self, why: str = "", where: str = "") -> None:
         """Adds the alarms of the last step to alarms.jsonl, on the first rank; why and where it failed, if it did."""

@@ -1,7 +1,7 @@
 """Checkpoints: folders with the digest of every file, published by rename and verified when loaded; no pickle."""
 
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -39,7 +39,9 @@ from thetahat.run.folder.files import (
     read_progress,
     step_of,
 )
+from thetahat.run.folder.moved import run_of
 from thetahat.run.log.metrics import METRICS, evaluation_after
+from thetahat.run.log.rewinds import SKIP_STEPS, furthest_back, skipped_steps
 from thetahat.run.state import State
 
 logger = getLogger("thetahat")
@@ -50,7 +52,7 @@ class Rejected:
     """A checkpoint that cannot be used, and why."""
 
     folder: Path
-    kind: Literal["damaged", "misplaced"]  # misplaced: whole, and of another config or step
+    kind: Literal["damaged", "misplaced", "undone"]  # misplaced: whole, and of another config or step
     reason: str
 
     def set_aside(self) -> None:
@@ -103,7 +105,7 @@ def settle(run: Path, newest: Path, keep: int, *, deep: bool = False) -> None:
     """Updates `latest` and `best` for the newest whole checkpoint, and deletes old ones.
 
     Called after each save and, `deep`, on resume, since the process may have been killed in between, and since disks
-    fail. Only whole checkpoints are counted and deleted.
+    fail. Only whole checkpoints are counted and deleted. Those to which an alarm may still take the run back are kept.
     """
     best = folder_of(run, found.step) if (found := best_of(run, newest)) else None
     for name in (ROLES, TOKENIZER):
@@ -113,9 +115,24 @@ def settle(run: Path, newest: Path, keep: int, *, deep: bool = False) -> None:
     _point(newest.with_name("best"), best)
     older = [folder for folder in all_checkpoints(run) if step_of(folder) < step_of(newest)]
     whole = [folder for folder in older if _is_whole(folder, deep=deep)]
+    kept = {best, *_to_go_back_to(run, [*whole, newest])}
     for folder in [*whole, newest][:-keep]:
-        if folder != best:
+        if folder not in kept:
             _remove(folder)
+
+
+def _to_go_back_to(run: Path, whole: list[Path]) -> Iterator[Path]:
+    """Of whole checkpoints, oldest first, those from which steps are made again if an alarm takes the run back.
+
+    One in as many steps as an alarm undoes: the first of them, so that what is kept now is what later ones need.
+    """
+    config = read_config(whole[-1])
+    if (last := furthest_back(run, config, step_of(whole[-1]))) is None:
+        return
+    older = [folder for folder in whole if step_of(folder) <= last]
+    yield from older[-1:]
+    blocks = {step_of(folder) // config.diagnosis.rewind_batches: folder for folder in reversed(whole)}
+    yield from (folder for folder in blocks.values() if step_of(folder) > last)
 
 
 def _is_whole(folder: Path, *, deep: bool) -> bool:
@@ -177,7 +194,10 @@ def newest_verified(run: Path, config: RunConfig) -> tuple[Path | None, list[Rej
 
 
 def find_fault(folder: Path, config: RunConfig, *, shallow: Container[str] = ()) -> Rejected | None:
-    """Why a checkpoint cannot be used: it is not whole, or not of its step, or not of this config; None if it can."""
+    """Why a checkpoint cannot be used; None if it can.
+
+    It is not whole, or not of its step, or not of this config, or an alarm has taken the run back behind it.
+    """
     try:
         store.verify(folder, shallow=shallow)
     except DamagedError as error:
@@ -188,8 +208,11 @@ def find_fault(folder: Path, config: RunConfig, *, shallow: Container[str] = ())
         return Rejected(folder, "misplaced", _first_line(error))
     if changed:
         return Rejected(folder, "misplaced", f"it belongs to another config ({'; '.join(changed[:3])})")
-    if (step := read_progress(folder)["step"]) != step_of(folder):
+    progress = read_progress(folder)
+    if (step := progress["step"]) != step_of(folder):
         return Rejected(folder, "misplaced", f"it holds step {step}")
+    if progress.get(SKIP_STEPS, []) != sorted(one for one in skipped_steps(run_of(folder), config) if one <= step):
+        return Rejected(folder, "undone", "an alarm took the run back, and updates in it are left out since")
     return None
 
 

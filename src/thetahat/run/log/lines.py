@@ -8,6 +8,7 @@ from typing import Any, cast, final
 from thetahat.core.errors import naming_full_disk
 
 Line = dict[str, Any]
+KEPT = 256  # bytes by which a file that was cut is known
 
 
 @final
@@ -15,27 +16,30 @@ class Following:
     """Reads what was added to a file of JSON lines since it last looked.
 
     A last line without its end is read when it is whole. A file that is not there has no lines; where it was cut, as
-    on resume, it is read from its beginning again.
+    on resume, it is read from its beginning again, also if it has grown since.
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self.num_damaged = path, 0
-        self._place = 0  # in bytes
+        self._place, self._before = 0, b""  # in bytes; those before it
 
     def read(self) -> tuple[list[Line], bool]:
         """The new lines, and whether they begin the file anew."""
         try:
             with self.path.open("rb") as file:
-                is_cut = os.fstat(file.fileno()).st_size < self._place
-                self._place, self.num_damaged = (0, 0) if is_cut else (self._place, self.num_damaged)
+                file.seek(self._place - len(self._before))
+                if file.read(len(self._before)) != self._before:
+                    self._place, self._before, self.num_damaged = 0, b"", 0
                 is_first = self._place == 0
                 file.seek(self._place)
                 data = file.read()
         except (FileNotFoundError, NotADirectoryError):
-            is_gone, self._place, self.num_damaged = self._place > 0, 0, 0
+            is_gone = self._place > 0
+            self._place, self._before, self.num_damaged = 0, b"", 0
             return [], is_gone
         whole = data[: data.rfind(b"\n") + 1]
         self._place += len(whole)
+        self._before = (self._before + whole[-KEPT:])[-KEPT:]
         found = [decoded(line) for line in whole.splitlines()]
         self.num_damaged += sum(line is None for line in found)
         return [line for line in found if line is not None], is_first

@@ -19,6 +19,7 @@ from thetahat.run.folder.folder import environment
 from thetahat.run.folder.starts import ENVIRONMENT, Start, flat, read_starts
 from thetahat.run.log.alarms import read_alarms
 from thetahat.run.log.history import read_metrics
+from thetahat.run.log.rewinds import skipped_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,9 @@ class Record:
 
     @property
     def skipped(self) -> frozenset[int]:
-        """The steps whose update a policy has left out."""
-        return frozenset(step for step, line in self.steps.items() if "skipped" in line)
+        """The steps whose update was left out."""
+        by_policy = frozenset(step for step, line in self.steps.items() if "skipped" in line)
+        return by_policy | skipped_steps(self.folder, self.config)
 
     def chosen(self, step: int | None) -> int:
         """The step that is meant; without one that which ended the run with a value that is not finite, or the last.
