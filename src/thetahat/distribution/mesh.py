@@ -1,6 +1,7 @@
-"""How ranks are laid out: some hold one model together, and others repeat that."""
+"""How ranks are laid out: some hold one model or read one batch together, and others repeat that."""
 
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from msgspec import Meta
 
@@ -8,10 +9,11 @@ from thetahat.core.config import Config
 from thetahat.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    import torch.distributed as dist
     from torch.distributed.device_mesh import DeviceMesh
 
 Ranks = Annotated[int, Meta(ge=1, le=2**20)]
-REPLICAS, SHARDS = "replicas", "shards"  # the axes of a mesh, the outer one first
+REPLICAS, SHARDS = "replicas", "shards"  # the axes of ranks, the outer one first
 
 
 class MeshConfig(Config, kw_only=True):
@@ -23,21 +25,41 @@ class MeshConfig(Config, kw_only=True):
     """
 
 
-def build_mesh(config: MeshConfig, size: int, device: str) -> "DeviceMesh | None":
-    """The mesh [replicas, shards] of `size` ranks; None where each of them holds the whole model.
+class Share(NamedTuple):
+    """Which part a rank has, and of how many."""
 
-    Ranks of one replica follow each other, so that they lie on one machine where it has as many.
+    rank: int = 0
+    size: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a rank stands, and whom it works with."""
+
+    data: Share  # of each global batch
+    context: Share  # of the positions of its rows
+    reader: Share  # of whatever is read without being cut, as in evaluation; and of draws
+    shards: "DeviceMesh | None" = None  # [replicas, shards], over which matrices are divided; None: they are whole
+    context_group: "dist.ProcessGroup | None" = None
+
+
+def lay_out(config: MeshConfig, rank: int, size: int, device: str) -> Layout:
+    """The place of a rank among replicas x shards x context, of which the last follow each other.
+
+    So ranks that exchange most lie on one machine, where it has as many. Raises ConfigError for ranks that do not fit.
     """
-    if size % config.shards:
-        fitting = ", ".join(str(n) for n in range(1, size + 1) if size % n == 0)
+    together = config.shards
+    if size % together:
+        keys = f"mesh.shards={config.shards}"
         started = "1 rank was" if size == 1 else f"{size} ranks were"
         raise ConfigError(
-            f"mesh.shards={config.shards}, and {started} started",
-            allowed=fitting,
-            cure=f"torchrun --nproc-per-node {config.shards} -m thetahat ..., or mesh.shards=1",
+            f"{keys} needs a multiple of {together} ranks, and {started} started",
+            cure=f"torchrun --nproc-per-node {together} -m thetahat ..., or other numbers",
         )
-    if config.shards == 1:
-        return None
+    everyone = Share(rank, size)
+    if together == 1:
+        return Layout(everyone, Share(), everyone)
     from torch.distributed.device_mesh import init_device_mesh
 
-    return init_device_mesh(device, (size // config.shards, config.shards), mesh_dim_names=(REPLICAS, SHARDS))
+    shards = init_device_mesh(device, (size // together, together), mesh_dim_names=(REPLICAS, SHARDS))
+    return Layout(everyone, Share(), everyone, shards)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar, final, runtime_checkable
+from typing import Protocol, TypeVar, final, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -10,11 +10,8 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from thetahat.core.errors import ConfigError, ThetahatError
-from thetahat.distribution.mesh import MeshConfig, build_mesh
+from thetahat.distribution.mesh import Layout, MeshConfig, Share, lay_out
 from thetahat.distribution.pieces import is_piece
-
-if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
 
 T = TypeVar("T")
 
@@ -36,31 +33,24 @@ class Ranks(Protocol):
         ...
 
 
-class Share(NamedTuple):
-    """Which part of each global batch a rank reads, and of how many."""
-
-    rank: int = 0
-    size: int = 1
-
-
 @final
 class World:
     """Sums over ranks. It never averages: a mean needs the weight of the global batch, which the objective knows."""
 
-    def __init__(self, rank: int = 0, size: int = 1, mesh: "DeviceMesh | None" = None) -> None:
+    def __init__(self, rank: int = 0, size: int = 1, layout: Layout | None = None) -> None:
         self.rank = rank
         self.size = size
-        self.mesh = mesh  # None: each rank has the whole model
+        self.layout = layout or Layout(Share(rank, size), Share(), Share(rank, size))
 
     @property
     def data(self) -> Share:
-        """The part of the data that this rank reads; batches, dropout and sums go by it."""
-        return Share(self.rank, self.size)
+        """The part of each global batch that this rank reads."""
+        return self.layout.data
 
     @property
     def num_shards(self) -> int:
         """Ranks that hold one model together."""
-        return 1 if self.mesh is None else self.mesh.size(-1)
+        return 1 if self.layout.shards is None else self.layout.shards.size(-1)
 
     @property
     def is_first(self) -> bool:
@@ -69,7 +59,7 @@ class World:
 
     def turns(self, batches: Sequence[T]) -> Iterator[tuple[int, int, T]]:
         """Each micro-batch of this rank with the rank, and its place among them."""
-        return ((self.data.rank, index, batch) for index, batch in enumerate(batches))
+        return ((self.layout.reader.rank, index, batch) for index, batch in enumerate(batches))
 
     def sum_of(self, parts: Sequence[Tensor], zero: Tensor) -> Tensor:
         """The sum of one part a micro-batch, in their order, from `zero` on; and then over ranks."""
@@ -178,7 +168,7 @@ def join_world(device: str, mesh: MeshConfig = _WHOLE) -> World:
     """The world that `torchrun` describes in the environment, with gloo on CPUs and nccl on GPUs; else one process."""
     size = _described_size()
     if size == 1:
-        return World(mesh=build_mesh(mesh, size, device))
+        return World(layout=lay_out(mesh, 0, 1, device))
     if device == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if local >= torch.cuda.device_count():
@@ -189,7 +179,7 @@ def join_world(device: str, mesh: MeshConfig = _WHOLE) -> World:
         torch.cuda.set_device(local)
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
-    return World(dist.get_rank(), size, build_mesh(mesh, size, device))
+    return World(dist.get_rank(), size, lay_out(mesh, dist.get_rank(), size, device))
 
 
 def _described_size() -> int:

@@ -30,7 +30,8 @@ from thetahat.data.read.named.kind import holds_objects
 from thetahat.data.read.record import Record
 from thetahat.data.read.source import Mixed, Records, divide
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from thetahat.distribution.world import ALONE, Share, World
+from thetahat.distribution.mesh import Share
+from thetahat.distribution.world import ALONE, World
 from thetahat.objective.factorization import factor
 from thetahat.run.base import base_tokenizer
 from thetahat.run.card import Card, card_of
@@ -63,7 +64,7 @@ class Prepared:
         own are the first rank's, without targets.
         """
         mine = self._batches(step, world.data)
-        if world.mesh is None:
+        if world.layout.shards is None:
             return mine
         most = self._batches(step, Share(0, world.data.size))
         return [*mine, *(batch.idle() for batch in most[len(mine) :])]

@@ -60,12 +60,12 @@ def first_model(
     freeze(model, config.frozen)
     if config.base_vocab_size and vocab_size > config.base_vocab_size:
         train_new_rows(model, num_rows - config.base_vocab_size, num_labels)
-    if world.mesh is not None:
+    if world.layout.shards is not None:
         from thetahat.distribution.shard import shard  # imports FSDP, which takes a second
 
         units = [module for module in model.modules() if isinstance(module, Block)]
         products = torch.bfloat16 if config.dtype == "bfloat16" else None
-        shard(model, units, _METHODS, world.mesh, products)
+        shard(model, units, _METHODS, world.layout.shards, products)
     allocate(model, device, parameter_dtype(config.dtype))
     if draws:
         initialize(model, config.seed, fill)

@@ -189,7 +189,7 @@ def _outcome(bench: Bench, world: World) -> Outcome:
     """The step of this rank and the others: unequal shares of the sequences; the last of more than two has none."""
     share = _share(bench.units, world)
     batches = [bench.batch(bench.rows(share))] if len(share) else []
-    if world.mesh is not None and not batches:
+    if world.layout.shards is not None and not batches:
         batches = [bench.batch(bench.rows(bench.units[:1])).idle()]
     return bench.outcome(batches, world)
 
