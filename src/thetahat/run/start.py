@@ -255,10 +255,11 @@ def _lacks_evaluation(folder: Path, config: RunConfig, progress: Mapping[str, An
 def find_newest(folder: Path, config: RunConfig, world: World) -> Path | None:
     """The newest whole checkpoint, None at the very beginning; newer ones that are not whole are set aside.
 
-    Raises ModelError if none is whole: starting over would lose them silently.
+    Raises ModelError if none is whole: starting over would lose them silently. Raises FolderError where ranks see
+    different ones: they would go on from different parameters.
     """
     newest, rejected = newest_verified(folder, config)
-    world.barrier()  # all ranks have looked before anything changes
+    _agree_on(newest, folder, world)  # and all ranks have looked before anything changes
     if newest:
         world.first_does(lambda: _go_on_from(newest, rejected, folder, config.checkpoint.keep))
     elif has_begun(folder):
@@ -268,6 +269,17 @@ def find_newest(folder: Path, config: RunConfig, world: World) -> Path | None:
             cure="--fresh to start over in a folder beside it, or put a checkpoint back from a copy",
         )
     return newest
+
+
+def _agree_on(newest: Path | None, folder: Path, world: World) -> None:
+    mine = read_progress(newest)["step"] if newest else -1
+    first = int(world.sum(torch.tensor(mine if world.is_first else 0)).item())
+    if world.any(mine != first):
+        seen = newest.name if newest else "no checkpoint"
+        raise FolderError(
+            f"the ranks do not go on from one checkpoint of {folder}: rank {world.rank} sees {seen}",
+            cure="--out on a file system that all nodes share, under the same path on each",
+        )
 
 
 def _go_on_from(newest: Path, rejected: list[Rejected], folder: Path, keep: int) -> None:
