@@ -39,7 +39,7 @@ def finished(place, *words, code=0):
     return done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_score_goes_on_and_its_ledger_is_that_of_one_that_was_not(place, tmp_path, number):
     words = ["score", "run", "many.jsonl", "deterministic=true", "--out"]
     if not (place / "whole.parquet").exists():
