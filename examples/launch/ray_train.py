@@ -16,8 +16,8 @@ import thetahat as th
 def worker(settings):
     config = th.override(th.find_recipe("quickstart"), settings["keys"])
     for report in th.train(config, Path(settings["out"])):
-        if report.step % 10 == 0:
-            ray.train.report({"step": report.step})
+        if report.step and report.step.step % 10 == 0:  # an evaluation alone is no step
+            ray.train.report({"step": report.step.step})
 
 
 if __name__ == "__main__":
