@@ -76,7 +76,7 @@ def become(order):
 
 
 def set_trap(function, call, operation, what="kill"):
-    """Dies before an operation, or falls asleep for long where the call begins."""
+    """Dies before an operation, or falls asleep for long where the call begins; or `what` is called there, once."""
     depth, calls, operations = 0, 0, 0
 
     def watch(frame, event, called):
@@ -85,11 +85,13 @@ def set_trap(function, call, operation, what="kill"):
             calls, depth = calls + (depth == 0), depth + 1
             while what == "hang" and calls == call + 1:
                 time.sleep(0.01)
+            if callable(what) and depth == 1 and calls == call + 1:
+                what()
         elif event == "return" and frame.f_code.co_name == function:
             depth -= 1
         elif event == "c_call" and depth and calls == call + 1:
             owner = getattr(called, "__module__", None) or type(getattr(called, "__self__", None)).__module__
-            if owner in OPERATIONS:
+            if owner in OPERATIONS and what == "kill":
                 if operations == operation:
                     os.kill(os.getpid(), signal.SIGKILL)
                 operations += 1

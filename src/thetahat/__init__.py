@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from thetahat.core.total import Total as Total
     from thetahat.data.config import ChatConfig as ChatConfig, DataConfig as DataConfig, SourceConfig as SourceConfig
     from thetahat.diagnosis.config import DiagnosisConfig as DiagnosisConfig
+    from thetahat.distribution.limits import HeartbeatConfig as HeartbeatConfig
     from thetahat.distribution.mesh import MeshConfig as MeshConfig
     from thetahat.distribution.world import World as World, join_world as join_world
     from thetahat.generation.beam import Beam as Beam
@@ -194,6 +195,7 @@ CONFIGS = {
     "MeshConfig": "distribution.mesh",
     "ParentConfig": "run.config",
     "DiagnosisConfig": "diagnosis.config",
+    "HeartbeatConfig": "distribution.limits",
     "WatchConfig": "run.config",
     "SamplesConfig": "generation.config",
     "InferenceConfig": "run.config",

@@ -24,6 +24,7 @@ def test_each_error_has_an_exit_code_of_its_own():
         "DiskFullError": 8,
         "OutOfMemoryError": 9,
         "StoppedError": 10,
+        "LostRankError": 11,
     }
 
 

@@ -121,8 +121,8 @@ def test_a_size_beside_a_tokenizer_is_refused_where_it_was_typed():
 
 ALWAYS = """recipe seed device dtype threads deterministic compile data model base adapter frozen objective optimization
     mesh mesh.shards
-    evaluation checkpoint ledger diagnosis diagnosis.alarms samples track prompt batch_size micro_batch_size max_steps
-    max_tokens model.dropout objective.normalization"""
+    evaluation checkpoint ledger diagnosis diagnosis.alarms samples track prompt heartbeat batch_size micro_batch_size
+    max_steps max_tokens model.dropout objective.normalization"""
 """What every run reads, and names of tables."""
 
 ACCEPTED = """data.train data.held_out data.split_on data.context data.over_long data.source_weights data.on_bad_record
@@ -131,7 +131,7 @@ ACCEPTED = """data.train data.held_out data.split_on data.context data.over_long
     objective.chunk_size optimization evaluation.stride evaluation.batch_size evaluation.every evaluation.final
     evaluation.max_documents data.sources data.temperature checkpoint ledger.every diagnosis.preflight diagnosis.every
     diagnosis.policies diagnosis.patience diagnosis.memorize diagnosis.webhook diagnosis.rewind_batches
-    diagnosis.max_rewinds"""
+    diagnosis.max_rewinds heartbeat.silence heartbeat.stall heartbeat.patience"""
 """What is read wherever it is accepted: a variant refuses the keys of the others."""
 
 ELSEWHERE = {"evaluation.passes", *(f"parent{name}" for name in ("", ".run", ".step", ".digest", ".changes"))}

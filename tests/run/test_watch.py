@@ -93,6 +93,9 @@ OTHERS = {  # of every key that watches, another value than the config's
     "samples.temperature": "0 samples.prompts=Once",
     "track": "tensorboard",
     "prompt": "Once",
+    "heartbeat.silence": "20",
+    "heartbeat.stall": "90",
+    "heartbeat.patience": "3600",
 }
 OF_REWINDS = {"diagnosis.rewind_batches", "diagnosis.max_rewinds"}  # refused without a policy that is a difference
 LEAVES = [

@@ -174,7 +174,10 @@ def _misused(error: Any) -> ThetahatError:
 
 
 def _named(error: Exception) -> ThetahatError:
-    """Full disks, full devices and paths that cannot be used are the machine's; everything else is our bug."""
+    """Full disks, full devices, lost ranks and paths that cannot be used are no bug; everything else is ours."""
+    ranks = sys.modules.get("thetahat.distribution.heartbeat")  # imported where there are several
+    if ranks and (lost := ranks.lost(error)):
+        return lost
     if says_full(error):
         return DiskFullError(f"no space left: {error}", cure="free some space and start the same command again")
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):

@@ -13,6 +13,7 @@ import typer
 
 from thetahat.core.errors import ThetahatError
 from thetahat.core.plain import as_json
+from thetahat.distribution.elastic import tell_launcher
 
 Words = typer.Argument(None, metavar="[RECIPE|CONFIG.toml|MODEL] [DATA]... [KEY=VALUE]...", show_default=False)
 Json = typer.Option(False, "--json", help="One JSON object as the last line of stdout.")
@@ -100,10 +101,15 @@ def emit_error(error: ThetahatError) -> None:
 
 def fail(error: ThetahatError) -> NoReturn:
     """Says what went wrong and ends the process with the error's exit code."""
+    _tell(error)
+    tell_launcher(str(error))
+    sys.exit(error.exit_code)
+
+
+def _tell(error: ThetahatError) -> None:
     say(f"{PROGRAM}{escape(str(error))}")
     if wants_json() and is_first_rank():
         emit_error(error)
-    sys.exit(error.exit_code)
 
 
 def escape(text: str) -> str:
@@ -135,6 +141,8 @@ class _ToStderr(logging.Handler):
     """Writes to what stderr is by then: a display puts another in its place, which keeps a bar below the lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if isinstance(error := getattr(record, "ends", None), ThetahatError):  # a thread ends the process with it
+            return _tell(error)
         sys.stderr.write(f"{self.format(record)}\n")
         sys.stderr.flush()
 

@@ -91,6 +91,12 @@ class StoppedError(ThetahatError):
     exit_code = 10
 
 
+class LostRankError(ThetahatError):
+    """A rank that others wait for is lost, or hangs; all end, and the newest checkpoint is untouched."""
+
+    exit_code = 11
+
+
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 

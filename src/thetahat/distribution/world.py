@@ -10,6 +10,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from thetahat.core.errors import ConfigError, ThetahatError
+from thetahat.distribution import heartbeat
 from thetahat.distribution.mesh import Layout, MeshConfig, Share, lay_out
 from thetahat.distribution.pieces import is_piece
 
@@ -88,6 +89,7 @@ class World:
         """
         if self.size == 1:
             return
+        heartbeat.at("gradient sum and update", pace="stall")
         gradients: list[Tensor] = []
         for parameter in parameters:
             if is_piece(parameter):
@@ -140,6 +142,7 @@ class World:
         """Ends the process group, once all ranks have come here."""
         if self.size > 1 and dist.is_initialized():
             dist.barrier()
+            heartbeat.leave()
             dist.destroy_process_group()
 
 
@@ -179,6 +182,7 @@ def join_world(device: str, mesh: MeshConfig = _WHOLE) -> World:
         torch.cuda.set_device(local)
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+    heartbeat.begin(dist.get_rank(), size)
     return World(dist.get_rank(), size, lay_out(mesh, dist.get_rank(), size, device))
 
 

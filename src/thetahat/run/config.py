@@ -1,6 +1,6 @@
 """The config of a run."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 from msgspec.structs import force_setattr, replace
@@ -17,6 +17,7 @@ from thetahat.core.errors import ConfigError
 from thetahat.core.plain import tidied
 from thetahat.data.config import DataConfig
 from thetahat.diagnosis.config import DiagnosisConfig
+from thetahat.distribution.limits import HeartbeatConfig
 from thetahat.distribution.mesh import MeshConfig
 from thetahat.generation.config import SamplesConfig
 from thetahat.model.adapters.config import LoRAConfig
@@ -94,6 +95,8 @@ class WatchConfig(Config, kw_only=True):
     """Where else the run is shown, beside its folder: tensorboard, wandb, trackio, mlflow, each by its own library."""
     prompt: str = ""
     """A text that is continued when training ends; empty: none."""
+    heartbeat: HeartbeatConfig = HeartbeatConfig()
+    """How long several ranks wait for one that is lost or hangs."""
 
     def evaluates(self, step: int, num_steps: int) -> bool:
         """Whether the held-out part is scored after this step."""
@@ -224,6 +227,8 @@ class RunConfig(Config, kw_only=True):
     """Where else the run is shown, beside its folder: tensorboard, wandb, trackio, mlflow, each by its own library."""
     prompt: str = ""
     """A text that is continued when training ends; empty: none."""
+    heartbeat: HeartbeatConfig = HeartbeatConfig()
+    """How long several ranks wait for one that is lost or hangs."""
 
     def __post_init__(self) -> None:
         force_setattr(self, "base", self.base and tidied(self.base))
@@ -251,7 +256,7 @@ class RunConfig(Config, kw_only=True):
     def watch(self) -> WatchConfig:
         """What may change when the run is resumed."""
         times = EvaluationTimes(**{name: getattr(self.evaluation, name) for name in EvaluationTimes.__struct_fields__})
-        names = ("checkpoint", "ledger", "diagnosis", "samples", "track", "prompt")
+        names = ("checkpoint", "ledger", "diagnosis", "samples", "track", "prompt", "heartbeat")
         return WatchConfig(evaluation=times, **{name: getattr(self, name) for name in names})
 
     @property
@@ -269,7 +274,8 @@ class RunConfig(Config, kw_only=True):
         usual = WatchConfig()
         times = {name: getattr(usual.evaluation, name) for name in EvaluationTimes.__struct_fields__}
         evaluation = replace(self.evaluation, **times)
-        watch = {name: getattr(usual, name) for name in ("checkpoint", "ledger", "samples", "track", "prompt")}
+        names = ("checkpoint", "ledger", "samples", "track", "prompt", "heartbeat")
+        watch: dict[str, Any] = {name: getattr(usual, name) for name in names}
         watch["mesh"] = MeshConfig()
         acting = self.diagnosis
         watch["diagnosis"] = DiagnosisConfig(policies=acting.acting, rewind_batches=acting.rewind_batches)

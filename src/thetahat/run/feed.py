@@ -8,6 +8,7 @@ from typing import final
 from torch import Tensor
 
 from thetahat.core.batch import Batch
+from thetahat.distribution import heartbeat
 from thetahat.distribution.world import World
 from thetahat.run.prepare import Prepared
 
@@ -33,6 +34,7 @@ class Feed:
 
     def batches(self, step: int) -> list[Batch]:
         """The micro-batches of this rank for the update after `step` updates."""
+        heartbeat.at("data", step + 1)
         began = time.perf_counter()
         self._now = fed = self._take(step)
         self.waited = time.perf_counter() - began

@@ -14,6 +14,7 @@ from thetahat.data.corpus.corpus import Corpus
 from thetahat.data.corpus.subset import part_of_corpus
 from thetahat.diagnosis.alarms.again import Again
 from thetahat.diagnosis.alarms.alarm import Alarm
+from thetahat.distribution import heartbeat
 from thetahat.distribution.pieces import is_sharded
 from thetahat.distribution.world import ALONE, World
 from thetahat.run.base import load_base, new_tokens, resolved
@@ -159,6 +160,7 @@ def go_back(run: Running, alarms: Sequence[Alarm]) -> None:
     does what this does. Raises StoppedError where no checkpoint is old enough.
     """
     state, folder, world = run.state, run.folder, run.world
+    heartbeat.at("rewind")
     world.first_does(lambda: _decide(run, alarms))
     newest = find_newest(folder, state.config, world)
     assert newest

@@ -10,6 +10,7 @@ import torch
 from thetahat.core import store
 from thetahat.core.batch import Batch
 from thetahat.core.errors import NonFiniteError, StoppedError
+from thetahat.distribution import heartbeat
 from thetahat.distribution.world import World, join_world
 from thetahat.ledger.evaluated import Evaluated, better
 from thetahat.ledger.summary import Summary, summarize
@@ -54,6 +55,7 @@ def train(
     folder, config = choose_folder(config, folder, fresh=fresh), resolved(config)
     device, world = set_up(config), join_world(config.device, config.mesh)
     with ExitStack() as held:
+        held.enter_context(heartbeat.naming_lost_ranks(config.heartbeat))
         world.first_does(lambda: store.make_folder(folder.parent))
         world.first_does(lambda: held.enter_context(store.holding(folder)))
         run = start_or_resume(config, folder, device, world)
@@ -109,6 +111,7 @@ def _watched(run: Running, batches: Sequence[Batch]) -> Generator[tuple[Note | N
     Where an alarm ends the run it is written down first, and what was trained before it is saved.
     """
     state, watch = run.state, run.watch
+    heartbeat.at("forward and backward", state.step + 1, "stall")
     note = run.ledger.note(state.step + 1)
     if watch is None:
         yield note, Skipping(state.config.skip_steps) if state.config.skip_steps else None
@@ -207,6 +210,7 @@ def _averaged(state: State) -> Generator[None]:
 def _log_step(run: Running, done: StepReport, clock: _Clock) -> None:
     """Logs a step, and notes whether an evaluation is due after it."""
     state = run.state
+    heartbeat.at("log", state.step)
     spent = clock.tick()
     if run.log or (run.watch and run.watch.again):  # else the host need not wait for the numbers
         read = run.prepared.sources(done.step)
@@ -230,6 +234,7 @@ def _evaluate(run: Running, clock: _Clock, hooks: ScoringHooks, *, is_saved: boo
     Only a checkpoint that an uninterrupted run saves too can be the best.
     """
     state = run.state
+    heartbeat.at("evaluation", state.step)
     try:
         held_out, sources = evaluate(run, hooks)
     except Abandoned:
@@ -263,6 +268,7 @@ def _agree(stop: Stop, is_late: bool, world: World) -> int:
 def _save(run: Running) -> Path | None:
     """Saves on the first rank; if that fails, all ranks raise."""
     state, keep = run.state, run.state.config.checkpoint.keep
+    heartbeat.at("save", state.step)
     check_parameters(state)
     run.ledger.write(state.step, run.world)
     tensors = tensors_of(state)

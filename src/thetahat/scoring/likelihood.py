@@ -18,6 +18,7 @@ from thetahat.core.transfer import later, onto
 from thetahat.data.corpus.corpus import Corpus, Ints
 from thetahat.data.order.pack import Pieces, enumerate_counts
 from thetahat.data.order.plan import gather, plan_scoring
+from thetahat.distribution import heartbeat
 from thetahat.distribution.pieces import is_sharded, reading
 from thetahat.distribution.world import ALONE, World
 from thetahat.ledger.ledger import LedgerRow, blocks_of
@@ -130,6 +131,7 @@ def score_corpus(
                 hooks.journal.add(number, scored)
             done += reader.num_tokens(number)
             hooks.shows(done, total)
+            heartbeat.moves()
     if world.any(hooks.stops()):
         raise Abandoned
     return _likelihoods(world.sum(torch.from_numpy(found)).numpy(), corpus)

@@ -17,6 +17,7 @@ REQUIRED = "required"
 CHAPTERS: Mapping[str, str] = {
     "": "README.md#on-your-own-text",
     "seed": "README.md#the-run-folder",
+    "heartbeat": "docs/06-runs.md#when-a-rank-is-lost",
     "device": "README.md#on-your-own-text",
     "threads": "README.md#the-run-folder",
     "deterministic": "docs/01-the-objective.md#what-rounding-does",

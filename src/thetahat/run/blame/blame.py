@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from thetahat.core.errors import NonFiniteError
+from thetahat.distribution import heartbeat
 from thetahat.distribution.pieces import piece, sum_over_pieces, undivided
 from thetahat.run.blame.alone import MicroBatch, alone_in, noise_of
 from thetahat.run.blame.first import Fault, first_fault
@@ -69,6 +70,7 @@ def _culprits(state: State, batches: Sequence[MicroBatch], divisor: float) -> It
 
 def non_finite_error(state: State, batches: Sequence[MicroBatch], divisor: float) -> NonFiniteError:
     """The error that names the step and its causes."""
+    heartbeat.at("search for what is not finite")
     step = f"step {state.step + 1}: the likelihood or its gradient is not finite; nothing was updated"
     found = blame(state, batches, divisor)
     return NonFiniteError(f"{step}. {found}", cure=_CURE, module=found.module)
