@@ -80,6 +80,7 @@ if TYPE_CHECKING:
         RunConfig as RunConfig,
         WatchConfig as WatchConfig,
     )
+    from thetahat.run.cost.mesh import Mesh as Mesh
     from thetahat.run.prepare import prepare as prepare
     from thetahat.run.state import first_model as first_model
     from thetahat.run.step import weigh as weigh
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from thetahat.verbs.choose import choose as choose
     from thetahat.verbs.classify import classify as classify
     from thetahat.verbs.compare import compare as compare
+    from thetahat.verbs.cost import Machines as Machines, cost as cost
     from thetahat.verbs.diagnose import diagnose as diagnose
     from thetahat.verbs.evaluate import evaluate as evaluate
     from thetahat.verbs.explain import explain as explain
@@ -125,6 +127,7 @@ VERBS = {
     "influence": "verbs.influence",
     "replay": "verbs.replay",
     "info": "verbs.info",
+    "cost": "verbs.cost",
     "diagnose": "verbs.diagnose",
     "report": "verbs.report",
     "watch": "verbs.watch",
@@ -146,6 +149,8 @@ PARTS = {  # of a loop or a model of one's own
     "evaluate": "verbs.evaluate",
     "join_world": "distribution.world",
     "World": "distribution.world",
+    "Machines": "verbs.cost",
+    "Mesh": "run.cost.mesh",
     "Model": "objective.objective",
     "Head": "model.layers.head",
     "check_model": "verbs.check_model",

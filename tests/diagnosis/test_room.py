@@ -50,7 +50,8 @@ def test_what_is_proposed_fits_and_changes_no_more_than_it_must(prepared):
             continue
         assert needed_of(prepared, override(prepared.config, typed.split())).total <= free
         assert ("data.context" in typed) == (
-            needed_of(prepared, override(prepared.config, ["micro_batch_size=1"])).total > free
+            needed_of(prepared, override(prepared.config, ["micro_batch_size=1", "objective.chunk_size=1024"])).total
+            > free
         )
     assert "MODEL" in fitting(prepared, 0)
 

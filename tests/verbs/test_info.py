@@ -2,16 +2,14 @@
 
 import json
 import sys
-import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from msgspec.structs import replace
 from safetensors.torch import load_file
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from benchmarks.cost import Living
 from tests.examples import SENTENCE, run_config
 from tests.verbs.test_families import LABELS, PAIRS, TEXTS
 from thetahat.cli.main import main
@@ -36,32 +34,6 @@ from thetahat.verbs.info import info
 SHAPE = {"num_layers": 2, "width": 48, "num_heads": 4, "num_kv_heads": 2, "head_width": 16, "inner_width": 96}
 DECODER, ENCODER = DecoderConfig(**SHAPE), EncoderConfig(**SHAPE)
 PAIR = EncoderDecoderConfig(**SHAPE, num_encoder_layers=2)
-
-
-class Living(TorchDispatchMode):
-    """The bytes of all tensors that live, and the most there were."""
-
-    def __init__(self):
-        super().__init__()
-        self.sizes, self.now, self.most = {}, 0, 0
-
-    def note(self, tensor):
-        storage = tensor.untyped_storage()
-        if (key := storage._cdata) not in self.sizes:
-            self.sizes[key] = storage.nbytes()
-            self.now += storage.nbytes()
-            self.most = max(self.most, self.now)
-            weakref.finalize(storage, self.drop, key)
-
-    def drop(self, key):
-        self.now -= self.sizes.pop(key, 0)
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        out = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor):
-                self.note(leaf)
-        return out
 
 
 KINDS = {

@@ -12,7 +12,7 @@ from thetahat.cli.hints import OF_CONFIGS
 from thetahat.cli.words import emit
 from thetahat.core.errors import ConfigError
 
-OF_ALL_KEYS = (*OF_CONFIGS, "info")
+OF_ALL_KEYS = (*OF_CONFIGS, "info", "cost")
 OF_FILES = ("DATA", "FILE", "CONFIG", "TEXT", "A B")  # in the words for what a command takes
 OF_FOLDERS = ("MODEL", "RUN", "DIR", "FOLDER")
 PLACES = ("data.train", "data.held_out", "data.tokenizer", "data.chat.template", "base")

@@ -55,7 +55,7 @@ def _look(words: list[str], *, digests: bool) -> "Info":
 
     names, pairs = split_words(words)
     name = names[0] if names else ""
-    if not names or name in RECIPES or name.endswith(".toml") or not _is_model(name):
+    if not names or name in RECIPES or name.endswith(".toml") or not is_model(name):
         config = find_config(words)
         from thetahat.verbs.info import info as look
 
@@ -63,15 +63,15 @@ def _look(words: list[str], *, digests: bool) -> "Info":
     refuse_absent(name)
     from thetahat.verbs.info import info as look
 
-    return look(name, training=_training(name, pairs), digests=digests)
+    return look(name, training=training_of(name, pairs), digests=digests)
 
 
-def _is_model(name: str) -> bool:
+def is_model(name: str) -> bool:
     """Whether a name is meant as that of a model: a folder, RUN@STEP, or one of the hub."""
     return name.startswith("hf:") or os.path.isdir(name) or "@" in name or "/" in name
 
 
-def _training(name: str, pairs: list[str]) -> "RunConfig":
+def training_of(name: str, pairs: list[str]) -> "RunConfig":
     """The config that the model was trained by, or would be, with what was typed."""
     from thetahat.core.config import override
     from thetahat.recipes.fine_tuning import fine_tuning
@@ -96,7 +96,7 @@ def _show(found: "Info") -> None:
     show_table(rows, columns)
     if found.training:
         emit("")
-        _show_training(found.training)
+        _showtraining_of(found.training)
     emit("")
     asked = found.inference
     of_text = f"{sized(asked.cache_per_token)} a token, {sized(asked.cache)} for that text"
@@ -151,7 +151,7 @@ def _vocabulary(found: "Info") -> str:
     return f"{tokens['vocab_size']:,} tokens{rows}{named}"
 
 
-def _show_training(needed: "Training") -> None:
+def _showtraining_of(needed: "Training") -> None:
     at_once = f"{needed.num_rows:,} rows of {needed.context:,} positions at once"
     show_values({
         "memory to train it": f"{sized(needed.total)}, with {at_once}",

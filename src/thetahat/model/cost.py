@@ -1,13 +1,21 @@
 """Counts that need no weights: parameters and floating-point operations."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
+from thetahat.model.adapters.lora import LowRank
 from thetahat.model.build import LanguageModel, build_model
-from thetahat.model.config import EncoderDecoderConfig, ModelConfig
+from thetahat.model.config import EncoderConfig, EncoderDecoderConfig, ModelConfig
 from thetahat.model.encoder_decoder import EncoderDecoder
 from thetahat.model.stack import Stack
+
+Pairs = Literal["all", "window", "visible"]
+"""Which pairs of positions count in attention: all of a piece, as an unfused kernel multiplies them; those within the
+window of a layer, as is the convention; or those alone that are visible, as a fused kernel does.
+"""
 
 
 def parameters_by_part(model: nn.Module) -> dict[str, int]:
@@ -52,27 +60,95 @@ def flops_per_token(config: ModelConfig, vocab_size: int, context: int) -> int:
     the target with a source as long. $T_a$ is `context`, or the positions that a layer's distance lets it see. The
     convention of PaLM's appendix B (arXiv 2204.02311): attention counts as if it were not causal.
     """
-    seen = [min(context, 1 + (mixer.distance or context)) for mixer in map(config.mixer, range(config.num_layers))]
+    seen = positions_seen(config, context, "window", context, context)
+    return 6 * matrix_weights(build_model(config, vocab_size)) + round(3 * attention_flops(config, sum(seen)))
+
+
+def attention_flops(config: ModelConfig, seen: int | float) -> int | float:
+    r"""Of the forward pass, for a position that sees so many in all attentions together: $4\,H K \sum_a T_a$.
+
+    Scores and the sums over values are two products; the backward pass has four.
+    """
+    return 4 * config.num_heads * config.head_width * seen
+
+
+def positions_seen(
+    config: ModelConfig,
+    piece: int | float,
+    pairs: Pairs,
+    source_piece: int | float = 0,
+    source: int | float = 0,
+    share: int | float = 1,
+) -> list[int | float]:
+    """How many positions a position sees in each attention, where what stands apart has `piece` positions.
+
+    In an encoder-decoder, for each position of the target: its own, the encoder's for the `share` of positions that the
+    source has, in pieces of `source_piece`, and the `source` of the row, all of which is multiplied under a mask.
+    """
+    mixers = [config.mixer(layer) for layer in range(config.num_layers)]
+    both_ways = isinstance(config, EncoderConfig)
+    seen = [_seen(mixer.distance, piece, pairs, both_ways=both_ways) for mixer in mixers]
     if isinstance(config, EncoderDecoderConfig):
-        encoder = map(config.mixer, range(config.num_encoder_layers))
-        seen += [min(context, 1 + 2 * (mixer.distance or context)) for mixer in encoder]
-        seen += [context] * config.num_layers
-    weights = matrix_weights(build_model(config, vocab_size))
-    return 6 * weights + 12 * config.num_heads * config.head_width * sum(seen)
+        encoder = [config.mixer(layer) for layer in range(config.num_encoder_layers)]
+        seen += [share * _seen(mixer.distance, source_piece, pairs, both_ways=True) for mixer in encoder]
+        seen += [source] * config.num_layers
+    return seen
+
+
+def _seen(distance: int | None, piece: int | float, pairs: Pairs, *, both_ways: bool) -> int | float:
+    r"""The mean over a piece of n positions, with a distance d of which each sees $w = \min(n, d + 1)$ to one side.
+
+    Visible are causally $w - w (w - 1) / 2n$, and in both directions $2w - 1 - w (w - 1) / n$.
+    """
+    if pairs == "all":
+        return piece
+    width = min(piece, 1 + distance) if distance is not None else piece
+    if pairs == "window":
+        return min(piece, 2 * width - 1) if both_ways and distance is not None else width
+    lost = width * (width - 1) / piece
+    return 2 * width - 1 - lost if both_ways else width - lost / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Numbers in matrices by how often they are multiplied: once a position of the target, of the source, a target."""
+
+    stack: int  # with every position of the stack that the head reads
+    source: int  # with every position that an encoder reads
+    head: int  # with every target
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.stack + self.source + self.head
+
+
+def weights_of(model: LanguageModel, *, trained: bool = False) -> Weights:
+    """Those of a model, or only those that are `trained`: a shared layer as often as it is read."""
+    stack = _of_stack(model, trained) + sum(_matrices(one, trained) for one in (model.transform,) if one)
+    source = 0
+    if isinstance(model, EncoderDecoder):
+        source = _of_stack(model.encoder, trained)
+        for layer in range(model.num_layers):
+            cross = model.block(layer).cross_attention
+            of_source = _matrices(cross.key, trained) + _matrices(cross.value, trained)
+            stack, source = stack - of_source, source + of_source
+    head = model.head.weight
+    return Weights(stack, source, head.numel() if head.requires_grad or not trained else 0)
 
 
 def matrix_weights(model: LanguageModel) -> int:
     """Of all matrices that a token is multiplied with: a shared layer as often as it is read."""
-    stacks: list[Stack] = [model, model.encoder] if isinstance(model, EncoderDecoder) else [model]
-    total = model.head.weight.numel()
-    for stack in stacks:
-        times_read = stack.num_layers // len(stack.blocks)
-        inside = times_read * _matrices(stack.blocks)
-        total += inside + sum(
-            _matrices(one) for one in (stack.widen, model.transform if stack is model else None) if one
-        )
-    return total
+    return weights_of(model).total
 
 
-def _matrices(module: nn.Module) -> int:
-    return sum(one.weight.numel() for one in module.modules() if isinstance(one, nn.Linear))
+def _of_stack(stack: Stack, trained: bool) -> int:
+    times_read = stack.num_layers // len(stack.blocks)
+    return times_read * _matrices(stack.blocks, trained) + (_matrices(stack.widen, trained) if stack.widen else 0)
+
+
+def _matrices(module: nn.Module, trained: bool) -> int:
+    matrices = [one.weight for one in module.modules() if isinstance(one, nn.Linear)]
+    for one in module.modules():
+        matrices += [one.lora_in, one.lora_out] if isinstance(one, LowRank) else []
+    return sum(one.numel() for one in matrices if one.requires_grad or not trained)

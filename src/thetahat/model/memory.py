@@ -29,19 +29,24 @@ def widths_of(dtype: Dtype) -> Widths:
     return Widths(full, 2 if dtype == "bfloat16" else full)
 
 
-def kept_per_position(config: ModelConfig, dtype: Dtype, context: int, source_context: int = 0) -> float:
+def kept_per_position(
+    config: ModelConfig, dtype: Dtype, context: int, source_context: int = 0, *, masks: bool = False
+) -> float:
     r"""Bytes that one position of a row keeps for the backward pass, logits apart.
 
     With D, F, H, G, K as in the config, and full and product the bytes of a number (`Widths`), a layer keeps
     $\text{product} \cdot (2D + 2HK + 3GK) + \text{full} \cdot H$ and $4F \cdot \text{product}$ (2F without a gate, F of
     a ReLU); a norm over w numbers keeps its input and, of the RMS kind, what it divided: $\text{full} \cdot (1 + 1) w$.
     A cap or a bias of the scores keeps them whole, H T numbers twice. In an encoder-decoder a position of the target
-    has its share of the source that the encoder read: `source_context` / `context`.
+    has its share of the source that the encoder read: `source_context` / `context`. With `masks`, as on a CPU, a layer
+    whose window is shorter than the row keeps its mask, $\text{product} \cdot T$, beside the relation, T bytes.
     """
     sizes = widths_of(dtype)
     reads = isinstance(config, EncoderDecoderConfig)
     kept = config.num_layers * _of_layer(config, sizes, context)
     kept += _around(config, sizes, context) + sizes.product * config.width
+    if masks:
+        kept += _masks(config, sizes, context)
     if reads:
         share = source_context / context
         states = config.num_encoder_layers * _of_layer(config, sizes, source_context)
@@ -79,11 +84,19 @@ def _of_cross(config: TransformerConfig, sizes: Widths, source_context: int) -> 
     """Of a layer's attention to a source, beside the keys and values, which belong to the source."""
     queries = config.num_heads * config.head_width
     kept = NORMS[config.placement] // 2 * _norm(config, config.width, sizes)
-    kept += sizes.product * (config.width + 2 * queries) + _scores(config, sizes, source_context)
+    scores = 2.0 * sizes.product * source_context if config.attention.cap is not None else sizes.full
+    kept += sizes.product * (config.width + 2 * queries) + config.num_heads * scores  # no positions, so no bias
     kept += source_context  # the mask
     if config.attention.query_key_norm != "none":
         kept += _norm(config, queries, sizes)
     return kept + _dropped(config, sizes, 1)
+
+
+def _masks(config: TransformerConfig, sizes: Widths, context: int) -> float:
+    """What windows hide, as the kernel reads it."""
+    distances = [config.mixer(layer).distance for layer in range(config.num_layers)]
+    hiding = [one for one in distances if one is not None and one < context - 1]
+    return float(sizes.product * context * len(hiding) + context * len(set(hiding)))
 
 
 def _scores(config: TransformerConfig, sizes: Widths, context: int) -> float:

@@ -12,11 +12,7 @@ from thetahat.core.errors import ModelError, ThetahatError
 from thetahat.core.plain import fields_as_json
 from thetahat.data.chat.template import load_template
 from thetahat.data.config import ChatConfig
-from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer
 from thetahat.interop.files import stored_in
-from thetahat.model.adapters.lora import adapt, freeze
-from thetahat.model.adapters.rows import train_new_rows
-from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.config import ModelConfig
 from thetahat.model.cost import flops_per_token, parameters_by_part
 from thetahat.run.config import RunConfig
@@ -25,7 +21,7 @@ from thetahat.run.folder.config import read_config
 from thetahat.run.folder.files import STATE, read_progress
 from thetahat.run.folder.moved import find_checkpoint_again, run_of, shown
 from thetahat.run.folder.stored import Checkpoint, Foreign, StoredModel, find_model
-from thetahat.run.prepare import special_tokens
+from thetahat.verbs.asked import Asked, look_at
 
 FARTHEST = 32  # generations of a lineage
 
@@ -76,21 +72,6 @@ class Info:
         return fields_as_json(self)
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What is looked at: a model, trained or not, with the config that it was, or would be, trained by."""
-
-    name: str
-    model: ModelConfig
-    config: RunConfig | None
-    stored: StoredModel | None
-    tokenizer: Tokenizer | None
-    num_rows: int  # of the table of tokens
-    labels: tuple[str, ...]
-    context: int
-    chat: ChatConfig | None
-
-
 def info(what: str | RunConfig, *, training: RunConfig | None = None, digests: bool = False) -> Info:
     """What a MODEL or a config is. Of weights only the headers of their files are read.
 
@@ -98,8 +79,8 @@ def info(what: str | RunConfig, *, training: RunConfig | None = None, digests: b
     manifest of a checkpoint; those of other folders are computed if `digests` asks for it. Raises ModelError for what
     is no model, and for a damaged one.
     """
-    asked = _of_config(what) if isinstance(what, RunConfig) else _of_model(what, training)
-    model = _on_meta(asked)
+    asked = look_at(what, training)
+    model = asked.on_meta()
     config, stored = asked.config, asked.stored
     made_by = stored.run if stored else config  # not what a training that is only thought of would begin with
     parts = parameters_by_part(model)
@@ -129,42 +110,6 @@ def info(what: str | RunConfig, *, training: RunConfig | None = None, digests: b
 def fields_of(config: Any) -> dict[str, Any]:
     """The fields of a config as they are."""
     return {name: getattr(config, name) for name in config.__struct_fields__}
-
-
-def _of_config(config: RunConfig) -> _Asked:
-    """A config: its vocabulary is what it asks for, or that of its tokenizer or base."""
-    model, base, tokenizer = config.model, None, None
-    if config.base:
-        base = find_model(config.base, deep=False)
-        model, tokenizer = base.card.model, base.tokenizer()
-    elif config.data.tokenizer:
-        tokenizer = load_tokenizer(Path(config.data.tokenizer))
-    if tokenizer:
-        tokenizer = tokenizer.with_special_tokens(special_tokens(config))
-    size = tokenizer.vocab_size if tokenizer else config.data.vocab_size
-    rows = max(size, (base.card.num_rows or 0) if base else 0)
-    labels, data = config.data.labels, config.data
-    return _Asked(config.recipe, model, config, None, tokenizer, rows, labels, data.context, data.chat)
-
-
-def _of_model(name: str, training: RunConfig | None) -> _Asked:
-    stored = find_model(name, deep=False)
-    card, tokenizer = stored.card, stored.tokenizer()
-    rows = max(tokenizer.vocab_size, card.num_rows or 0)
-    config = training or stored.run
-    return _Asked(name, card.model, config, stored, tokenizer, rows, card.labels, card.context, card.chat)
-
-
-def _on_meta(asked: _Asked) -> LanguageModel:
-    """The model as it is trained, without memory: with its adapter, and with what is frozen."""
-    model, config = build_model(asked.model, asked.num_rows, len(asked.labels)), asked.config
-    if config and config.adapter:
-        adapt(model, config.adapter, config.seed, len(asked.labels))
-    if config:
-        freeze(model, config.frozen)
-        if asked.tokenizer and config.base_vocab_size and asked.tokenizer.vocab_size > config.base_vocab_size:
-            train_new_rows(model, asked.num_rows - config.base_vocab_size, len(asked.labels))
-    return model
 
 
 def _shape(model: ModelConfig) -> dict[str, Any]:
@@ -228,7 +173,7 @@ def _lineage(config: RunConfig, folder: Path) -> Sequence[Ancestor]:
     return found
 
 
-def _tokenizer(asked: _Asked) -> dict[str, Any]:
+def _tokenizer(asked: Asked) -> dict[str, Any]:
     tokenizer = asked.tokenizer
     if tokenizer is None:
         return {"vocab_size": asked.num_rows, "is_trained": False}

@@ -1,13 +1,16 @@
 """How much memory a model needs, in training and when it is asked; the formulas are those of `model/memory.py`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from thetahat.core.plain import fields_as_json
+from thetahat.model.attention.attention import Attention
 from thetahat.model.build import LanguageModel
 from thetahat.model.config import EncoderConfig, EncoderDecoderConfig
 from thetahat.model.cost import matrix_weights
+from thetahat.model.layers.mlp import MLP
 from thetahat.model.memory import cache_bytes, kept_of_matrices, kept_per_position, logit_bytes, widths_of
 from thetahat.optimization.config import Muon
 from thetahat.optimization.groups import group_parameters
@@ -74,8 +77,10 @@ def training_memory(
     kinds = {name: "muon" if isinstance(getattr(rules, name), Muon) else "adamw" for name in groups}
     sizes = {name: sum(one.numel() for one in held.values()) for name, held in groups.items()}
     num_rows = min(config.micro_batch_size or config.batch_size, config.batch_size)
+    unread = widths_of(config.dtype).product * unread_inputs(model)
     positions = num_rows * config.data.context if most is None else min(num_rows * config.data.context, most)
-    kept = kept_per_position(model.config, config.dtype, config.data.context, config.data.source_room)
+    data, on_cpu = config.data, config.device == "cpu"
+    kept = kept_per_position(model.config, config.dtype, data.context, data.source_room, masks=on_cpu)
     targets = min(config.objective.factorization.expected_targets(num_rows, config.data.context), positions)
     chunk = config.objective.chunk_size
     muon = [one for name, held in groups.items() if kinds[name] == "muon" for one in held.values()]
@@ -84,12 +89,32 @@ def training_memory(
         gradients=full * sum(sizes.values()),
         optimizer=full * sum(SLOTS[kinds[name]] * size for name, size in sizes.items()),
         average=full * sum(sizes.values()) if rules.ema is not None else 0,
-        activations=round(kept * positions) + kept_of_matrices(matrix_weights(model), config.dtype),
+        activations=round((kept - unread) * positions) + kept_of_matrices(matrix_weights(model), config.dtype),
         logits=logit_bytes(num_labels or vocab_size, min(targets, chunk or targets), config.dtype),
         update=full * (sum(one.numel() for one in muon) + STACK * _largest_stack(muon)),
         num_rows=num_rows,
         context=config.data.context,
     )
+
+
+def unread_inputs(model: LanguageModel) -> int:
+    """Numbers that a position need not keep since all the matrices that read them are frozen."""
+    total = 0
+    for module in model.modules():
+        if isinstance(module, MLP):
+            readers = [module.up, *([module.gate] if module.gate else [])]
+            total += _unread([module.down]) + _unread(readers)
+        elif isinstance(module, Attention):  # what its output map reads the kernel keeps anyway
+            total += _unread([module.query, module.key, module.value])
+    return total
+
+
+def _unread(readers: Sequence[nn.Module]) -> int:
+    """The width of what these maps read, where none of them, nor an adapter beside one, is trained."""
+    if any(one.requires_grad for reader in readers for name, one in reader.named_parameters() if "bias" not in name):
+        return 0
+    first = readers[0]
+    return first.in_features if isinstance(first, nn.Linear) else 0
 
 
 def _largest_stack(matrices: list[nn.Parameter]) -> int:

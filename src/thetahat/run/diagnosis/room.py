@@ -3,18 +3,17 @@
 from logging import getLogger
 
 import torch
-from msgspec.structs import replace
 
 from thetahat.core.plain import counted, sized
 from thetahat.distribution.world import World
 from thetahat.run.config import RunConfig
+from thetahat.run.diagnosis.fitting import fitting_pairs
 from thetahat.run.diagnosis.needed import Training, training_memory
 from thetahat.run.machine import free_memory
 from thetahat.run.prepare import Prepared
 from thetahat.run.state import first_model
 
 WORTH_SAYING = 0.5  # of the memory that is free
-SHORTEST = 32  # positions of a context that is proposed
 
 logger = getLogger("thetahat")
 
@@ -44,16 +43,5 @@ def needed_of(prepared: Prepared, config: RunConfig) -> Training:
 
 
 def fitting(prepared: Prepared, free: int) -> str:
-    """The KEY=VALUE pairs that change least and need no more than this: fewer rows at once, then a shorter context."""
-    config = prepared.config
-    rows = min(config.micro_batch_size or config.batch_size, config.batch_size)
-    while rows > 1:
-        rows //= 2
-        if needed_of(prepared, replace(config, micro_batch_size=rows)).total <= free:
-            return f"micro_batch_size={rows}"
-    context = 1 << (config.data.context - 1).bit_length()
-    while (context := context // 2) >= SHORTEST:
-        smaller = replace(config, micro_batch_size=1, data=replace(config.data, context=context))
-        if context < config.data.context and needed_of(prepared, smaller).total <= free:
-            return f"data.context={context} micro_batch_size=1"
-    return "a smaller model, or base=MODEL adapter.rank=8"
+    """The KEY=VALUE pairs that change least and need no more than this."""
+    return fitting_pairs(prepared.config, lambda config: needed_of(prepared, config).total, free)

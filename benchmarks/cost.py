@@ -1,0 +1,273 @@
+"""How close `thetahat cost` comes to steps that were made: parameters, operations and memory over a grid of configs.
+
+    python benchmarks/cost.py [--out benchmarks/results/cost.json]
+
+Each case makes a real step of two micro-batches on the CPU, the trainer's own `step` on the trainer's own batches.
+
+- Operations are those that torch's FlopCounterMode counts of the step, its update included, with attention by the
+  unfused kernel: the counter knows no fused kernel of the CPU and would count it as nothing.
+- Memory is the largest sum of the bytes of all storages that live at one time, parameters, optimizer state and batches
+  included: a TorchDispatchMode sees every tensor that an operation returns, and a finalizer when its storage goes. It
+  is exact for what the allocator is asked for, and knows nothing of its rounding, of fragments, or of scratch memory
+  within a kernel.
+
+The estimate is asked for the shape of the batch that was read: rows, positions, and the mean length of a piece.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import tempfile
+import time
+import weakref
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from msgspec.structs import replace
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from thetahat.core.config import override
+from thetahat.data.config import DataConfig
+from thetahat.distribution.world import World
+from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
+from thetahat.model.size import num_parameters
+from thetahat.objective.config import Causal, Conditional, Labels, Masked, ObjectiveConfig
+from thetahat.recipes.quickstart import quickstart
+from thetahat.run.config import RunConfig
+from thetahat.run.cost.operations import Pieces, operations_of
+from thetahat.run.diagnosis.needed import training_memory
+from thetahat.run.prepare import Prepared, prepare
+from thetahat.run.state import first_model, first_state
+from thetahat.run.step import step
+
+SMALL = {"num_layers": 2, "width": 64, "num_heads": 4, "num_kv_heads": 4, "head_width": 16, "inner_width": 160}
+MEDIUM = {"num_layers": 4, "width": 128, "num_heads": 8, "num_kv_heads": 2, "head_width": 16, "inner_width": 352}
+LARGE = {"num_layers": 6, "width": 192, "num_heads": 6, "num_kv_heads": 6, "head_width": 32, "inner_width": 512}
+ADAMW = [
+    *("optimization.matrices.kind=adamw", "optimization.matrices.learning_rate=0.001"),
+    "optimization.matrices.weight_decay=0.1",
+]
+TIED, UNTIED = ["model.ties_embeddings=true"], ["model.ties_embeddings=false"]
+PLAIN = ["model.norm.kind=layer", "model.mlp.is_gated=false", "model.mlp.activation=gelu"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A config: the shape, its kind, KEY=VALUE, and how many words a document has."""
+
+    shape: dict
+    pairs: list
+    kind: str = "decoder"
+    words: int = 800  # of a document; more than a row: rows are full, one piece each
+
+
+GRID = {
+    "small, tied": Case(SMALL, TIED),
+    "small, untied, AdamW": Case(SMALL, [*UNTIED, *ADAMW]),
+    "grouped queries": Case(MEDIUM, TIED),
+    "one group, untied": Case(MEDIUM, [*UNTIED, "model.num_kv_heads=1"]),
+    "large": Case(LARGE, TIED),
+    "large, chunked head": Case(LARGE, [*TIED, "objective.chunk_size=64"]),
+    "large, bfloat16": Case(LARGE, [*TIED, "dtype=bfloat16"]),
+    "chunked head, bfloat16, AdamW": Case(MEDIUM, [*UNTIED, *ADAMW, "dtype=bfloat16", "objective.chunk_size=100"]),
+    "long rows": Case(SMALL, [*TIED, "data.context=1024", "micro_batch_size=1"]),
+    "long rows, window of 128": Case(
+        SMALL, [*TIED, "data.context=1024", "micro_batch_size=1", "model.layers=[{distance=128},{}]"]
+    ),
+    "packed documents of 30 words": Case(MEDIUM, TIED, words=30),
+    "packed documents of 90 words": Case(SMALL, [*TIED, "data.context=512", "micro_batch_size=2"], words=90),
+    "layer norms, plain network": Case(MEDIUM, [*TIED, *PLAIN]),
+    "sandwich, no query-key norm": Case(
+        MEDIUM, [*TIED, "model.placement=sandwich", "model.attention.query_key_norm=none"]
+    ),
+    "capped scores": Case(MEDIUM, [*TIED, "model.attention.cap=50"]),
+    "frozen embeddings and network": Case(MEDIUM, [*UNTIED, 'frozen=["embedding.*", "blocks.*.mlp.*"]']),
+    "moving average": Case(MEDIUM, [*TIED, *ADAMW, "optimization.ema=0.99"]),
+    "masked encoder": Case(MEDIUM, TIED, "masked"),
+    "masked encoder, norms behind": Case(LARGE, [*TIED, "model.placement=post", *PLAIN], "masked"),
+    "labels": Case(SMALL, TIED, "labels", words=60),
+    "encoder-decoder": Case(SMALL, TIED, "pairs", words=55),
+    "encoder-decoder, medium, untied": Case(MEDIUM, UNTIED, "pairs", words=55),
+    "encoder-decoder, relative positions": Case(
+        SMALL, [*TIED, "model.attention.relative.num_buckets=32"], "pairs", words=80
+    ),
+    "encoder-decoder, bfloat16": Case(MEDIUM, [*TIED, "dtype=bfloat16"], "pairs", words=55),
+}
+KINDS = {
+    "decoder": (DecoderConfig, Causal()),
+    "masked": (EncoderConfig, Masked(rate=0.3)),
+    "labels": (EncoderConfig, Labels()),
+    "pairs": (EncoderDecoderConfig, Conditional()),
+}
+
+
+class Living(TorchDispatchMode):
+    """The bytes of all storages that live, and the most there were."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes, self.now, self.most = {}, 0, 0
+
+    def note(self, tensor):
+        storage = tensor.untyped_storage()
+        if (key := storage._cdata) not in self.sizes:
+            self.sizes[key] = storage.nbytes()
+            self.now += storage.nbytes()
+            self.most = max(self.most, self.now)
+            weakref.finalize(storage, self.drop, key)
+
+    def drop(self, key):
+        self.now -= self.sizes.pop(key, 0)
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(out):
+            if isinstance(leaf, torch.Tensor):
+                self.note(leaf)
+        return out
+
+
+def records(case: Case, number: int) -> list:
+    """Documents of random words, a few thousand of them."""
+    draw = random.Random(1)
+    known = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 7))) for _ in range(900)]
+
+    def text(words):
+        return " ".join(draw.choices(known, k=words))
+
+    match case.kind:
+        case "labels":
+            return [{"text": text(case.words), "label": ("sea", "land", "air")[i % 3]} for i in range(number)]
+        case "pairs":
+            return [{"prompt": text(case.words), "completion": text(case.words * 2 // 3)} for _ in range(number)]
+        case _:  # of unequal lengths where a row holds several, so that rows can be filled
+            spread = case.words // 2 if case.words < 500 else 0
+            return [{"text": text(case.words + draw.randint(-spread, spread))} for _ in range(number)]
+
+
+def prepared_of(case: Case, folder: Path) -> Prepared:
+    """The data of a case, encoded, and its config."""
+    shape, factorization = KINDS[case.kind]
+    number = 8 if case.words > 500 else 3000 // case.words + 40
+    (folder / "data.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records(case, number)))
+    data = DataConfig(
+        train=str(folder / "data.jsonl"), context=128, vocab_size=1200, held_out="none", over_long="split"
+    )
+    if case.kind in {"labels", "pairs"}:
+        data = replace(data, over_long="drop", context=256)
+    more = {"num_encoder_layers": case.shape["num_layers"]} if case.kind == "pairs" else {}
+    config = replace(
+        quickstart(),
+        device="cpu",
+        threads=1,
+        data=data,
+        model=shape(**case.shape, **more),
+        objective=ObjectiveConfig(factorization=factorization),
+        batch_size=8,
+        micro_batch_size=4,
+        prompt="",
+    )
+    config = override(config, case.pairs)
+    if config.micro_batch_size != 4:
+        config = replace(config, batch_size=2 * config.micro_batch_size)
+    (folder / "run").mkdir()
+    return prepare(config, folder / "run", World())
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What was counted and measured, and what was said before."""
+
+    parameters: int
+    parameters_said: int
+    flops: int
+    flops_said: int
+    peak_bytes: int
+    peak_bytes_said: int
+
+
+def compare(case: Case, folder: Path) -> Compared:
+    """One step of a case, measured, and another one, counted."""
+    prepared = prepared_of(case, folder)
+    config, batches, labels = prepared.config, prepared.batches(0, World()), len(prepared.labels)
+    vocab_size = prepared.tokenizer.vocab_size
+    with Living() as living:
+        state = first_state(config, vocab_size, 4, torch.device("cpu"), labels)
+        for batch in batches:
+            batch.map(lambda tensor: (living.note(tensor), tensor)[1])
+        step(state, batches, World())
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        step(state, batches, World())
+    read = as_read(config, batches)
+    model = first_model(read, vocab_size, torch.device("meta"), labels, draws=False)
+    said = operations_of(model, read, pieces_of(batches), "all")
+    return Compared(
+        parameters=sum(one.numel() for one in state.model.parameters()),
+        parameters_said=num_parameters(config.model, vocab_size, labels) if not config.adapter else 0,
+        flops=counter.get_total_flops(),
+        flops_said=round(said.total),
+        peak_bytes=living.most,
+        peak_bytes_said=training_memory(model, read, vocab_size, labels).total,
+    )
+
+
+def as_read(config: RunConfig, batches: list) -> RunConfig:
+    """The config whose full rows are as long as those that were read, in the mean."""
+    inputs = [batch.inputs for batch in batches]
+    context = round(sum(one.tokens.numel() for one in inputs) / sum(len(one.tokens) for one in inputs))
+    source = max((one.source.inputs.tokens.shape[1] for one in inputs if one.source), default=None)
+    rows = len(inputs[0].tokens)
+    data = replace(config.data, context=context, source_context=source)
+    return replace(config, data=data, micro_batch_size=rows, batch_size=sum(len(one.tokens) for one in inputs))
+
+
+def pieces_of(batches: list) -> Pieces:
+    """The mean length of what a position stands in."""
+    sources = [batch.inputs.source.inputs for batch in batches if batch.inputs.source]
+    stack = _mean_length([batch.inputs.visibility for batch in batches])
+    return Pieces(stack, _mean_length([one.visibility for one in sources]) if sources else None)
+
+
+def _mean_length(seen: list) -> float | None:
+    lengths = [one.lengths for one in seen]
+    if any(one is None for one in lengths):
+        return None
+    each = [length for row in lengths for length in row]
+    return sum(length**2 for length in each) / sum(each)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--only", default="")
+    typed = parser.parse_args()
+    os.environ |= {"THETAHAT_CACHE": tempfile.mkdtemp(), "THETAHAT_WORKERS": "1"}
+    torch.set_num_threads(1)
+    found = {}
+    for name, case in GRID.items():
+        if typed.only not in name:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            begun = time.perf_counter()
+            one = compare(case, Path(folder))
+        flops, memory = one.flops_said / one.flops - 1, one.peak_bytes_said / one.peak_bytes - 1
+        found[name] = asdict(one)
+        print(
+            f"{name:38s} {one.parameters:10,d} {one.parameters_said - one.parameters:+d}"
+            f"  {one.flops / 1e9:8.3f} GFLOP {flops:+.1%}  {one.peak_bytes / 1e6:8.2f} MB {memory:+.1%}"
+            f"  {time.perf_counter() - begun:.1f} s",
+            flush=True,
+        )
+    if typed.out:
+        about = {"torch": torch.__version__, "platform": platform.platform()}
+        typed.out.write_text(json.dumps({"about": about, "cases": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

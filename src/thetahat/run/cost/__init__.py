@@ -1,0 +1,1 @@
+"""What a training costs: operations, memory over ranks, bytes between them, seconds, energy; and whether it fits."""

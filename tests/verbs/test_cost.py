@@ -1,0 +1,102 @@
+"""`thetahat cost`: what is shown, what is refused, and what is proposed fits."""
+
+import json
+import sys
+
+import pytest
+from msgspec.structs import replace
+
+from thetahat.cli.main import main
+from thetahat.core.config import override
+from thetahat.model.size import num_parameters
+from thetahat.recipes.catalogue import RECIPES, find_recipe
+from thetahat.run.cost.mesh import Mesh
+from thetahat.run.diagnosis.needed import training_memory
+from thetahat.verbs.cost import Machines, cost, look_at
+
+
+def said(*typed, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["thetahat", "cost", *typed])
+    main()
+    return capsys.readouterr()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_has_a_cost(recipe):
+    config = RECIPES[recipe]()
+    found = cost(config, on=Machines(("h100", "l4")))
+    assert found.num_parameters == num_parameters(config.model, config.data.vocab_size)
+    assert found.num_parameters == sum(found.parameters.values())
+    operations = found.estimate.operations
+    assert operations.total > operations.forward > 0
+    assert operations.num_tokens == config.batch_size * config.data.context
+    h100, l4 = found.estimate.placed
+    assert h100.tokens_per_second > l4.tokens_per_second > 0
+    assert h100.hours * 3600 == pytest.approx(h100.seconds * config.max_steps)
+    assert h100.kwh == pytest.approx(h100.hours * 0.7)  # 700 W
+
+
+def test_what_is_said_on_a_terminal_and_as_json(capsys, monkeypatch):
+    shown = said("gpt2-124m", "--on", "h100", "--on", "l4", capsys=capsys, monkeypatch=monkeypatch)
+    assert "123,588,864 parameters" in shown.out
+    assert "854.7 MFLOP" in shown.out
+    assert "no" in next(line for line in shown.out.splitlines() if line.startswith("l4"))
+    found = json.loads(
+        said("gpt2-124m", "--on", "l4", "--json", capsys=capsys, monkeypatch=monkeypatch).out.splitlines()[-1]
+    )
+    (placed,) = found["estimate"]["placed"]
+    room, config = placed["room"], find_recipe("gpt2-124m")
+    smaller = override(config, placed["cure"].split())
+    model = look_at(smaller).on_meta()
+    assert training_memory(model, smaller, config.data.vocab_size, 0).total <= room
+    assert training_memory(model, config, config.data.vocab_size, 0).total > room
+
+
+def test_a_key_is_changed_and_drawn(tmp_path, capsys, monkeypatch):
+    typed = ["quickstart", "--on", "h100", "--over", "data.context=64,128,256"]
+    shown = said(*typed, "--plot", capsys=capsys, monkeypatch=monkeypatch).out
+    assert "memory of training over data.context" in shown
+    found = cost(find_recipe("quickstart"), on=Machines(("h100",)), over="data.context=64,128,256")
+    attention = [one.operations.attention / one.operations.num_tokens for one in found.points]
+    assert attention[1] - attention[0] == pytest.approx((attention[2] - attention[1]) / 2)  # linear a token
+    pytest.importorskip("matplotlib")
+    said(*typed, "--out", str(tmp_path / "cost.svg"), capsys=capsys, monkeypatch=monkeypatch)
+    assert (tmp_path / "cost.svg").read_text().startswith("<?xml")
+
+
+def test_documents_that_are_packed_cost_less_attention():
+    config = replace(find_recipe("quickstart"))
+    whole, short = (cost(config, on=Machines(("h100",)), piece=piece).estimate.operations for piece in (None, 16))
+    assert short.attention == pytest.approx(whole.attention * 17 / (config.data.context + 1))
+    assert short.blocks == whole.blocks
+
+
+def test_several_gpus_share_the_work(capsys, monkeypatch):
+    typed = ["gpt2-124m", "--on", "h100"]
+    one = cost(find_recipe("gpt2-124m"), on=Machines(("h100",))).estimate.placed[0]
+    eight = cost(find_recipe("gpt2-124m"), on=Machines(("h100",), 8))
+    assert 4 < eight.estimate.placed[0].tokens_per_second / one.tokens_per_second <= 8
+    assert eight.layouts[0].seconds == eight.estimate.placed[0].seconds
+    shown = said(*typed, "mesh.shards=4", "mesh.replicas=2", capsys=capsys, monkeypatch=monkeypatch).out
+    assert "8 h100" in shown
+    given = cost(find_recipe("gpt2-124m"), on=Machines(("h100",), 8, Mesh(replicas=2, shards=4)))
+    assert given.estimate.placed[0].seconds >= eight.layouts[0].seconds
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (("quickstart", "--on", "h1000"), "h100, h200"),
+        (("quickstart", "mesh.shard=2"), "mesh.shards=N"),
+        (("quickstart", "mesh.shards=x"), "mesh.shards=8"),
+        (("quickstart", "mesh.shards=2", "--gpus", "3"), "--gpus 2"),
+        (("quickstart", "--over", "data.context"), "KEY=VALUE,VALUE"),
+        (("quickstart", "--on", "h100", "--over", "dtype=float32,bfloat16", "--plot"), "numbers as values"),
+        (("quickstrat",), "quickstart"),
+    ],
+)
+def test_what_cannot_be_is_refused(typed, expected, capsys, monkeypatch):
+    with pytest.raises(SystemExit) as ended:
+        said(*typed, capsys=capsys, monkeypatch=monkeypatch)
+    assert ended.value.code == 2
+    assert expected in capsys.readouterr().err
