@@ -8,7 +8,14 @@ from tests.scale.conftest import KINDS, batches, distance, held_out, lines, newe
 
 pytestmark = pytest.mark.multi
 
-LAYOUTS = {"2": (2, 2), "3": (3, 3), "2x2": (4, 2), "4": (4, 4)}  # ranks, shards
+LAYOUTS = {  # ranks, and how they are laid out
+    "2": (2, ["mesh.shards=2"]),
+    "3": (3, ["mesh.shards=3"]),
+    "2x2": (4, ["mesh.shards=2"]),
+    "4": (4, ["mesh.shards=4"]),
+    "context": (2, ["mesh.context=2"]),
+    "both": (4, ["mesh.shards=2", "mesh.context=2"]),
+}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +33,11 @@ def alone(bench):
     return run
 
 
-CASES = [(kind, "2") for kind in KINDS] + [("decoder", layout) for layout in ("3", "2x2")]
+CASES = (
+    [(kind, "2") for kind in KINDS]
+    + [("decoder", layout) for layout in ("3", "2x2", "both")]
+    + [("encoder-decoder", "context")]
+)
 SLOW = [
     pytest.param(kind, layout, marks=pytest.mark.slow)
     for kind in KINDS
@@ -37,8 +48,8 @@ SLOW = [
 
 @pytest.mark.parametrize(("kind", "layout"), [*CASES, *SLOW])
 def test_a_run_in_pieces_equals_that_of_one_process(bench, alone, kind, layout):
-    (size, shards), whole = LAYOUTS[layout], alone(kind)
-    run = trained(bench, f"{kind}-{layout}", size, f"mesh.shards={shards}", *KINDS[kind])
+    (size, mesh), whole = LAYOUTS[layout], alone(kind)
+    run = trained(bench, f"{kind}-{layout}", size, *mesh, *KINDS[kind])
     assert distance(tensors(run), tensors(whole))[0] < 1e-12
     assert batches(run) == batches(whole)
     assert held_out(run) == pytest.approx(held_out(whole), rel=1e-13)

@@ -83,7 +83,8 @@ class Source:
 
     def mask(self) -> Bool[Tensor, "B T S"]:
         """Who sees which source position; what is padding counts nowhere and sees all, so that no softmax is empty."""
-        query, key = self.piece[:, :, None], self.inputs.visibility.piece[:, None, :]
+        seen = self.inputs.visibility
+        query, key = self.piece[:, :, None], (seen.whole.seen if seen.whole else seen).piece[:, None, :]
         return (query == key) | (query < 0)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Source":
@@ -103,6 +104,7 @@ class Batch:
     num_bytes: Int[Tensor, "B T"]  # of the text behind each target; 0 for what stands for no text
     parts: Parts
     supervised: Int[Tensor, " n"] | None = None  # where in B x T the weight is not 0; None: wherever something is read
+    whole: "Batch | None" = None  # the batch on the host, where these are some of its positions
 
     def idle(self) -> "Batch":
         """The same without targets: for a rank that has nothing to read while others read, and must take part."""

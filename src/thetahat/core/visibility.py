@@ -2,10 +2,28 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+
+class Chunk(NamedTuple):
+    """Neighbouring queries, and the keys that any of them may see."""
+
+    queries: slice  # among those of this process
+    keys: slice  # in the row
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Whole rows of which a process reads some positions, while others read the rest."""
+
+    seen: "Visibility"  # who sees whom in the whole row
+    mine: Int[Tensor, " t"]  # the columns of this process
+    chunks: tuple[Chunk, ...]
+    gathered: Callable[[Tensor], Tensor]  # [B G t K] of this process -> [B G T K] of all, in the order of the row
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,19 +51,22 @@ class Visibility:
     lengths: tuple[int, ...] | None = None  # None: unknown, or something is scattered over its row
     distance: int | None = None  # the farthest position seen; None: any
     position: Int[Tensor, "B T"] | None = None  # places in the context, where they are asked for
+    whole: Row | None = None  # None: whole rows are read here; else these are the queries, and the keys are the row's
 
-    def mask(self) -> Bool[Tensor, "B T T"]:
-        """The relation, written out."""
-        query, key = self.piece[:, :, None], self.piece[:, None, :]
+    def mask(self, queries: slice = slice(None), keys: slice = slice(None)) -> Bool[Tensor, "B T S"]:
+        """The relation, written out, or for some queries and keys."""
+        row = self.whole.seen if self.whole else self
+        query, key = self.piece[:, queries, None], row.piece[:, None, keys]
         visible = query == key
         if self.ancestors is not None:
             visible |= self.ancestors[query.clamp(min=0), key.clamp(min=0)] & (query >= 0) & (key >= 0)
         if self.is_causal:
-            num_positions = self.piece.shape[1]
-            earlier = torch.ones(num_positions, num_positions, dtype=torch.bool, device=self.piece.device).tril()
-            visible &= earlier if self.is_open is None else earlier | self.is_open[:, None, :]
-        if self.distance is not None and self.position is not None:
-            visible &= (self.position[:, None, :] - self.position[:, :, None]).abs() <= self.distance
+            place = torch.arange(row.piece.shape[1], device=row.piece.device)
+            earlier = place[keys] <= (self.whole.mine if self.whole else place)[queries, None]
+            visible &= earlier if row.is_open is None else earlier | row.is_open[:, None, keys]
+        if self.distance is not None and self.position is not None and row.position is not None:
+            away = row.position[:, None, keys] - self.position[:, queries, None]
+            visible &= away.abs() <= self.distance
         return visible
 
     def root(self) -> Int[Tensor, "B T"]:
@@ -63,7 +84,8 @@ class Visibility:
 
         `num_before` positions of the same rows were read before.
         """
-        if distance is None or num_before + position.shape[1] <= distance + 1:
+        length = (self.whole.seen if self.whole else self).piece.shape[1]
+        if distance is None or num_before + length <= distance + 1:
             return self
         return replace(self, distance=distance, position=position, is_plain=False)
 
@@ -75,7 +97,8 @@ class Visibility:
         """The same with every tensor changed: moved, pinned."""
         others = {name: getattr(self, name) for name in ("ancestors", "is_open", "position")}
         changed = {name: None if value is None else change(value) for name, value in others.items()}
-        return replace(self, piece=change(self.piece), **changed)
+        row = self.whole and replace(self.whole, seen=self.whole.seen.map(change), mine=change(self.whole.mine))
+        return replace(self, piece=change(self.piece), whole=row, **changed)
 
 
 def visibility_of(

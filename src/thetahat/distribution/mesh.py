@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 Ranks = Annotated[int, Meta(ge=1, le=2**20)]
-REPLICAS, SHARDS = "replicas", "shards"  # the axes of ranks, the outer one first
+REPLICAS, SHARDS, CONTEXT = "replicas", "shards", "context"  # the axes of ranks, the outer one first
 
 
 class MeshConfig(Config, kw_only=True):
@@ -22,6 +22,10 @@ class MeshConfig(Config, kw_only=True):
     shards: Ranks = 1
     """Ranks that hold one model, each a part of every matrix and of its optimizer state (FSDP2); 1: each holds all of
     it. The number of ranks is a multiple of it, and each group of so many ranks is a replica (HSDP).
+    """
+    context: Ranks = 1
+    """Ranks that read the same rows, each some of their positions, for contexts whose activations one rank cannot keep.
+    With shards the model is divided over these ranks, too.
     """
 
 
@@ -40,6 +44,7 @@ class Layout:
     context: Share  # of the positions of its rows
     reader: Share  # of whatever is read without being cut, as in evaluation; and of draws
     shards: "DeviceMesh | None" = None  # [replicas, shards], over which matrices are divided; None: they are whole
+    context_group: "dist.ProcessGroup | None" = None  # that reads the same rows; None: each rank reads whole ones
     context_group: "dist.ProcessGroup | None" = None
 
 
@@ -48,18 +53,24 @@ def lay_out(config: MeshConfig, rank: int, size: int, device: str) -> Layout:
 
     So ranks that exchange most lie on one machine, where it has as many. Raises ConfigError for ranks that do not fit.
     """
-    together = config.shards
+    together = config.shards * config.context
     if size % together:
-        keys = f"mesh.shards={config.shards}"
+        sizes = {"shards": config.shards, "context": config.context}
+        keys = " ".join(f"mesh.{name}={number}" for name, number in sizes.items() if number > 1)
         started = "1 rank was" if size == 1 else f"{size} ranks were"
         raise ConfigError(
             f"{keys} needs a multiple of {together} ranks, and {started} started",
             cure=f"torchrun --nproc-per-node {together} -m thetahat ..., or other numbers",
         )
-    everyone = Share(rank, size)
+    data, context = Share(rank // config.context, size // config.context), Share(rank % config.context, config.context)
     if together == 1:
-        return Layout(everyone, Share(), everyone)
+        return Layout(data, context, data)
     from torch.distributed.device_mesh import init_device_mesh
 
-    shards = init_device_mesh(device, (size // together, together), mesh_dim_names=(REPLICAS, SHARDS))
-    return Layout(everyone, Share(), everyone, shards)
+    shards, group = None, None
+    if config.shards > 1:
+        shards = init_device_mesh(device, (size // together, together), mesh_dim_names=(REPLICAS, SHARDS))
+    if config.context > 1:
+        mesh = init_device_mesh(device, (data.size, context.size), mesh_dim_names=("data", CONTEXT))
+        group = mesh.get_group(CONTEXT)
+    return Layout(data, context, Share(rank, size), shards, group)

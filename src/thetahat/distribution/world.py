@@ -9,8 +9,10 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from thetahat.core.batch import Batch
 from thetahat.core.errors import ConfigError, ThetahatError
 from thetahat.distribution import heartbeat
+from thetahat.distribution.context import cut
 from thetahat.distribution.mesh import Layout, MeshConfig, Share, lay_out
 from thetahat.distribution.pieces import is_piece
 
@@ -72,6 +74,19 @@ class World:
             return value
         total = value.clone()
         dist.all_reduce(total)
+        return total
+
+    def cut(self, batch: Batch) -> Batch:
+        """The positions of a batch that this rank reads: all, unless several read it together."""
+        group = self.layout.context_group
+        return batch if group is None else cut(batch, self.layout.context, group)
+
+    def sum_of_row(self, value: Tensor) -> Tensor:
+        """The sum over the ranks that read the same rows, on each of them."""
+        if self.layout.context_group is None:
+            return value
+        total = value.clone()
+        dist.all_reduce(total, group=self.layout.context_group)
         return total
 
     def largest(self, number: int) -> int:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from thetahat.core.batch import Inputs, Source
 from thetahat.core.errors import ModelError
+from thetahat.model.attention.attention import Memory
 from thetahat.model.attention.cache import Cache
 from thetahat.model.config import EncoderDecoderConfig
 from thetahat.model.headed import Headed
@@ -38,7 +39,12 @@ class EncoderDecoder(Headed):
     def read(self, source: Source) -> Reading:
         """The source's keys and values in every layer of the decoder."""
         states = self.encode(source.inputs)
-        memories = [self.block(layer).remember(states) for layer in range(self.num_layers)]
+        memories, row = (
+            [self.block(layer).remember(states) for layer in range(self.num_layers)],
+            source.inputs.visibility.whole,
+        )
+        if row is not None:  # other processes have read the rest
+            memories = [Memory(*map(row.gathered, memory)) for memory in memories]
         return Reading(memories, source.mask())
 
     def encode(self, inputs: Inputs) -> Float[Tensor, "B S D"]:

@@ -247,6 +247,11 @@ class RunConfig(Config, kw_only=True):
             raise ConfigError(
                 f"{key}={room} is more than the {limit} positions that the model has learned", cure=f"{key}={limit}"
             )
+        if self.ledger.tokens and self.mesh.context > 1:
+            raise ConfigError(
+                f"ledger.tokens=true with mesh.context={self.mesh.context}: no rank has all tokens of a sequence",
+                cure="ledger.tokens=false, or mesh.context=1",
+            )
         if self.adapter and not self.base:
             raise ConfigError("an adapter without a model to adapt", cure="base=MODEL, for example base=runs/NAME")
         if self.evaluation.passes and not factorization.is_pseudo:

@@ -61,13 +61,13 @@ class Prepared:
         """The micro-batches of one rank for the update after `step` updates.
 
         Where ranks hold the model together all get as many as the first, which has most; those without rows of their
-        own are the first rank's, without targets.
+        own are the first rank's, without targets. Of rows that several ranks read together each has some positions.
         """
         mine = self._batches(step, world.data)
-        if world.layout.shards is None:
-            return mine
-        most = self._batches(step, Share(0, world.data.size))
-        return [*mine, *(batch.idle() for batch in most[len(mine) :])]
+        if world.layout.shards is not None:
+            most = self._batches(step, Share(0, world.data.size))
+            mine += [batch.idle() for batch in most[len(mine) :]]
+        return [world.cut(batch) for batch in mine]
 
     def _batches(self, step: int, share: Share) -> list[Batch]:
         rows = self.config.micro_batch_size or self.config.batch_size

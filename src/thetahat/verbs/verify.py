@@ -167,7 +167,8 @@ def _rank(name: str, dtypes: list[Dtype]) -> None:
     folder = Path(name)
     config = from_toml((folder / "config.toml").read_text(encoding="utf-8"), RunConfig)
     set_up(config)
-    worlds = [join_world("cpu"), join_world("cpu", MeshConfig(shards=join_world("cpu").size))]
+    size = join_world("cpu").size
+    worlds = [join_world("cpu", one) for one in (MeshConfig(), MeshConfig(shards=size), MeshConfig(context=size))]
     prepared = prepare(config, folder, World())
     for dtype, world in product(dtypes, worlds):
         outcome = _outcome(Bench(config, prepared, dtype), world)
@@ -179,10 +180,11 @@ def _rank(name: str, dtypes: list[Dtype]) -> None:
 
 
 def _layout(world: World) -> str:
-    shards, replicas = world.num_shards, world.size // world.num_shards
-    if shards == 1:
-        return f"{replicas}-ranks"
-    return f"{shards}-shards" if replicas == 1 else f"{replicas}x{shards}-shards"
+    """For example 2-ranks, 2-shards, 2x2-shards, 2-context, 4-shards-2-context."""
+    names = {"shards": world.num_shards, "context": world.layout.context.size}
+    replicas = world.size // max(names.values()) if world.num_shards == 1 else world.size // world.num_shards
+    told = "-".join(f"{number}-{name}" for name, number in names.items() if number > 1)
+    return f"{world.size}-ranks" if not told else told if replicas == 1 else f"{replicas}x{told}"
 
 
 def _outcome(bench: Bench, world: World) -> Outcome:
@@ -191,13 +193,14 @@ def _outcome(bench: Bench, world: World) -> Outcome:
     batches = [bench.batch(bench.rows(share))] if len(share) else []
     if world.layout.shards is not None and not batches:
         batches = [bench.batch(bench.rows(bench.units[:1])).idle()]
-    return bench.outcome(batches, world)
+    return bench.outcome([world.cut(batch) for batch in batches], world)
 
 
 def _share(units: Int[np.ndarray, " n"], world: World) -> Int[np.ndarray, " n"]:
-    busy = max(world.size - 1, 1) if world.size > 2 else world.size
+    rank, size = world.data
+    busy = max(size - 1, 1) if size > 2 else size
     bounds = {0: units[:1], busy - 1: units[busy - 1 :]} if busy > 1 else {0: units}
-    return bounds.get(world.rank, units[:0])
+    return bounds.get(rank, units[:0])
 
 
 def _read(path: Path) -> Outcome:

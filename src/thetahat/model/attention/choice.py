@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from thetahat.core.visibility import Visibility
+from thetahat.core.visibility import Row, Visibility
 from thetahat.model.attention.flex import attend_in_blocks, obstacle
 from thetahat.model.attention.kernels import (
     Attend,
@@ -38,6 +38,8 @@ def compile_visibility(
     (`flex.py`), for products in `dtype` over heads of `head_width`; the rest under the mask. Scores that are changed
     are held whole, or for each piece or tree: T x T numbers a head. A bias asks for `visibility.position`.
     """
+    if visibility.whole is not None:
+        return _attend_in_chunks(visibility, visibility.whole, scores)
     if past is not None and (past.piece is not None or past.position.shape[1]):
         return _attend_with_past(visibility, past, scores)
     if not (visibility.is_plain and (visibility.is_open is None or not visibility.is_causal)):
@@ -59,6 +61,28 @@ def _attend_whole(visibility: Visibility, scores: Scores) -> Attend:
     if visibility.is_plain and visibility.is_causal and visibility.is_open is None:
         return attend_causally
     return attend_under(None if sees_all else visibility.mask())
+
+
+def _attend_in_chunks(visibility: Visibility, row: Row, scores: Scores) -> Attend:
+    """Attention of this process's queries to the keys of whole rows, which are gathered."""
+    kernels: list[Attend] = []
+    for queries, keys in row.chunks:
+        mask, bias = visibility.mask(queries, keys), None
+        if scores.bias is not None:
+            away = _positions(row.seen)[:, None, keys] - _positions(visibility)[:, queries, None]
+            bias = scores.bias(away)
+        kernels.append(attend_under(mask) if scores == _PLAIN else attend_scored(mask, bias, scores.cap))
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        both = row.gathered(torch.cat([k, v], -1))  # one exchange
+        k, v = both.split([k.shape[-1], v.shape[-1]], -1)
+        found = [
+            kernel(q[:, :, queries], k[:, :, keys], v[:, :, keys])
+            for kernel, (queries, keys) in zip(kernels, row.chunks, strict=True)
+        ]
+        return torch.cat(found, 2)
+
+    return attend
 
 
 def _attend_with_past(visibility: Visibility, past: Past, scores: Scores) -> Attend:

@@ -63,7 +63,7 @@ def blame(state: State, batches: Sequence[MicroBatch], divisor: float) -> Blame:
 def _culprits(state: State, batches: Sequence[MicroBatch], divisor: float) -> Iterator[Culprit]:
     for micro in batches:
         noise = noise_of(state, state.step, micro)
-        for alone in alone_in(micro.batch):
+        for alone in alone_in(micro.batch.whole or micro.batch):
             if (fault := first_fault(state, alone, divisor, noise)) is not None:
                 yield Culprit(alone.id, micro.rank, fault, tuple(alone.batch.inputs.tokens[0].tolist()))
 

@@ -44,7 +44,7 @@ class Inside:
         layers = torch.zeros(len(self._blocks), 3, dtype=torch.float64, device=state.device)
         if world.is_first or is_sharded(state.model):  # where ranks hold it together, all read
             with reading(state.model):
-                found = inside(state.model, batches[0], state.config.dtype, state.device)
+                found = inside(state.model, batches[0].whole or batches[0], state.config.dtype, state.device)
             layers = found if world.is_first else layers
         values: list[float] = torch.cat([rows.flatten(), world.sum(layers).flatten()]).tolist()
         cut = NUM_VALUES * len(self._names)

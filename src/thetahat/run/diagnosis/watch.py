@@ -108,7 +108,7 @@ class Watch:
     def begin(self, batches: Sequence[Batch]) -> None:
         """Before a step; the batches are still on the host."""
         self._sums, self.seen, self.alarms, self.skipped, self._inner = [], None, [], [], None
-        self._num_pieces = [int(batch.inputs.visibility.piece.max()) + 1 for batch in batches]
+        self._num_pieces = [int((one.whole or one).inputs.visibility.piece.max()) + 1 for one in batches]
 
     def note(self, batch: Batch, told: Told) -> None:
         """What the kernel told of the next micro-batch; the host does not wait for it."""
@@ -188,10 +188,14 @@ class Watch:
 
     def _see(self, measured: Measured) -> Seen:
         device, world = measured.total.log_prob.device, self._world
-        mine = summary(self._sums, device)
+        sums = self._sums
+        if world.layout.context.size > 1:  # of what several ranks read together
+            sums = world.sum_of_row(torch.cat(sums, 1)).split(self._num_pieces, 1)
+        mine = summary(sums, device)
         if world.size > 1:
             slots = torch.zeros(world.data.size, NUM_VALUES, dtype=torch.float64, device=mine.device)
-            slots[world.data.rank] = mine
+            if world.layout.context.rank == 0:
+                slots[world.data.rank] = mine
             mine = world.sum(slots)
         names = self._regions.names
         norms = joined_norms(measured.gradient.norms, self._region_index(measured.holders, device), len(names))

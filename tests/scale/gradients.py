@@ -1,0 +1,179 @@
+"""The work of a rank: gradients in a layout beside those of one process, for models and batches of every form."""
+
+import json
+from dataclasses import replace as replace_fields
+from pathlib import Path
+
+import torch
+from msgspec.structs import replace
+
+from tests.examples import TINY, enliven, packed_of, trees
+from tests.objective.layouts import SYMBOLS
+from thetahat.core.visibility import Visibility
+from thetahat.distribution import context as context_module
+from thetahat.distribution.mesh import MeshConfig
+from thetahat.distribution.pieces import fill, whole
+from thetahat.distribution.shard import shard
+from thetahat.distribution.world import World, join_world
+from thetahat.model.block import Block
+from thetahat.model.build import build_model
+from thetahat.model.config import (
+    AttentionConfig,
+    AttentionMixer,
+    EncoderConfig,
+    EncoderDecoderConfig,
+    RelativeConfig,
+)
+from thetahat.model.init import allocate, initialize
+from thetahat.objective.config import Causal, Conditional, Masked, ObjectiveConfig, Prefix
+from thetahat.objective.factorization import factor
+from thetahat.objective.log_prob import build_kernel
+from thetahat.objective.objective import log_likelihood
+
+VOCABULARY = 12  # tokens of text of `SYMBOLS`
+FIELDS = {
+    name: getattr(TINY, name)
+    for name in ("num_layers", "width", "num_heads", "num_kv_heads", "head_width", "inner_width")
+}
+WINDOW = replace(TINY, layers=(AttentionMixer(distance=3), AttentionMixer()))
+RELATIVE = AttentionConfig(relative=RelativeConfig(num_buckets=8, max_distance=9), cap=4.0)
+MODELS = {
+    "trees": (TINY, Causal()),
+    "windows": (WINDOW, Causal()),
+    "prefix": (TINY, Prefix()),
+    "scored": (replace(TINY, attention=RELATIVE), Causal()),
+    "encoder": (EncoderConfig(**FIELDS), Masked()),
+    "encoder-decoder": (EncoderDecoderConfig(num_encoder_layers=2, **FIELDS), Conditional()),
+}
+LAYOUTS = {
+    2: (MeshConfig(), MeshConfig(shards=2), MeshConfig(context=2)),
+    4: (MeshConfig(shards=2), MeshConfig(context=4), MeshConfig(shards=2, context=2)),
+}
+
+
+def batch_of(name, share):
+    """The micro-batch of a share of the data: packed rows of another length for each."""
+    _, factorization = MODELS[name]
+    if name == "trees":
+        packed = trees(share, 2, 37 + share, VOCABULARY)
+    elif name == "encoder-decoder":
+        sources = [[1, 2, 3, 4, 5], [6, 7, 8], [9, 1, 4, 4]]
+        targets = [[0, 3, 1, 2], [0, 5], [0, 8, 8, 2, 1]]
+        told = [part for pair in zip(sources, targets, strict=True) for part in pair]
+        weights = [
+            [0.0] * (len(one) - 1) if place % 2 == 0 else [1.0] * (len(one) - 1) for place, one in enumerate(told)
+        ]
+        packed = packed_of(told, weights, [0, 0, 0, 0, 1, 1], parents=[-1, 0, -1, 2, -1, 4])
+    else:
+        chance = torch.Generator().manual_seed(share)
+        sizes, rows = [9, 4, 13, 2, 21, 6], [0, 0, 0, 1, 1, 1]
+        told = [torch.randint(1, VOCABULARY, (size,), generator=chance).tolist() for size in sizes]
+        packed = packed_of(told, [[1.0] * (size - 1) for size in sizes], rows)
+    return factor(packed, ObjectiveConfig(factorization=factorization), SYMBOLS)
+
+
+def gradients(model, batches, kernel, weight):
+    for batch in batches:
+        (-log_likelihood(model, batch, kernel).log_prob / weight).backward()
+
+
+def whole_model(config, dtype):
+    model = build_model(config, SYMBOLS.vocab_size)
+    initialize(model, 0)
+    model.to(dtype)
+    enliven(model)
+    return model
+
+
+def model_in(world: World, config, dtype, values):
+    """The same model as the world lays it out."""
+    model = build_model(config, SYMBOLS.vocab_size)
+    if world.layout.shards is not None:
+        units = [module for module in model.modules() if isinstance(module, Block)]
+        shard(model, units, ("hidden", "encode", "read", "decode"), world.layout.shards, None)
+    allocate(model, "cpu", dtype)
+    for name, parameter in model.named_parameters():
+        fill(parameter, values[name])
+    return model
+
+
+def distances(folder: str, mutation: str = "") -> None:
+    """Writes the error of each case; `mutation` puts a fault in first."""
+    torch.set_num_threads(1)
+    world, found = join_world("cpu"), {}
+    for mesh in LAYOUTS[world.size]:
+        here = join_world("cpu", mesh)
+        for name, (config, _) in MODELS.items():
+            for dtype in (torch.float64, torch.float32) if not mutation else (torch.float64,):
+                MUTATIONS.get(mutation, lambda here: None)(here)
+                found[f"{name} {mesh.shards}x{mesh.context} {str(dtype)[6:]}"] = _distance(here, name, config, dtype)
+    if world.is_first:
+        (Path(folder) / "found.json").write_text(json.dumps(found))
+    world.leave()
+
+
+def _distance(here, name, config, dtype):
+    batches = [batch_of(name, share) for share in range(here.data.size)]
+    weight, kernel = sum(float(batch.weight()) for batch in batches), build_kernel(ObjectiveConfig(), compiles=False)
+    plain = whole_model(config, dtype)
+    gradients(plain, batches, kernel, weight)
+    values = {parameter: one.detach() for parameter, one in plain.named_parameters()}
+    ours = model_in(here, config, dtype, values)
+    gradients(ours, [here.cut(batches[here.data.rank])], kernel, weight)
+    here.sum_gradients(ours.parameters())
+    theirs = {parameter: one.grad for parameter, one in plain.named_parameters() if one.grad is not None}
+    scale = sum(float(one.double().norm()) ** 2 for one in theirs.values()) ** 0.5
+    errors = []
+    for parameter, one in ours.named_parameters():
+        if parameter in theirs:
+            away = float((whole(one.grad).double() - theirs[parameter].double()).norm())
+            errors.append(away / max(float(theirs[parameter].double().norm()), 1e-3 * scale))
+    return max(errors)
+
+
+def _average(here):
+    right = World.sum_gradients
+
+    def wrong(self, parameters):
+        parameters = list(parameters)
+        right(self, parameters)
+        for parameter in parameters:
+            parameter.grad.div_(self.size)
+
+    if "average" not in _DONE:
+        _DONE.add("average")
+        World.sum_gradients = wrong
+
+
+def _missing(here):
+    """The way back of gathered keys brings each rank its own part only."""
+    context_module.dist = _Silent()
+
+
+class _Silent:
+    def __getattr__(self, name):
+        return getattr(torch.distributed, name)
+
+    def reduce_scatter_single(self, mine, every, group):
+        rank = torch.distributed.get_rank(group)
+        mine.copy_(every[rank * len(mine) : (rank + 1) * len(mine)])
+
+
+def _leak(here):
+    """Documents of a row see each other."""
+    right = Visibility.mask
+
+    def wrong(self, queries=slice(None), keys=slice(None)):
+        everyone = replace_fields(self, piece=self.piece.clamp(max=0), ancestors=None)
+        if self.whole is None:
+            return right(self, queries, keys)
+        row = replace_fields(self.whole.seen, piece=self.whole.seen.piece.clamp(max=0), ancestors=None)
+        return right(replace_fields(everyone, whole=replace_fields(self.whole, seen=row)), queries, keys)
+
+    if "leak" not in _DONE:
+        _DONE.add("leak")
+        Visibility.mask = wrong
+
+
+_DONE: set[str] = set()
+MUTATIONS = {"average": _average, "missing": _missing, "leak": _leak}
