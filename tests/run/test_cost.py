@@ -33,7 +33,7 @@ def test_operations_and_memory_are_those_of_a_step(name, tmp_path, monkeypatch):
     monkeypatch.setenv("THETAHAT_WORKERS", "1")
     found = compare(GRID[name], tmp_path)
     assert found.parameters_said == found.parameters
-    assert found.flops_said == pytest.approx(found.flops, rel=0.05)
+    assert found.flops_said == pytest.approx(found.flops, rel=0.02)
     assert found.peak_bytes_said == pytest.approx(found.peak_bytes, rel=0.10)
 
 

@@ -83,6 +83,13 @@ def test_several_gpus_share_the_work(capsys, monkeypatch):
     assert given.estimate.placed[0].seconds >= eight.layouts[0].seconds
 
 
+def test_the_shards_of_a_config_are_those_of_the_estimate():
+    config = override(find_recipe("gpt2-124m"), ["mesh.shards=4"])
+    (placed,) = cost(config, on=Machines(("h100",))).estimate.placed
+    assert placed.num_gpus == 4
+    assert str(placed.layout.mesh) == "mesh.shards=4"
+
+
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [

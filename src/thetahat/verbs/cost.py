@@ -124,6 +124,9 @@ def cost(
     for name in on.gpus:
         if name != HERE:
             find_device(name)
+    shards = asked.config.mesh.shards
+    if shards > 1 and on.mesh is None and on.num_gpus in (1, shards):
+        on = replace(on, mesh=Mesh(shards=shards))
     key, values = _values(over)
     settled = partial(_estimate, on=on, piece=piece, here=_here(asked.config) if HERE in on.gpus else None)
     model = asked.on_meta()
