@@ -68,6 +68,7 @@ KINDS = {
         "objective.factorization.kind=spans",
     ),
     "shared-layers": ("model.shares_layers=true",),
+    "recomputed": ("recompute=1",),
     "adapter": ("base=base", "adapter.rank=4", "optimization.ema=none", "evaluation.ema=false"),
     "new-rows": ("base=base", 'data.special_tokens=["<a>","<b>"]', 'frozen=["embedding.*"]'),
 }

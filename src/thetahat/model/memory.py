@@ -59,6 +59,21 @@ def kept_per_position(
     return kept
 
 
+def saved_per_position(config: ModelConfig, dtype: Dtype, context: int, num_recomputed: int) -> float:
+    r"""Bytes of `kept_per_position` that are not kept where so many layers are computed again in the backward pass.
+
+    Such a layer keeps its input alone, $	ext{full} \cdot D$, until it is read again; one of them is whole at a time.
+    """
+    if num_recomputed == 0:
+        return 0.0
+    sizes = widths_of(dtype)
+    layer = _of_layer(config, sizes, context)
+    if isinstance(config, EncoderDecoderConfig):
+        layer += _of_cross(config, sizes, context)
+    number = min(num_recomputed, config.num_layers)
+    return number * (layer - sizes.full * config.width) - layer
+
+
 def _around(config: TransformerConfig, sizes: Widths, context: int) -> float:
     """Of a stack: what embeddings, the last norm and a bias of the scores keep; tokens are int64."""
     narrow = config.embedding.width

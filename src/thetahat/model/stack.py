@@ -6,10 +6,11 @@ from typing import ClassVar, NamedTuple, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from thetahat.core.batch import Inputs
 from thetahat.model.attention.attention import Memory, Way
-from thetahat.model.attention.cache import Cache
+from thetahat.model.attention.cache import Cache, LayerCache
 from thetahat.model.attention.choice import compile_visibility
 from thetahat.model.attention.kernels import Attend, Scores, attend_scored, attend_under
 from thetahat.model.block import Block, OfSource
@@ -37,6 +38,8 @@ class Stack(nn.Module):
 
     With an `encoder` each block also reads that stack's states, which are handed in as a Reading.
     Layers that read alike share what is found once a batch: the rotation and the kernel of attention.
+    The first `num_recomputed` layers keep their input alone, and are computed again in the backward pass (Chen et al.,
+    Training Deep Nets with Sublinear Memory Cost, 2016, arXiv 1604.06174): same numbers, less memory, more time.
     """
 
     laws: ClassVar[Mapping[str, Law]] = {
@@ -59,6 +62,7 @@ class Stack(nn.Module):
         choices, relative = config.embedding, config.attention.relative
         width = choices.width or config.width
         self.config, self.num_layers, self.is_causal = config, num_layers, is_causal
+        self.num_recomputed = 0
         if vocab_size is not None:
             self.embedding = table(vocab_size, width)
         if encoder is not None:
@@ -90,10 +94,24 @@ class Stack(nn.Module):
         for layer in range(self.num_layers):
             source = None if reading is None or beside is None else OfSource(reading.memories[layer], beside)
             layer_cache = None if cache is None else cache.layers[layer]
-            x = self.block(layer)(x, ways[self.config.mixer(layer)], layer_cache, source)
+            x = self._block_output(layer, x, ways[self.config.mixer(layer)], layer_cache, source)
         if cache is not None:
             cache.add(inputs.position)
         return self.norm(x)
+
+    def _block_output(
+        self,
+        layer: int,
+        x: Float[Tensor, "B T D"],
+        way: Way,
+        cache: LayerCache | None,
+        source: OfSource | None,
+    ) -> Float[Tensor, "B T D"]:
+        block = self.block(layer)
+        if layer >= self.num_recomputed or not torch.is_grad_enabled():
+            return block(x, way, cache, source)
+        draws = self.training and self.config.dropout > 0
+        return cast(Tensor, checkpoint(block, x, way, cache, source, use_reentrant=False, preserve_rng_state=draws))  # pyright: ignore
 
     def block(self, layer: int) -> Block:
         """The block of a layer, counted from 0; where layers are shared it is always the same."""
@@ -151,6 +169,13 @@ class Stack(nn.Module):
         """Where positions are counted apart nothing is rotated, and no distance is known."""
         cap = self.config.attention.cap
         return Way(None, attend_under(reading.is_seen) if cap is None else attend_scored(reading.is_seen, cap=cap))
+
+
+def recompute(model: nn.Module, num_layers: int) -> None:
+    """Computes so many layers of each stack again in the backward pass, from the first on."""
+    for module in model.modules():
+        if isinstance(module, Stack):
+            module.num_recomputed = min(num_layers, module.num_layers)
 
 
 def table(num_rows: int, width: int) -> nn.Embedding:

@@ -201,6 +201,10 @@ class RunConfig(Config, kw_only=True):
     """Rows of data.context positions in one step, over all ranks and micro-batches."""
     micro_batch_size: Count | None = None
     """Rows that one rank reads at once; gradients of a step's micro-batches are added. none: all of the rank's rows."""
+    recompute: Annotated[int, Meta(ge=0, le=2**20)] | Literal["auto"] = 0
+    """Layers that keep their input alone and are computed again in the backward pass: less memory, more time, the same
+    numbers. auto: none if training fits into memory without, else all.
+    """
     mesh: MeshConfig = MeshConfig()
     """How the ranks share the work. No result depends on it beyond rounding, so it may change when a run goes on."""
     max_steps: Count
@@ -281,7 +285,7 @@ class RunConfig(Config, kw_only=True):
         evaluation = replace(self.evaluation, **times)
         names = ("checkpoint", "ledger", "samples", "track", "prompt", "heartbeat")
         watch: dict[str, Any] = {name: getattr(usual, name) for name in names}
-        watch["mesh"] = MeshConfig()
+        watch |= {"mesh": MeshConfig(), "recompute": 0}
         acting = self.diagnosis
         watch["diagnosis"] = DiagnosisConfig(policies=acting.acting, rewind_batches=acting.rewind_batches)
         parent = replace(self.parent, run="", changes=()) if self.parent else None

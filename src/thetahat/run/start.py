@@ -17,12 +17,13 @@ from thetahat.diagnosis.alarms.alarm import Alarm
 from thetahat.distribution import heartbeat
 from thetahat.distribution.pieces import is_sharded
 from thetahat.distribution.world import ALONE, World
+from thetahat.model.stack import recompute
 from thetahat.run.base import load_base, new_tokens, resolved
 from thetahat.run.branch import inherit, parent_checkpoint, place, take_tokenizer
 from thetahat.run.config import RunConfig
 from thetahat.run.diagnosis.begin import begin_watch
 from thetahat.run.diagnosis.preflight import preflight
-from thetahat.run.diagnosis.room import tell_room
+from thetahat.run.diagnosis.room import recomputed_layers, tell_room
 from thetahat.run.diagnosis.watch import Undone, Watch
 from thetahat.run.feed import Feed
 from thetahat.run.folder.checkpoint import Rejected, best_of, find_fault, newest_verified, restore, settle
@@ -87,6 +88,7 @@ def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world
         prepared = _placed(prepare(config, folder, world), newest, parent)
         tell_room(prepared, device, world)
         state = _state(prepared, device, newest, parent, world)
+        recompute(state.model, recomputed_layers(prepared, device, world))
         if newest is None and config.diagnosis.preflight != "off":
             found = preflight(prepared, state, world)
             world.first_does(lambda: write_checks(folder, found))

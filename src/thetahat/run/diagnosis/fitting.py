@@ -13,7 +13,8 @@ CHUNK = 1024  # targets whose logits exist at once, in a proposal
 def fitting_pairs(config: RunConfig, needs: Callable[[RunConfig], int], free: int) -> str:
     """The KEY=VALUE pairs that change least and need no more than `free` bytes by what `needs` says of a config.
 
-    First what changes no result: fewer rows at once, then logits in chunks; then a shorter context.
+    First what changes no result: fewer rows at once, layers that are computed again, logits in chunks; then a shorter
+    context.
     """
     rows = min(config.micro_batch_size or config.batch_size, config.batch_size)
     chunk = config.objective.chunk_size
@@ -22,6 +23,9 @@ def fitting_pairs(config: RunConfig, needs: Callable[[RunConfig], int], free: in
         if needs(replace(config, micro_batch_size=rows)) <= free:
             return f"micro_batch_size={rows}"
     smallest = replace(config, micro_batch_size=1)
+    again = replace(smallest, recompute=config.model.num_layers)
+    if needs(again) <= free:
+        return "recompute=auto" if config.micro_batch_size == 1 else "micro_batch_size=1 recompute=auto"
     chunked = replace(smallest, objective=replace(config.objective, chunk_size=min(chunk or CHUNK, CHUNK)))
     if config.objective.kernel != "reference" and needs(chunked) < needs(smallest):
         if needs(chunked) <= free:

@@ -11,7 +11,14 @@ from thetahat.model.build import LanguageModel
 from thetahat.model.config import EncoderConfig, EncoderDecoderConfig
 from thetahat.model.cost import matrix_weights
 from thetahat.model.layers.mlp import MLP
-from thetahat.model.memory import cache_bytes, kept_of_matrices, kept_per_position, logit_bytes, widths_of
+from thetahat.model.memory import (
+    cache_bytes,
+    kept_of_matrices,
+    kept_per_position,
+    logit_bytes,
+    saved_per_position,
+    widths_of,
+)
 from thetahat.optimization.config import Muon
 from thetahat.optimization.groups import group_parameters
 from thetahat.run.config import RunConfig
@@ -68,8 +75,9 @@ def training_memory(
 
     $P b + P_t b + \sum_\text{rules} \text{SLOTS} \cdot P_r b + \max(A + L, U)$ with b bytes a number, $P_t$ of P
     trainable, A the activations of `micro_batch_size` rows, L the logits of their targets, and U what Muon works with:
-    the directions of all its matrices, and `STACK` copies of its largest stack of one shape. `most` are the positions
-    that the data has, where that is known.
+    the directions of all its matrices, and `STACK` copies of its largest stack of one shape. Layers that `recompute`
+    names keep their input alone; `auto` counts as none. `most` are the positions that the data has, where that is
+    known.
     """
     full = widths_of(config.dtype).full
     groups = {group.name: group.parameters for group in group_parameters(model)}
@@ -81,6 +89,8 @@ def training_memory(
     positions = num_rows * config.data.context if most is None else min(num_rows * config.data.context, most)
     data, on_cpu = config.data, config.device == "cpu"
     kept = kept_per_position(model.config, config.dtype, data.context, data.source_room, masks=on_cpu)
+    again = 0 if config.recompute == "auto" else config.recompute
+    kept -= saved_per_position(model.config, config.dtype, data.context, again)
     targets = min(config.objective.factorization.expected_targets(num_rows, config.data.context), positions)
     chunk = config.objective.chunk_size
     muon = [one for name, held in groups.items() if kinds[name] == "muon" for one in held.values()]

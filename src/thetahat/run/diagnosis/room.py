@@ -3,6 +3,7 @@
 from logging import getLogger
 
 import torch
+from msgspec.structs import replace
 
 from thetahat.core.plain import counted, sized
 from thetahat.distribution.world import World
@@ -31,6 +32,24 @@ def tell_room(prepared: Prepared, device: torch.device, world: World) -> None:
         logger.info("%s", told)
     else:
         logger.warning("%s: it may end for want of memory; try: %s", told, fitting(prepared, free))
+
+
+def recomputed_layers(prepared: Prepared, device: torch.device, world: World) -> int:
+    """The layers that `recompute` names; for `auto` the fewest with which training needs no more than is free.
+
+    The first rank decides for all, since ranks that recompute other layers would wait for each other in vain.
+    """
+    config = prepared.config
+    if config.recompute != "auto":
+        return config.recompute
+    number, most = 0, config.model.num_layers
+    if world.is_first:
+        free = free_memory(device)
+        while number < most and needed_of(prepared, replace(config, recompute=number)).total > free:
+            number += 1
+    if (number := world.largest(number)) and world.is_first:
+        logger.info("recompute=auto: %s computed again in the backward pass", counted(number, "layer is", "layers are"))
+    return number
 
 
 def needed_of(prepared: Prepared, config: RunConfig) -> Training:
