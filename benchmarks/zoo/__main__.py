@@ -40,13 +40,14 @@ def main() -> None:
             told = one.get("crash") or f"{names} | {' '.join(one['causes'][:3])} {one['error']}"
             print(f"{one['number']:8} {one['seed']:4} {one.get('seconds', 0):5.1f} s  {told}", flush=True)
     results.sort(key=lambda one: (one["number"], one["seed"]))
-    print(table(results))
+    lines = [brief(one) for one in results]
+    print(table(lines))
     sick = alarmed(results)
     print(f"{len(sick)} of {typed.healthy} healthy runs alarmed", *sick, sep="\n  ")
     quiet = noted(results)
     print(f"{len(quiet)} of {typed.healthy} have a note", *quiet, sep="\n  ")
     if typed.out:
-        typed.out.write_text("[\n" + ",\n".join(json.dumps(brief(one)) for one in results) + "\n]\n")
+        typed.out.write_text("[\n" + ",\n".join(json.dumps(one) for one in lines) + "\n]\n")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def _names(said: dict[str, Any], part: str) -> bool:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """What came of it, in Markdown."""
+    """What came of it, in Markdown, from lines of `brief`."""
     lines = [
         "| | failure | found | median delay | first | of three | sequence | part |",
         "|---|---|---|---|---|---|---|---|",
@@ -70,19 +70,18 @@ def table(results: list[dict[str, Any]]) -> str:
         some = [one for one in results if one["number"] == failure.number]
         if not some:
             continue
-        all_judged = [judged(failure, one) for one in some]
         columns = {
-            "found": [one["found"] for one in all_judged],
-            "first": [one["rank"] == 1 for one in all_judged],
-            "three": [one["rank"] is not None and one["rank"] <= 3 for one in all_judged],
-            "suspect": [one["suspect"] for one in all_judged if one["suspect"] is not None],
-            "where": [one["where"] for one in all_judged if one["where"] is not None],
+            "found": [one["found"] for one in some],
+            "first": [one["rank"] == 1 for one in some],
+            "three": [one["rank"] is not None and one["rank"] <= 3 for one in some],
+            "suspect": [one["suspect"] for one in some if one["suspect"] is not None],
+            "where": [one["where"] for one in some if one["where"] is not None],
         }
         for name, values in columns.items():
             totals[name] += values
         if failure.is_correctness:
-            delays_of_faults += [one["delay"] for one in all_judged]
-        delays = [one["delay"] for one in all_judged if one["delay"] is not None]
+            delays_of_faults += [one["delay"] for one in some]
+        delays = [one["delay"] for one in some if one["delay"] is not None]
         delay = f"{statistics.median(delays):g}" if delays else ""
         shown = [f"{sum(values)}/{len(values)}" if values else "" for values in columns.values()]
         lines.append(f"| {failure.number} | {failure.what} | {shown[0]} | {delay} | {' | '.join(shown[1:])} |")
