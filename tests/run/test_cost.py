@@ -76,7 +76,9 @@ def test_the_share_of_one_rank_is_the_memory_of_one_process():
     config = config_of()
     model = build_model(config.model, VOCABULARY)
     memory = training_memory(model, config, VOCABULARY, 0)
-    share = share_of(whole_of(model, config, VOCABULARY, memory), Mesh(), replace(config, batch_size=1))
+    share = share_of(
+        whole_of(model, config, VOCABULARY, memory), Mesh(), replace(config, batch_size=2, micro_batch_size=1)
+    )
     assert share.parameters == memory.parameters
     assert share.gradients == memory.gradients
     assert share.optimizer == memory.optimizer
@@ -94,7 +96,17 @@ def test_shards_divide_what_is_kept_and_gather_what_is_used(shards):
     around, block = task.whole.around, task.whole.blocks / EIGHT_B.num_layers
     assert many.gathered == 2 * 2 * block + 4 * around
     accumulated = share_of(task.whole, Mesh(shards=shards), replace(task.config, batch_size=2 * shards))
-    assert accumulated.gradients == one.gradients  # summed over ranks once a step
+    assert accumulated.gradients == one.parameters  # summed over ranks once a step
+
+
+def test_one_pass_counts_what_is_there_when_it_begins_or_when_it_ends():
+    task = task_of(config_of())
+    begins = share_of(task.whole, Mesh(), replace(task.config, batch_size=1))
+    assert begins.gradients == 0
+    assert begins.activations > 0
+    data = replace(task.config.data, context=32)  # few activations
+    ends = share_of(task.whole, Mesh(), replace(task.config, batch_size=1, data=data))
+    assert (ends.activations, ends.logits, ends.gradients) == (0, 0, ends.parameters)
 
 
 def test_what_ranks_receive_is_that_of_rings():

@@ -97,10 +97,10 @@ def whole_of(model: LanguageModel, config: RunConfig, num_outputs: int, memory: 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Bytes of the rank that needs most."""
+    """Bytes of the rank that needs most, at the worst moment of a step: when a backward pass begins, or ends."""
 
     parameters: int | float
-    gradients: int | float  # with accumulation whole ones, since they are summed over ranks once a step
+    gradients: int | float  # whole ones with accumulation, since they are summed over ranks once a step
     optimizer: int | float
     gathered: int | float  # parameters of other ranks, while they are used
     activations: int | float
@@ -108,7 +108,7 @@ class Share:
 
     @property
     def total(self) -> int | float:
-        """At the beginning of a backward pass."""
+        """All of it."""
         return sum(fields_as_json(self).values())
 
     def to_dict(self) -> dict[str, int | float]:
@@ -180,13 +180,17 @@ def share_of(whole: Whole, mesh: Mesh, config: RunConfig) -> Share:
     in_flight = min(mesh.pipeline, passes)
     states = (in_flight * of_blocks + whole.around_kept) * positions / mesh.tensor
     logits = whole.logits * min(positions, whole.chunk or positions) / mesh.tensor
+    gradients, logits = summed * whole.full * whole.trained, logits if mesh.pipeline == 1 else 0.0
+    if passes == 1:  # as the gradients come, the activations go
+        is_behind = gradients > states + logits
+        gradients, states, logits = (gradients, 0.0, 0.0) if is_behind else (0.0, states, logits)
     return Share(
         parameters=held * whole.full,
-        gradients=summed * whole.full * whole.trained,
+        gradients=gradients,
         optimizer=held * whole.state * whole.trained,
         gathered=gathered,
         activations=states,
-        logits=logits if mesh.pipeline == 1 else 0.0,  # the last stage has one micro-batch, the first has p
+        logits=logits,  # of a pipeline none: the last stage has one micro-batch, the first has as many as stages
     )
 
 
