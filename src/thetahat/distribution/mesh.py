@@ -46,6 +46,7 @@ class Layout:
     shards: "DeviceMesh | None" = None  # [replicas, shards], over which matrices are divided; None: they are whole
     context_group: "dist.ProcessGroup | None" = None  # that reads the same rows; None: each rank reads whole ones
     context_group: "dist.ProcessGroup | None" = None
+    readers: "dist.ProcessGroup | None" = None  # over which sums go: one of each that read the same; None: all ranks
 
 
 def lay_out(config: MeshConfig, rank: int, size: int, device: str) -> Layout:

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from thetahat.distribution.mesh import SHARDS
+
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import FSDPModule
@@ -22,6 +24,11 @@ def is_sharded(model: object) -> bool:
 def is_piece(tensor: Tensor) -> "TypeGuard[DTensor]":
     """Whether this rank has some of it only."""
     return hasattr(tensor, "placements")
+
+
+def is_in_shards(tensor: Tensor) -> bool:
+    """Whether it is gathered when it is read, and its gradient summed over ranks by the backward pass."""
+    return is_piece(tensor) and SHARDS in (tensor.device_mesh.mesh_dim_names or ())
 
 
 def piece(tensor: Tensor) -> Tensor:

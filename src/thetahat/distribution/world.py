@@ -14,7 +14,7 @@ from thetahat.core.errors import ConfigError, ThetahatError
 from thetahat.distribution import heartbeat
 from thetahat.distribution.context import cut
 from thetahat.distribution.mesh import Layout, MeshConfig, Share, lay_out
-from thetahat.distribution.pieces import is_piece
+from thetahat.distribution.pieces import is_in_shards, piece
 
 T = TypeVar("T")
 
@@ -69,12 +69,12 @@ class World:
         return self.sum(sum(parts, start=zero))
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over ranks, on every rank."""
-        if self.size == 1:
-            return value
-        total = value.clone()
-        dist.all_reduce(total)
-        return total
+        """The sum over ranks that have read different things, on every rank: what several read alike counts once."""
+        return _sum(value, self.layout.readers) if self.layout.reader.size > 1 else value
+
+    def sum_of_all(self, value: Tensor) -> Tensor:
+        """The sum over all processes, on every rank: of votes, and of what one of them knows."""
+        return _sum(value) if self.size > 1 else value
 
     def cut(self, batch: Batch) -> Batch:
         """The positions of a batch that this rank reads: all, unless several read it together."""
@@ -100,41 +100,45 @@ class World:
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replaces each gradient by its sum over ranks; a rank without targets contributes zeros.
 
-        Those of parameters in pieces were summed by the backward pass.
+        Those of parameters in shards were summed by the backward pass.
         """
-        if self.size == 1:
+        if self.layout.reader.size == 1:
             return
         heartbeat.at("gradient sum and update", pace="stall")
         gradients: list[Tensor] = []
         for parameter in parameters:
-            if is_piece(parameter):
+            if is_in_shards(parameter):
                 continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            gradients.append(parameter.grad)
+            gradients.append(piece(parameter.grad))
         for bucket in _buckets(gradients):
             flat = torch.cat([gradient.flatten() for gradient in bucket])
-            dist.all_reduce(flat)
+            dist.all_reduce(flat, group=self.layout.readers)
             parts = flat.split([gradient.numel() for gradient in bucket])
             for gradient, part in zip(bucket, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
 
     def gather(self, rows: Shaped[Tensor, "N *axes"]) -> list[Shaped[Tensor, "n *axes"]]:  # noqa: F821 - shapes
-        """The rows of all ranks in their order, on the first rank; on the others an empty list."""
-        if self.size == 1:
-            return [rows]
-        counts = torch.zeros(self.size, dtype=torch.int64)
-        counts[self.rank] = len(rows)
+        """The rows of all ranks in their order, on the first rank; on the others an empty list.
+
+        Of ranks that have read the same, those of the first.
+        """
+        reader = self.layout.reader
+        if reader.size == 1:
+            return [rows] if self.is_first else []
+        counts = torch.zeros(reader.size, dtype=torch.int64)
+        counts[reader.rank] = len(rows)
         counts = self.sum(counts).tolist()
         padded = rows.new_zeros(max(counts), *rows.shape[1:])
         padded[: len(rows)] = rows
-        into = [torch.empty_like(padded) for _ in counts] if self.is_first else None
-        dist.gather(padded, into)
-        return [whole[:count] for whole, count in zip(into, counts, strict=True)] if into else []
+        into = [torch.empty_like(padded) for _ in counts] if reader.rank == 0 else None
+        dist.gather(padded, into, group=self.layout.readers, group_dst=0)
+        return [whole[:count] for whole, count in zip(into or [], counts, strict=True)] if self.is_first else []
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank; the result is the same on every rank, so all act alike."""
-        return bool(self.sum(torch.tensor(int(flag))).item()) if self.size > 1 else flag
+        return bool(self.sum_of_all(torch.tensor(int(flag))).item()) if self.size > 1 else flag
 
     def first_does(self, action: Callable[[], T]) -> T | None:
         """Runs `action` on the first rank while the others wait; if it fails there, all ranks raise."""
@@ -163,6 +167,12 @@ class World:
 
 ALONE = World()
 """One process."""
+
+
+def _sum(value: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
+    total = value.clone()
+    dist.all_reduce(total, group=group)
+    return total
 
 
 def _buckets(tensors: list[Tensor], num_bytes: int = 64 * 2**20) -> Iterable[list[Tensor]]:

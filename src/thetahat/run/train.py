@@ -261,7 +261,7 @@ def _evaluate(run: Running, clock: _Clock, hooks: ScoringHooks, *, is_saved: boo
 def _agree(stop: Stop, is_late: bool, world: World) -> int:
     """Whether all ranks stop now: the number of a signal that one of them got, -1: the time is over, 0: they go on."""
     reasons = {**{int(number): stop.number == number for number in STOPPING}, -1: is_late}
-    votes = world.sum(torch.tensor(list(reasons.values()), dtype=torch.int64)).tolist()
+    votes = world.sum_of_all(torch.tensor(list(reasons.values()), dtype=torch.int64)).tolist()
     return next((int(reason) for reason, count in zip(reasons, votes, strict=True) if count), 0)
 
 

@@ -116,7 +116,8 @@ def score_corpus(
     for number, scored in hooks.journal.known().items() if hooks.journal and world.is_first else ():
         _enter(found, scored)
         is_known[number] = 1
-    left = (world.sum(is_known) == 0).nonzero()[:, 0].tolist()[world.layout.reader.rank :: world.layout.reader.size]
+    mine = world.layout.reader
+    left = (world.sum_of_all(is_known) == 0).nonzero()[:, 0].tolist()[mine.rank :: mine.size]
     total, done, waiting = sum(reader.num_tokens(number) for number in left), 0, set(left)
     numbers: Iterator[int] = itertools.takewhile(lambda _: not hooks.stops(), left)
     if is_sharded(model):

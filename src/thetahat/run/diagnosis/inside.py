@@ -46,7 +46,7 @@ class Inside:
             with reading(state.model):
                 found = inside(state.model, batches[0].whole or batches[0], state.config.dtype, state.device)
             layers = found if world.is_first else layers
-        values: list[float] = torch.cat([rows.flatten(), world.sum(layers).flatten()]).tolist()
+        values: list[float] = torch.cat([rows.flatten(), world.sum_of_all(layers).flatten()]).tolist()
         cut = NUM_VALUES * len(self._names)
         updates = updates_of([values[place : place + NUM_VALUES] for place in range(0, cut, NUM_VALUES)])
         looked = [values[place : place + 3] for place in range(cut, len(values), 3)]
@@ -74,7 +74,7 @@ class Inside:
         sums = torch.stack([checksum(piece(one)) for one in parameters])
         slots = torch.zeros(world.size, len(sums), dtype=torch.int64, device=sums.device)
         slots[world.rank] = sums
-        everyones = world.sum(slots)
+        everyones = world.sum_of_all(slots)
         is_divided = torch.tensor([is_piece(one) for one in parameters], device=sums.device)
         twins = everyones[torch.arange(world.size, device=sums.device) % world.num_shards]
         differs = (everyones != torch.where(is_divided, twins, everyones[:1])).nonzero().tolist()

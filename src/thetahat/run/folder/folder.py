@@ -47,7 +47,7 @@ def _first_free(folder: Path, world: World) -> Path:
     number = 1
     while world.is_first and named(number).exists():
         number += 1
-    return named(int(world.sum(torch.tensor(number if world.is_first else 0)).item()))
+    return named(int(world.sum_of_all(torch.tensor(number if world.is_first else 0)).item()))
 
 
 def enter(folder: Path, config: RunConfig) -> None:
