@@ -168,13 +168,14 @@ def test_what_is_read_token_by_token_is_what_is_read_at_once(choice, num_padding
 def test_a_cache_keeps_no_more_than_a_window_needs():
     config = replace(TINY, num_layers=4, layers=(AttentionMixer(distance=3), FULL))
     cache = Cache(config, 1, 50, torch.zeros(1))
-    assert [layer.keys.shape[2] for layer in cache.layers] == [3, 50, 3, 50]
+    assert [layer.room for layer in cache.layers] == [3, 50, 3, 50]
     layer = LayerCache(torch.zeros(1, 1, 0, 2), 50, 3)
     for step in range(10):
         keys, values = layer.append(torch.full((1, 1, 1, 2), float(step)), torch.full((1, 1, 1, 2), -float(step)))
         seen = list(range(max(step - 3, 0), step + 1))
         assert keys[0, 0, :, 0].tolist() == seen
         assert values[0, 0, :, 0].tolist() == [-each for each in seen]
+    assert layer.keys.shape == layer.values.shape == (1, 1, 3, 2)
 
 
 def test_a_window_that_reaches_everything_costs_nothing():

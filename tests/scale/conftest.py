@@ -31,8 +31,8 @@ vocab_size = 300
 kind = "decoder"
 num_layers = 2
 width = 16
-num_heads = 2
-num_kv_heads = 1
+num_heads = 4
+num_kv_heads = 2
 head_width = 8
 inner_width = 24
 ties_embeddings = true
@@ -70,6 +70,15 @@ KINDS = {
     "shared-layers": ("model.shares_layers=true",),
     "recomputed": ("recompute=1",),
     "adapter": ("base=base", "adapter.rank=4", "optimization.ema=none", "evaluation.ema=false"),
+    "biases": (
+        "data.vocab_size=301",
+        "model.inner_width=25",
+        "model.ties_embeddings=false",
+        "model.attention.has_bias=true",
+        "model.attention.has_output_bias=true",
+        "model.mlp.has_bias=true",
+        "model.head.has_bias=true",
+    ),
     "new-rows": ("base=base", 'data.special_tokens=["<a>","<b>"]', 'frozen=["embedding.*"]'),
 }
 """What is trained, beside a decoder with tied embeddings and a head in chunks."""
@@ -114,6 +123,17 @@ def tensors(run):
         for path in sorted(newest(run).glob("*.safetensors"))
         for name, tensor in load_file(path).items()
     }
+
+
+def names(run):
+    """Of its newest checkpoint: each file of tensors, with the names, shapes and dtypes in it, as they are laid out."""
+    return {path.name: header(path) for path in sorted(newest(run).glob("*.safetensors"))}
+
+
+def header(path) -> bytes:
+    """What stands before the tensors of a file."""
+    content = path.read_bytes()
+    return content[: 8 + int.from_bytes(content[:8], "little")]
 
 
 def distance(ours, theirs):

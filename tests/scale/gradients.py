@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from tests.examples import TINY, enliven, packed_of, trees
 from tests.objective.layouts import SYMBOLS
 from thetahat.core.visibility import Visibility
-from thetahat.distribution import context as context_module
+from thetahat.distribution import context as context_module, tensor as tensor_module
 from thetahat.distribution.mesh import MeshConfig
 from thetahat.distribution.pieces import fill, whole
 from thetahat.distribution.shard import shard
@@ -45,9 +45,17 @@ MODELS = {
     "encoder": (EncoderConfig(**FIELDS), Masked()),
     "encoder-decoder": (EncoderDecoderConfig(num_encoder_layers=2, **FIELDS), Conditional()),
 }
+BOUNDS = {torch.float64: 1e-12, torch.float32: 2e-6}
 LAYOUTS = {
-    2: (MeshConfig(), MeshConfig(shards=2), MeshConfig(context=2)),
-    4: (MeshConfig(shards=2), MeshConfig(context=4), MeshConfig(shards=2, context=2)),
+    2: (MeshConfig(), MeshConfig(shards=2), MeshConfig(context=2), MeshConfig(tensor=2)),
+    4: (
+        MeshConfig(shards=2),
+        MeshConfig(context=4),
+        MeshConfig(shards=2, context=2),
+        MeshConfig(tensor=2),
+        MeshConfig(shards=2, tensor=2),
+        MeshConfig(context=2, tensor=2),
+    ),
 }
 
 
@@ -88,6 +96,8 @@ def whole_model(config, dtype):
 def model_in(world: World, config, dtype, values):
     """The same model as the world lays it out."""
     model = build_model(config, SYMBOLS.vocab_size)
+    if world.layout.tensor is not None:
+        tensor_module.split(model, world.layout.tensor)
     if world.layout.shards is not None:
         units = [module for module in model.modules() if isinstance(module, Block)]
         shard(model, units, ("hidden", "encode", "read", "decode"), world.layout.shards, None)
@@ -106,29 +116,43 @@ def distances(folder: str, mutation: str = "") -> None:
         for name, (config, _) in MODELS.items():
             for dtype in (torch.float64, torch.float32) if not mutation else (torch.float64,):
                 MUTATIONS.get(mutation, lambda here: None)(here)
-                found[f"{name} {mesh.shards}x{mesh.context} {str(dtype)[6:]}"] = _distance(here, name, config, dtype)
+                layout = f"{mesh.shards}x{mesh.context}x{mesh.tensor}"
+                found[f"{name} {layout} {str(dtype)[6:]}"] = _distance(here, name, config, dtype)
     if world.is_first:
         (Path(folder) / "found.json").write_text(json.dumps(found))
     world.leave()
 
 
 def _distance(here, name, config, dtype):
+    """The error over what is allowed: what rounding explains."""
     batches = [batch_of(name, share) for share in range(here.data.size)]
     weight, kernel = sum(float(batch.weight()) for batch in batches), build_kernel(ObjectiveConfig(), compiles=False)
     plain = whole_model(config, dtype)
     gradients(plain, batches, kernel, weight)
     values = {parameter: one.detach() for parameter, one in plain.named_parameters()}
+    bound = BOUNDS[dtype]
+    if dtype == torch.float32:  # rounding takes both as far from the truth
+        truth = build_model(config, SYMBOLS.vocab_size)
+        allocate(truth, "cpu", torch.float64)
+        for name, parameter in truth.named_parameters():
+            fill(parameter, values[name])
+        gradients(truth, batches, kernel, weight)
+        bound = max(bound, 2 * _largest(gradients_of(plain), gradients_of(truth)))
     ours = model_in(here, config, dtype, values)
     gradients(ours, [here.cut(batches[here.data.rank])], kernel, weight)
     here.sum_gradients(ours.parameters())
-    theirs = {parameter: one.grad for parameter, one in plain.named_parameters() if one.grad is not None}
-    scale = sum(float(one.double().norm()) ** 2 for one in theirs.values()) ** 0.5
-    errors = []
-    for parameter, one in ours.named_parameters():
-        if parameter in theirs:
-            away = float((whole(one.grad).double() - theirs[parameter].double()).norm())
-            errors.append(away / max(float(theirs[parameter].double().norm()), 1e-3 * scale))
-    return max(errors)
+    return _largest(gradients_of(ours), gradients_of(plain)) / bound
+
+
+def gradients_of(model):
+    """Whole, in float64."""
+    return {name: whole(one.grad).double() for name, one in model.named_parameters() if one.grad is not None}
+
+
+def _largest(ours, theirs):
+    """The largest relative error over tensors; all but zero gradients are held against the whole one."""
+    scale = sum(float(one.norm()) ** 2 for one in theirs.values()) ** 0.5
+    return max(float((ours[name] - one).norm()) / max(float(one.norm()), 1e-3 * scale) for name, one in theirs.items())
 
 
 def _average(here):
@@ -143,6 +167,19 @@ def _average(here):
     if "average" not in _DONE:
         _DONE.add("average")
         World.sum_gradients = wrong
+
+
+def _gain(here):
+    """The gain of the norm of queries or keys has the gradient of a rank's heads only."""
+    tensor_module.NORMS = frozenset()
+
+
+def _mean(here):
+    """What comes back from the ranks of a product is averaged."""
+    right = tensor_module._sum
+    tensor_module._Fork.backward = staticmethod(
+        lambda ctx, gradient: (right(gradient, ctx.group) / torch.distributed.get_world_size(ctx.group), None)
+    )
 
 
 def _missing(here):
@@ -176,4 +213,4 @@ def _leak(here):
 
 
 _DONE: set[str] = set()
-MUTATIONS = {"average": _average, "missing": _missing, "leak": _leak}
+MUTATIONS = {"average": _average, "missing": _missing, "leak": _leak, "gain": _gain, "mean": _mean}

@@ -4,17 +4,15 @@ import json
 
 import pytest
 
-from tests.scale.gradients import MODELS, distances
+from tests.scale.gradients import LAYOUTS, MODELS, distances
 from thetahat.distribution.launch import launch
 
 pytestmark = pytest.mark.multi
 
-BOUNDS = {"float64": 1e-12, "float32": 2e-6}
-
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """The errors of all cases on so many ranks, with a fault or without, measured once."""
+    """The errors of all cases on so many ranks over what is allowed, with a fault or without, measured once."""
     made = {}
 
     def measured(size, mutation=""):
@@ -30,18 +28,20 @@ def found(tmp_path_factory):
 @pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_gradients_in_every_layout_are_those_of_one_process(found, size):
     errors = found(size)
-    assert {name: error for name, error in errors.items() if not error <= BOUNDS[name.split()[2]]} == {}
-    assert len(errors) == len(MODELS) * 3 * 2
+    assert {name: error for name, error in errors.items() if not error <= 1} == {}
+    assert len(errors) == len(MODELS) * len(LAYOUTS[size]) * 2
 
 
 @pytest.mark.parametrize(
     ("mutation", "layout"),
     [
-        ("missing", "1x2"),
-        pytest.param("average", "1x1", marks=pytest.mark.slow),
-        pytest.param("leak", "1x2", marks=pytest.mark.slow),
+        ("missing", "1x2x1"),
+        pytest.param("average", "1x1x1", marks=pytest.mark.slow),
+        ("gain", "1x1x2"),
+        pytest.param("mean", "1x1x2", marks=pytest.mark.slow),
+        pytest.param("leak", "1x2x1", marks=pytest.mark.slow),
     ],
 )
 def test_a_fault_is_seen_in_every_model(found, mutation, layout):
     errors = found(2, mutation)
-    assert all(error > 1e-3 for name, error in errors.items() if name.split()[1] == layout), errors
+    assert all(error > 1e9 for name, error in errors.items() if name.split()[1] == layout), errors

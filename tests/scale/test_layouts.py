@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.commands import ended, started, worlds
-from tests.scale.conftest import KINDS, batches, distance, held_out, lines, newest, tensors, trained
+from tests.scale.conftest import KINDS, batches, distance, held_out, lines, names, newest, tensors, trained
 
 pytestmark = pytest.mark.multi
 
@@ -15,6 +15,11 @@ LAYOUTS = {  # ranks, and how they are laid out
     "4": (4, ["mesh.shards=4"]),
     "context": (2, ["mesh.context=2"]),
     "both": (4, ["mesh.shards=2", "mesh.context=2"]),
+    "tensor": (2, ["mesh.tensor=2"]),
+    "2x-tensor": (4, ["mesh.tensor=2"]),
+    "shards-tensor": (4, ["mesh.shards=2", "mesh.tensor=2"]),
+    "context-tensor": (4, ["mesh.context=2", "mesh.tensor=2"]),
+    "2x-shards-tensor": (8, ["mesh.shards=2", "mesh.tensor=2"]),
 }
 
 
@@ -34,15 +39,15 @@ def alone(bench):
 
 
 CASES = (
-    [(kind, "2") for kind in KINDS]
-    + [("decoder", layout) for layout in ("3", "2x2", "both")]
-    + [("encoder-decoder", "context")]
+    [(kind, "2") for kind in KINDS if kind != "biases"]
+    + [("decoder", layout) for layout in ("3", "2x2", "both", "shards-tensor")]
+    + [("encoder-decoder", "context"), ("biases", "tensor")]
 )
 SLOW = [
     pytest.param(kind, layout, marks=pytest.mark.slow)
     for kind in KINDS
     for layout in LAYOUTS
-    if (kind, layout) not in CASES
+    if (kind, layout) not in CASES and not (kind == "new-rows" and "tensor" in layout)
 ]
 
 
@@ -50,6 +55,7 @@ SLOW = [
 def test_a_run_in_pieces_equals_that_of_one_process(bench, alone, kind, layout):
     (size, mesh), whole = LAYOUTS[layout], alone(kind)
     run = trained(bench, f"{kind}-{layout}", size, *mesh, *KINDS[kind])
+    assert names(run) == names(whole)
     assert distance(tensors(run), tensors(whole))[0] < 1e-12
     assert batches(run) == batches(whole)
     assert held_out(run) == pytest.approx(held_out(whole), rel=1e-13)
@@ -86,6 +92,29 @@ def test_ranks_that_do_not_fit_the_mesh_are_refused(bench):
     alone = ended(started(bench, *command))
     assert alone.returncode == 2
     assert "torchrun --nproc-per-node 3" in alone.stderr
+
+
+@pytest.mark.slow
+def test_dropout_is_the_same_on_all_ranks_of_a_product(bench):
+    keys = ("model.dropout=0.2", "max_steps=6")
+    whole = trained(bench, "dropout", 1, *keys)
+    run = trained(bench, "dropout-tensor", 2, *keys, "mesh.tensor=2")
+    assert distance(tensors(run), tensors(whole))[0] < 1e-12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        (["mesh.tensor=2", "model.num_kv_heads=1"], "allowed: mesh.tensor=1"),
+        (["mesh.tensor=2", "model.attention.query_key_norm=joined"], "allowed: model.attention.query_key_norm=head"),
+        (["mesh.tensor=2", "mesh.shards=2"], "mesh.shards=2 mesh.tensor=2 needs a multiple of 4 ranks"),
+    ],
+)
+def test_what_ranks_cannot_compute_together_is_refused(bench, keys, told):
+    done = [ended(one) for one in [started(bench, "train", "tiny.toml", *keys, environment=w) for w in worlds(2)]]
+    assert [one.returncode for one in done] == [2, 2]
+    assert told in done[0].stderr
 
 
 def test_a_rank_names_the_sequences_that_are_not_finite(bench):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 Ranks = Annotated[int, Meta(ge=1, le=2**20)]
-REPLICAS, SHARDS, CONTEXT = "replicas", "shards", "context"  # the axes of ranks, the outer one first
+REPLICAS, SHARDS, CONTEXT, TENSOR = "replicas", "shards", "context", "tensor"  # the axes of ranks, the outer one first
 
 
 class MeshConfig(Config, kw_only=True):
@@ -26,6 +26,10 @@ class MeshConfig(Config, kw_only=True):
     context: Ranks = 1
     """Ranks that read the same rows, each some of their positions, for contexts whose activations one rank cannot keep.
     With shards the model is divided over these ranks, too.
+    """
+    tensor: Ranks = 1
+    """Ranks that compute each product together, each with some heads, inner columns and tokens of the vocabulary
+    (tensor parallelism). They read the same rows. It divides model.num_kv_heads; 1: each rank computes all of it.
     """
 
 
@@ -45,33 +49,42 @@ class Layout:
     reader: Share  # of whatever is read without being cut, as in evaluation; and of draws
     shards: "DeviceMesh | None" = None  # [replicas, shards], over which matrices are divided; None: they are whole
     context_group: "dist.ProcessGroup | None" = None  # that reads the same rows; None: each rank reads whole ones
-    context_group: "dist.ProcessGroup | None" = None
+    tensor: "DeviceMesh | None" = None  # of one axis, whose ranks compute each product together
     readers: "dist.ProcessGroup | None" = None  # over which sums go: one of each that read the same; None: all ranks
 
 
 def lay_out(config: MeshConfig, rank: int, size: int, device: str) -> Layout:
-    """The place of a rank among replicas x shards x context, of which the last follow each other.
+    """The place of a rank among replicas x shards x context x tensor, of which the last follow each other.
 
     So ranks that exchange most lie on one machine, where it has as many. Raises ConfigError for ranks that do not fit.
     """
-    together = config.shards * config.context
+    together = config.shards * config.context * config.tensor
     if size % together:
-        sizes = {"shards": config.shards, "context": config.context}
+        sizes = {SHARDS: config.shards, CONTEXT: config.context, TENSOR: config.tensor}
         keys = " ".join(f"mesh.{name}={number}" for name, number in sizes.items() if number > 1)
         started = "1 rank was" if size == 1 else f"{size} ranks were"
         raise ConfigError(
             f"{keys} needs a multiple of {together} ranks, and {started} started",
             cure=f"torchrun --nproc-per-node {together} -m thetahat ..., or other numbers",
         )
-    data, context = Share(rank // config.context, size // config.context), Share(rank % config.context, config.context)
+    reader = Share(rank // config.tensor, size // config.tensor)
+    data = Share(reader.rank // config.context, reader.size // config.context)
+    context = Share(reader.rank % config.context, config.context)
     if together == 1:
-        return Layout(data, context, data)
+        return Layout(data, context, reader)
     from torch.distributed.device_mesh import init_device_mesh
 
-    shards, group = None, None
-    if config.shards > 1:
-        shards = init_device_mesh(device, (size // together, together), mesh_dim_names=(REPLICAS, SHARDS))
-    if config.context > 1:
-        mesh = init_device_mesh(device, (data.size, context.size), mesh_dim_names=("data", CONTEXT))
-        group = mesh.get_group(CONTEXT)
-    return Layout(data, context, Share(rank, size), shards, group)
+    def mesh(**sizes: int) -> "DeviceMesh":
+        return init_device_mesh(device, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+
+    num_shards = config.shards * config.context if config.shards > 1 else 1
+    if config.tensor == 1:
+        shards = mesh(replicas=size // num_shards, shards=num_shards) if num_shards > 1 else None
+        group = mesh(data=data.size, context=context.size).get_group(CONTEXT) if config.context > 1 else None
+        return Layout(data, context, reader, shards, group)
+    model = mesh(replicas=reader.size // num_shards, shards=num_shards, tensor=config.tensor)
+    shards = model[REPLICAS, SHARDS] if num_shards > 1 else None
+    readers = mesh(readers=reader.size, tensor=config.tensor).get_group("readers")
+    rows = mesh(data=data.size, context=context.size, tensor=config.tensor)
+    group = rows.get_group(CONTEXT) if config.context > 1 else None
+    return Layout(data, context, reader, shards, group, model[TENSOR], readers)

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeGuard, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard, cast
 
 import torch
 import torch.distributed as dist
@@ -11,14 +11,33 @@ from torch import Tensor, nn
 from thetahat.distribution.mesh import SHARDS
 
 if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
+GROUP = "tensor_group"  # of a model: the ranks that compute each of its products together
+
 
 def is_sharded(model: object) -> bool:
-    """Whether all ranks must read it together."""
-    return hasattr(model, "set_requires_gradient_sync")
+    """Whether several ranks must read it together."""
+    return _is_unit(model) or hasattr(model, GROUP)
+
+
+def _is_unit(module: object) -> bool:
+    """Whether its shards are gathered when it is read."""
+    return hasattr(module, "set_requires_gradient_sync")
+
+
+def agreed(model: object, flag: bool) -> bool:
+    """Whether the flag is set on any of the ranks that compute one product together; where one has all of it, `flag`.
+
+    So all of them go on alike.
+    """
+    group: dist.ProcessGroup | None = getattr(model, GROUP, None)
+    if group is None:
+        return flag
+    votes = torch.tensor(int(flag))
+    dist.all_reduce(votes, group=group)
+    return bool(votes)
 
 
 def is_piece(tensor: Tensor) -> "TypeGuard[DTensor]":
@@ -36,20 +55,61 @@ def piece(tensor: Tensor) -> Tensor:
     return tensor.to_local() if is_piece(tensor) else tensor
 
 
+class Cut(NamedTuple):
+    """One of the divisions by which a tensor came to be a piece."""
+
+    group: dist.ProcessGroup  # whose ranks have the parts
+    axis: int
+    length: int  # of the axis, before
+
+
 def whole(tensor: Tensor) -> Tensor:
     """All of it, on every rank; all of them must ask, in the same order."""
-    return tensor.full_tensor() if is_piece(tensor) else tensor
+    if not is_piece(tensor):
+        return tensor
+    found = piece(tensor).detach()
+    for cut in reversed(cuts_of(tensor)):
+        found = _joined(found, cut)
+    return found
+
+
+def _joined(part: Tensor, cut: Cut) -> Tensor:
+    """What the ranks of a group have, one behind the other; all but the last parts are equally long."""
+    most = -(-cut.length // dist.get_world_size(cut.group))
+    padded = part.new_zeros(*part.shape[: cut.axis], most, *part.shape[cut.axis + 1 :])
+    padded.narrow(cut.axis, 0, part.shape[cut.axis]).copy_(part)
+    parts = [torch.empty_like(padded) for _ in range(dist.get_world_size(cut.group))]
+    dist.all_gather(parts, padded, group=cut.group)
+    return torch.cat(parts, cut.axis).narrow(cut.axis, 0, cut.length).contiguous()
 
 
 @torch.no_grad()
 def fill(tensor: Tensor, source: Tensor) -> None:
     """Copies from a whole tensor what this rank has of it."""
-    if is_piece(tensor):
-        from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-        shape, first = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-        source = source[tuple(slice(start, start + size) for start, size in zip(first, shape, strict=True))]
+    for cut in cuts_of(tensor):
+        first, size = share_of(cut.length, dist.get_rank(cut.group), dist.get_world_size(cut.group))
+        source = source.narrow(cut.axis, first, size)
     piece(tensor).copy_(source)
+
+
+def cuts_of(tensor: Tensor) -> list[Cut]:
+    """The divisions of a tensor, the first one first: over the ranks of a product, then over shards."""
+    if not is_piece(tensor):
+        return []
+    shape, cuts = list(tensor.shape), list[Cut]()
+    for dim, placement in reversed([*enumerate(tensor.placements)]):
+        if (axis := getattr(placement, "dim", None)) is not None:
+            group = tensor.device_mesh.get_group(dim)
+            cuts.append(Cut(group, axis, shape[axis]))
+            shape[axis] = share_of(shape[axis], dist.get_rank(group), dist.get_world_size(group))[1]
+    return cuts
+
+
+def share_of(length: int, rank: int, size: int) -> tuple[int, int]:
+    r"""Where a rank's part of an axis begins, and its length: $\lceil L / n \rceil$ but for the last parts."""
+    most = -(-length // size)
+    first = min(rank * most, length)
+    return first, min(most, length - first)
 
 
 def sum_over_pieces(values: Tensor, tensors: Sequence[Tensor]) -> Tensor:
@@ -65,18 +125,16 @@ def sum_over_pieces(values: Tensor, tensors: Sequence[Tensor]) -> Tensor:
 
 def _groups(tensors: Sequence[Tensor]) -> Iterable[tuple[dist.ProcessGroup, list[int]]]:
     """The process groups over which some tensors are divided, with the places of these."""
-    places: dict[tuple[DeviceMesh, int], list[int]] = {}
+    places: dict[dist.ProcessGroup, list[int]] = {}
     for place, tensor in enumerate(tensors):
-        if is_piece(tensor):
-            for dim, placement in enumerate(tensor.placements):
-                if placement.is_shard():
-                    places.setdefault((tensor.device_mesh, dim), []).append(place)
-    return [(mesh.get_group(dim), those) for (mesh, dim), those in places.items()]
+        for cut in cuts_of(tensor):
+            places.setdefault(cut.group, []).append(place)
+    return places.items()
 
 
 def expect_backward(model: nn.Module, *, is_last: bool) -> None:
     """Said before a micro-batch is read: behind the last backward pass of a step gradients are summed over ranks."""
-    if is_sharded(model):
+    if _is_unit(model):
         cast("FSDPModule", model).set_requires_gradient_sync(is_last)
 
 
@@ -92,9 +150,10 @@ def reading(model: object) -> Generator[None]:
 
 @contextmanager
 def undivided(model: nn.Module) -> Generator[None]:
-    """Gives every rank the whole model inside the block, so that each may read on its own, backwards too.
+    """Gives every rank all shards of the model inside the block, so that each may read on its own, backwards too.
 
-    The gradients of that are not summed, and are to be thrown away. It needs the memory of a whole model.
+    Ranks that compute a product together still read together. The gradients of that are not summed, and are to be
+    thrown away. It needs the memory of a whole model, or of a rank's part of its products.
     """
     modules = units_of(model)
     for module in modules:
@@ -115,4 +174,4 @@ def undivided(model: nn.Module) -> Generator[None]:
 def units_of(model: object) -> "list[FSDPModule]":
     """The modules that are gathered one at a time, the model itself among them; none where it is whole."""
     modules = model.modules() if isinstance(model, nn.Module) else ()
-    return [cast("FSDPModule", module) for module in modules if is_sharded(module)]
+    return [cast("FSDPModule", module) for module in modules if _is_unit(module)]

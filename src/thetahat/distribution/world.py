@@ -56,6 +56,12 @@ class World:
         return 1 if self.layout.shards is None else self.layout.shards.size(-1)
 
     @property
+    def product(self) -> Share:
+        """The part of each product that this rank computes."""
+        mesh = self.layout.tensor
+        return Share() if mesh is None else Share(mesh.get_local_rank(), mesh.size())
+
+    @property
     def is_first(self) -> bool:
         """Whether this process is the one that writes."""
         return self.rank == 0

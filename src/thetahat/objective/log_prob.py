@@ -28,6 +28,26 @@ class Head(Protocol):
         ...
 
 
+@runtime_checkable
+class Part(Protocol):
+    """Some of the tokens of a vocabulary that several ranks share; a head has it as its attribute `part`."""
+
+    first: int  # of these tokens
+    most: int  # tokens that a rank has
+
+    def logits(self, hidden: Float[Tensor, "N D"], tokens: slice | None = None) -> Float[Tensor, "N v"]:
+        """Logits, newly made, of these tokens or of those in a slice of them."""
+        ...
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over ranks, on each of them; its gradient goes to each as it is."""
+        ...
+
+    def largest(self, values: Tensor) -> Tensor:
+        """The largest over ranks, without a gradient."""
+        ...
+
+
 class Told(NamedTuple):
     """What a kernel computes for each target."""
 
@@ -44,11 +64,34 @@ def reference(hidden: Float[Tensor, "N D"], head: Head, targets: Int[Tensor, " N
 
     $\log \Pr_\theta(t_i \mid \cdot) = z_{i,t_i} - \log Z_i$, $\log Z_i = \log \sum_v \exp z_{i,v}$ with logits
     $z_i = \mathrm{head}(h_i)$, in at least float32 whatever the dtype of `hidden`; float64 stays float64.
+    Where ranks share the vocabulary each makes the logits of its own tokens only.
     """
+    if (part := _part_of(head)) is not None:
+        return _shared(hidden, part, targets)
     logits_NV = head(hidden)
     logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
     target, log_normalizer = logits_NV.gather(-1, targets[:, None])[:, 0], logits_NV.logsumexp(-1)
     return Told(target - log_normalizer, log_normalizer, logits_NV.detach().amax(-1) > target.detach())
+
+
+def _part_of(head: Head) -> Part | None:
+    return getattr(head, "part", None)
+
+
+def _shared(hidden: Float[Tensor, "N D"], part: Part, targets: Int[Tensor, " N"]) -> Told:
+    r"""With m the largest logit of all ranks, $\log Z = m + \log \sum_k \sum_{v \in k} \exp(z_v - m)$ over ranks k.
+
+    Two exchanges of a number or two a target.
+    """
+    logits_Nv = part.logits(hidden)
+    logits_Nv = logits_Nv.to(torch.promote_types(logits_Nv.dtype, torch.float32))
+    largest_N = part.largest(logits_Nv.detach().amax(-1))
+    below_Nv, place_N = logits_Nv - largest_N[:, None], targets - part.first
+    is_here_N = (place_N >= 0) & (place_N < logits_Nv.shape[1])
+    target_N = below_Nv.gather(-1, place_N.clamp(0, logits_Nv.shape[1] - 1)[:, None])[:, 0]
+    target_N, total_N = part.sum(torch.stack([torch.where(is_here_N, target_N, 0.0), below_Nv.exp().sum(-1)])).unbind()
+    log_total_N = total_N.log()
+    return Told(target_N - log_total_N, largest_N + log_total_N, target_N.detach() < 0)
 
 
 def chunked(
@@ -76,7 +119,8 @@ def judged(hidden: Float[Tensor, "N D"], head: Head, targets: Int[Tensor, " N"],
     Milakov & Gimelshein, Online normalizer calculation for softmax, 2018 (arXiv 1805.02867). Logits are of at least
     float32, s of float64. A block that fits into the CPU's cache is also computed and read faster.
     """
-    vocab_size = head.num_outputs
+    part = _part_of(head)
+    vocab_size = head.num_outputs if part is None else part.most  # so that ranks cut alike
     width = min(max(room // max(len(targets), 1) // COLUMNS, 1) * COLUMNS, vocab_size)
     rows = max(room // width, 1)
     if len(targets) > rows:
@@ -84,14 +128,20 @@ def judged(hidden: Float[Tensor, "N D"], head: Head, targets: Int[Tensor, " N"],
         return _joined([judged(h, head, t, room=room) for h, t in portions])
     largest = hidden.new_full((len(targets),), -torch.inf, dtype=torch.promote_types(hidden.dtype, torch.float32))
     target, total = largest.clone(), torch.zeros_like(largest, dtype=torch.float64)
-    for first in range(0, vocab_size, width):
-        logits = head(hidden, slice(first, first + width))
+    logits_of, start = (head, 0) if part is None else (part.logits, part.first)
+    for first in range(start, start + vocab_size, width):
+        logits = logits_of(hidden, slice(first - start, first - start + width))
+        if not logits.shape[1]:  # the last rank may have fewer tokens
+            break
         place = (targets - first).clamp(0, logits.shape[1] - 1)
         target = torch.where(targets == place + first, logits.gather(-1, place[:, None])[:, 0], target)
         before, largest = largest, torch.maximum(largest, logits.amax(-1))
         is_precise = logits.dtype == largest.dtype  # else the difference is computed in the wider dtype
         below = logits.sub_(largest[:, None]) if is_precise else logits - largest[:, None]
         total = total * (before.double() - largest).exp_() + below.exp_().sum(-1)
+    if part is not None:
+        before, largest, target = largest, part.largest(largest), part.largest(target)
+        total = part.sum(total * (before.double() - largest).exp_())
     log_total = total.log_()
     return Told(target.double() - largest - log_total, largest + log_total, largest > target)
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
-from thetahat.distribution.pieces import is_piece
 from thetahat.optimization.config import AdamW
 
 
@@ -39,6 +38,8 @@ def build_adamw(parameters: Iterable[nn.Parameter], config: AdamW) -> torch.opti
 
 
 def apart(parameters: Sequence[nn.Parameter]) -> list[dict[str, list[nn.Parameter]]]:
-    """Groups of torch's: parameters in pieces, and whole ones, since one kernel does not take both."""
-    kinds = [[one for one in parameters if is_piece(one) == kind] for kind in (False, True)]
-    return [{"params": kind} for kind in kinds if kind]
+    """Groups of torch's: whole parameters, and pieces of each mesh apart, since one kernel does not take both."""
+    kinds: dict[object, list[nn.Parameter]] = {None: []}
+    for one in parameters:
+        kinds.setdefault(getattr(one, "device_mesh", None), []).append(one)
+    return [{"params": kind} for kind in kinds.values() if kind]

@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from thetahat.distribution.owners import change_whole
-from thetahat.distribution.pieces import is_piece, piece
+from thetahat.distribution.owners import Change, change_columns, change_whole
+from thetahat.distribution.pieces import cuts_of, is_piece, piece
 from thetahat.optimization.config import Muon as MuonConfig
 from thetahat.optimization.foreach import lerp, lerp_, multiply_
 
@@ -103,15 +104,18 @@ class Muon(torch.optim.Optimizer):
 
     def _steps(self, parameters: Sequence[nn.Parameter], directions: Sequence[Tensor]) -> Iterable[Tensor]:
         """The orthogonal steps of matrices of one size; of matrices in pieces, this rank's rows of them."""
-        iterations, (num_rows, _) = self.config.num_iterations, parameters[0].shape[-2:]
+        iterations = self.config.num_iterations
         if not is_piece(parameters[0]) or parameters[0].ndim > 2:  # of a stack a rank has whole matrices
             return _orthogonalize_together([*directions], iterations)
-        group = parameters[0].device_mesh.get_group(-1)
 
-        def change(matrices: Tensor) -> Tensor:
+        def orthogonalized(matrices: Tensor) -> Tensor:
             return _orthogonalize_together([matrices], iterations)[0]  # laid out as whole ones: the same bits
 
-        return change_whole(torch.stack([*directions]), num_rows, group, change)
+        change: Change = orthogonalized
+        for group, axis, length in cuts_of(parameters[0]):  # the last cut is the first one mended
+            mended = change_columns if axis else change_whole
+            change = partial(mended, length=length, group=group, change=change)
+        return change(torch.stack([*directions]))
 
 
 def _by_shape(tensors: list[nn.Parameter]) -> list[list[int]]:
@@ -119,7 +123,7 @@ def _by_shape(tensors: list[nn.Parameter]) -> list[list[int]]:
     places: dict[tuple[Any, ...], list[int]] = {}
     for i, tensor in enumerate(tensors):
         sizes = tensor.shape[-2:] if is_piece(tensor) else sorted(tensor.shape[-2:])
-        key = (is_piece(tensor), tensor.device, tensor.dtype, *sizes)
+        key = (is_piece(tensor), tensor.device, tensor.dtype, *sizes, *cuts_of(tensor))
         places.setdefault(key, []).append(i)
     return list(places.values())
 

@@ -277,7 +277,7 @@ def find_newest(folder: Path, config: RunConfig, world: World) -> Path | None:
 
 def _agree_on(newest: Path | None, folder: Path, world: World) -> None:
     mine = read_progress(newest)["step"] if newest else -1
-    first = int(world.sum(torch.tensor(mine if world.is_first else 0)).item())
+    first = int(world.sum_of_all(torch.tensor(mine if world.is_first else 0)).item())
     if world.any(mine != first):
         seen = newest.name if newest else "no checkpoint"
         raise FolderError(

@@ -17,6 +17,7 @@ from thetahat.objective.log_prob import Kernel, build_kernel
 from thetahat.optimization.average import MovingAverage
 from thetahat.optimization.optimizer import Optimizer, build_optimizer
 from thetahat.run.config import RunConfig
+from thetahat.run.tensor import refuse_tensor
 
 
 @dataclass
@@ -60,6 +61,11 @@ def first_model(
     freeze(model, config.frozen)
     if config.base_vocab_size and vocab_size > config.base_vocab_size:
         train_new_rows(model, num_rows - config.base_vocab_size, num_labels)
+    if world.layout.tensor is not None:
+        from thetahat.distribution.tensor import split  # imports DTensor
+
+        refuse_tensor(config, model, world.product.size)
+        split(model, world.layout.tensor)
     if world.layout.shards is not None:
         from thetahat.distribution.shard import shard  # imports FSDP, which takes a second
 

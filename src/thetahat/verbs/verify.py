@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
 from thetahat.core.config import from_toml, to_toml
-from thetahat.core.errors import DataError
+from thetahat.core.errors import ConfigError, DataError
 from thetahat.core.plain import fields_as_json
 from thetahat.core.random import generator
 from thetahat.distribution.launch import launch
@@ -168,10 +168,17 @@ def _rank(name: str, dtypes: list[Dtype]) -> None:
     config = from_toml((folder / "config.toml").read_text(encoding="utf-8"), RunConfig)
     set_up(config)
     size = join_world("cpu").size
-    worlds = [join_world("cpu", one) for one in (MeshConfig(), MeshConfig(shards=size), MeshConfig(context=size))]
+    meshes = [MeshConfig(), MeshConfig(shards=size), MeshConfig(context=size), MeshConfig(tensor=size)]
+    meshes += [MeshConfig(shards=size // 2, tensor=2)] if size % 2 == 0 and size > 2 else []
+    worlds = [join_world("cpu", mesh) for mesh in meshes]
     prepared = prepare(config, folder, World())
     for dtype, world in product(dtypes, worlds):
-        outcome = _outcome(Bench(config, prepared, dtype), world)
+        try:
+            outcome = _outcome(Bench(config, prepared, dtype), world)
+        except ConfigError:
+            if world.layout.tensor is None:
+                raise
+            continue  # the products of this model cannot be divided over so many ranks
         if world.is_first:
             tensors = {f"gradient {key}": value for key, value in outcome.gradients.items()}
             tensors["value"] = torch.tensor(outcome.value, dtype=torch.float64)
@@ -180,9 +187,10 @@ def _rank(name: str, dtypes: list[Dtype]) -> None:
 
 
 def _layout(world: World) -> str:
-    """For example 2-ranks, 2-shards, 2x2-shards, 2-context, 4-shards-2-context."""
-    names = {"shards": world.num_shards, "context": world.layout.context.size}
-    replicas = world.size // max(names.values()) if world.num_shards == 1 else world.size // world.num_shards
+    """For example 2-ranks, 2-shards, 2x2-shards, 2-context, 4-shards-2-context, 2-shards-2-tensor."""
+    names = {"shards": world.num_shards, "context": world.layout.context.size, "tensor": world.product.size}
+    together = (world.num_shards if world.num_shards > 1 else world.layout.context.size) * world.product.size
+    replicas = world.size // together
     told = "-".join(f"{number}-{name}" for name, number in names.items() if number > 1)
     return f"{world.size}-ranks" if not told else told if replicas == 1 else f"{replicas}x{told}"
 

@@ -17,18 +17,19 @@ class LayerCache:
     With a `distance` only the last so many are kept: no later position sees farther.
     """
 
-    def __init__(self, like: Float[Tensor, "B G T K"], capacity: int, distance: int | None = None) -> None:
-        rows, groups, _, width = like.shape
+    def __init__(self, like: Float[Tensor, "..."], capacity: int, distance: int | None = None) -> None:
         self.distance = None if distance is None or distance >= capacity else distance
-        room = self.distance or capacity
-        self.keys = like.new_zeros(rows, groups, room, width)
-        self.values = like.new_zeros(rows, groups, room, width)
+        self.room = self.distance or capacity
+        self.keys = self.values = like.new_zeros(0, 0, 0, 0)  # until there are some
         self.length = 0  # positions kept
 
     def append(
         self, k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T K"]
     ) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
         """Adds new positions and returns them behind those that are kept."""
+        if self.length == 0:
+            rows, groups, _, width = k.shape
+            self.keys, self.values = (self.keys.new_zeros(rows, groups, self.room, width) for _ in range(2))
         if self.distance is not None:
             return self._append_and_forget(k, v, self.distance)
         end = self.length + k.shape[2]
@@ -67,8 +68,7 @@ class Cache:
         like: Float[Tensor, "..."],
         piece: Int[Tensor, "B S"] | None = None,
     ) -> None:
-        shape = (num_rows, config.num_kv_heads, 0, config.head_width)
-        empty = torch.empty(shape, dtype=like.dtype, device=like.device)
+        empty = torch.empty(0, dtype=like.dtype, device=like.device)
         self.capacity = capacity
         self.piece = piece
         self.position = torch.zeros(num_rows, capacity, dtype=torch.int64, device=like.device)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from thetahat.core.batch import Batch
+from thetahat.distribution.pieces import agreed, piece
 from thetahat.objective.log_prob import Told
 from thetahat.objective.objective import log_likelihood
 from thetahat.run.blame.alone import Alone, Noise, computing, with_noise
@@ -40,7 +41,7 @@ def first_fault(state: State, alone: Alone, divisor: float, noise: Noise) -> Fau
         with _looking(state.model, len(alone.at[0])) as look, with_noise(state, noise, alone):
             with computing(state):
                 total = log_likelihood(state.model, batch, state.kernel, look.told)
-            if look.forward is None and torch.isfinite(total.log_prob):
+            if not agreed(state.model, look.forward is not None or not torch.isfinite(total.log_prob)):
                 (-total.log_prob / divisor).backward()
         return look.forward or look.backward or _of_gradients(state.model)
     finally:
@@ -125,6 +126,8 @@ def _first(values: Tensor, num_positions: int) -> tuple[int | None] | None:
 def _of_gradients(model: nn.Module) -> Fault | None:
     """Where only gradients of parameters are not finite: in the last such module, which is the first to get one."""
     sick = [
-        name for name, one in model.named_parameters() if one.grad is not None and not torch.isfinite(one.grad).all()
+        name
+        for name, one in model.named_parameters()
+        if one.grad is not None and not torch.isfinite(piece(one.grad)).all()
     ]
     return Fault(sick[-1].rpartition(".")[0], "backward", None) if sick else None

@@ -41,12 +41,16 @@ class Inside:
         state, world = self._state, self._world
         rows = measured(state.optimizer, self._before)
         self._before = None
-        layers = torch.zeros(len(self._blocks), 3, dtype=torch.float64, device=state.device)
+        rank, size = world.product
+        layers = torch.zeros(size, len(self._blocks), 3, dtype=torch.float64, device=state.device)
         if world.is_first or is_sharded(state.model):  # where ranks hold it together, all read
             with reading(state.model):
                 found = inside(state.model, batches[0].whole or batches[0], state.config.dtype, state.device)
-            layers = found if world.is_first else layers
-        values: list[float] = torch.cat([rows.flatten(), world.sum_of_all(layers).flatten()]).tolist()
+            if world.layout.reader.rank == 0:
+                layers[rank] = found  # of some of the heads
+        layers = world.sum_of_all(layers)
+        layers = torch.cat([layers[:, :, :1].amax(0), layers[:, :, 1:].mean(0)], 1)
+        values: list[float] = torch.cat([rows.flatten(), layers.flatten()]).tolist()
         cut = NUM_VALUES * len(self._names)
         updates = updates_of([values[place : place + NUM_VALUES] for place in range(0, cut, NUM_VALUES)])
         looked = [values[place : place + 3] for place in range(cut, len(values), 3)]
@@ -76,7 +80,7 @@ class Inside:
         slots[world.rank] = sums
         everyones = world.sum_of_all(slots)
         is_divided = torch.tensor([is_piece(one) for one in parameters], device=sums.device)
-        twins = everyones[torch.arange(world.size, device=sums.device) % world.num_shards]
+        twins = everyones[torch.arange(world.size, device=sums.device) % (world.num_shards * world.product.size)]
         differs = (everyones != torch.where(is_divided, twins, everyones[:1])).nonzero().tolist()
         return (differs[0][0], self._names[differs[0][1]]) if differs else None
 

@@ -68,7 +68,7 @@ class Record:
 
     def ranks(self, step: int) -> int:
         """How many ranks made a step."""
-        return int(self.machine(step).get("world_size", 1))
+        return int(self.machine(step).get("world_size", 1)) // self.config.mesh.tensor
 
     def elsewhere(self, step: int, config: RunConfig) -> list[str]:
         """What bits may depend on and is not what it was when a step was made; `config` is what computes here."""

@@ -1,0 +1,33 @@
+"""What cannot be computed by several ranks together."""
+
+from collections.abc import Iterator
+
+from thetahat.core.errors import ConfigError
+from thetahat.model.adapters.rows import EmbeddingWithRows, HeadWithRows
+from thetahat.model.build import LanguageModel
+from thetahat.run.config import RunConfig
+
+
+def refuse_tensor(config: RunConfig, model: LanguageModel, size: int) -> None:
+    """Raises ConfigError if so many ranks cannot compute the products of this model together."""
+    for what, allowed, cure in _obstacles(config, model, size):
+        raise ConfigError(f"mesh.tensor={size}, and {what}", allowed=allowed, cure=cure)
+
+
+def _obstacles(config: RunConfig, model: LanguageModel, size: int) -> Iterator[tuple[str, str, str]]:
+    """What is in the way, what is allowed, and what to type."""
+    shape = config.model
+    if shape.num_kv_heads % size:
+        fitting = [number for number in range(1, shape.num_kv_heads + 1) if shape.num_kv_heads % number == 0]
+        allowed = f"mesh.tensor={', '.join(map(str, fitting))}"
+        yield f"model.num_kv_heads={shape.num_kv_heads}: a rank has whole heads", allowed, f"mesh.tensor={fitting[-1]}"
+    if shape.attention.query_key_norm == "joined":
+        instead = "model.attention.query_key_norm=head or none"
+        yield "queries and keys are normalised over all heads joined", instead, _SHARDS
+    if any(isinstance(module, EmbeddingWithRows | HeadWithRows) for module in model.modules()):
+        yield "rows of new tokens are trained beside a frozen table", "a table that is trained", _SHARDS
+    if config.compile or config.objective.kernel == "fused":
+        yield "layers or the kernel are compiled", "compile=false and objective.kernel=reference", "compile=false"
+
+
+_SHARDS = "mesh.shards in the place of mesh.tensor"
