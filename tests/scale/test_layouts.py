@@ -76,12 +76,25 @@ def test_two_ranks_in_pieces_have_the_bits_of_two_whole_ones(bench, dtype):
 
 def test_another_layout_goes_on_with_the_same_sequences(bench, alone):
     """Each start makes one step, and the last one the rest."""
-    for size, shards in ((4, 2), (2, 2), (1, 1), (3, 3), (2, 1)):
-        run = trained(bench, "relay", size, f"mesh.shards={shards}", "--max-minutes=0")
+    for size, keys in (LAYOUTS["2x2"], LAYOUTS["2"], (1, []), LAYOUTS["shards-tensor"], LAYOUTS["3"], (2, [])):
+        run = trained(bench, "relay", size, *keys, "--max-minutes=0")
     run = trained(bench, "relay", 2, "mesh.shards=2")
     assert batches(run) == batches(alone("decoder"))
     assert distance(tensors(run), tensors(alone("decoder")))[0] < 1e-12
     assert held_out(run) == pytest.approx(held_out(alone("decoder")), rel=1e-13)
+
+
+@pytest.mark.slow
+def test_the_same_state_has_the_same_files_in_every_layout(bench):
+    """That of step 0, which is not computed: to the bit."""
+    keys = ("max_steps=1", "checkpoint.keep=9", *KINDS["biases"])
+    alone = trained(bench, "first", 1, *keys) / "checkpoints" / "step-00000000"
+    files = sorted(path.name for path in alone.glob("*.safetensors"))
+    assert len(files) == 3
+    for layout in ("2x2", "tensor", "2x-tensor", "shards-tensor", "context-tensor"):
+        size, mesh = LAYOUTS[layout]
+        ours = trained(bench, f"first-{layout}", size, *mesh, *keys) / "checkpoints" / "step-00000000"
+        assert [name for name in files if (ours / name).read_bytes() != (alone / name).read_bytes()] == []
 
 
 def test_ranks_that_do_not_fit_the_mesh_are_refused(bench):
@@ -117,7 +130,8 @@ def test_what_ranks_cannot_compute_together_is_refused(bench, keys, told):
     assert told in done[0].stderr
 
 
-def test_a_rank_names_the_sequences_that_are_not_finite(bench):
-    run = trained(bench, "odd-step", 2, "mesh.shards=2", "optimization.matrices.learning_rate=1e200", code=5)
+@pytest.mark.parametrize("key", ["mesh.shards=2", pytest.param("mesh.tensor=2", marks=pytest.mark.slow)])
+def test_a_rank_names_the_sequences_that_are_not_finite(bench, key):
+    run = trained(bench, f"odd-step-{key}", 2, key, "optimization.matrices.learning_rate=1e200", code=5)
     assert not (run / "checkpoints" / "step-00000002").exists()
     assert lines(run)[-1]["step"] == 1
