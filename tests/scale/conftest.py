@@ -59,11 +59,20 @@ keep = 2
 [diagnosis]
 every = 3
 """
+SHAPE = (  # another kind of model begins with its own
+    "model.num_layers=2",
+    "model.width=16",
+    "model.num_heads=4",
+    "model.num_kv_heads=2",
+    "model.head_width=8",
+    "model.inner_width=24",
+)
 KINDS = {
     "decoder": (),
-    "encoder": ("model.kind=encoder", "objective.factorization.kind=masked"),
+    "encoder": ("model.kind=encoder", *SHAPE, "objective.factorization.kind=masked"),
     "encoder-decoder": (
         "model.kind=encoder-decoder",
+        *SHAPE,
         "model.num_encoder_layers=2",
         "objective.factorization.kind=spans",
     ),

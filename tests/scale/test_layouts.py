@@ -74,6 +74,22 @@ def test_two_ranks_in_pieces_have_the_bits_of_two_whole_ones(bench, dtype):
     assert held_out(pieces) == held_out(whole)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["tensor", "shards-tensor"])
+def test_bfloat16_differs_by_its_rounding(bench, layout):
+    """Partial sums are rounded before they are added up."""
+    size, mesh = LAYOUTS[layout]
+    exact = gradient_norm(trained(bench, f"exact-{layout}", 1, "dtype=float32", "max_steps=1"))
+    for dtype, bound in (("float32", 1e-5), ("bfloat16", 2e-2)):
+        found = gradient_norm(trained(bench, f"{dtype}-{layout}", size, f"dtype={dtype}", "max_steps=1", *mesh))
+        assert found == pytest.approx(exact, rel=bound)
+
+
+def gradient_norm(run):
+    """Of its first step."""
+    return next(line["gradient_norm"] for line in lines(run) if "gradient_norm" in line)
+
+
 def test_another_layout_goes_on_with_the_same_sequences(bench, alone):
     """Each start makes one step, and the last one the rest."""
     for size, keys in (LAYOUTS["2x2"], LAYOUTS["2"], (1, []), LAYOUTS["shards-tensor"], LAYOUTS["3"], (2, [])):
