@@ -146,6 +146,13 @@ def test_what_ranks_cannot_compute_together_is_refused(bench, keys, told):
     assert told in done[0].stderr
 
 
+def test_a_run_in_pieces_is_taken_back_to_its_beginning(bench):
+    keys = ("optimization.matrices.learning_rate=1e200", "diagnosis.policies.non-finite=rewind")
+    run = trained(bench, "taken-back", 2, "mesh.shards=2", "diagnosis.max_rewinds=1", *keys, code=10)
+    assert [path.name for path in (run / "checkpoints").glob("step-*[0-9]")] != []
+    assert len((run / "rewinds.jsonl").read_text().splitlines()) == 1
+
+
 @pytest.mark.parametrize("key", ["mesh.shards=2", pytest.param("mesh.tensor=2", marks=pytest.mark.slow)])
 def test_a_rank_names_the_sequences_that_are_not_finite(bench, key):
     run = trained(bench, f"odd-step-{key}", 2, key, "optimization.matrices.learning_rate=1e200", code=5)

@@ -85,11 +85,11 @@ def _joined(part: Tensor, cut: Cut) -> Tensor:
 
 @torch.no_grad()
 def fill(tensor: Tensor, source: Tensor) -> None:
-    """Copies from a whole tensor what this rank has of it."""
-    for cut in cuts_of(tensor):
+    """Copies what this rank has of it, from a whole tensor or from one that is divided alike."""
+    for cut in () if is_piece(source) else cuts_of(tensor):
         first, size = share_of(cut.length, dist.get_rank(cut.group), dist.get_world_size(cut.group))
         source = source.narrow(cut.axis, first, size)
-    piece(tensor).copy_(source)
+    piece(tensor).copy_(piece(source))
 
 
 def cuts_of(tensor: Tensor) -> list[Cut]:
