@@ -69,7 +69,7 @@ class Server:
     def start(self, folder, words, said, *, environment=None, stdin=None, **order):
         """A process in `folder`, which writes `said`.out and `said`.err."""
         out, err = (Path(f"{said}.{name}") for name in ("out", "err"))
-        order = {"trap": None, "limits": {}} | order
+        order = {"trap": None, "limits": {}, "sets": []} | order
         files = {"in": stdin and str(stdin), "out": str(out), "err": str(err)}
         words = [str(word) for word in words]
         pid = self.ask(do="start", folder=str(folder), environment=environment or {}, arguments=words, **files, **order)
@@ -89,14 +89,14 @@ def served():
     return server
 
 
-def started(folder, *words, environment=None, stdin=""):
+def started(folder, *words, environment=None, stdin="", sets=()):
     """`thetahat` with these words, with a cache in `folder`."""
     said = Path(tempfile.mkdtemp(dir=folder, prefix=".said-"))
     if stdin:
         (said / "in").write_text(stdin)
     environment = {"THETAHAT_CACHE": str(folder / "cache"), **(environment or {})}
     file = said / "in" if stdin else None
-    return served().start(folder, words, said / "said", environment=environment, stdin=file)
+    return served().start(folder, words, said / "said", environment=environment, stdin=file, sets=list(sets))
 
 
 def ended(attempt, seconds=300):

@@ -2,7 +2,8 @@
 
 Reads one JSON object a line, answers one. `start`: forks, gives the pid. `wait`: reaps, gives the exit code (null: it
 still runs). A child whose `trap` is [FUNCTION, CALL, OPERATION] kills itself just before that operation on the
-operating system, counted from 0 within the call of that number of the function of that name.
+operating system, counted from 0 within the call of that number of the function of that name. `sets` are constants of
+modules that have other values in the child: [MODULE, NAME, VALUE].
 """
 
 import importlib
@@ -69,6 +70,8 @@ def become(order):
     os.dup2(os.open(order["in"] or os.devnull, os.O_RDONLY), 0)
     for name, value in order["limits"].items():
         resource.setrlimit(getattr(resource, name), (value, resource.getrlimit(getattr(resource, name))[1]))
+    for module, constant, value in order["sets"]:
+        setattr(importlib.import_module(module), constant, value)
     if order["trap"]:
         set_trap(*order["trap"])
     sys.argv = ["thetahat", *order["arguments"]]

@@ -12,6 +12,7 @@ from tests.commands import served, worlds
 from thetahat.core import store
 from thetahat.core.errors import ModelError
 from thetahat.ledger.run_ledger import read_run_ledger
+from thetahat.run.folder.files import MODEL, OPTIMIZER, kind_of
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "wizards", "box", "in", "fog"]
 LENGTHS = {"data": [3, 5, 2, 9, 4, 12, 7, 1, 6, 3, 8, 60], "held": [4, 6, 20]}  # words; 60 is longer than the context
@@ -72,12 +73,12 @@ class Bed:
             lines = [json.dumps({"text": text, "id": f"{name[0]}{i}"}) + "\n" for i, text in enumerate(texts)]
             (folder / f"{name}.jsonl").write_text("".join(lines))
 
-    def start(self, *arguments, trap=None, limits=None, environment=None):
+    def start(self, *arguments, environment=None, limits=None, **options):
         self.attempts += 1
         said = self.folder / str(self.attempts)
         environment = {"THETAHAT_CACHE": str(self.folder / "cache"), **(environment or {})}
         words = list(arguments) or self.command()
-        return self.server.start(self.folder, words, said, environment=environment, trap=trap, limits=limits or {})
+        return self.server.start(self.folder, words, said, environment=environment, limits=limits or {}, **options)
 
     def start_ranks(self, size, *arguments):
         """As torchrun does."""
@@ -133,7 +134,8 @@ def outcome(run):
         line.pop("tokens_per_second", None)
         line.pop("wait_seconds", None)
     pointers = {name: (run / "checkpoints" / name).read_text() for name in ("latest", "best")}
-    files = {name: store.digest_file(steps[-1] / name) for name in ("model.safetensors", "optimizer.safetensors")}
+    files = {path.name: store.digest_file(path) for path in sorted(steps[-1].glob("*.safetensors"))}
+    assert {kind_of(name) for name in files} >= {MODEL, OPTIMIZER}
     return {"lines": lines, "ledger": ledger_of(run, made), **pointers, **files}
 
 

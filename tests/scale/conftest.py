@@ -112,10 +112,11 @@ def bench(tmp_path_factory):
     return folder
 
 
-def trained(folder, name, size, *keys, recipe="tiny.toml", code=0):
+def trained(folder, name, size, *keys, recipe=("tiny.toml",), code=0, sets=()):
     """The run of this name, by so many ranks; the folder."""
-    command = ["train", recipe, "--out", name, "--quiet", *keys]
-    attempts = [started(folder, *command, environment=world) for world in (worlds(size) if size > 1 else [{}])]
+    command = ["train", *recipe, "--out", name, "--quiet", *keys]
+    ranks = worlds(size) if size > 1 else [{}]
+    attempts = [started(folder, *command, environment=world, sets=sets) for world in ranks]
     done = [ended(attempt) for attempt in attempts]
     assert [one.returncode for one in done] == [code] * size, done[0].stderr + done[-1].stderr
     return folder / name

@@ -5,6 +5,7 @@ import torch
 
 from tests.commands import ended, started, worlds
 from tests.scale.conftest import KINDS, batches, distance, held_out, lines, names, newest, tensors, trained
+from thetahat.run.folder.tensors import load_tensors
 
 pytestmark = pytest.mark.multi
 
@@ -111,6 +112,25 @@ def test_the_same_state_has_the_same_files_in_every_layout(bench):
         size, mesh = LAYOUTS[layout]
         ours = trained(bench, f"first-{layout}", size, *mesh, *keys) / "checkpoints" / "step-00000000"
         assert [name for name in files if (ours / name).read_bytes() != (alone / name).read_bytes()] == []
+
+
+def test_a_trained_state_has_the_same_files_in_every_layout(bench, alone):
+    """Each layout begins with the state of one checkpoint, and saves it before its first step."""
+    before = tensors(alone("decoder"))
+    small = [["thetahat.run.folder.tensors", "LARGEST", 12000]]  # bytes of a file
+    files = {}
+    for name, (size, mesh) in {"1": (1, []), **{name: LAYOUTS[name] for name in ("3", "shards-tensor")}}.items():
+        keys = ("max_steps=13", "checkpoint.keep=9", *mesh)
+        run = trained(bench, f"same-{name}", size, *keys, recipe=("--branch", "alone-decoder"), sets=small)
+        folder = run / "checkpoints" / "step-00000012"
+        files[name] = {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
+        for kind in ("model", "optimizer", "average"):
+            assert sum(one.startswith(f"{kind}-0") for one in files[name]) > 1
+            ours = load_tensors(folder / f"{kind}.safetensors")
+            theirs = {key: tensor for (of, key), tensor in before.items() if of == kind}
+            assert ours.keys() == theirs.keys()
+            assert [key for key, tensor in theirs.items() if not torch.equal(ours[key], tensor)] == []
+    assert files["1"] == files["3"] == files["shards-tensor"]
 
 
 def test_ranks_that_do_not_fit_the_mesh_are_refused(bench):

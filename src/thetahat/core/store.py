@@ -117,20 +117,24 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def publishing(target: Path) -> Generator[Path]:
+def publishing(
+    target: Path, partial: Path | None = None, settled: Mapping[str, Entry] | None = None
+) -> Generator[Path]:
     """A folder to write into, which appears as `target` with its manifest all at once, or not at all.
 
-    One process at a time may publish `target`: do so while `holding` the folder above.
+    One process at a time may publish `target`: do so while `holding` the folder above. Until then its name is
+    `partial`, by default that of `target` with `partial_name`. Of files in `settled` by the end, which may be other
+    processes', the entries are taken as they are.
     """
     if target.exists():
         raise FolderError(f"{target} is already published, and what is published is never overwritten")
-    partial = partial_name(target)
+    partial = partial or partial_name(target)
     with naming_full_disk(target):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
             yield partial
-            _seal(partial)
+            _seal(partial, settled or {})
             partial.rename(target)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -138,17 +142,25 @@ def publishing(target: Path) -> Generator[Path]:
         flush_folder(target.parent)
 
 
-def _seal(folder: Path) -> None:
-    """Makes every byte and name durable, and lists them."""
-    below = sorted(folder.rglob("*"))
-    for path in below:
-        _flush(path)
-    entries = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": digest_file(path)}
-        for path in below
-        if path.is_file()
-    }
+def _seal(folder: Path, settled: Mapping[str, Entry]) -> None:
+    """Makes every byte and name durable that is not `settled`, and lists all."""
+    below = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+    if lost := sorted(settled.keys() - below.keys()):
+        raise FolderError(f"{folder / lost[0]} was written, and is not seen here", cure="one file system for all ranks")
+    for name in below.keys() - settled.keys():
+        _flush(below[name])
+    entries = {name: settled.get(name) or _entry(path) for name, path in below.items() if path.is_file()}
     write_text(folder / MANIFEST, _manifest(entries))
+
+
+def settle(path: Path) -> Entry:
+    """Makes the bytes of a file durable; what a manifest says of it."""
+    _flush(path)
+    return _entry(path)
+
+
+def _entry(path: Path) -> Entry:
+    return {"bytes": path.stat().st_size, "sha256": digest_file(path)}
 
 
 def _manifest(entries: Mapping[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """The processes that train together; for a single process every operation is the identity."""
 
+import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar, final, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, final, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -130,17 +131,13 @@ class World:
 
         Of ranks that have read the same, those of the first.
         """
-        reader = self.layout.reader
-        if reader.size == 1:
-            return [rows] if self.is_first else []
-        counts = torch.zeros(reader.size, dtype=torch.int64)
-        counts[reader.rank] = len(rows)
-        counts = self.sum(counts).tolist()
-        padded = rows.new_zeros(max(counts), *rows.shape[1:])
-        padded[: len(rows)] = rows
-        into = [torch.empty_like(padded) for _ in counts] if reader.rank == 0 else None
-        dist.gather(padded, into, group=self.layout.readers, group_dst=0)
-        return [whole[:count] for whole, count in zip(into or [], counts, strict=True)] if self.is_first else []
+        found = _gather(rows, self.layout.reader, self.layout.readers)
+        return found if self.is_first else []
+
+    def gather_json(self, value: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What each process has to say, in their order, on the first; on the others an empty list."""
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        return [json.loads(bytes(said.tolist())) for said in _gather(text, Share(self.rank, self.size), None)]
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank; the result is the same on every rank, so all act alike."""
@@ -154,9 +151,17 @@ class World:
                 result = action()
             except Exception as raised:  # noqa: BLE001 - raised again below, when all ranks know
                 error = raised
-        if self.any(error is not None):
-            raise error or ThetahatError("the first rank stopped; its message says why")
+        self.raise_together(error)
         return result
+
+    def raise_together(self, error: Exception | None) -> None:
+        """Raises on every rank where one has an error: that, or that another rank stopped."""
+        failed = torch.zeros(self.size, dtype=torch.int64)
+        failed[self.rank] = error is not None
+        stopped = self.sum_of_all(failed).nonzero().flatten().tolist()
+        if stopped:
+            who = "the first rank" if stopped[0] == 0 else f"rank {stopped[0]}"
+            raise error or ThetahatError(f"{who} stopped; its message says why")
 
     def barrier(self) -> None:
         """Waits for all ranks."""
@@ -179,6 +184,24 @@ def _sum(value: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:
     total = value.clone()
     dist.all_reduce(total, group=group)
     return total
+
+
+def _gather(
+    rows: Shaped[Tensor, "N *axes"],  # noqa: F821 - shapes
+    share: Share,
+    group: dist.ProcessGroup | None,
+) -> list[Shaped[Tensor, "n *axes"]]:  # noqa: F821
+    """The rows of all ranks of a group in their order, on its first; on the others an empty list."""
+    if share.size == 1:
+        return [rows]
+    counts = torch.zeros(share.size, dtype=torch.int64)
+    counts[share.rank] = len(rows)
+    counts = _sum(counts, group).tolist()
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    into = [torch.empty_like(padded) for _ in counts] if share.rank == 0 else None
+    dist.gather(padded, into, group=group, group_dst=0)
+    return [whole[:count] for whole, count in zip(into, counts, strict=True)] if into else []
 
 
 def _buckets(tensors: list[Tensor], num_bytes: int = 64 * 2**20) -> Iterable[list[Tensor]]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Container, Generator, Iterator, Mapping
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +34,13 @@ class Stored:
 
 def stored_in(folder: Path) -> dict[str, Stored]:
     """Every tensor of a folder, by its name in the file."""
+    return headers(_files(folder))
+
+
+def headers(paths: Iterable[Path]) -> dict[str, Stored]:
+    """Every tensor of some files, by its name in the file."""
     found: dict[str, Stored] = {}
-    for path in _files(folder):
+    for path in paths:
         with opened(path) as file:
             for name in list(file.keys()):
                 if name in found:

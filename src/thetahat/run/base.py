@@ -99,7 +99,7 @@ def _parameters(stored: StoredModel) -> Iterator[tuple[str, Tensor]]:
     return stored.parameters() if isinstance(stored, Foreign) else iter(parameters_of(stored).items())
 
 
-def parameters_of(stored: Checkpoint) -> dict[str, Tensor]:
+def parameters_of(stored: Checkpoint) -> Mapping[str, Tensor]:
     """The parameters of a checkpoint by their plain names; an adapter, or rows of new tokens, are merged into them."""
     folder, saved = stored.folder, stored.weights.tensors()
     if not (folder / CONFIG).exists():  # no run has trained it

@@ -18,11 +18,12 @@ from thetahat.ledger.policy import same_question
 from thetahat.optimization.schedule import learning_rate_factor
 from thetahat.run.card import card_of
 from thetahat.run.config import FIXED, FREE, ParentConfig, RunConfig, changed_keys, differences, is_fixed
-from thetahat.run.folder.checkpoint import best_of, load_average, load_parameters, load_tensors
+from thetahat.run.folder.checkpoint import best_of, load_average, load_parameters
 from thetahat.run.folder.config import read_config
-from thetahat.run.folder.files import OPTIMIZER, STATE, is_run, read_progress
+from thetahat.run.folder.files import OPTIMIZER, STATE, is_run, kind_of, read_progress
 from thetahat.run.folder.find import find_checkpoint, find_parent
 from thetahat.run.folder.moved import run_of
+from thetahat.run.folder.tensors import load_tensors
 from thetahat.run.prepare import Prepared, special_tokens
 from thetahat.run.state import State
 
@@ -41,7 +42,7 @@ def branch(name: str, changes: Sequence[str] = ()) -> RunConfig:
     the shape of the model, its vocabulary, its adapter, its base.
     """
     folder = find_checkpoint(name, with_optimizer=True)
-    if not {OPTIMIZER, STATE} <= set(store.names(folder)):
+    if not {OPTIMIZER, STATE} <= set(map(kind_of, store.names(folder))):
         cure = f"thetahat train {quote(name)} --out DIR, which starts from its parameters"
         raise ModelError(f"{folder} has no state of a run, only parameters", cure=cure)
     theirs, step = read_config(folder), read_progress(folder)["step"]

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ from thetahat.run.blame.blame import check_parameters
 from thetahat.run.card import card_of
 from thetahat.run.config import RunConfig
 from thetahat.run.diagnosis.watch import GoingBack
-from thetahat.run.folder.checkpoint import save, settle, tensors_of
+from thetahat.run.folder.checkpoint import save, settle
 from thetahat.run.folder.files import folder_of
 from thetahat.run.folder.folder import choose_folder
 from thetahat.run.log.report import Report, evaluation_line, step_line
@@ -266,15 +267,14 @@ def _agree(stop: Stop, is_late: bool, world: World) -> int:
 
 
 def _save(run: Running) -> Path | None:
-    """Saves on the first rank; if that fails, all ranks raise."""
+    """Saves, by all ranks together; if that fails on one, all raise. The folder, on the first rank."""
     state, keep = run.state, run.state.config.checkpoint.keep
     heartbeat.at("save", state.step)
     check_parameters(state)
     run.ledger.write(state.step, run.world)
-    tensors = tensors_of(state)
 
-    def write() -> Path:
-        beside = {
+    def beside() -> dict[str, Any]:
+        return {
             "metrics_bytes": run.log.settle() if run.log else 0,
             "data": fingerprints(run.prepared),
             "corpora": corpora_noted(run.prepared),
@@ -284,8 +284,7 @@ def _save(run: Running) -> Path | None:
             "standing": run.prepared.standing(state.step),
             "diagnosis": run.watch.to_dict() if run.watch else None,
         }
-        target = save(state, tensors, run.folder, run.prepared.tokenizer, beside)
-        settle(run.folder, target, keep)
-        return target
 
-    return run.world.first_does(write)
+    target = save(state, run.folder, run.prepared.tokenizer, beside, run.world)
+    run.world.first_does(lambda: settle(run.folder, target, keep))
+    return target if run.world.is_first else None

@@ -19,7 +19,7 @@ from thetahat.diagnosis.causes.divergence import Divergence, divergence
 from thetahat.diagnosis.causes.judge import Verdict, judge
 from thetahat.ledger.ledger import Table
 from thetahat.run.config import RunConfig, is_fixed
-from thetahat.run.folder.files import CONFIG, OPTIMIZER, folder_of
+from thetahat.run.folder.files import CONFIG, OPTIMIZER, folder_of, is_there
 from thetahat.run.folder.starts import flat
 from thetahat.verbs.moments import Moment, moments
 from thetahat.verbs.story import Story, headline, read_story
@@ -179,7 +179,7 @@ def fitting(config: RunConfig | None, advice: tuple[str, ...]) -> list[str]:
 
 def _before(story: Story, step: int) -> int | None:
     """The last checkpoint before a step from which a run can be branched; of one that is always there the first."""
-    there = [one for one in story.checkpoints if (folder_of(story.folder, one) / OPTIMIZER).is_file()]
+    there = [one for one in story.checkpoints if is_there(folder_of(story.folder, one) / OPTIMIZER)]
     fitting = [one for one in there if one < step] if step else there[:1]
     return fitting[-1] if fitting else None
 

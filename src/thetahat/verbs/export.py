@@ -14,13 +14,11 @@ from thetahat.core.errors import ModelError
 from thetahat.interop.around import MODEL_CARD
 from thetahat.interop.config import family_for
 from thetahat.interop.family import Family
-from thetahat.interop.files import opened
 from thetahat.interop.hub import hub_name, is_hub_name
 from thetahat.interop.out.adapter import Trained, check_adapter, write_adapter
 from thetahat.interop.out.card import ModelFacts, model_card
 from thetahat.interop.write import WriteConfig, write_folder
 from thetahat.model.adapters.lora import merge
-from thetahat.run.folder.files import MODEL
 from thetahat.run.folder.stored import Foreign
 from thetahat.verbs.facts import facts_of, measured
 from thetahat.verbs.load import Loaded, load
@@ -136,8 +134,7 @@ def _dtype_of(loaded: Loaded) -> Stored:
     if isinstance(stored, Foreign):
         kept = stored.hub.dtype
     elif stored.run is None:
-        with opened(stored.folder / MODEL) as file:
-            kept = file.get_tensor("embedding.weight").dtype
+        kept = stored.weights.tensors()["embedding.weight"].dtype
     return _DTYPES[kept]
 
 

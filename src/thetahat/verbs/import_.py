@@ -1,11 +1,11 @@
 """A folder of Hugging Face's transformers as a model folder of ours: the same numbers, bit for bit."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from msgspec.structs import replace
-from safetensors.torch import save_file
 from torch import Tensor
 
 from thetahat.core import store
@@ -17,6 +17,7 @@ from thetahat.interop.origin import origin_of, write_origin
 from thetahat.run.card import Card
 from thetahat.run.folder.files import CARD, MODEL
 from thetahat.run.folder.stored import Foreign, find_model
+from thetahat.run.folder.tensors import Made, write_tensors
 
 TEMPLATE = "chat_template.jinja"
 
@@ -45,9 +46,9 @@ def import_(name: str, out: Path) -> Imported:
     if not isinstance(stored, Foreign):
         raise ConfigError(f"{name} is a model of ours already", cure=f"thetahat score {name}")
     origin, tokenizer = origin_of(stored.hub), stored.tokenizer()
-    tensors = dict(stored.parameters())
+    tensors = dict(stored.parameters())  # mapped
     with store.alone(out), store.publishing(out) as folder:
-        save_file({name: _apart(tensor) for name, tensor in tensors.items()}, folder / MODEL)
+        write_tensors({MODEL: Made({name: partial(_apart, tensor) for name, tensor in tensors.items()})}, folder)
         store.write_text(folder / CARD, to_toml(_kept_template(stored.card, folder)))
         for file, text in tokenizer.files().items():
             store.write_text(folder / file, text)

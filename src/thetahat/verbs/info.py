@@ -12,13 +12,13 @@ from thetahat.core.errors import ModelError, ThetahatError
 from thetahat.core.plain import fields_as_json
 from thetahat.data.chat.template import load_template
 from thetahat.data.config import ChatConfig
-from thetahat.interop.files import stored_in
+from thetahat.interop.files import Stored, headers, stored_in
 from thetahat.model.config import ModelConfig
 from thetahat.model.cost import flops_per_token, parameters_by_part
 from thetahat.run.config import RunConfig
 from thetahat.run.diagnosis.needed import Inference, Training, inference_memory, training_memory
 from thetahat.run.folder.config import read_config
-from thetahat.run.folder.files import STATE, read_progress
+from thetahat.run.folder.files import STATE, paths_of, read_progress
 from thetahat.run.folder.moved import find_checkpoint_again, run_of, shown
 from thetahat.run.folder.stored import Checkpoint, Foreign, StoredModel, find_model
 from thetahat.verbs.asked import Asked, look_at
@@ -123,12 +123,18 @@ def _shape(model: ModelConfig) -> dict[str, Any]:
 def _stored(stored: StoredModel | None) -> dict[str, int]:
     """How many numbers of each dtype the files of weights hold, by their headers."""
     found: dict[str, int] = {}
-    for tensor in (stored_in(stored.folder) if stored else {}).values():
+    for tensor in (_headers(stored) if stored else {}).values():
         count = 1
         for size in tensor.shape:
             count *= size
         found[tensor.dtype] = found.get(tensor.dtype, 0) + count
     return found
+
+
+def _headers(stored: StoredModel) -> Mapping[str, Stored]:
+    if isinstance(stored, Checkpoint):
+        return headers(paths_of(stored.folder / stored.weights.file))
+    return stored_in(stored.folder)
 
 
 def _files(stored: StoredModel | None, *, digests: bool) -> tuple[File, ...]:

@@ -18,7 +18,7 @@ from thetahat.ledger.ledger import LedgerRow
 from thetahat.ledger.selection import Candidate, Selection, as_blocks, choose, gain, halves, plain
 from thetahat.ledger.summary import BLOCKS, Summary, count_of, summarize
 from thetahat.run.folder.checkpoint import copy_parameters, save_parameters
-from thetahat.run.folder.files import AVERAGE, MODEL, OPTIMIZER, all_checkpoints, step_of
+from thetahat.run.folder.files import AVERAGE, MODEL, OPTIMIZER, FilesOf, all_checkpoints, is_there, step_of
 from thetahat.run.folder.weights import Weights
 from thetahat.scoring.likelihood import ledger_rows, score_corpus
 from thetahat.statistics.interval import BLOCK_TOKENS, Interval
@@ -158,7 +158,7 @@ def _models(run: Path, averages: int) -> list[Weights]:
         )
     singles = [Weights((folder,)) for folder in whole]
     trained = [folder for folder in whole if step_of(folder) > 0]
-    moving = [Weights((folder,), is_moving=True) for folder in trained if AVERAGE in store.names(folder)]
+    moving = [Weights((folder,), is_moving=True) for folder in trained if is_there(folder / AVERAGE)]
     counts = range(2, min(averages, len(trained)) + 1)
     return [*singles, *moving, *(Weights(tuple(trained[-count:])) for count in counts)]
 
@@ -225,6 +225,6 @@ def _save(target: Path, model: Weights, loaded: Loaded) -> None:
     copy_parameters(loaded.model, model.tensors(), model.name)
     with store.publishing(target) as folder:
         for name in store.names(model.folder):
-            if name not in (MODEL, OPTIMIZER, AVERAGE):
+            if name not in FilesOf((MODEL, OPTIMIZER, AVERAGE)):
                 (folder / name).write_bytes((model.folder / name).read_bytes())
         save_parameters(loaded.model, folder)

@@ -1,7 +1,9 @@
 """Checkpoints: folders with the digest of every file, published by rename and verified when loaded; no pickle."""
 
 import os
-from collections.abc import Container, Iterator, Mapping
+import time
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from logging import getLogger
 from pathlib import Path
@@ -9,17 +11,16 @@ from typing import Any, Literal
 
 import torch
 from msgspec.structs import replace
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from thetahat.core import store
 from thetahat.core.config import from_toml, to_toml
-from thetahat.core.errors import ConfigError, DamagedError, ModelError
+from thetahat.core.errors import ConfigError, DamagedError, ModelError, naming_full_disk
 from thetahat.data.config import ChatConfig
 from thetahat.data.tokens.roles import ROLES
 from thetahat.data.tokens.tokenizer import TOKENIZER, Tokenizer
-from thetahat.distribution.pieces import fill, whole
+from thetahat.distribution.pieces import fill
+from thetahat.distribution.world import ALONE, World
 from thetahat.ledger.evaluated import Evaluated, better
 from thetahat.model.adapters.lora import is_adapted
 from thetahat.model.build import LanguageModel
@@ -40,6 +41,7 @@ from thetahat.run.folder.files import (
     step_of,
 )
 from thetahat.run.folder.moved import run_of
+from thetahat.run.folder.tensors import load_tensors, write_tensors
 from thetahat.run.log.metrics import METRICS, evaluation_after
 from thetahat.run.log.rewinds import SKIP_STEPS, furthest_back, skipped_steps
 from thetahat.run.state import State
@@ -61,44 +63,61 @@ class Rejected:
         logger.warning("checkpoint %s is %s, and set aside as %s: %s", self.folder.name, self.kind, target, self.reason)
 
 
-def tensors_of(state: State) -> dict[str, dict[str, Tensor]]:
-    """The tensors of each file of a checkpoint. Of those in pieces all ranks must ask together, and get the whole."""
-    held: dict[str, Mapping[str, Tensor]] = {MODEL: saved_parameters(state.model), OPTIMIZER: state.optimizer.state()}
-    if state.average:
-        held[AVERAGE] = saved_parameters(state.model) | state.average.tensors
-    return {name: _contiguous(tensors) for name, tensors in held.items()}
-
-
 def save(
-    state: State, tensors: Mapping[str, dict[str, Tensor]], run: Path, tokenizer: Tokenizer, beside: Mapping[str, Any]
+    state: State, run: Path, tokenizer: Tokenizer, beside: Callable[[], Mapping[str, Any]], world: World = ALONE
 ) -> Path:
-    """Publishes the state and its `tensors_of` as a new folder; `beside` is added to its `state.json`.
+    """Publishes the state as a new folder, by all ranks together; on the first, `beside` is added to `state.json`.
 
-    The loop began after the newest checkpoint: a folder of this name was put there since, and is set aside.
+    The loop began after the newest checkpoint: a folder of this name was put there since, and is set aside. A rank of
+    an attempt that was given up may still write: what is not published yet has a name of this attempt alone.
     """
     target = folder_of(run, state.step)
-    if os.path.lexists(target):
-        Rejected(target, "misplaced", "it was put there while the run went on").set_aside()
-    with store.publishing(target) as folder:
-        for name, held in tensors.items():
-            save_file(held, folder / name)
-        progress = {
-            "step": state.step,
-            "tokens": state.tokens,
-            "seconds": state.seconds,
-            "num_steps": state.num_steps,
-            "best": state.best and state.best._asdict(),
-            "averaged": state.average.count if state.average else None,
-            "config": digest(state.config),
-            "torch": torch.__version__,
-            **beside,
-        }
-        store.write_json(folder / STATE, progress)
-        store.write_text(folder / CONFIG, to_toml(state.config))
-        store.write_text(folder / CARD, to_toml(card_of(state.config, tuple(beside["labels"]))))
-        for name, text in tokenizer.files().items():
-            store.write_text(folder / name, text)
+    attempt = int(world.sum_of_all(torch.tensor(time.time_ns() if world.is_first else 0)))
+    folder = store.partial_name(target.with_name(f"{target.name}-{attempt}"))
+    settled: dict[str, store.Entry] = {}
+
+    def begin() -> None:
+        if os.path.lexists(target):
+            Rejected(target, "misplaced", "it was put there while the run went on").set_aside()
+        held.enter_context(store.publishing(target, folder, settled))
+
+    def end() -> None:
+        _describe(state, folder, tokenizer, beside())
+        held.close()
+
+    with naming_full_disk(target), ExitStack() as held:
+        world.first_does(begin)
+        settled |= write_tensors(_tensors_of(state), folder, world)
+        world.first_does(end)
     return target
+
+
+def _tensors_of(state: State) -> dict[str, Mapping[str, Tensor]]:
+    """The tensors of each kind that a checkpoint has."""
+    kinds: dict[str, Mapping[str, Tensor]] = {MODEL: saved_parameters(state.model), OPTIMIZER: state.optimizer.state()}
+    if state.average:
+        kinds[AVERAGE] = saved_parameters(state.model) | state.average.tensors
+    return kinds
+
+
+def _describe(state: State, folder: Path, tokenizer: Tokenizer, beside: Mapping[str, Any]) -> None:
+    """Writes what stands beside the tensors."""
+    progress = {
+        "step": state.step,
+        "tokens": state.tokens,
+        "seconds": state.seconds,
+        "num_steps": state.num_steps,
+        "best": state.best and state.best._asdict(),
+        "averaged": state.average.count if state.average else None,
+        "config": digest(state.config),
+        "torch": torch.__version__,
+        **beside,
+    }
+    store.write_json(folder / STATE, progress)
+    store.write_text(folder / CONFIG, to_toml(state.config))
+    store.write_text(folder / CARD, to_toml(card_of(state.config, tuple(beside["labels"]))))
+    for name, text in tokenizer.files().items():
+        store.write_text(folder / name, text)
 
 
 def settle(run: Path, newest: Path, keep: int, *, deep: bool = False) -> None:
@@ -277,7 +296,7 @@ def copy_parameters(model: LanguageModel, saved: Mapping[str, Tensor], where: st
 
 def save_parameters(model: LanguageModel, folder: Path) -> None:
     """Writes the parameters that a checkpoint keeps."""
-    save_file(_contiguous(saved_parameters(model)), folder / MODEL)
+    write_tensors({MODEL: saved_parameters(model)}, folder)
 
 
 def saved_parameters(model: LanguageModel) -> dict[str, Tensor]:
@@ -286,24 +305,3 @@ def saved_parameters(model: LanguageModel) -> dict[str, Tensor]:
     if not is_adapted(model):
         return named
     return {name: value for name, value in named.items() if value.requires_grad}
-
-
-_RENAMED = {"encoder_blocks.": "encoder.blocks.", "encoder_norm.": "encoder.norm."}  # in checkpoints of 0.1
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """What a safetensors file holds, by the names of today; a file that cannot be read is a ModelError."""
-    try:
-        return {_today(name): tensor for name, tensor in load_file(path).items()}
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
-
-
-def _today(name: str) -> str:
-    for old, new in _RENAMED.items():
-        name = name.replace(old, new)
-    return name
-
-
-def _contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: whole(tensor.detach()).contiguous() for name, tensor in tensors.items()}

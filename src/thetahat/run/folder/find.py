@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
@@ -18,8 +19,10 @@ from thetahat.run.folder.files import (
     CONFIG,
     MODEL,
     OPTIMIZER,
+    FilesOf,
     all_checkpoints,
     folder_of,
+    is_there,
     step_of,
 )
 from thetahat.run.folder.moved import find_checkpoint_again
@@ -36,19 +39,19 @@ def find_checkpoint(name: str, *, with_optimizer: bool = False, deep: bool = Tru
     if which.startswith("mean:") or which.endswith("ema"):
         what = f"{name} is an average of parameters, without the state of a run"
         raise ModelError(what, allowed="RUN, RUN@best, RUN@STEP", cure=f"base={quote(name)}, to start from it")
-    return _verified(Path(run), which, _SHALLOW if deep and not with_optimizer else () if deep else (*_SHALLOW, MODEL))
+    return _verified(Path(run), which, _ALL if not deep else () if with_optimizer else _SHALLOW)
 
 
 def find_weights(name: str, *, deep: bool = True) -> Weights:
     """The weights of a MODEL argument: also RUN@ema, RUN@STEP:ema, RUN@best:ema, and RUN@mean:K of the last K."""
     run, which = _parts(name)
     if which.startswith("mean:"):
-        return _mean(Path(run), which.removeprefix("mean:"), _SHALLOW if deep else (*_SHALLOW, MODEL))
+        return _mean(Path(run), which.removeprefix("mean:"), _SHALLOW if deep else _ALL)
     step, _, kind = which.rpartition(":")
     if kind != "ema":
         return Weights((find_checkpoint(name, deep=deep),))
-    folder = _verified(Path(run), step or "latest", (OPTIMIZER, MODEL) if deep else (*_SHALLOW, MODEL))
-    if AVERAGE not in store.names(folder):
+    folder = _verified(Path(run), step or "latest", FilesOf((OPTIMIZER, MODEL)) if deep else _ALL)
+    if not is_there(folder / AVERAGE):
         raise ModelError(
             f"{name}: the run keeps no moving average of its parameters",
             cure="optimization.ema=0.999 when it is trained, or thetahat train --branch RUN optimization.ema=0.999 ...",
@@ -56,7 +59,8 @@ def find_weights(name: str, *, deep: bool = True) -> Weights:
     return Weights((folder,), is_moving=True)
 
 
-_SHALLOW = (OPTIMIZER, AVERAGE)  # what is not read where a model is asked for
+_SHALLOW = FilesOf((OPTIMIZER, AVERAGE))  # what is not read where a model is asked for
+_ALL = FilesOf((MODEL, OPTIMIZER, AVERAGE))
 
 
 def _parts(name: str) -> tuple[str, str]:
@@ -65,7 +69,7 @@ def _parts(name: str) -> tuple[str, str]:
     return (name, "latest") if not at or os.path.lexists(name) else (run, which)
 
 
-def _verified(run: Path, which: str, shallow: tuple[str, ...]) -> Path:
+def _verified(run: Path, which: str, shallow: Container[str]) -> Path:
     with store.reading(run):
         folder = _named(run, which)
         if folder is None:
@@ -74,7 +78,7 @@ def _verified(run: Path, which: str, shallow: tuple[str, ...]) -> Path:
         return folder
 
 
-def _mean(run: Path, count: str, shallow: tuple[str, ...]) -> Weights:
+def _mean(run: Path, count: str, shallow: Container[str]) -> Weights:
     """The last checkpoints behind step 0; one that is damaged is an error."""
     if not (count.isascii() and count.isdigit() and int(count) > 1):
         raise ModelError(f"{run}@mean:{count}", allowed="a number of checkpoints, 2 or more", cure=f"{run}@mean:2")
@@ -129,7 +133,7 @@ def _of_parent(run: Path, step: int) -> str:
     return f"{quote(f'{parent.run}@{step}')}, of its parent" if parent and step < parent.step else ""
 
 
-def _newest(run: Path, shallow: tuple[str, ...]) -> Path:
+def _newest(run: Path, shallow: Container[str]) -> Path:
     """The newest checkpoint; if it cannot be used, a ModelError names an older one, which is never taken silently."""
     if not (checkpoints := all_checkpoints(run)):
         raise ModelError(f"{run} has no checkpoint that can be used (none was saved)", allowed=KINDS)

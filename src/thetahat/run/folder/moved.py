@@ -9,7 +9,7 @@ from pathlib import Path
 
 from thetahat.core import store
 from thetahat.core.errors import ModelError
-from thetahat.run.folder.files import MODEL, all_checkpoints, folder_of, is_run, step_of
+from thetahat.run.folder.files import MODEL, all_checkpoints, digest_of, folder_of, is_run, is_there, step_of
 
 
 def find_model_again(name: str, digest: str, folder: Path) -> str | None:
@@ -22,7 +22,7 @@ def find_model_again(name: str, digest: str, folder: Path) -> str | None:
     for place in _places(Path(path if at else name), folder):
         for checkpoint in _models(place):
             with suppress(ModelError):
-                if store.digest_in(checkpoint, MODEL).startswith(digest):
+                if digest_of(checkpoint, MODEL).startswith(digest):
                     return _named(checkpoint)
         if (place / "config.json").is_file():
             return shown(place)
@@ -58,7 +58,7 @@ def _places(path: Path, folder: Path) -> Iterator[Path]:
 
 
 def _models(place: Path) -> list[Path]:
-    return [place] if (place / MODEL).is_file() else all_checkpoints(place)[::-1]
+    return [place] if is_there(place / MODEL) else all_checkpoints(place)[::-1]
 
 
 def _named(checkpoint: Path) -> str:

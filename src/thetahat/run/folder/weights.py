@@ -1,14 +1,14 @@
 """The weights that a MODEL argument means: those of a checkpoint, its moving average, or the mean of checkpoints."""
 
-import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
-from thetahat.core import store
-from thetahat.run.folder.checkpoint import load_tensors
-from thetahat.run.folder.files import AVERAGE, MODEL, step_of
+from thetahat.run.folder.files import AVERAGE, MODEL, digest_of, joined, step_of
+from thetahat.run.folder.tensors import Made, load_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Weights:
 
     @property
     def file(self) -> str:
-        """The name of the file that they are read from."""
+        """The kind of tensors that they are, which is the name of the file where that is one."""
         return AVERAGE if self.is_moving else MODEL
 
     @property
@@ -43,19 +43,22 @@ class Weights:
     @property
     def digest(self) -> str:
         """As the manifests have it: of one file its SHA-256, of several that of all."""
-        digests = [store.digest_in(folder, self.file) for folder in self.folders]
-        return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
+        return joined(digest_of(folder, self.file) for folder in self.folders)
 
-    def tensors(self) -> dict[str, Tensor]:
-        r"""By name; of several $\frac{1}{k} \sum_j \theta_j$, summed in float64 and rounded once to their own dtype.
+    def tensors(self) -> Mapping[str, Tensor]:
+        r"""By name, each read when it is asked for.
+
+        Of several checkpoints $\frac{1}{k} \sum_j \theta_j$, summed in float64 and rounded once to their own dtype.
 
         Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, arXiv 1803.05407.
         """
-        first = load_tensors(self.folders[0] / self.file)
-        if len(self.folders) == 1:
-            return first
-        sums = {name: value.double() for name, value in first.items()}
-        for folder in self.folders[1:]:
-            for name, value in load_tensors(folder / self.file).items():
-                sums[name] += value.double()
-        return {name: (value / len(self.folders)).to(first[name].dtype) for name, value in sums.items()}
+        each = [load_tensors(folder / self.file) for folder in self.folders]
+        return each[0] if len(each) == 1 else Made({name: partial(_mean, each, name) for name in each[0]})
+
+
+def _mean(each: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
+    first, *others = (tensors[name] for tensors in each)
+    total = first.double()
+    for other in others:
+        total += other.double()
+    return (total / len(each)).to(first.dtype)

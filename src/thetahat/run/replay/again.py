@@ -15,9 +15,10 @@ from thetahat.distribution.in_turn import InTurn
 from thetahat.distribution.world import World
 from thetahat.run.blame.alone import MicroBatch
 from thetahat.run.config import RunConfig
-from thetahat.run.folder.checkpoint import load_tensors, saved_parameters
+from thetahat.run.folder.checkpoint import saved_parameters
 from thetahat.run.folder.config import read_config
-from thetahat.run.folder.files import AVERAGE, MODEL, OPTIMIZER, step_of
+from thetahat.run.folder.files import AVERAGE, MODEL, OPTIMIZER, is_there, step_of
+from thetahat.run.folder.tensors import load_tensors
 from thetahat.run.log.metrics import TIMES
 from thetahat.run.log.report import step_line
 from thetahat.run.machine import resolve, set_up
@@ -207,7 +208,7 @@ def _with_tokenizer(record: Record, beginning: Beginning) -> Path | None:
 def differences_from(checkpoint: Path, state: State) -> list[Difference]:
     """The first tensor of the parameters, of the optimizer and of the average that is not to the bit a checkpoint's."""
     found = list[Difference]()
-    average = state.average.tensors if state.average and (checkpoint / AVERAGE).is_file() else {}
+    average = state.average.tensors if state.average and is_there(checkpoint / AVERAGE) else {}
     files = (MODEL, saved_parameters(state.model)), (OPTIMIZER, state.optimizer.state()), (AVERAGE, average)
     for name, ours in files if average else files[:2]:
         theirs = load_tensors(checkpoint / name)
