@@ -87,6 +87,7 @@ KINDS = {
         "model.attention.has_output_bias=true",
         "model.mlp.has_bias=true",
         "model.head.has_bias=true",
+        'samples.prompts=["the quick", "a"]',
     ),
     "new-rows": ("base=base", 'data.special_tokens=["<a>","<b>"]', 'frozen=["embedding.*"]'),
 }
@@ -154,6 +155,12 @@ def distance(ours, theirs):
         for name, one in theirs.items()
     }
     return max((error, name) for name, error in errors.items())
+
+
+def written(run):
+    """Its samples."""
+    path = run / "samples.jsonl"
+    return path.read_text() if path.exists() else ""
 
 
 def lines(run):

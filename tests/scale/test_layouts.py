@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.commands import ended, started, worlds
-from tests.scale.conftest import KINDS, batches, distance, held_out, lines, names, newest, tensors, trained
+from tests.scale.conftest import KINDS, batches, distance, held_out, lines, names, newest, tensors, trained, written
 from thetahat.run.folder.tensors import load_tensors
 
 pytestmark = pytest.mark.multi
@@ -60,6 +60,7 @@ def test_a_run_in_pieces_equals_that_of_one_process(bench, alone, kind, layout):
     assert distance(tensors(run), tensors(whole))[0] < 1e-12
     assert batches(run) == batches(whole)
     assert held_out(run) == pytest.approx(held_out(whole), rel=1e-13)
+    assert written(run) == written(whole)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

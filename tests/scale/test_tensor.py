@@ -17,7 +17,8 @@ from thetahat.distribution.pieces import fill, whole
 from thetahat.distribution.world import join_world
 from thetahat.model.attention.cache import Cache
 from thetahat.model.build import build_model
-from thetahat.model.config import AttentionConfig, DecoderConfig, HeadConfig, MLPConfig, RelativeConfig
+from thetahat.model.config import AttentionConfig, DecoderConfig, EncoderConfig, HeadConfig, MLPConfig, RelativeConfig
+from thetahat.model.decoder import Decoder
 from thetahat.model.init import allocate, initialize
 from thetahat.objective.log_prob import chunked, judged, reference
 
@@ -34,6 +35,7 @@ SHAPE = DecoderConfig(
     mlp=MLPConfig(has_bias=True),
     head=HeadConfig(has_bias=True, cap=5.0),
 )
+OF_LABELS = EncoderConfig(num_layers=1, width=12, num_heads=2, num_kv_heads=2, head_width=4, inner_width=9)
 VOCAB = 61
 
 
@@ -52,7 +54,7 @@ def computed(model) -> dict[str, torch.Tensor]:
     tokens = torch.randint(VOCAB, (3, 10), generator=torch.Generator().manual_seed(3))
     position = torch.arange(10).expand(3, 10)
     seen = Visibility(torch.zeros_like(tokens), is_plain=True, lengths=(10,) * 3)
-    targets = tokens.roll(-1, 1).flatten()
+    targets = tokens.roll(-1, 1).flatten() % model.head.num_outputs
     found = {}
     with torch.no_grad():
         hidden = model.hidden(Inputs(tokens, position, seen)).flatten(0, 1)
@@ -60,10 +62,10 @@ def computed(model) -> dict[str, torch.Tensor]:
         found |= {f"judged {name}": values.double() for name, values in told._asdict().items()}
         found["logits"] = model.head(hidden)
         cache = Cache(model.config, 3, 10, hidden)
-        for cut in (slice(0, 9), slice(9, 10)):
+        for cut in (slice(0, 9), slice(9, 10)) if isinstance(model, Decoder) else ():
             part = Visibility(torch.zeros_like(tokens[:, cut]), is_plain=True)
             states = model.hidden(Inputs(tokens[:, cut], position[:, cut], part), cache)
-        found["after a cache"] = model.head(states)
+            found["after a cache"] = model.head(states)
     for name, kernel in (("reference", reference), ("chunked", partial(chunked, size=7))):
         model.zero_grad()
         told = kernel(model.hidden(Inputs(tokens, position, seen)).flatten(0, 1), model.head, targets)
@@ -73,11 +75,11 @@ def computed(model) -> dict[str, torch.Tensor]:
     return found
 
 
-def of_ranks(path: str, shape: DecoderConfig) -> None:
+def of_ranks(path: str, shape: DecoderConfig | EncoderConfig, num_labels: int) -> None:
     from thetahat.distribution.tensor import split
 
     world = join_world("cpu", MeshConfig(tensor=2))
-    model = build_model(shape, VOCAB)
+    model = build_model(shape, VOCAB, num_labels)
     split(model, world.layout.tensor)
     drawn(model)
     found = computed(model)
@@ -86,14 +88,13 @@ def of_ranks(path: str, shape: DecoderConfig) -> None:
     world.leave()
 
 
-def test_two_ranks_compute_what_one_does(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("shape", "num_labels"), [(SHAPE, 0), pytest.param(OF_LABELS, 3, marks=pytest.mark.slow)], ids=["decoder", "labels"]
+)
+def test_two_ranks_compute_what_one_does(tmp_path: Path, shape, num_labels):
     path = str(tmp_path / "found.safetensors")
-    launch(of_ranks, 2, path, SHAPE)
-    model = build_model(SHAPE, VOCAB)
+    launch(of_ranks, 2, path, shape, num_labels)
+    model = build_model(shape, VOCAB, num_labels)
     drawn(model)
     error, name = distance(load_file(path), computed(model))
     assert error < 1e-13, name
-
-
-if __name__ == "__main__":
-    test_two_ranks_compute_what_one_does(Path("/tmp"))
