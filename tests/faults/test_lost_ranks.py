@@ -126,7 +126,7 @@ def test_a_rank_that_is_stopped_is_named_by_the_others(bed, pair, rank):
     began = time.monotonic()
     assert ranks[1 - rank].wait(60) == 11, ranks[1 - rank].err
     print(f"SIGSTOP to rank {rank}: the other ended after {time.monotonic() - began:.1f} s")
-    assert re.search(rf"rank {rank} on host \S+ was last heard of.* in step \d+ \(.*\)\n  try: ", ranks[1 - rank].err)
+    assert re.search(rf"rank {rank} on host \S+ was last heard of.* in step \d+ \(.*\).*\n  try: ", ranks[1 - rank].err)
     ranks[rank].send(signal.SIGCONT)
     assert ranks[rank].wait(60) == 11  # it learns that the others have ended
     assert verified(bed.run)

@@ -14,6 +14,7 @@ from thetahat.core.batch import Batch
 from thetahat.core.errors import ConfigError, ThetahatError
 from thetahat.distribution import heartbeat
 from thetahat.distribution.context import cut
+from thetahat.distribution.group import join_group
 from thetahat.distribution.mesh import Layout, MeshConfig, Share, lay_out
 from thetahat.distribution.pieces import is_in_shards, piece
 
@@ -235,7 +236,7 @@ def join_world(device: str, mesh: MeshConfig = _WHOLE) -> World:
             )
         torch.cuda.set_device(local)
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+        join_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     heartbeat.begin(dist.get_rank(), size)
     return World(dist.get_rank(), size, lay_out(mesh, dist.get_rank(), size, device))
 
