@@ -113,7 +113,7 @@ def tampered(seed: int, folder: Path, file: str, which: str) -> Case:
         tensors[names[seed % len(names)]].mul_(2.0)
         save_file(tensors, path)
         (path.parent / store.MANIFEST).unlink()
-        store._seal(path.parent)
+        store._seal(path.parent, {})
 
     case.again, case.since = damage, 41
     return case

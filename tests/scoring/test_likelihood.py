@@ -97,6 +97,7 @@ def test_ranks_score_every_token_once(corpus, models):
 def _alone(model, corpus, rank, size):
     world = World(rank, size)
     object.__setattr__(world, "sum", lambda value: value)
+    object.__setattr__(world, "sum_of_all", lambda value: value)
     return scored(model, corpus, world, dtype="float64")
 
 
