@@ -83,8 +83,7 @@ class Source:
 
     def mask(self) -> Bool[Tensor, "B T S"]:
         """Who sees which source position; what is padding counts nowhere and sees all, so that no softmax is empty."""
-        seen = self.inputs.visibility
-        query, key = self.piece[:, :, None], (seen.whole.seen if seen.whole else seen).piece[:, None, :]
+        query, key = self.piece[:, :, None], self.inputs.visibility.row.piece[:, None, :]
         return (query == key) | (query < 0)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Source":

@@ -53,9 +53,14 @@ class Visibility:
     position: Int[Tensor, "B T"] | None = None  # places in the context, where they are asked for
     whole: Row | None = None  # None: whole rows are read here; else these are the queries, and the keys are the row's
 
+    @property
+    def row(self) -> "Visibility":
+        """The relation in whole rows, which the keys are of."""
+        return self.whole.seen if self.whole else self
+
     def mask(self, queries: slice = slice(None), keys: slice = slice(None)) -> Bool[Tensor, "B T S"]:
         """The relation, written out, or for some queries and keys."""
-        row = self.whole.seen if self.whole else self
+        row = self.row
         query, key = self.piece[:, queries, None], row.piece[:, None, keys]
         visible = query == key
         if self.ancestors is not None:
@@ -84,8 +89,7 @@ class Visibility:
 
         `num_before` positions of the same rows were read before.
         """
-        length = (self.whole.seen if self.whole else self).piece.shape[1]
-        if distance is None or num_before + length <= distance + 1:
+        if distance is None or num_before + self.row.piece.shape[1] <= distance + 1:
             return self
         return replace(self, distance=distance, position=position, is_plain=False)
 

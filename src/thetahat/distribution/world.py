@@ -91,11 +91,8 @@ class World:
 
     def sum_of_row(self, value: Tensor) -> Tensor:
         """The sum over the ranks that read the same rows, on each of them."""
-        if self.layout.context_group is None:
-            return value
-        total = value.clone()
-        dist.all_reduce(total, group=self.layout.context_group)
-        return total
+        group = self.layout.context_group
+        return value if group is None else _sum(value, group)
 
     def largest(self, number: int) -> int:
         """The largest over ranks, on every rank."""
