@@ -1,0 +1,26 @@
+"""What the attentions of all layers have in common."""
+
+from typing import Literal
+
+from thetahat.core.config import Config
+from thetahat.model.config.positions import RelativeConfig
+from thetahat.model.config.values import Positive
+
+
+class AttentionConfig(Config, kw_only=True):
+    """What the attentions of all layers have in common."""
+
+    query_key_norm: Literal["head", "joined", "none"] = "head"
+    """Whether queries and keys are normalised over the width of each head, over all heads joined, or not."""
+    has_bias: bool = False
+    """Whether queries, keys and values have a bias."""
+    has_output_bias: bool = False
+    """Whether the output projection has a bias."""
+    scale: Positive | None = None
+    """What scores are multiplied by; none: 1 / sqrt(head_width)."""
+    cap: Positive | None = None
+    """The soft cap c of scores, c tanh(score / c); none: no cap."""
+    relative: RelativeConfig | None = None
+    """Learned numbers for distances that are added to the scores, in one table that all layers share; none: there
+    are none.
+    """

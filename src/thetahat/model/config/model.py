@@ -1,0 +1,102 @@
+"""The shape of a whole model, of each of the three kinds."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from thetahat.core.config import Config
+from thetahat.core.errors import ConfigError
+from thetahat.model.config.attention import AttentionConfig
+from thetahat.model.config.ends import EmbeddingConfig, HeadConfig
+from thetahat.model.config.mixers import AttentionMixer, Mixer
+from thetahat.model.config.network import MLPConfig
+from thetahat.model.config.norms import NormConfig, Placement, RMSNormConfig
+from thetahat.model.config.positions import LearnedPositions, Rotary, rotated_width
+from thetahat.model.config.values import Count, Positive
+
+
+class TransformerConfig(Config, kw_only=True):
+    """What all families have in common. The vocabulary is the tokenizer's, so it is not repeated here."""
+
+    num_layers: Count = 4
+    """L: blocks of the model; of an encoder-decoder, of its decoder."""
+    width: Count = 160
+    """D: width of the residual stream."""
+    num_heads: Count = 5
+    """H: heads of the queries."""
+    num_kv_heads: Count = 5
+    """G: heads of the keys and values, each shared by H / G heads of the queries."""
+    head_width: Count = 32
+    """K: width of a head."""
+    inner_width: Count = 448
+    """F: inner width of the feed-forward network."""
+    rope_base: Annotated[float, Meta(gt=1)] = 10_000.0
+    """The base of the rotary frequencies, for layers that name none of their own."""
+    norm_epsilon: Positive = 1e-6
+    """What is added to the mean square, or to the variance, of a normalisation."""
+    ties_embeddings: bool = False
+    """Whether the head has the weights of the table of tokens."""
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """The share of values that are set to 0 in training, after embeddings and in each block."""
+    norm: NormConfig = RMSNormConfig()
+    """The normalisation of all blocks."""
+    placement: Placement = "pre"
+    """Where the norms of a block stand. pre: before attention and network; post: behind each sum; sandwich: before and
+    behind; branch: behind, before the sum; parallel: as pre, with attention and network side by side.
+    """
+    layers: Annotated[tuple[Mixer, ...], Meta(min_length=1)] = (AttentionMixer(),)
+    """What mixes positions in each layer: a list that is repeated over the depth."""
+    attention: AttentionConfig = AttentionConfig()
+    """What the attentions of all layers have in common."""
+    mlp: MLPConfig = MLPConfig()
+    """The feed-forward network of all blocks."""
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    """What is done to the embeddings of tokens before the first block."""
+    head: HeadConfig = HeadConfig()
+    """How hidden states become logits."""
+    skips_first_norm: bool = False
+    """Whether the attention of the first layer reads the embeddings without a norm."""
+    shares_layers: bool = False
+    """Whether all layers have the parameters of one."""
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads:
+            raise ConfigError(
+                f"model.num_kv_heads={self.num_kv_heads} does not divide model.num_heads={self.num_heads}",
+                cure=f"model.num_kv_heads={self.num_heads}",
+            )
+        for rotary in (mixer.positions for mixer in self.layers if isinstance(mixer.positions, Rotary)):
+            if (rotated := rotated_width(self.head_width, rotary)) % 2:
+                share = "" if rotary.share == 1 else f", of which {rotary.share} are rotated: {rotated}"
+                raise ConfigError(
+                    f"model.head_width={self.head_width}{share} is odd, and rotary positions rotate pairs",
+                    cure=f"model.head_width={self.head_width + 1}",
+                )
+
+    def mixer(self, layer: int) -> Mixer:
+        """What mixes positions in a layer, counted from 0."""
+        return self.layers[layer % len(self.layers)]
+
+    @property
+    def max_positions(self) -> int | None:
+        """Positions that the model tells apart; None: any number."""
+        positions = self.embedding.positions
+        return positions.number if isinstance(positions, LearnedPositions) else None
+
+
+class DecoderConfig(TransformerConfig, kw_only=True, tag="decoder", tag_field="kind"):
+    """A decoder-only Transformer: each position reads those before it, and is asked for the next token."""
+
+
+class EncoderConfig(TransformerConfig, kw_only=True, tag="encoder", tag_field="kind"):
+    """An encoder-only Transformer: each position reads all of its text, and is asked what it stands for."""
+
+
+class EncoderDecoderConfig(TransformerConfig, kw_only=True, tag="encoder-decoder", tag_field="kind"):
+    """A Transformer that reads a source with an encoder, and continues a target with a decoder of `num_layers`."""
+
+    num_encoder_layers: Count = 4
+    """Layers of the encoder, which have the shape of the decoder's."""
+
+
+ModelConfig = DecoderConfig | EncoderConfig | EncoderDecoderConfig
