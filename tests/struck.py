@@ -1,5 +1,7 @@
 """`thetahat`, one rank of which strikes itself, or its launcher, where a function is called for the nth time.
 
+It waits for some signs of life before, so that the other ranks have heard where it is.
+
 python struck.py RANK FUNCTION CALL SIGNAL self|launcher|sleep WORD...     # a restarted rank is left alone
 """
 
@@ -12,12 +14,14 @@ from pathlib import Path
 from server import set_trap  # this folder is where Python looks first
 
 from thetahat.cli.main import main
+from thetahat.distribution.verdict import BEAT
 
 
 def struck(rank, function, call, number, whom):
     """The rank notes the time and sends the signal, or sleeps for 20 seconds."""
 
     def strike():
+        time.sleep(3 * BEAT)
         Path("struck").write_text(str(time.time()))
         if whom == "sleep":
             time.sleep(20)
