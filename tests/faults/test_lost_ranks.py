@@ -1,5 +1,6 @@
 """A rank that is killed, stopped or hangs: it is named, all end soon, and torchrun goes on to the same bits."""
 
+import json
 import os
 import random
 import re
@@ -35,15 +36,44 @@ TOLD = {
 CASES = [(place, rank) for place in TOLD for rank in (0, 1) if PLACES[place][1 + rank] is not None]
 SEED = 4
 OTHERS, SLOW = [*CASES[:SEED], *CASES[SEED + 1 :]], pytest.mark.slow
+LAYOUTS = {"replicas": [], "shards": ["mesh.shards=2"]}
+GRID = [("shards", *case) for case in CASES] + [("replicas", *CASES[SEED]), ("replicas", "backward", 1)]
+
+
+class Laid(Bed):
+    """A bed whose ranks are laid out so."""
+
+    def __init__(self, server, folder, layout="replicas"):
+        super().__init__(server, folder)
+        self.layout = layout
+
+    def command(self, *more, run="run"):
+        return super().command(*LAYOUTS[self.layout], *more, run=run)
 
 
 @pytest.fixture(scope="module")
-def pair(server, tmp_path_factory):
-    """The uninterrupted run of two ranks."""
-    bed = Bed(server, tmp_path_factory.mktemp("pair"))
-    bed.finish_ranks(2)
-    bed.outcome = outcome(bed.run)
-    return bed
+def pairs(server, tmp_path_factory):
+    """The uninterrupted run of two ranks in each layout, made once."""
+    made = {}
+
+    def pair(layout):
+        if layout not in made:
+            bed = made[layout] = Laid(server, tmp_path_factory.mktemp(layout), layout)
+            bed.finish_ranks(2)
+            bed.outcome = outcome(bed.run)
+        return made[layout]
+
+    return pair
+
+
+@pytest.fixture
+def pair(pairs):
+    return pairs("replicas")
+
+
+@pytest.fixture
+def bed(server, tmp_path):
+    return Laid(server, tmp_path)
 
 
 def called(place, rank):
@@ -69,8 +99,13 @@ def struck(bed, place, rank, number, whom="self", restarts=0, more=()):
     for one in (0, 1):
         with pytest.raises(ProcessLookupError):
             os.kill(int((bed.folder / f"pid-{one}").read_text()), 0)
-    print(f"{number.name} to {whom}, rank {rank}, {place}: all gone after {seconds:.1f} s")
-    return code, (bed.folder / "said").read_text(), seconds
+    said = (bed.folder / "said").read_text()
+    of_ranks = sorted(map(int, re.findall(r"exitcode  : (-?\d+)", said)))  # as torchrun tells them
+    reasons = re.findall(r"thetahat: (.*)", said)
+    cell = {"layout": bed.layout, "place": place, "rank": rank, "signal": number.name, "to": whom}
+    told = {"restarts": restarts, "seconds": round(seconds, 1), "codes": of_ranks, "reason": (reasons or [""])[-1]}
+    print(json.dumps(cell | told))
+    return code, said, seconds
 
 
 def goes_on(bed, pair):
@@ -88,14 +123,19 @@ def test_torchrun_goes_on_to_the_same_bits_behind_a_rank_that_was_killed(bed, pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("place", "rank"), CASES)
+@pytest.mark.parametrize(("layout", "place", "rank"), GRID)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_rank_that_is_killed_or_stopped_ends_all_within_a_minute_and_is_named(bed, pair, place, rank, number):
+def test_a_rank_that_is_killed_or_stopped_ends_all_within_a_minute_and_is_named(
+    server, tmp_path, pairs, layout, place, rank, number
+):
+    bed = Laid(server, tmp_path, layout)
     code, said, seconds = struck(bed, place, rank, number)
     assert code != 0
     assert seconds < 60
-    assert re.search(rf"thetahat: rank {rank} on host \S+ was last heard of \d+ s ago, {TOLD[place]}\n  try: ", said)
-    goes_on(bed, pair)
+    told = rf"rank {rank} on host \S+ was last heard of \d+ s ago, {TOLD[place]}\n +try: "
+    assert re.search(f"thetahat: {told}", said), said
+    assert re.search(rf"exitcode  : 11 .*\n.*\n  traceback : {told}", said), said
+    goes_on(bed, pairs(layout))
 
 
 @pytest.mark.slow
@@ -106,14 +146,17 @@ def test_torchrun_goes_on_to_the_same_bits_behind_a_rank_that_was_stopped(bed, p
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("place", "rank"), CASES)
+@pytest.mark.parametrize(("layout", "place", "rank"), GRID)
 @pytest.mark.parametrize("whom", ["self", "launcher"])
-def test_a_rank_or_a_node_that_is_told_to_end_saves_and_ends_all(bed, pair, place, rank, whom):
+def test_a_rank_or_a_node_that_is_told_to_end_saves_and_ends_all(server, tmp_path, pairs, layout, place, rank, whom):
+    bed = Laid(server, tmp_path, layout)
     code, said, seconds = struck(bed, place, rank, signal.SIGTERM, whom)
     assert code != 0
     assert seconds < 60
     assert re.search(r"stopped after step \d+; saved ", said), said
-    goes_on(bed, pair)
+    if whom == "self":
+        assert re.search(r"exitcode  : 143 ", said), said
+    goes_on(bed, pairs(layout))
 
 
 @pytest.mark.parametrize("rank", [random.Random(SEED).choice([0, 1])])

@@ -57,7 +57,7 @@ def rank_divergence(inner: Inner, setting: Setting, memory: Memory) -> Iterator[
     """Ranks that should hold the same parameters do not: a fault of the machine, or of the code."""
     if inner.diverged:
         rank, name = inner.diverged
-        what = f"rank {rank} has other bits of it than rank 0; all ranks should have the same"
+        what = f"rank {rank} has other bits of it than the first rank that should have the same"
         yield Alarm("rank-divergence", "critical", inner.step, what, {"rank": float(rank)}, name)
 
 
