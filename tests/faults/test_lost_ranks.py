@@ -18,12 +18,12 @@ from tests.faults.conftest import Bed, outcome, verified
 
 pytestmark = pytest.mark.multi
 RUNNER = Path(__file__).parents[1] / "struck.py"
-PLACES = {  # what a rank calls there, and the number of the call; the first rank saves, and the others wait for it
+PLACES = {  # what a rank calls there, and the number of the call; while the first rank seals, the others wait for it
     "forward": ("log_likelihood", 12, 12),
     "backward": ("backward", 12, 12),
     "evaluation": ("score_corpus", 1, 1),
-    "save": ("_seal", 2, None),
-    "waiting for a save": ("_save", None, 2),
+    "save": ("write_tensors", 2, 2),
+    "seal": ("_describe", 2, None),
     "preparation": ("_tokenizer_and_corpora", 0, None),
 }
 TOLD = {
@@ -31,7 +31,7 @@ TOLD = {
     "backward": r"in step \d+ \(forward and backward\)",
     "evaluation": r"in step \d+ \(evaluation\)",
     "save": r"in step \d+ \(save\)",
-    "waiting for a save": r"in step \d+ \(save\)",
+    "seal": r"in step \d+ \(save\)",
 }
 CASES = [(place, rank) for place in TOLD for rank in (0, 1) if PLACES[place][1 + rank] is not None]
 SEED = 4
