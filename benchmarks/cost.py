@@ -22,8 +22,10 @@ import random
 import tempfile
 import time
 import weakref
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from msgspec.structs import replace
@@ -61,8 +63,8 @@ PLAIN = ["model.norm.kind=layer", "model.mlp.is_gated=false", "model.mlp.activat
 class Case:
     """A config: the shape, its kind, KEY=VALUE, and how many words a document has."""
 
-    shape: dict
-    pairs: list
+    shape: dict[str, Any]
+    pairs: list[str]
     kind: str = "decoder"
     words: int = 800  # of a document; more than a row: rows are full, one piece each
 
@@ -86,6 +88,7 @@ GRID = {
     "sandwich, no query-key norm": Case(
         MEDIUM, [*TIED, "model.placement=sandwich", "model.attention.query_key_norm=none"]
     ),
+    "learned scales of branches": Case(MEDIUM, [*TIED, "model.residual.kind=learned"]),
     "capped scores": Case(MEDIUM, [*TIED, "model.attention.cap=50"]),
     "frozen embeddings and network": Case(MEDIUM, [*UNTIED, 'frozen=["embedding.*", "blocks.*.mlp.*"]']),
     "moving average": Case(MEDIUM, [*TIED, *ADAMW, "optimization.ema=0.99"]),
@@ -114,18 +117,18 @@ class Living(TorchDispatchMode):
         super().__init__()
         self.sizes, self.now, self.most = {}, 0, 0
 
-    def note(self, tensor):
+    def note(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
-        if (key := storage._cdata) not in self.sizes:
+        if (key := storage._cdata) not in self.sizes:  # pyright: ignore[reportPrivateUsage]
             self.sizes[key] = storage.nbytes()
             self.now += storage.nbytes()
             self.most = max(self.most, self.now)
             weakref.finalize(storage, self.drop, key)
 
-    def drop(self, key):
+    def drop(self, key: int) -> None:
         self.now -= self.sizes.pop(key, 0)
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, torch.Tensor):
@@ -133,12 +136,12 @@ class Living(TorchDispatchMode):
         return out
 
 
-def records(case: Case, number: int) -> list:
+def records(case: Case, number: int) -> list[dict[str, str]]:
     """Documents of random words, a few thousand of them."""
     draw = random.Random(1)
     known = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 7))) for _ in range(900)]
 
-    def text(words):
+    def text(words: int) -> str:
         return " ".join(draw.choices(known, k=words))
 
     match case.kind:
@@ -174,7 +177,7 @@ def prepared_of(case: Case, folder: Path) -> Prepared:
         prompt="",
     )
     config = override(config, case.pairs)
-    if config.micro_batch_size != 4:
+    if config.micro_batch_size is not None and config.micro_batch_size != 4:
         config = replace(config, batch_size=2 * config.micro_batch_size)
     (folder / "run").mkdir()
     return prepare(config, folder / "run", World())
@@ -217,7 +220,7 @@ def compare(case: Case, folder: Path) -> Compared:
     )
 
 
-def as_read(config: RunConfig, batches: list) -> RunConfig:
+def as_read(config: RunConfig, batches: Sequence[Any]) -> RunConfig:
     """The config whose full rows are as long as those that were read, in the mean."""
     inputs = [batch.inputs for batch in batches]
     context = round(sum(one.tokens.numel() for one in inputs) / sum(len(one.tokens) for one in inputs))
@@ -227,14 +230,14 @@ def as_read(config: RunConfig, batches: list) -> RunConfig:
     return replace(config, data=data, micro_batch_size=rows, batch_size=sum(len(one.tokens) for one in inputs))
 
 
-def pieces_of(batches: list) -> Pieces:
+def pieces_of(batches: Sequence[Any]) -> Pieces:
     """The mean length of what a position stands in."""
     sources = [batch.inputs.source.inputs for batch in batches if batch.inputs.source]
     stack = _mean_length([batch.inputs.visibility for batch in batches])
     return Pieces(stack, _mean_length([one.visibility for one in sources]) if sources else None)
 
 
-def _mean_length(seen: list) -> float | None:
+def _mean_length(seen: Sequence[Any]) -> float | None:
     lengths = [one.lengths for one in seen]
     if any(one is None for one in lengths):
         return None

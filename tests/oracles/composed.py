@@ -5,7 +5,7 @@ there are no rows, masks, caches or kernels. Formulas are those of the papers th
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from scipy.special import erf
 
 Array = np.ndarray
 Plain = Mapping[str, Any]
+Branch = Callable[[Array], Array]
 
-ACTIVATIONS = {
+ACTIVATIONS: Mapping[str, Branch] = {
     "silu": lambda x: x / (1 + np.exp(-x)),
     "gelu": lambda x: x * (1 + erf(x / math.sqrt(2))) / 2,
     "gelu_tanh": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
@@ -43,7 +44,9 @@ class Composed:
         logits = x @ weight.T + self.parameters.get("head.bias", 0)
         return logits if "cap" not in head else head["cap"] * np.tanh(logits / head["cap"])
 
-    def stack(self, below: str, tokens, num_layers: int, *, sees_later: bool, memory: Array | None = None) -> Array:
+    def stack(
+        self, below: str, tokens: Sequence[int], num_layers: int, *, sees_later: bool, memory: Array | None = None
+    ) -> Array:
         config, choices = self.config, self.config["embedding"]
         x = np.stack([self.parameters["embedding.weight"][token] for token in tokens]) * choices["scale"]
         if choices["num_types"]:
@@ -55,6 +58,8 @@ class Composed:
                 )
             case {"kind": "sinusoidal"}:
                 x = x + np.stack([sinusoid(p, x.shape[1]) for p in range(len(x))])
+            case _:
+                pass
         if choices["has_norm"]:
             x = self.norm(f"{below}embedding_norm", x)
         if "width" in choices:
@@ -65,8 +70,10 @@ class Composed:
             x = self.block(name, x, mixer, layer=layer, below=below, sees_later=sees_later, memory=memory)
         return x if config["placement"] == "post" else self.norm(f"{below}norm", x)
 
-    def block(self, name: str, x: Array, mixer: Plain, *, layer, below, sees_later, memory) -> Array:
-        def branch(what: str, f) -> Array:
+    def block(
+        self, name: str, x: Array, mixer: Plain, *, layer: int, below: str, sees_later: bool, memory: Array | None
+    ) -> Array:
+        def branch(what: str, f: Branch) -> Array:
             """f of x, with the norms that the placement has before and behind it."""
             placement = self.config["placement"]
             is_left_out = what == "attention" and layer == 0 and self.config["skips_first_norm"]
@@ -74,23 +81,38 @@ class Composed:
             found = f(self.norm(f"{name}{what}_norm", x) if normed else x)
             return self.norm(f"{name}{what}_out_norm", found) if placement in {"sandwich", "branch"} else found
 
-        def added(what: str, f) -> Array:
-            total = x + branch(what, f)
+        def added(what: str, f: Branch) -> Array:
+            total = x + self.scaled(f"{name}{what}", branch(what, f))
             return self.norm(f"{name}{what}_sum_norm", total) if self.config["placement"] == "post" else total
 
         def attend(y: Array) -> Array:
             return self.attention(f"{name}attention.", y, y, mixer, bias_of=below, sees_later=sees_later)
 
-        if self.config["placement"] == "parallel":
-            return x + branch("attention", attend) + branch("mlp", lambda y: self.mlp(f"{name}mlp.", y))
-        x = added("attention", attend)
-        if memory is not None:
+        def network(y: Array) -> Array:
+            return self.mlp(f"{name}mlp.", y)
+
+        def attend_to_source(y: Array) -> Array:
+            assert memory is not None
             nowhere = {"positions": {"kind": "none"}}
-            x = added(
-                "cross",
-                lambda y: self.attention(f"{name}cross_attention.", y, memory, nowhere, bias_of=None, sees_later=True),
-            )
-        return added("mlp", lambda y: self.mlp(f"{name}mlp.", y))
+            return self.attention(f"{name}cross_attention.", y, memory, nowhere, bias_of=None, sees_later=True)
+
+        branches = {"attention": attend, "cross": attend_to_source, "mlp": network}
+        if memory is None:
+            del branches["cross"]
+        if self.config["placement"] == "parallel":
+            return x + sum(self.scaled(f"{name}{what}", branch(what, f)) for what, f in branches.items())
+        for what, f in branches.items():
+            x = added(what, f)
+        return x
+
+    def scaled(self, name: str, found: Array) -> Array:
+        match self.config["residual"]:
+            case {"kind": "sum", "scale": scale}:
+                return scale * found
+            case {"kind": "learned"}:
+                return self.parameters[f"{name}_add.gain"] * found
+            case other:
+                raise ValueError(other)
 
     def attention(self, name: str, x: Array, y: Array, mixer: Plain, *, bias_of: str | None, sees_later: bool) -> Array:
         config, choices = self.config, self.config["attention"]
@@ -185,7 +207,8 @@ def scaled(frequency: float, scaling: Plain | None, j: int, base: float, width: 
             ramp = min(max((j - low) / (high - low if high != low else 0.001), 0), 1)
             length = scaling.get("attention_factor", 0.1 * math.log(factor) + 1 if factor > 1 else 1.0)
             return frequency / factor * ramp + frequency * (1 - ramp), length
-    raise ValueError(scaling)
+        case _:
+            raise ValueError(scaling)
 
 
 def bucket(delta: int, relative: Plain, *, both_ways: bool) -> int:

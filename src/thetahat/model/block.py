@@ -10,6 +10,7 @@ from thetahat.model.attention.cache import LayerCache
 from thetahat.model.config import Placement, TransformerConfig
 from thetahat.model.layers.mlp import MLP
 from thetahat.model.layers.norm import norm_of
+from thetahat.model.layers.residual import residual_of
 
 PLACES: dict[Placement, tuple[str, ...]] = {
     "pre": ("before",),
@@ -34,7 +35,8 @@ class Block(nn.Module):
 
     `before`, `out` and `sum` are norms, or nothing: the placement says which. A block that `reads_source` has the
     attention to it in between (Vaswani et al., 2017, arXiv 1706.03762, whose norms are those of `post`). In `parallel`,
-    attention and network read the same x (GPT-NeoX, Black et al., 2022, arXiv 2204.06745).
+    attentions and network read the same x (GPT-NeoX, Black et al., 2022, arXiv 2204.06745). `layers/residual.py` has
+    the sums with scales.
     """
 
     def __init__(self, config: TransformerConfig, *, reads_source: bool = False, is_first: bool = False) -> None:
@@ -47,13 +49,16 @@ class Block(nn.Module):
         self.attention_norm = nn.Identity() if is_first and config.skips_first_norm else norm("before")
         self.attention = Attention(config)
         self.attention_out_norm, self.attention_sum_norm = norm("out"), norm("sum")
+        self.attention_add = residual_of(config)
         if reads_source:
             self.cross_norm = norm("before")
             self.cross_attention = Attention(config)
             self.cross_out_norm, self.cross_sum_norm = norm("out"), norm("sum")
+            self.cross_add = residual_of(config)
         self.mlp_norm = norm("before")
         self.mlp = MLP(config)
         self.mlp_out_norm, self.mlp_sum_norm = norm("out"), norm("sum")
+        self.mlp_add = residual_of(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
@@ -65,16 +70,21 @@ class Block(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         read = self.dropout(self.attention_out_norm(self.attention(self.attention_norm(x), way, cache)))
         if self.is_parallel:
-            return x + read + self._network(x)
-        x = self.attention_sum_norm(x + read)
+            total = self.attention_add(x, read)
+            total = total if source is None else self.cross_add(total, self._of_source(x, source))
+            return self.mlp_add(total, self._network(x))
+        x = self.attention_sum_norm(self.attention_add(x, read))
         if source is not None:
-            read = self.cross_attention(self.cross_norm(x), source.way, memory=source.memory)
-            x = self.cross_sum_norm(x + self.dropout(self.cross_out_norm(read)))
-        return self.mlp_sum_norm(x + self._network(x))
+            x = self.cross_sum_norm(self.cross_add(x, self._of_source(x, source)))
+        return self.mlp_sum_norm(self.mlp_add(x, self._network(x)))
 
     def remember(self, states: Float[Tensor, "B S D"]) -> Memory:
         """What the attention to a source reads of it: its keys and values."""
         return self.cross_attention.remember(states)
+
+    def _of_source(self, x: Float[Tensor, "B T D"], source: OfSource) -> Float[Tensor, "B T D"]:
+        read = self.cross_attention(self.cross_norm(x), source.way, memory=source.memory)
+        return self.dropout(self.cross_out_norm(read))
 
     def _network(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return self.dropout(self.mlp_out_norm(self.mlp(self.mlp_norm(x))))

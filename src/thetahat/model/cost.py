@@ -46,6 +46,7 @@ _PARTS = {
     "cross_attention": "attention to the source",
     "attention": "attention",
     "mlp": "feed-forward",
+    **dict.fromkeys(("attention_add", "cross_add", "mlp_add"), "residual scales"),
     "widen": "embedding projection",
     "transform": "head",
     "head": "head",

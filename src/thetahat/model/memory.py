@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass
 
-from thetahat.model.config import Dtype, EncoderDecoderConfig, LayerNormConfig, ModelConfig, TransformerConfig
+from thetahat.model.config import (
+    Dtype,
+    EncoderDecoderConfig,
+    LayerNormConfig,
+    LearnedScaleConfig,
+    ModelConfig,
+    TransformerConfig,
+)
 
 NORMS = {"pre": 2, "post": 2, "sandwich": 4, "branch": 2, "parallel": 2}
 """Norms of a block without attention to a source, by their placement."""
@@ -92,7 +99,7 @@ def _of_layer(config: TransformerConfig, sizes: Widths, context: int) -> float:
     kept += sizes.product * (inputs + 2 * queries + 2 * groups) + _scores(config, sizes, context)
     if config.attention.query_key_norm != "none":
         kept += _norm(config, queries, sizes) + _norm(config, groups, sizes)
-    return kept + sizes.product * _network(config) + _dropped(config, sizes, 2)
+    return kept + sizes.product * _network(config) + _dropped(config, sizes, 2) + _scaled(config, sizes, 2)
 
 
 def _of_cross(config: TransformerConfig, sizes: Widths, source_context: int) -> float:
@@ -104,7 +111,7 @@ def _of_cross(config: TransformerConfig, sizes: Widths, source_context: int) -> 
     kept += source_context  # the mask
     if config.attention.query_key_norm != "none":
         kept += _norm(config, queries, sizes)
-    return kept + _dropped(config, sizes, 1)
+    return kept + _dropped(config, sizes, 1) + _scaled(config, sizes, 1)
 
 
 def _masks(config: TransformerConfig, sizes: Widths, context: int) -> float:
@@ -132,6 +139,11 @@ def _network(config: TransformerConfig) -> float:
 def _norm(config: TransformerConfig, width: int, sizes: Widths) -> float:
     copies = 1 if isinstance(config.norm, LayerNormConfig) else 2
     return sizes.full * float(copies * width)
+
+
+def _scaled(config: TransformerConfig, sizes: Widths, times: int) -> float:
+    """What a learned scale multiplies."""
+    return float(times * sizes.product * config.width) if isinstance(config.residual, LearnedScaleConfig) else 0.0
 
 
 def _dropped(config: TransformerConfig, sizes: Widths, times: int) -> float:

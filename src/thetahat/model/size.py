@@ -4,8 +4,10 @@ from thetahat.model.config import (
     EncoderDecoderConfig,
     LayerNormConfig,
     LearnedPositions,
+    LearnedScaleConfig,
     ModelConfig,
     Placement,
+    ResidualConfig,
     TransformerConfig,
 )
 
@@ -48,7 +50,15 @@ def _stack(config: TransformerConfig, num_layers: int, *, reads_source: bool) ->
 def _block(config: TransformerConfig, *, reads_source: bool) -> int:
     attentions = 2 if reads_source else 1
     norms = NORMS[config.placement] * (attentions + 1) * _norm(config, config.width)
-    return norms + attentions * _attention(config) + _network(config)
+    scales = (attentions + 1) * _scales(config.residual, config.width)
+    return norms + scales + attentions * _attention(config) + _network(config)
+
+
+def _scales(residual: ResidualConfig, width: int) -> int:
+    """Of one branch."""
+    if not isinstance(residual, LearnedScaleConfig):
+        return 0
+    return width if residual.per == "number" else 1
 
 
 def _attention(config: TransformerConfig) -> int:

@@ -37,4 +37,9 @@ from thetahat.model.config.positions import (
     YarnScaling as YarnScaling,
     rotated_width as rotated_width,
 )
+from thetahat.model.config.residual import (
+    LearnedScaleConfig as LearnedScaleConfig,
+    ResidualConfig as ResidualConfig,
+    SumConfig as SumConfig,
+)
 from thetahat.model.config.values import Count as Count, Dtype as Dtype, Positive as Positive

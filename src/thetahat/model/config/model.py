@@ -12,6 +12,7 @@ from thetahat.model.config.mixers import AttentionMixer, Mixer
 from thetahat.model.config.network import MLPConfig
 from thetahat.model.config.norms import NormConfig, Placement, RMSNormConfig
 from thetahat.model.config.positions import LearnedPositions, Rotary, rotated_width
+from thetahat.model.config.residual import ResidualConfig, SumConfig
 from thetahat.model.config.values import Count, Positive
 
 
@@ -44,6 +45,8 @@ class TransformerConfig(Config, kw_only=True):
     """Where the norms of a block stand. pre: before attention and network; post: behind each sum; sandwich: before and
     behind; branch: behind, before the sum; parallel: as pre, with attention and network side by side.
     """
+    residual: ResidualConfig = SumConfig()
+    """How what a block computes is added to the residual stream."""
     layers: Annotated[tuple[Mixer, ...], Meta(min_length=1)] = (AttentionMixer(),)
     """What mixes positions in each layer: a list that is repeated over the depth."""
     attention: AttentionConfig = AttentionConfig()

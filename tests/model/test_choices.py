@@ -1,0 +1,115 @@
+"""What the field argues about: each choice against an oracle, packed or not, read at once or token by token."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from msgspec.structs import asdict
+
+from tests.examples import TINY, lively
+from tests.model.test_families import arrays_of, laid, pairs
+from tests.oracles.composed import Composed
+from thetahat.core.batch import Inputs
+from thetahat.core.config import override, to_plain
+from thetahat.core.visibility import Visibility
+from thetahat.model.attention.cache import Cache
+from thetahat.model.build import LanguageModel, build_model
+from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig, ModelConfig
+from thetahat.model.cost import parameters_by_part
+from thetahat.model.law import laws_of
+from thetahat.model.size import num_parameters
+
+VOCABULARY = 11
+TEXTS = [[3, 1, 4, 1, 5, 9, 2, 6, 5], [8, 9, 7, 9], [2, 7, 1, 8, 2, 8]]
+SOURCES = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3]]
+CHOICES = {
+    "scaled branches": ["residual.scale=0.3"],
+    "scaled branches side by side": ["residual.scale=0.3", "placement=parallel"],
+    "learned scales": ["residual.kind=learned", "residual.begins=0.7"],
+    "learned scales of branches behind norms": [
+        *("residual.kind=learned", "residual.begins=0.7", "residual.per=branch", "placement=sandwich"),
+    ],
+}
+SHAPE: dict[str, Any] = {**asdict(TINY), "num_layers": 2}
+KINDS: dict[str, ModelConfig] = {
+    "decoder": DecoderConfig(**SHAPE),
+    "encoder": EncoderConfig(**SHAPE),
+    "encoder-decoder": EncoderDecoderConfig(**SHAPE, num_encoder_layers=3),
+}
+
+
+def model_of(kind: str, choice: str) -> LanguageModel:
+    return lively(build_model(override(KINDS[kind], CHOICES[choice]), VOCABULARY))
+
+
+def inputs_of(kind: str, rows: list[int]) -> tuple[Inputs, Any]:
+    if kind == "encoder-decoder":
+        return pairs(SOURCES, [[*text, 0] for text in TEXTS], rows)
+    return laid(TEXTS, rows, is_causal=kind == "decoder")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("choice", CHOICES)
+def test_logits_of_packed_and_of_padded_rows_are_those_of_the_oracle(kind: str, choice: str):
+    model = model_of(kind, choice)
+    oracle = Composed(to_plain(model.config), arrays_of(model))
+    sources = SOURCES if kind == "encoder-decoder" else [None] * len(TEXTS)
+    expected = [oracle.logits(text, source) for text, source in zip(TEXTS, sources, strict=True)]
+    for rows in ([0, 1, 2], [0, 0, 1], [0, 0, 0]):
+        inputs, places = inputs_of(kind, rows)
+        with torch.no_grad():
+            found = model.head(model.hidden(inputs))
+        for place, logits in zip(places, expected, strict=True):
+            np.testing.assert_allclose(found[place], logits, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_parameter_is_counted_and_named_has_a_law_and_its_gradient(kind: str, choice: str):
+    """The derivative along a random direction, by central differences."""
+    model = model_of(kind, choice)
+    parameters = dict(model.named_parameters())
+    assert laws_of(model).keys() == parameters.keys()
+    assert num_parameters(model.config, VOCABULARY) == sum(one.numel() for one in parameters.values())
+    assert "other" not in parameters_by_part(model)
+    inputs, _ = inputs_of(kind, [0, 0, 1])
+    weights = torch.randn(*inputs.tokens.shape, VOCABULARY, dtype=torch.float64)
+
+    def value() -> torch.Tensor:
+        return (model.head(model.hidden(inputs)) * weights).sum()
+
+    value().backward()
+    for name, parameter in parameters.items():
+        assert parameter.grad is not None, name
+        assert bool(parameter.grad.any()), name
+        along, step = torch.randn_like(parameter), 1e-6
+        with torch.no_grad():
+            ends = []
+            for sign in (1, -2):
+                parameter.add_(along, alpha=sign * step)
+                ends.append(float(value()))
+            parameter.add_(along, alpha=step)
+        expected = (ends[0] - ends[1]) / (2 * step)
+        assert float((parameter.grad * along).sum()) == pytest.approx(expected, rel=1e-4, abs=1e-6), name
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("num_padding", [0, 3])
+def test_what_is_read_token_by_token_is_what_is_read_at_once(choice: str, num_padding: int):
+    """Two rows, one of them padded on its left, some tokens together and the others one at a time."""
+    model: Any = model_of("decoder", choice)
+    text = torch.randint(VOCABULARY, (2, 12), generator=torch.Generator().manual_seed(0))
+    padding = torch.tensor([[0], [num_padding]])
+    place = torch.arange(12)[None]
+    piece, position = torch.where(place < padding, -1, 0), (place - padding).clamp(min=0)
+    with torch.no_grad():
+        whole = model.hidden(Inputs(text, position, Visibility(piece)))
+        cache = Cache(model.config, 2, 12, model.head.weight, piece if num_padding else None)
+        found: list[torch.Tensor] = []
+        for first, last in pairwise([0, 4, 7, *range(8, 13)]):
+            one = slice(first, last)
+            visibility = Visibility(piece[:, one], is_causal=True, is_plain=not num_padding)
+            found.append(model.hidden(Inputs(text[:, one], position[:, one], visibility), cache))
+    torch.testing.assert_close(torch.cat(found, 1)[piece >= 0], whole[piece >= 0], rtol=1e-11, atol=1e-12)
