@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from thetahat.core.random import generator
-from thetahat.model.law import Constant, FanIn, Normal, laws_of
+from thetahat.model.law import Constant, FanIn, Law, laws_of
+from thetahat.model.transfer.rule import SAME, Growth, factors
 
 
 def allocate(model: nn.Module, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
@@ -24,25 +25,32 @@ def allocate(model: nn.Module, device: torch.device | str = "cpu", dtype: torch.
 
 
 @torch.no_grad()
-def initialize(model: nn.Module, seed: int, copy: Callable[[Tensor, Tensor], object] = Tensor.copy_) -> None:
+def initialize(
+    model: nn.Module,
+    seed: int,
+    copy: Callable[[Tensor, Tensor], object] = Tensor.copy_,
+    growth: Growth = SAME,
+) -> None:
     r"""Draws every parameter from the law that its module declares; one without memory gets it first.
 
     The W matrices that write into one residual stream (attention's output, cross-attention's output, the network's
     down) are divided by $\sqrt{W}$, so that its variance does not grow with depth (Radford et al., GPT-2, 2019).
     W is 2L in a decoder and in an encoder; in an encoder-decoder, 2L of the encoder and 3L of the decoder, apart.
-    `copy` writes values, one tensor at a time, into a parameter of which this rank may have a piece only.
+    `copy` writes values, one tensor at a time, into a parameter of which this rank may have a piece only. A model that
+    has grown begins as `model/transfer` says.
     """
     allocate(model)
     laws = laws_of(model)
-    num_writers = Counter(_stream(name) for name, law in laws.items() if law.begins == FanIn(writes=True))
+    num_writers = Counter(_stream(name) for name, law in laws.items() if _is_writer(law))
     for name, parameter in model.named_parameters():
-        begins = laws[name].begins
-        if isinstance(begins, Constant):
-            parameter.fill_(begins.value)
+        law = laws[name]
+        if isinstance(law.begins, Constant):
+            parameter.fill_(law.begins.value)
             continue
         drawn = generator(seed, f"init {name.replace('.base.', '.')}")  # what is put around a layer changes nothing
         values = torch.randn(parameter.shape, generator=drawn, dtype=torch.float32)
-        copy(parameter, values * _deviation(begins, parameter.shape[-1], num_writers[_stream(name)]))
+        deviation = _deviation(law, parameter.shape[-1], num_writers[_stream(name)])
+        copy(parameter, values * (deviation * factors(name, law, growth).start))
 
 
 def _stream(name: str) -> str:
@@ -50,7 +58,13 @@ def _stream(name: str) -> str:
     return name.partition("blocks.")[0]
 
 
-def _deviation(begins: Normal | FanIn, fan_in: int, num_writers: int) -> float:
-    if isinstance(begins, Normal):
-        return begins.deviation
-    return fan_in**-0.5 / (num_writers**0.5 if begins.writes else 1.0)
+def _is_writer(law: Law) -> bool:
+    return law.writes == "stream" and isinstance(law.begins, FanIn)
+
+
+def _deviation(law: Law, fan_in: int, num_writers: int) -> float:
+    begins = law.begins
+    assert not isinstance(begins, Constant)
+    if isinstance(begins, FanIn):
+        return fan_in**-0.5 / (num_writers**0.5 if _is_writer(law) else 1.0)
+    return begins.deviation

@@ -25,25 +25,31 @@ class Normal:
 
 @dataclass(frozen=True, slots=True)
 class FanIn:
-    r"""$\mathcal{N}(0, 1 / \mathrm{fan\_in})$, fan_in being the last axis; `writes`: into a residual stream."""
-
-    writes: bool = False
+    r"""$\mathcal{N}(0, 1 / \mathrm{fan\_in})$, fan_in being the last axis."""
 
 
 @dataclass(frozen=True, slots=True)
 class Law:
-    """Of one parameter: the group whose rule updates it, and its distribution at the beginning."""
+    """Of one parameter: the group whose rule updates it, its distribution at the beginning, and where it leads.
+
+    What `writes` into the stream ends a branch, whose output is added to the residual stream.
+    """
 
     group: Literal["matrices", "embeddings", "vectors"]
     begins: Constant | Normal | FanIn
+    writes: Literal["layer", "stream", "logits"] = "layer"
 
 
 MATRIX = Law("matrices", FanIn())
-WRITER = Law("matrices", FanIn(writes=True))
-TABLE = Law("embeddings", Normal(0.02))  # a row is a token, not a direction of a linear map; so is a row of the head
+WRITER = Law("matrices", FanIn(), "stream")
+TABLE = Law("embeddings", Normal(0.02))  # a row is a token, not a direction of a linear map
+HEAD = Law("embeddings", Normal(0.02), "logits")  # so is a row of the head
 GAIN = Law("vectors", Constant(1.0))
 BIAS = Law("vectors", Constant(0.0))
+WRITER_BIAS = Law("vectors", Constant(0.0), "stream")
+HEAD_BIAS = Law("vectors", Constant(0.0), "logits")
 OFFSET = Law("vectors", Constant(0.0))  # a gain that is kept as its distance from 1
+KNOWN = frozenset({MATRIX, WRITER, TABLE, HEAD, GAIN, BIAS, WRITER_BIAS, HEAD_BIAS, OFFSET})  # to `transfer`
 
 
 def laws_of(model: nn.Module) -> dict[str, Law]:

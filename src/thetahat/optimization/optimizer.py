@@ -1,14 +1,17 @@
-"""The update of a whole model: three rules, one learning-rate factor, one flat state dictionary."""
+"""The update of a whole model: a rule a group, one learning-rate factor, one flat state dictionary."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
 from thetahat.core.errors import ModelError
 from thetahat.distribution.pieces import fill
+from thetahat.model.law import Law, laws_of
+from thetahat.model.transfer.rule import SAME, Growth, factors
 from thetahat.optimization.adamw import build_adamw
 from thetahat.optimization.config import AdamW, Muon as MuonConfig, OptimizationConfig
 from thetahat.optimization.groups import ParameterGroup, check_groups, group_parameters
@@ -82,12 +85,38 @@ class Optimizer:
         }
 
 
-def build_optimizer(model: nn.Module, config: OptimizationConfig) -> Optimizer:
-    """The optimizer of a model's trainable parameters."""
+def build_optimizer(model: nn.Module, config: OptimizationConfig, growth: Growth = SAME) -> Optimizer:
+    """The optimizer of a model's trainable parameters; of one that has grown, by the factors of `model/transfer`."""
     groups = group_parameters(model)
     check_groups(model, groups)
     rules = {"matrices": config.matrices, "embeddings": config.embeddings, "vectors": config.vectors}
-    return Optimizer([_build_rule(group, rules[group.name]) for group in groups if group.parameters])
+    laws = laws_of(model)
+    return Optimizer(
+        [
+            _build_rule(part, scaled)
+            for group in groups
+            for part, scaled in _divided(group, rules[group.name], laws, growth)
+        ]
+    )
+
+
+def _divided(
+    group: ParameterGroup, config: MuonConfig | AdamW, laws: Mapping[str, Law], growth: Growth
+) -> list[tuple[ParameterGroup, MuonConfig | AdamW]]:
+    """The parameters of a group that share factors, each with the rule that has them; without growth, all of them."""
+    parts: dict[MuonConfig | AdamW, dict[str, nn.Parameter]] = {}
+    for name, parameter in group.parameters.items():
+        scaled = _scaled(config, name, laws[name], growth)
+        parts.setdefault(scaled, {})[name] = parameter
+    return [(ParameterGroup(group.name, parameters), scaled) for scaled, parameters in parts.items()]
+
+
+def _scaled(config: MuonConfig | AdamW, name: str, law: Law, growth: Growth) -> MuonConfig | AdamW:
+    found = factors(name, law, growth, config.scale if isinstance(config, MuonConfig) else "adamw")
+    rates = {"learning_rate": config.learning_rate * found.rate, "weight_decay": config.weight_decay / found.rate}
+    if isinstance(config, MuonConfig):
+        return replace(config, **rates)
+    return replace(config, **rates, epsilon=config.epsilon * found.epsilon)
 
 
 def _build_rule(group: ParameterGroup, config: MuonConfig | AdamW) -> Rule:

@@ -14,6 +14,7 @@ from thetahat.distribution.pieces import fill, whole
 from thetahat.interop.hub import is_hub_name, pinned
 from thetahat.model.adapters.lora import merge
 from thetahat.model.build import LanguageModel
+from thetahat.model.transfer.rule import fitted
 from thetahat.run.config import RunConfig
 from thetahat.run.folder.checkpoint import TOKENIZER, copy_parameters
 from thetahat.run.folder.config import read_config
@@ -28,6 +29,8 @@ def resolved(config: RunConfig) -> RunConfig:
     """The config with everything filled in that this machine and the base decide."""
     config = resolve(config)
     refuse_ignored(config)
+    has_labels = config.objective.factorization.layout.predicts_label
+    config = replace(config, model=fitted(config.model, config.transfer, has_labels=has_labels))
     if config.base is None:
         return config
     base = pinned(config.base) if is_hub_name(config.base) else config.base

@@ -22,6 +22,7 @@ from thetahat.distribution.mesh import MeshConfig
 from thetahat.generation.config import SamplesConfig
 from thetahat.model.adapters.config import LoRAConfig
 from thetahat.model.config import Dtype, ModelConfig
+from thetahat.model.transfer.config import TransferConfig
 from thetahat.objective.config import FACTORIZATIONS, ObjectiveConfig
 from thetahat.optimization.config import OptimizationConfig
 from thetahat.scoring.config import EvaluationConfig, ScoringConfig
@@ -33,6 +34,7 @@ Threads = Annotated[int, Meta(ge=0, le=1024)]  # of the CPU; 0: all
 
 FIXED = (
     "model",
+    "transfer",
     "adapter",
     "base",
     "base_digest",
@@ -175,6 +177,10 @@ class RunConfig(Config, kw_only=True):
     """What to train on, what to hold out, and how documents are laid into rows."""
     model: ModelConfig
     """The shape of the model; of a run with a base that one's, but for its dropout."""
+    transfer: TransferConfig | None = None
+    """The shape at which learning rates were chosen, from which they are carried over to this one; none: they are
+    taken as they are.
+    """
     parent: ParentConfig | None = None
     """The checkpoint whose whole state the run begins from; thetahat train --branch fills it in."""
     base: str | None = None
@@ -258,6 +264,11 @@ class RunConfig(Config, kw_only=True):
             )
         if self.adapter and not self.base:
             raise ConfigError("an adapter without a model to adapt", cure="base=MODEL, for example base=runs/NAME")
+        if self.transfer and self.base:
+            raise ConfigError(
+                "transfer says how parameters begin, and base brings them",
+                cure="leave transfer out, or train without a base",
+            )
         if self.evaluation.passes and not factorization.is_pseudo:
             raise ConfigError(f"evaluation.passes={self.evaluation.passes}", allowed="0, where nothing is masked")
 

@@ -13,6 +13,7 @@ from thetahat.model.block import Block
 from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.init import allocate, initialize
 from thetahat.model.precision import parameter_dtype
+from thetahat.model.transfer.rule import fitted, growth_of, refuse_unknown
 from thetahat.objective.log_prob import Kernel, build_kernel
 from thetahat.optimization.average import MovingAverage
 from thetahat.optimization.optimizer import Optimizer, build_optimizer
@@ -55,7 +56,9 @@ def first_model(
     tokens uses stay in the softmax; new tokens take the first of them. No rank ever holds more than its pieces.
     """
     num_rows = max(vocab_size, config.base_rows or 0)
-    model = build_model(config.model, num_rows, num_labels)
+    growth = growth_of(config.model, config.transfer)
+    model = build_model(fitted(config.model, config.transfer, has_labels=num_labels > 0), num_rows, num_labels)
+    refuse_unknown(model, config.model, growth)
     if config.adapter:
         adapt(model, config.adapter, config.seed, num_labels)
     freeze(model, config.frozen)
@@ -74,7 +77,7 @@ def first_model(
         shard(model, units, _METHODS, world.layout.shards, products)
     allocate(model, device, parameter_dtype(config.dtype))
     if draws:
-        initialize(model, config.seed, fill)
+        initialize(model, config.seed, fill, growth)
     return model
 
 
@@ -100,7 +103,8 @@ def state_with(model: LanguageModel, config: RunConfig, num_steps: int, device: 
         for block in model.blocks:
             block.compile()
     kernel = build_kernel(config.objective, compiles=config.compile)
-    state = State(config, device, model, build_optimizer(model, config.optimization), kernel, num_steps)
+    optimizer = build_optimizer(model, config.optimization, growth_of(config.model, config.transfer))
+    state = State(config, device, model, optimizer, kernel, num_steps)
     if (decay := config.optimization.ema) is not None:
         state.average = MovingAverage({name: p for name, p in model.named_parameters() if p.requires_grad}, decay)
     return state

@@ -41,7 +41,7 @@ def memorise(probe: Probe, optimization: OptimizationConfig, most: int) -> Memor
     the optimizer, without dropout. Parameters and random numbers are left as they were, to the bit.
     """
     batch, bound = probe.batch.to(probe.device), max(SHARE * entropy(probe), LEAST)
-    optimizer, parameters = build_optimizer(probe.model, optimization), list(probe.model.parameters())
+    optimizer, parameters = build_optimizer(probe.model, optimization, probe.growth), list(probe.model.parameters())
     costs = list[float]()
     with _undone(probe), still(probe):
         for update in range(most + 1):

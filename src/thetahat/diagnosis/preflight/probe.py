@@ -14,6 +14,7 @@ from thetahat.distribution.pieces import reading
 from thetahat.model.build import LanguageModel
 from thetahat.model.config import Dtype
 from thetahat.model.precision import computing_in
+from thetahat.model.transfer.rule import SAME, Growth
 from thetahat.objective.config import Variant
 from thetahat.objective.log_prob import Kernel
 from thetahat.optimization.optimizer import Optimizer
@@ -32,6 +33,7 @@ class Probe:
     device: torch.device
     is_drawn: bool  # the parameters were drawn from their laws, not taken from another model
     trained: frozenset[str] | None = None  # names of parameters that the config wants trained; None: not known
+    growth: Growth = SAME  # from the shape at which learning rates were chosen
 
     @cached_property
     def hidden(self) -> Float[Tensor, "B T D"]:

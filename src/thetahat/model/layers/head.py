@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from thetahat.model.config import TransformConfig, TransformerConfig
-from thetahat.model.law import BIAS, MATRIX, TABLE, Law
+from thetahat.model.law import BIAS, HEAD, HEAD_BIAS, MATRIX, Law
 from thetahat.model.layers.mlp import ACTIVATIONS
 from thetahat.model.layers.norm import norm_of
 
@@ -24,7 +24,7 @@ class Head(nn.Module):
 
     weight: Tensor
 
-    laws: ClassVar[Mapping[str, Law]] = {"weight": TABLE, "bias": BIAS}
+    laws: ClassVar[Mapping[str, Law]] = {"weight": HEAD, "bias": HEAD_BIAS}
 
     def __init__(self, width: int, num_outputs: int, *, has_bias: bool = False, cap: float | None = None) -> None:
         super().__init__()

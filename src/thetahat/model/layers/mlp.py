@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, relu, silu
 
 from thetahat.model.config import Activation, TransformerConfig
-from thetahat.model.law import BIAS, MATRIX, WRITER, Law
+from thetahat.model.law import BIAS, MATRIX, WRITER, WRITER_BIAS, Law
 
 ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
     "silu": silu,
@@ -30,7 +30,8 @@ class MLP(nn.Module):
     laws: ClassVar[Mapping[str, Law]] = {
         **{f"{name}.weight": MATRIX for name in ("gate", "up")},
         "down.weight": WRITER,
-        **{f"{name}.bias": BIAS for name in ("gate", "up", "down")},
+        **{f"{name}.bias": BIAS for name in ("gate", "up")},
+        "down.bias": WRITER_BIAS,
     }
 
     def __init__(self, config: TransformerConfig) -> None:

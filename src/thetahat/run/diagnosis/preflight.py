@@ -16,6 +16,7 @@ from thetahat.diagnosis.preflight.probe import Probe
 from thetahat.diagnosis.preflight.records import records
 from thetahat.diagnosis.preflight.vocabulary import unused_tokens
 from thetahat.distribution.world import World
+from thetahat.model.transfer.rule import growth_of
 from thetahat.objective.factorization import factor
 from thetahat.run.config import RunConfig
 from thetahat.run.diagnosis.evaluated import evaluation_differs
@@ -102,4 +103,5 @@ def probe_of(prepared: Prepared, state: State) -> Probe:
         state.device,
         is_drawn=config.base is None and config.parent is None,
         trained=None if config.adapter else frozenset(trained),
+        growth=growth_of(config.model, config.transfer),
     )

@@ -1,0 +1,206 @@
+"""Whether learning rates of a small model hold on a wider and deeper one, with `transfer` and without.
+
+    python benchmarks/transfer.py --out benchmarks/results/transfer.json --figure docs/transfer.svg
+
+Two measurements, each over four widths and over three depths, for AdamW and for Muon:
+
+- the coordinate check (Yang et al., 2022, arXiv 2203.03466): by how much the residual stream behind the last block, the
+  output of the last attention, and the logits have moved after 10 steps, as root mean squares. Where rates hold it does
+  not depend on the shape; told is the exponent of its growth.
+- the learning rate at which the loss of the last fifth of a run is lowest, from a parabola through the best rate and
+  its neighbours, in powers of 2 of the best one of the smallest shape.
+
+All rates are multiplied together, from those of `RATES`.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from msgspec.structs import replace
+
+from thetahat.data.config import DataConfig
+from thetahat.distribution.world import ALONE
+from thetahat.model.config import DecoderConfig, EmbeddingConfig
+from thetahat.model.transfer.config import TransferConfig
+from thetahat.optimization.config import WSD, AdamW, Muon, OptimizationConfig
+from thetahat.run.config import RunConfig
+from thetahat.run.prepare import Prepared, prepare
+from thetahat.run.state import State, first_state
+from thetahat.run.step import step
+
+WIDTHS, DEPTHS = (16, 32, 64, 128), (2, 4, 8)
+BASE = TransferConfig(width=16, num_layers=2)
+DEEP_WIDTH = 32  # of the models of several depths, whose base has this width, too
+SEEDS = (0, 1)
+CHECKED = 10  # steps before the coordinate check
+RATES = {
+    "adamw": {"matrices": AdamW(learning_rate=0.01, weight_decay=0.1, epsilon=1e-10)},
+    "muon": {"matrices": Muon(learning_rate=0.03, weight_decay=0.1)},
+}
+
+
+def config_of(width: int, depth: int, rule: str, factor: float, seed: int, num_steps: int) -> RunConfig:
+    """A decoder of this shape, with all rates multiplied by the factor."""
+    table = AdamW(learning_rate=0.01, epsilon=1e-10)
+    rules = {"embeddings": table, "vectors": table, **RATES[rule]}
+    scaled: dict[str, Any] = {
+        name: replace(one, learning_rate=one.learning_rate * factor) for name, one in rules.items()
+    }
+    return RunConfig(
+        recipe="transfer",
+        device="cpu",
+        threads=1,
+        seed=seed,
+        data=DataConfig(
+            train="bundled:tinyshakespeare", held_out="tail:0.1", context=64, over_long="split", vocab_size=512
+        ),
+        model=DecoderConfig(
+            num_layers=depth,
+            width=width,
+            num_heads=width // 16,
+            num_kv_heads=width // 16,
+            head_width=16,
+            inner_width=3 * width,
+            embedding=EmbeddingConfig(has_norm=True),
+        ),
+        optimization=OptimizationConfig(schedule=WSD(warmup_steps=num_steps // 10, decay=0.5), **scaled),
+        batch_size=4,
+        max_steps=num_steps,
+    )
+
+
+def begun(config: RunConfig, data: Prepared) -> State:
+    """The state before step 1."""
+    return first_state(config, data.tokenizer.vocab_size, config.max_steps, torch.device("cpu"))
+
+
+def loss_of(config: RunConfig, data: Prepared) -> float:
+    """Nats per token in the last fifth of a run; infinite if it diverged."""
+    state, last = begun(config, data), list[float]()
+    for number in range(config.max_steps):
+        try:
+            done = step(state, data.batches(number), ALONE)
+        except ValueError:  # not finite
+            return float("inf")
+        last.append(-done.total.mean().item())
+    return float(np.mean(last[-(config.max_steps // 5) :]))
+
+
+def movement(config: RunConfig, data: Prepared) -> dict[str, float]:
+    """How far activations on one batch have moved after some steps, as root mean squares."""
+    state, probe = begun(config, data), data.batches(config.max_steps - 1)[0]
+    before = activations(state, probe)
+    for number in range(CHECKED):
+        step(state, data.batches(number), ALONE)
+    after = activations(state, probe)
+    return {name: (after[name] - before[name]).square().mean().sqrt().item() for name in before}
+
+
+@torch.no_grad()
+def activations(state: State, batch: Any) -> dict[str, torch.Tensor]:
+    """The residual stream behind the last block, what the last attention adds before its scale, and the logits."""
+    found: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda module, inputs, output: found.update({name: output})
+
+    block = state.model.block(state.model.num_layers - 1)
+    hooks = [block.register_forward_hook(keep("stream")), block.mlp.up.register_forward_hook(keep("inner"))]
+    found["logits"] = state.model.head(state.model.hidden(batch.inputs))
+    for hook in hooks:
+        hook.remove()
+    return {name: found[name] for name in ("stream", "inner", "logits")}
+
+
+def shapes(over: str) -> list[tuple[int, int]]:
+    """Width and depth of each model of a sweep; the smallest first."""
+    return [(width, 2) for width in WIDTHS] if over == "width" else [(DEEP_WIDTH, depth) for depth in DEPTHS]
+
+
+def with_rule(config: RunConfig, over: str, *, holds: bool) -> RunConfig:
+    """The config with the rule, or without."""
+    base = BASE if over == "width" else TransferConfig(width=DEEP_WIDTH, num_layers=DEPTHS[0])
+    return replace(config, transfer=base) if holds else config
+
+
+def exponent(sizes: list[int], values: list[float]) -> float:
+    """The slope of logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+Losses = dict[int, float]  # by the power of 2 of the factor
+
+
+def search(loss_at: Callable[[int], float], start: int) -> tuple[Losses, float]:
+    """The losses at whole powers of 2 around the best one, found from `start` on, and the vertex of their parabola."""
+    losses, at = {start: loss_at(start)}, start
+    while True:
+        for power in (at - 1, at + 1):
+            if power not in losses:
+                losses[power] = loss_at(power)
+        best = min((at - 1, at, at + 1), key=lambda power: losses[power])
+        if best == at:
+            low, here, high = (losses[power] for power in (at - 1, at, at + 1))
+            vertex = at + 0.5 * (low - high) / (low - 2 * here + high) if np.isfinite([low, high]).all() else at
+            return dict(sorted(losses.items())), float(vertex)
+        at = best
+
+
+def sweeps(num_steps: int) -> Iterator[dict[str, Any]]:
+    """A row for each sweep: which rule of update, over what, with the rule of transfer or without."""
+    data = prepare(config_of(WIDTHS[0], 2, "adamw", 1.0, 0, num_steps))
+    for rule in RATES:
+        for over in ("width", "depth"):
+            known: dict[int, float] = {}  # of the smallest shape, which is the same with and without
+            for holds in (True, False):
+                configs = [
+                    with_rule(config_of(*shape, rule, 1.0, 0, num_steps), over, holds=holds) for shape in shapes(over)
+                ]
+                moved = [movement(config, data) for config in configs]
+                sizes = [shape[over == "depth"] for shape in shapes(over)]
+                named = {name: [one[name] for one in moved] for name in moved[0]}
+                row: dict[str, Any] = {"rule": rule, "over": over, "transfer": holds, "sizes": sizes, "moved": named}
+                row["exponents"] = {name: exponent(sizes, values) for name, values in named.items()}
+                row["losses"], row["best"], start = [], [], 0
+                for shape in shapes(over):
+                    cache = known if shape == shapes(over)[0] else {}
+
+                    def loss_at(power: int, shape: Any = shape, cache: dict[int, float] = cache) -> float:
+                        if power not in cache:
+                            of = [config_of(*shape, rule, 2.0**power, seed, num_steps) for seed in SEEDS]
+                            cache[power] = float(
+                                np.mean([loss_of(with_rule(one, over, holds=holds), data) for one in of])
+                            )
+                        return cache[power]
+
+                    losses, best = search(loss_at, start)
+                    start = round(best)
+                    row["losses"].append(losses)
+                    row["best"].append(best)
+                yield row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--steps", type=int, default=120)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    started, rows = time.perf_counter(), []
+    for row in sweeps(asked.steps):
+        rows.append(row)
+        print(json.dumps({name: row[name] for name in ("rule", "over", "transfer", "exponents", "best")}), flush=True)
+        if asked.out:
+            told = {"steps": asked.steps, "seconds": time.perf_counter() - started, "sweeps": rows}
+            asked.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
