@@ -5,7 +5,7 @@
 Two measurements, each over four widths and over three depths, for AdamW and for Muon:
 
 - the coordinate check (Yang et al., 2022, arXiv 2203.03466): by how much the residual stream behind the last block, the
-  output of the last attention, and the logits have moved after 10 steps, as root mean squares. Where rates hold it does
+  inside of the last network, and the logits have moved after 10 steps, as root mean squares. Where rates hold it does
   not depend on the shape; told is the exponent of its growth.
 - the learning rate at which the loss of the last fifth of a run is lowest, from a parabola through the best rate and
   its neighbours, in powers of 2 of the best one of the smallest shape.
@@ -17,12 +17,15 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from msgspec.structs import replace
+from torch import nn
 
 from thetahat.data.config import DataConfig
 from thetahat.distribution.world import ALONE
@@ -34,7 +37,7 @@ from thetahat.run.prepare import Prepared, prepare
 from thetahat.run.state import State, first_state
 from thetahat.run.step import step
 
-WIDTHS, DEPTHS = (16, 32, 64, 128), (2, 4, 8)
+WIDTHS, DEPTHS = (16, 32, 64, 128), (2, 8, 32)
 BASE = TransferConfig(width=16, num_layers=2)
 DEEP_WIDTH = 32  # of the models of several depths, whose base has this width, too
 SEEDS = (0, 1)
@@ -104,11 +107,14 @@ def movement(config: RunConfig, data: Prepared) -> dict[str, float]:
 
 @torch.no_grad()
 def activations(state: State, batch: Any) -> dict[str, torch.Tensor]:
-    """The residual stream behind the last block, what the last attention adds before its scale, and the logits."""
+    """The residual stream behind the last block, the inside of the last network, and the logits."""
     found: dict[str, torch.Tensor] = {}
 
-    def keep(name: str) -> Callable[..., None]:
-        return lambda module, inputs, output: found.update({name: output})
+    def keep(name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
+        def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+            found[name] = output
+
+        return hook
 
     block = state.model.block(state.model.num_layers - 1)
     hooks = [block.register_forward_hook(keep("stream")), block.mlp.up.register_forward_hook(keep("inner"))]
@@ -152,38 +158,52 @@ def search(loss_at: Callable[[int], float], start: int) -> tuple[Losses, float]:
         at = best
 
 
+@dataclass
+class Sweep:
+    """Models of several shapes, by one rule of update, with the rule of transfer or without."""
+
+    rule: str
+    over: str  # width or depth
+    holds: bool
+    num_steps: int
+    data: Prepared
+    known: dict[int, float]  # losses of the smallest shape, which is the same with and without
+
+    def config(self, shape: tuple[int, int], power: int = 0, seed: int = 0) -> RunConfig:
+        """Of one run: rates are multiplied by a power of 2."""
+        return with_rule(config_of(*shape, self.rule, 2.0**power, seed, self.num_steps), self.over, holds=self.holds)
+
+    def row(self) -> dict[str, Any]:
+        """What is written of it."""
+        ours = shapes(self.over)
+        sizes = [shape[self.over == "depth"] for shape in ours]
+        moved = [movement(self.config(shape), self.data) for shape in ours]
+        named = {name: [one[name] for one in moved] for name in moved[0]}
+        exponents = {name: exponent(sizes, values) for name, values in named.items()}
+        losses, best = list[Losses](), list[float]()
+        for shape in ours:
+            at = partial(self.loss_at, shape, self.known if shape == ours[0] else {})
+            found, vertex = search(at, round(best[-1]) if best else 0)
+            losses.append(found)
+            best.append(vertex)
+        told = {"rule": self.rule, "over": self.over, "transfer": self.holds, "sizes": sizes}
+        return {**told, "moved": named, "exponents": exponents, "losses": losses, "best": best}
+
+    def loss_at(self, shape: tuple[int, int], known: dict[int, float], power: int) -> float:
+        """The mean over seeds."""
+        if power not in known:
+            known[power] = float(np.mean([loss_of(self.config(shape, power, seed), self.data) for seed in SEEDS]))
+        return known[power]
+
+
 def sweeps(num_steps: int) -> Iterator[dict[str, Any]]:
-    """A row for each sweep: which rule of update, over what, with the rule of transfer or without."""
+    """A row for each sweep."""
     data = prepare(config_of(WIDTHS[0], 2, "adamw", 1.0, 0, num_steps))
     for rule in RATES:
         for over in ("width", "depth"):
-            known: dict[int, float] = {}  # of the smallest shape, which is the same with and without
+            known: dict[int, float] = {}
             for holds in (True, False):
-                configs = [
-                    with_rule(config_of(*shape, rule, 1.0, 0, num_steps), over, holds=holds) for shape in shapes(over)
-                ]
-                moved = [movement(config, data) for config in configs]
-                sizes = [shape[over == "depth"] for shape in shapes(over)]
-                named = {name: [one[name] for one in moved] for name in moved[0]}
-                row: dict[str, Any] = {"rule": rule, "over": over, "transfer": holds, "sizes": sizes, "moved": named}
-                row["exponents"] = {name: exponent(sizes, values) for name, values in named.items()}
-                row["losses"], row["best"], start = [], [], 0
-                for shape in shapes(over):
-                    cache = known if shape == shapes(over)[0] else {}
-
-                    def loss_at(power: int, shape: Any = shape, cache: dict[int, float] = cache) -> float:
-                        if power not in cache:
-                            of = [config_of(*shape, rule, 2.0**power, seed, num_steps) for seed in SEEDS]
-                            cache[power] = float(
-                                np.mean([loss_of(with_rule(one, over, holds=holds), data) for one in of])
-                            )
-                        return cache[power]
-
-                    losses, best = search(loss_at, start)
-                    start = round(best)
-                    row["losses"].append(losses)
-                    row["best"].append(best)
-                yield row
+                yield Sweep(rule, over, holds, num_steps, data, known).row()
 
 
 def main() -> None:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         YarnScaling as YarnScaling,
     )
     from thetahat.model.layers.head import Head as Head
+    from thetahat.model.transfer.config import TransferConfig as TransferConfig
     from thetahat.objective.config import (
         Causal as Causal,
         Conditional as Conditional,
@@ -184,6 +185,7 @@ CONFIGS = {
     "TransformConfig": "model.config",
     "HeadConfig": "model.config",
     "LoRAConfig": "model.adapters.config",
+    "TransferConfig": "model.transfer.config",
     "ObjectiveConfig": "objective.config",
     "Causal": "objective.config",
     "FillInTheMiddle": "objective.config",

@@ -120,6 +120,7 @@ def test_a_size_beside_a_tokenizer_is_refused_where_it_was_typed():
 
 
 ALWAYS = """recipe seed device dtype threads deterministic compile data model base adapter frozen objective optimization
+    transfer transfer.width transfer.num_layers transfer.head_width
     recompute mesh mesh.shards mesh.context mesh.tensor
     evaluation checkpoint ledger diagnosis diagnosis.alarms samples track prompt heartbeat batch_size micro_batch_size
     max_steps max_tokens model.dropout objective.normalization"""
