@@ -133,6 +133,28 @@ def test_the_first_step_an_evaluation_and_a_save_have_more_patience_and_preparat
     assert ranks.until() is None
 
 
+def test_behind_steps_too_short_to_be_seen_the_limit_is_the_config_s():
+    """A beat apart signs show where ranks are, not each pause."""
+    ranks = Ranks(pace="preparation")
+    assert not ranks.beat()
+    ranks.signs = {rank: replace(sign, pace="stall", steps=2) for rank, sign in ranks.signs.items()}
+    assert not ranks.beat(moving=[0, 1, 2])
+    assert ranks.until()[0] == pytest.approx(45, abs=2)
+    assert Ranks(pace="stall").until()[0] == pytest.approx(1800, abs=2)
+
+
+def test_the_limit_is_that_of_who_is_behind():
+    ranks = warm()
+    for rank in (0, 2):  # wait for rank 1, which hangs in the update
+        ranks.signs[rank] = replace(ranks.signs[rank], pace="patience", begun=1, where="in step 17 (log)")
+    assert ranks.until()[0] == pytest.approx(45, abs=2)
+    ranks = warm()
+    for rank in (0, 2):  # wait for rank 1, which plans an epoch
+        ranks.signs[rank] = replace(ranks.signs[rank], begun=1)
+    ranks.signs[1] = replace(ranks.signs[1], pace="patience", where="in step 17 (data)")
+    assert ranks.until()[0] == pytest.approx(1800, abs=2)
+
+
 def test_ranks_that_see_only_some_judge_no_pause():
     ranks = warm()
     ranks.judge._sees_all = False

@@ -132,6 +132,8 @@ def main() -> None:
         if app(prog_name="thetahat", standalone_mode=False) == INTERRUPTED:
             _end_interrupted()
     except ThetahatError as error:
+        if isinstance(error, Interrupted):
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # of torchrun, which has seen another rank end
         fail(error)
     except UsageError as error:
         fail(_misused(error))

@@ -48,7 +48,8 @@ class Heart:
         self.limits = HeartbeatConfig()
         self._watched = list(range(size)) if rank == 0 else sorted({0, (rank + 1) % size})
         self._has_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        self._heard, self._proposed, self._complaint, self.reason, self._step = Heard(), "", "", "", 0
+        self._heard, self._proposed, self._complaint, self.reason = Heard(), "", "", ""
+        self._step, self._stepped = 0, -1  # where it is, and the last one that it began
         self._store = _connected()
         self._key = f"thetahat/{_agreed_number(rank)}"  # of this start: an earlier one may have left its keys
         self._set(str(rank), json.dumps(asdict(self.sign)))
@@ -64,7 +65,11 @@ class Heart:
     def at(self, phase: str, step: int | None, pace: Pace) -> None:
         """Where the rank is from now on."""
         self._step = self._step if step is None else step
-        self.sign = replace(self.sign, moves=self.sign.moves + 1, where=f"in step {self._step} ({phase})", pace=pace)
+        is_next = pace == "stall" and self._step != self._stepped
+        self._stepped = self._step if is_next else self._stepped
+        where, sign = f"in step {self._step} ({phase})", self.sign
+        more = {"moves": sign.moves + 1, "begun": sign.begun + 1, "steps": sign.steps + is_next}
+        self.sign = replace(sign, where=where, pace=pace, **more)
 
     def moves(self) -> None:
         """Says that the rank has come on."""

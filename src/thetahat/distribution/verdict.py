@@ -24,6 +24,8 @@ class Sign:
     moves: int = 0  # how often it has come on
     where: str = "in the preparation"  # or, for example: in step 17 (evaluation)
     pace: Pace = "preparation"  # the limit for where it is; preparation has none
+    begun: int = 0  # places where it has been: all ranks go through the same ones, so who has fewer is behind
+    steps: int = 0  # that it has begun since it started
     ended: str = ""  # the error with which it ends
     has_left: bool = False  # it has ended without one
 
@@ -119,8 +121,9 @@ class Judge:
         self._still = 0.0
 
     def _pace(self, signs: Mapping[int, Sign]) -> Pace:
-        """The most patient of them."""
-        paces = {sign.pace for sign in signs.values()}
+        """The most patient of those who are behind: the others wait for them."""
+        least = min((sign.begun for sign in signs.values()), default=0)
+        paces = {sign.pace for sign in signs.values() if sign.begun == least}
         return "preparation" if "preparation" in paces else "patience" if "patience" in paces else "stall"
 
     def _stalled(self, signs: Mapping[int, Sign]) -> str:
@@ -128,8 +131,8 @@ class Judge:
         if not self._sees_all or pace == "preparation":
             return ""
         limit = self.limits.patience
-        if pace == "stall" and self._longest is not None:
-            limit = max(self.limits.stall, SLOWER * self._longest)
+        if pace == "stall" and (self._longest is not None or all(sign.steps > 1 for sign in signs.values())):
+            limit = max(self.limits.stall, SLOWER * (self._longest or 0.0))  # 0: pauses were too short to be seen
         if self._still <= limit:
             return ""
         places: dict[str, list[Sign]] = {}

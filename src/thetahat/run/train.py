@@ -99,8 +99,8 @@ def train(
                 yield Report(done, state.num_steps, *times, held_out, saved, of, spent, alarms, samples)
                 if wish:
                     break
+            world.leave()  # while signals are heard: torchrun sends one to the ranks that are left
         ending.is_finished = not run.lacks_evaluation and state.step == state.num_steps
-        world.leave()
     if wish > 0 and (run.lacks_evaluation or state.step < state.num_steps):
         raise Interrupted(wish, f"stopped after step {state.step}; saved {folder_of(folder, state.step)}")
 
