@@ -88,6 +88,12 @@ GRID = {
     "sandwich, no query-key norm": Case(
         MEDIUM, [*TIED, "model.placement=sandwich", "model.attention.query_key_norm=none"]
     ),
+    "ALiBi": Case(MEDIUM, [*TIED, "model.layers=[{positions={kind='alibi'}}]"]),
+    "ALiBi, bfloat16, squared ReLU": Case(
+        MEDIUM,
+        [*TIED, "dtype=bfloat16", "model.layers=[{positions={kind='alibi'}}]", "model.mlp.activation=relu2"],
+    ),
+    "squared ReLU without a gate": Case(MEDIUM, [*TIED, "model.mlp.is_gated=false", "model.mlp.activation=relu2"]),
     "learned scales of branches": Case(MEDIUM, [*TIED, "model.residual.kind=learned"]),
     "capped scores": Case(MEDIUM, [*TIED, "model.attention.cap=50"]),
     "frozen embeddings and network": Case(MEDIUM, [*UNTIED, 'frozen=["embedding.*", "blocks.*.mlp.*"]']),

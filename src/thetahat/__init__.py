@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from thetahat.ledger.ledger import read_ledger as read_ledger
     from thetahat.model.adapters.config import LoRAConfig as LoRAConfig
     from thetahat.model.config import (
+        Alibi as Alibi,
         AttentionConfig as AttentionConfig,
         AttentionMixer as AttentionMixer,
         DecoderConfig as DecoderConfig,
@@ -173,6 +174,7 @@ CONFIGS = {
     "LinearScaling": "model.config",
     "Llama3Scaling": "model.config",
     "YarnScaling": "model.config",
+    "Alibi": "model.config",
     "Rotary": "model.config",
     "Unrotated": "model.config",
     "AttentionMixer": "model.config",

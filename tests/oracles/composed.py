@@ -20,6 +20,7 @@ ACTIVATIONS: Mapping[str, Branch] = {
     "gelu": lambda x: x * (1 + erf(x / math.sqrt(2))) / 2,
     "gelu_tanh": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
     "relu": lambda x: np.maximum(x, 0),
+    "relu2": lambda x: np.maximum(x, 0) ** 2,
 }
 
 
@@ -133,6 +134,8 @@ class Composed:
                     scores = scores + np.array(
                         [table[bucket(j - i, choices["relative"], both_ways=sees_later), h] for j in seen]
                     )
+                if mixer["positions"]["kind"] == "alibi":
+                    scores = scores - np.array([slope(h, config["num_heads"]) * abs(i - j) for j in seen])
                 scores = scores if "cap" not in choices else choices["cap"] * np.tanh(scores / choices["cap"])
                 share = np.exp(scores - scores.max())
                 read[i, h] = (share / share.sum()) @ v[seen, h // groups]
@@ -209,6 +212,15 @@ def scaled(frequency: float, scaling: Plain | None, j: int, base: float, width: 
             return frequency / factor * ramp + frequency * (1 - ramp), length
         case _:
             raise ValueError(scaling)
+
+
+def slope(head: int, num_heads: int) -> float:
+    """The published rule: powers of one number, and beyond a power of two every other one of twice as many heads."""
+    if math.log2(num_heads).is_integer():
+        start = 2 ** (-(2 ** -(math.log2(num_heads) - 3)))
+        return start * start**head
+    closest = 2 ** math.floor(math.log2(num_heads))
+    return slope(head, closest) if head < closest else slope(2 * (head - closest), 2 * closest)
 
 
 def bucket(delta: int, relative: Plain, *, both_ways: bool) -> int:

@@ -39,6 +39,7 @@ def split(model: nn.Module, mesh: DeviceMesh) -> None:
         **dict.fromkeys(FORKS, parts.forked),
         **dict.fromkeys(NORMS, parts.norm),
         "relative_embedding": parts.by_heads,
+        "slopes": parts.some_heads,
     }
     for name, module in [*model.named_modules()]:
         if (way := ways.get(name.rpartition(".")[2])) is not None:
@@ -93,6 +94,11 @@ class _Split:
     def by_heads(self, table: nn.Module) -> None:
         """A column a head."""
         _read_by(table, self._divide(table, weight=1))
+
+    def some_heads(self, module: nn.Module) -> None:
+        """The heads that are computed here, of a module without parameters."""
+        first, number = share_of(cast(int, module.num_heads), self.mesh.get_local_rank(), self.mesh.size())
+        cast(Any, module).heads = slice(first, first + number)
 
     def vocabulary(self, table: nn.Embedding, head: nn.Module) -> None:
         """Rows of the table of tokens and of the head, which may be one matrix; a head over labels stays whole."""

@@ -155,5 +155,12 @@ def refused(name: str, value: Any, allowed: str) -> ModelError:
     return ModelError(f"config.json: {name}={shown} is not supported", allowed=allowed)
 
 
+def inverse(value: float) -> float:
+    """The shortest number x with 1 / x == value, or the nearest there is."""
+    found = 1 / value
+    near = [float(f"{found:.{digits}g}") for digits in range(1, 17)]
+    return next((x for x in (*near, found) if 1 / x == value), found)
+
+
 def _listed(names: str | Sequence[str]) -> list[str]:
     return [names] if isinstance(names, str) else list(names)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from thetahat.model.config import (
+    Alibi,
     Dtype,
     EncoderDecoderConfig,
     LayerNormConfig,
@@ -84,7 +85,8 @@ def saved_per_position(config: ModelConfig, dtype: Dtype, context: int, num_reco
 def _around(config: TransformerConfig, sizes: Widths, context: int) -> float:
     """Of a stack: what embeddings, the last norm and a bias of the scores keep; tokens are int64."""
     narrow = config.embedding.width
-    kept = sizes.product * config.num_heads * context if config.attention.relative else 0
+    sloped = {mixer.distance for mixer in config.layers if isinstance(mixer.positions, Alibi)}
+    kept = sizes.product * config.num_heads * context * (len(sloped) + bool(config.attention.relative))
     kept += 8 + (0.0 if config.placement == "post" else _norm(config, config.width, sizes))
     kept += _norm(config, narrow or config.width, sizes) if config.embedding.has_norm else 0
     return kept + (sizes.product * narrow if narrow else 0) + _dropped(config, sizes, 1)

@@ -1,6 +1,7 @@
 """Embeddings to hidden states: what a decoder, an encoder and both sides of an encoder-decoder have in common."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import ClassVar, NamedTuple, cast
 
 import torch
@@ -12,12 +13,20 @@ from thetahat.core.batch import Inputs
 from thetahat.model.attention.attention import Memory, Way
 from thetahat.model.attention.cache import Cache, LayerCache
 from thetahat.model.attention.choice import compile_visibility
-from thetahat.model.attention.kernels import Attend, Scores, attend_scored, attend_under
+from thetahat.model.attention.kernels import Attend, Bias, Scores, attend_scored, attend_under
 from thetahat.model.block import Block, OfSource
-from thetahat.model.config import LearnedPositions, Mixer, Rotary, SinusoidalPositions, TransformerConfig, Unrotated
+from thetahat.model.config import (
+    Alibi,
+    LearnedPositions,
+    Mixer,
+    Rotary,
+    SinusoidalPositions,
+    TransformerConfig,
+    Unrotated,
+)
 from thetahat.model.law import BIAS, MATRIX, TABLE, Law
 from thetahat.model.layers.norm import norm_of
-from thetahat.model.layers.positions import distance_bucket, sinusoids
+from thetahat.model.layers.positions import Slopes, distance_bucket, sinusoids
 from thetahat.model.layers.rope import Rotation, rotation_of
 from thetahat.model.precision import product_dtype
 
@@ -71,6 +80,8 @@ class Stack(nn.Module):
         self.position_embedding = table(learned.number + learned.offset, width) if learned else None
         self.type_embedding = table(choices.num_types, width) if choices.num_types else None
         self.relative_embedding = table(relative.num_buckets, config.num_heads) if relative else None
+        has_slopes = any(isinstance(mixer.positions, Alibi) for mixer in config.layers)
+        self.slopes = Slopes(config.num_heads) if has_slopes else None
         self.embedding_norm = norm_of(config, width) if choices.has_norm else None
         self.widen = nn.Linear(width, config.width) if choices.width else None
         self.dropout = nn.Dropout(config.dropout)
@@ -133,30 +144,36 @@ class Stack(nn.Module):
     def _ways(self, inputs: Inputs, x: Float[Tensor, "B T D"], cache: Cache | None) -> dict[Mixer, Way]:
         """How each kind of layer reads these inputs."""
         config, kinds = self.config, dict.fromkeys(self.config.layers)
-        rotations: dict[Rotary | Unrotated, Rotation] = {
+        rotations: dict[Rotary | Unrotated | Alibi, Rotation] = {
             rotary: rotation_of(inputs.position, config.head_width, rotary, config.rope_base, x.dtype)
             for rotary in dict.fromkeys(mixer.positions for mixer in kinds)
             if isinstance(rotary, Rotary)
         }
         attends = self._attends(inputs, product_dtype(x), cache)
-        return {mixer: Way(rotations.get(mixer.positions), attends[mixer.distance]) for mixer in kinds}
+        return {mixer: Way(rotations.get(mixer.positions), attends[mixer]) for mixer in kinds}
 
-    def _attends(self, inputs: Inputs, dtype: torch.dtype, cache: Cache | None) -> dict[int | None, Attend]:
-        """The kernel for each distance that a layer sees; where all positions are near it is that for any."""
-        visibility, cap = inputs.visibility, self.config.attention.cap
-        if self.relative_embedding is not None:
+    def _attends(self, inputs: Inputs, dtype: torch.dtype, cache: Cache | None) -> dict[Mixer, Attend]:
+        """The kernel for each kind of layer; layers share one where they see alike, and add alike to the scores."""
+        visibility, found, made = inputs.visibility, dict[Mixer, Attend](), dict[tuple[int | None, bool], Attend]()
+        if self.relative_embedding is not None or self.slopes is not None:
             visibility = visibility.at(inputs.position)
-        scores = Scores(None if self.relative_embedding is None else self._relative_bias, cap)
-        found: dict[int | None, Attend] = {}
-        made: dict[int | None, Attend] = {}
-        for distance in dict.fromkeys(mixer.distance for mixer in self.config.layers):
-            past = None if cache is None else cache.past(distance)
-            seen = visibility.within(distance, inputs.position, 0 if past is None else past.position.shape[1])
-            kind = seen.distance if cache is None else distance  # what a cache has kept depends on the layer
+        for mixer in dict.fromkeys(self.config.layers):
+            past = None if cache is None else cache.past(mixer.distance)
+            seen = visibility.within(mixer.distance, inputs.position, 0 if past is None else past.position.shape[1])
+            distance = seen.distance if cache is None else mixer.distance  # what a cache has kept depends on the layer
+            kind = distance, isinstance(mixer.positions, Alibi)
             if kind not in made:
+                scores = Scores(self._bias(mixer, dtype), self.config.attention.cap)
                 made[kind] = compile_visibility(seen, self.config.head_width, dtype, past, scores)
-            found[distance] = made[kind]
+            found[mixer] = made[kind]
         return found
+
+    def _bias(self, mixer: Mixer, dtype: torch.dtype) -> Bias | None:
+        """What the distance from query to key adds to the scores of a layer."""
+        slopes = partial(self.slopes, dtype=dtype) if self.slopes and isinstance(mixer.positions, Alibi) else None
+        if self.relative_embedding is None:
+            return slopes
+        return self._relative_bias if slopes is None else lambda delta: self._relative_bias(delta) + slopes(delta)
 
     def _relative_bias(self, delta: Int[Tensor, "B T S"]) -> Float[Tensor, "B H T S"]:
         """A number a head for each distance from query to key."""

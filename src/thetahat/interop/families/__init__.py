@@ -6,12 +6,14 @@ A config that several families have fields for is exported as the first.
 from thetahat.interop.families.albert import ALBERT
 from thetahat.interop.families.bart import BART, MARIAN, MBART
 from thetahat.interop.families.bert import BERT
+from thetahat.interop.families.bloom import BLOOM
 from thetahat.interop.families.distilbert import DISTILBERT
 from thetahat.interop.families.electra import ELECTRA
 from thetahat.interop.families.gemma2 import GEMMA2
 from thetahat.interop.families.gemma3 import GEMMA3
 from thetahat.interop.families.gpt2 import GPT2
 from thetahat.interop.families.gpt_neox import GPT_NEOX
+from thetahat.interop.families.granite import GRANITE
 from thetahat.interop.families.llama import LLAMA
 from thetahat.interop.families.mistral import MISTRAL
 from thetahat.interop.families.modernbert import MODERNBERT
@@ -24,7 +26,7 @@ from thetahat.interop.families.smollm3 import SMOLLM3
 from thetahat.interop.families.t5 import MT5, T5
 
 FAMILIES = (
-    *(LLAMA, QWEN2, QWEN3, MISTRAL, GPT2, GPT_NEOX, PHI3, OLMO2, SMOLLM3, GEMMA2, GEMMA3),
+    *(LLAMA, QWEN2, QWEN3, MISTRAL, GPT2, GPT_NEOX, PHI3, OLMO2, SMOLLM3, GEMMA2, GEMMA3, GRANITE, BLOOM),
     *(BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, ELECTRA, ALBERT, MODERNBERT, T5, MT5, BART, MBART, MARIAN),
 )
 """All of them."""

@@ -78,19 +78,20 @@ def attend_scored(
 ) -> Attend:
     r"""$\mathrm{softmax}(c \tanh((q k^\top / \sqrt{K} + b) / c))\,v$ where `mask` is true; no cap, no tanh.
 
-    b has a gradient (T5, arXiv 1910.10683); the cap is Gemma 2's (arXiv 2408.00118), for which no fused kernel is used.
+    b may have a gradient (T5, arXiv 1910.10683), and then all scores are held, as they are for a cap (Gemma 2, arXiv
+    2408.00118), for which no fused kernel is used.
     """
+    hidden = None if mask is None else ~mask[:, None]
+    if cap is None and bias is not None and hidden is not None:
+        bias = bias.masked_fill(hidden, -torch.inf)
 
     def attend(
         q: Float[Tensor, "B H T K"], k: Float[Tensor, "B G S K"], v: Float[Tensor, "B G S K"]
     ) -> Float[Tensor, "B H T K"]:
         if q.shape[1] != k.shape[1]:
             k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
-        hidden = None if mask is None else ~mask[:, None]
         if cap is None and bias is not None:
-            added = bias.to(q.dtype)
-            added = added if hidden is None else added.masked_fill(hidden, -torch.inf)
-            return scaled_dot_product_attention(q, k, v, attn_mask=added)
+            return scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         scores = scores if bias is None else scores + bias
         scores = scores if cap is None else cap * torch.tanh(scores / cap)

@@ -26,6 +26,7 @@ from thetahat.model.config.norms import (
     RMSNormConfig as RMSNormConfig,
 )
 from thetahat.model.config.positions import (
+    Alibi as Alibi,
     LearnedPositions as LearnedPositions,
     LinearScaling as LinearScaling,
     Llama3Scaling as Llama3Scaling,

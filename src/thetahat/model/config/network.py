@@ -4,7 +4,7 @@ from typing import Literal
 
 from thetahat.core.config import Config
 
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2"]
 
 
 class MLPConfig(Config, kw_only=True):

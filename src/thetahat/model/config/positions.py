@@ -68,6 +68,10 @@ def rotated_width(head_width: int, rotary: Rotary) -> int:
     return int(head_width * rotary.share)
 
 
+class Alibi(Config, kw_only=True, tag="alibi", tag_field="kind"):
+    """Scores fall with the distance, in each head at a slope of its own (ALiBi, arXiv 2108.12409)."""
+
+
 class RelativeConfig(Config, kw_only=True):
     """A learned number for each head and bucket of distances, added to the scores (T5, arXiv 1910.10683)."""
 

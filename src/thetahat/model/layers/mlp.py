@@ -11,11 +11,18 @@ from torch.nn.functional import gelu, relu, silu
 from thetahat.model.config import Activation, TransformerConfig
 from thetahat.model.law import BIAS, MATRIX, WRITER, WRITER_BIAS, Law
 
+
+def squared_relu(x: Tensor) -> Tensor:
+    r"""$\max(x, 0)^2$: So et al., Primer, 2021 (arXiv 2109.08668)."""
+    return relu(x).square()
+
+
 ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
     "silu": silu,
     "gelu": gelu,
     "gelu_tanh": partial(gelu, approximate="tanh"),
     "relu": relu,
+    "relu2": squared_relu,
 }
 
 

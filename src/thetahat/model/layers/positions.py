@@ -1,10 +1,11 @@
 """Positions as something added: a row of a table, sines, or a number for each distance."""
 
 import math
+from typing import TYPE_CHECKING, final
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from thetahat.model.config import RelativeConfig
 
@@ -17,6 +18,36 @@ def sinusoids(position: Int[Tensor, "B T"], width: int) -> Float[Tensor, "B T D"
     exponent = torch.arange(0, width, 2, dtype=torch.float64, device=position.device) / width
     angle = position[:, :, None] * 10_000.0**-exponent
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def alibi_slopes(num_heads: int) -> Float[Tensor, " H"]:
+    r"""$2^{-8h/n}$ for $h = 1, \dots, n$ with n the largest power of two that is at most H, in float64.
+
+    Heads beyond n have every other slope of 2 n heads, from the first on. Press et al., Train Short, Test Long, 2021
+    (arXiv 2108.12409), as they published it.
+    """
+    number = 1 << (num_heads.bit_length() - 1)
+    exponents = torch.arange(1, number + 1, dtype=torch.float64) * 8 / number
+    between = (2 * torch.arange(num_heads - number, dtype=torch.float64) + 1) * 4 / number
+    return 2.0 ** -torch.cat([exponents, between])
+
+
+@final
+class Slopes(nn.Module):
+    r"""$-m_h\,|\delta|$ for each head h and distance $\delta$ from query to key; `alibi_slopes` has m."""
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.heads = slice(None)  # those that are computed here
+
+    def forward(self, delta: Int[Tensor, "B T S"], dtype: torch.dtype) -> Float[Tensor, "B H T S"]:
+        precise = torch.promote_types(dtype, torch.float32)
+        slope = alibi_slopes(self.num_heads)[self.heads].to(delta.device, precise)
+        return (-slope[:, None, None] * delta.abs()[:, None]).to(dtype)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
 
 def distance_bucket(delta: Int[Tensor, "*axes"], config: RelativeConfig, *, both_ways: bool) -> Int[Tensor, "*axes"]:

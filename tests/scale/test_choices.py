@@ -1,0 +1,35 @@
+"""Choices of the Block in every layout of several ranks: the gradients of one process."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.examples import TINY
+from tests.scale import gradients
+from thetahat.core.config import override
+from thetahat.distribution.launch import launch
+from thetahat.objective.config import Causal
+
+pytestmark = pytest.mark.multi
+
+CHOICES = {
+    "alibi": ["layers=[{positions={kind='alibi'}}, {positions={kind='alibi'}, distance=3}]", "mlp.activation=relu2"],
+    "learned scales": ["residual.kind=learned"],
+}
+
+
+def of_choices(folder: str) -> None:
+    gradients.MODELS.clear()
+    models: dict[str, Any] = gradients.MODELS
+    models |= {name: (override(TINY, pairs), Causal()) for name, pairs in CHOICES.items()}
+    gradients.distances(folder)
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_gradients_of_every_choice_are_those_of_one_process(ranks: int, tmp_path: Path):
+    launch(of_choices, ranks, str(tmp_path))
+    found: dict[str, float] = json.loads((tmp_path / "found.json").read_text())
+    assert len(found) == len(CHOICES) * len(gradients.LAYOUTS[ranks]) * 2
+    assert {name: error for name, error in found.items() if not error <= 1} == {}
