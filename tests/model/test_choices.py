@@ -13,11 +13,13 @@ from tests.model.test_families import arrays_of, laid, pairs
 from tests.oracles.composed import Composed
 from thetahat.core.batch import Inputs
 from thetahat.core.config import override, to_plain
+from thetahat.core.errors import ConfigError
 from thetahat.core.visibility import Visibility
 from thetahat.model.attention.cache import Cache
 from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig, ModelConfig
 from thetahat.model.cost import parameters_by_part
+from thetahat.model.init import initialize
 from thetahat.model.law import laws_of
 from thetahat.model.size import num_parameters
 
@@ -36,6 +38,7 @@ CHOICES = {
     "alibi and relative": [f"layers=[{ALIBI}, {{}}]", "attention.relative={num_buckets=8, max_distance=6}"],
     "scaled branches": ["residual.scale=0.3"],
     "scaled branches side by side": ["residual.scale=0.3", "placement=parallel"],
+    "deepnorm": ["residual.kind=deepnorm", "placement=post"],
     "learned scales": ["residual.kind=learned", "residual.begins=0.7"],
     "learned scales of branches behind norms": [
         *("residual.kind=learned", "residual.begins=0.7", "residual.per=branch", "placement=sandwich"),
@@ -123,3 +126,62 @@ def test_what_is_read_token_by_token_is_what_is_read_at_once(choice: str, num_pa
             visibility = Visibility(piece[:, one], is_causal=True, is_plain=not num_padding)
             found.append(model.hidden(Inputs(text[:, one], position[:, one], visibility), cache))
     torch.testing.assert_close(torch.cat(found, 1)[piece >= 0], whole[piece >= 0], rtol=1e-11, atol=1e-12)
+
+
+def begun(kind: str, *pairs: str) -> Any:
+    config = override(KINDS[kind], ["width=128", "inner_width=160", "head_width=32", *pairs])
+    model = build_model(config, VOCABULARY)
+    initialize(model, 0)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "beta", "beta_of_encoder"),
+    [
+        ("decoder", 16**-0.25, None),
+        ("encoder", 16**-0.25, None),
+        ("encoder-decoder", 24**-0.25, 0.87 * (3**4 * 2) ** -0.0625),
+    ],
+)
+def test_deepnorm_begins_with_the_published_gains(kind: str, beta: float, beta_of_encoder: float | None):
+    model = begun(kind, "residual.kind=deepnorm", "placement=post")
+    stacks = [(model, beta)] + ([(model.encoder, beta_of_encoder)] if beta_of_encoder else [])
+    for stack, gain in stacks:
+        attention, network = stack.blocks[1].attention, stack.blocks[1].mlp
+        for matrix in (attention.value, attention.output, network.up, network.down):
+            assert matrix.weight.std().item() == pytest.approx(gain * matrix.in_features**-0.5, rel=0.05)
+        for matrix in (attention.query, attention.key, network.gate):
+            assert matrix.weight.std().item() == pytest.approx(matrix.in_features**-0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("residual", ["sum", "learned"])
+def test_writers_begin_as_they_are_told(residual: str):
+    even = begun("decoder", f"residual={{kind={residual!r}, writers='even'}}").blocks[0].mlp.down.weight
+    assert even.std().item() == pytest.approx(160**-0.5, rel=0.05)
+    shrunk = begun("decoder", f"residual={{kind={residual!r}}}").blocks[0].mlp.down.weight
+    assert shrunk.std().item() == pytest.approx((4 * 160) ** -0.5, rel=0.05)
+
+
+def test_blocks_whose_writers_begin_at_zero_add_nothing_and_learn():
+    model = begun("encoder-decoder", "residual.writers=zero")
+    inputs, _ = inputs_of("encoder-decoder", [0, 0, 1])
+    states = model.hidden(inputs)
+    assert torch.equal(states, model.norm(model.embedding(inputs.tokens)))
+    weights = torch.randn(*inputs.tokens.shape, VOCABULARY, generator=torch.Generator().manual_seed(0))
+    (model.head(states) * weights).sum().backward()
+    for name, parameter in model.named_parameters():
+        if name.startswith("blocks."):
+            is_writer = name.endswith(("output.weight", "down.weight"))
+            assert is_writer == bool(parameter.grad.any()), name
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (["residual.kind=deepnorm"], "placement=post"),
+        (["residual={kind='learned', begins=0.0, writers='zero'}"], "writers=shrunk"),
+    ],
+)
+def test_choices_that_do_not_go_together_are_refused_with_a_cure(pairs: list[str], said: str):
+    with pytest.raises(ConfigError, match=said):
+        override(TINY, pairs)

@@ -83,7 +83,7 @@ class Composed:
             return self.norm(f"{name}{what}_out_norm", found) if placement in {"sandwich", "branch"} else found
 
         def added(what: str, f: Branch) -> Array:
-            total = x + self.scaled(f"{name}{what}", branch(what, f))
+            total = self.weight_of_stream(below, memory) * x + self.scaled(f"{name}{what}", branch(what, f))
             return self.norm(f"{name}{what}_sum_norm", total) if self.config["placement"] == "post" else total
 
         def attend(y: Array) -> Array:
@@ -106,12 +106,25 @@ class Composed:
             x = added(what, f)
         return x
 
+    def weight_of_stream(self, below: str, memory: Array | None) -> float:
+        """DeepNorm's alpha: figure 2 of its paper."""
+        config = self.config
+        if config["residual"]["kind"] != "deepnorm":
+            return 1.0
+        if memory is not None:
+            return (3 * config["num_layers"]) ** 0.25
+        if below == "encoder.":
+            return 0.81 * (config["num_encoder_layers"] ** 4 * config["num_layers"]) ** 0.0625
+        return (2 * config["num_layers"]) ** 0.25
+
     def scaled(self, name: str, found: Array) -> Array:
         match self.config["residual"]:
             case {"kind": "sum", "scale": scale}:
                 return scale * found
             case {"kind": "learned"}:
                 return self.parameters[f"{name}_add.gain"] * found
+            case {"kind": "deepnorm"}:
+                return found
             case other:
                 raise ValueError(other)
 

@@ -12,7 +12,7 @@ from thetahat.interop.families import FAMILIES
 from thetahat.interop.family import ASSUMED, BOOKKEEPING, GENERATION, Family
 from thetahat.interop.fields import MOST_LAYERS, Fields, MisfitError, Part, Plain, nested, refused
 from thetahat.interop.layers import resolved
-from thetahat.model.config import EncoderDecoderConfig, Mixer, ModelConfig, Rotary, YarnScaling
+from thetahat.model.config import EncoderDecoderConfig, Mixer, ModelConfig, Rotary, SumConfig, YarnScaling
 from thetahat.model.layers.rope import attention_factor
 
 
@@ -116,7 +116,7 @@ def canonical(config: ModelConfig) -> ModelConfig:
     """The same model in one way of saying it.
 
     Layers are the shortest pattern; a base that most layers have is `rope_base`; a scale that is the default is not
-    given; dropout, which is none of the model's function, is 0.
+    given; what is none of the model's function, dropout and how matrices begin, is the default.
     """
     depth = config.num_layers
     if isinstance(config, EncoderDecoderConfig):
@@ -125,12 +125,13 @@ def canonical(config: ModelConfig) -> ModelConfig:
     rotated = [mixer for mixer in mixers if isinstance(mixer.positions, Rotary)]
     far = [mixer for mixer in rotated if mixer.distance is None] or rotated
     base = far[0].positions.base if far and isinstance(far[0].positions, Rotary) else None
-    scale = config.attention.scale
+    scale, residual = config.attention.scale, config.residual
     return replace(
         config,
         dropout=0.0,
         rope_base=base or 10_000.0,
         layers=_shortest([_unresolved(mixer, base) for mixer in mixers]),
+        residual=SumConfig(scale=residual.scale) if isinstance(residual, SumConfig) else residual,
         attention=replace(config.attention, scale=None if scale == config.head_width**-0.5 else scale),
     )
 

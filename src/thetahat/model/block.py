@@ -1,5 +1,6 @@
 """One layer: what every family is composed of."""
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, final
 
 from jaxtyping import Float
@@ -10,7 +11,7 @@ from thetahat.model.attention.cache import LayerCache
 from thetahat.model.config import Placement, TransformerConfig
 from thetahat.model.layers.mlp import MLP
 from thetahat.model.layers.norm import norm_of
-from thetahat.model.layers.residual import residual_of
+from thetahat.model.layers.residual import law_in_branch, residual_of
 
 PLACES: dict[Placement, tuple[str, ...]] = {
     "pre": ("before",),
@@ -49,17 +50,18 @@ class Block(nn.Module):
         self.attention_norm = nn.Identity() if is_first and config.skips_first_norm else norm("before")
         self.attention = Attention(config)
         self.attention_out_norm, self.attention_sum_norm = norm("out"), norm("sum")
-        self.attention_add = residual_of(config)
+        self.attention_add = residual_of(config, reads_source=reads_source)
         if reads_source:
             self.cross_norm = norm("before")
             self.cross_attention = Attention(config)
             self.cross_out_norm, self.cross_sum_norm = norm("out"), norm("sum")
-            self.cross_add = residual_of(config)
+            self.cross_add = residual_of(config, reads_source=reads_source)
         self.mlp_norm = norm("before")
         self.mlp = MLP(config)
         self.mlp_out_norm, self.mlp_sum_norm = norm("out"), norm("sum")
-        self.mlp_add = residual_of(config)
+        self.mlp_add = residual_of(config, reads_source=reads_source)
         self.dropout = nn.Dropout(config.dropout)
+        self.changes_law = partial(law_in_branch, config=config, reads_source=reads_source)
 
     def forward(
         self,

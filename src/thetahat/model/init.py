@@ -34,7 +34,8 @@ def initialize(
     r"""Draws every parameter from the law that its module declares; one without memory gets it first.
 
     The W matrices that write into one residual stream (attention's output, cross-attention's output, the network's
-    down) are divided by $\sqrt{W}$, so that its variance does not grow with depth (Radford et al., GPT-2, 2019).
+    down) are divided by $\sqrt{W}$, so that its variance does not grow with depth (Radford et al., GPT-2, 2019), unless
+    `model.residual` says otherwise.
     W is 2L in a decoder and in an encoder; in an encoder-decoder, 2L of the encoder and 3L of the decoder, apart.
     `copy` writes values, one tensor at a time, into a parameter of which this rank may have a piece only. A model that
     has grown begins as `model/transfer` says.
@@ -59,12 +60,13 @@ def _stream(name: str) -> str:
 
 
 def _is_writer(law: Law) -> bool:
-    return law.writes == "stream" and isinstance(law.begins, FanIn)
+    return law.writes == "stream" and isinstance(law.begins, FanIn) and law.begins.gain is None
 
 
 def _deviation(law: Law, fan_in: int, num_writers: int) -> float:
     begins = law.begins
     assert not isinstance(begins, Constant)
     if isinstance(begins, FanIn):
-        return fan_in**-0.5 / (num_writers**0.5 if _is_writer(law) else 1.0)
+        usual = fan_in**-0.5 / (num_writers**0.5 if _is_writer(law) else 1.0)
+        return usual if begins.gain is None else begins.gain * fan_in**-0.5
     return begins.deviation

@@ -1,6 +1,6 @@
 """What a module says of its parameters: how they begin, and which rule of the optimizer updates them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,23 +25,31 @@ class Normal:
 
 @dataclass(frozen=True, slots=True)
 class FanIn:
-    r"""$\mathcal{N}(0, 1 / \mathrm{fan\_in})$, fan_in being the last axis."""
+    r"""$\mathcal{N}(0, g^2 / \mathrm{fan\_in})$, fan_in being the last axis.
+
+    Where no gain is given, g is 1, and $1/\sqrt{W}$ for what writes into a stream that W matrices write into.
+    """
+
+    gain: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Law:
     """Of one parameter: the group whose rule updates it, its distribution at the beginning, and where it leads.
 
-    What `writes` into the stream ends a branch, whose output is added to the residual stream.
+    What `writes` into the stream ends a branch, whose output is added to the residual stream; it is linear in what
+    writes `values`.
     """
 
     group: Literal["matrices", "embeddings", "vectors"]
     begins: Constant | Normal | FanIn
-    writes: Literal["layer", "stream", "logits"] = "layer"
+    writes: Literal["layer", "values", "stream", "logits"] = "layer"
 
 
 MATRIX = Law("matrices", FanIn())
+VALUES = Law("matrices", FanIn(), "values")
 WRITER = Law("matrices", FanIn(), "stream")
+ZERO_WRITER = Law("matrices", Constant(0.0), "stream")
 TABLE = Law("embeddings", Normal(0.02))  # a row is a token, not a direction of a linear map
 HEAD = Law("embeddings", Normal(0.02), "logits")  # so is a row of the head
 GAIN = Law("vectors", Constant(1.0))
@@ -49,15 +57,19 @@ BIAS = Law("vectors", Constant(0.0))
 WRITER_BIAS = Law("vectors", Constant(0.0), "stream")
 HEAD_BIAS = Law("vectors", Constant(0.0), "logits")
 OFFSET = Law("vectors", Constant(0.0))  # a gain that is kept as its distance from 1
-KNOWN = frozenset({MATRIX, WRITER, TABLE, HEAD, GAIN, BIAS, WRITER_BIAS, HEAD_BIAS, OFFSET})  # to `transfer`
+KNOWN = frozenset(  # to `transfer`
+    {MATRIX, VALUES, WRITER, ZERO_WRITER, TABLE, HEAD, GAIN, BIAS, WRITER_BIAS, HEAD_BIAS, OFFSET}
+)
+Change = Callable[[Law], Law]
 
 
 def laws_of(model: nn.Module) -> dict[str, Law]:
     """The law of each parameter by its name in the model; a tied weight is there once, under its first name.
 
     A module declares `laws: ClassVar[Mapping[str, Law]]` for its own parameters and for those of plain torch modules
-    inside it, by their names in it; what a module inside declares itself comes before that. Raises ModelError, naming
-    the parameter, where nobody declares one.
+    inside it, by their names in it; what a module inside declares itself comes before that. A module that has a
+    `changes_law: Change` changes the laws of all that is inside it. Raises ModelError, naming the parameter, where
+    nobody declares one.
     """
     declared: dict[str, Law] = {}
     for prefix, module in model.named_modules():  # the outer before the inner
@@ -69,4 +81,9 @@ def laws_of(model: nn.Module) -> dict[str, Law]:
             f"no module says how {undeclared[0]} begins and which rule updates it",
             cure="an entry for it in the `laws` of its module, for example MATRIX",
         )
-    return {name: declared[name] for name in names}
+    found = {name: declared[name] for name in names}
+    for prefix, module in model.named_modules():
+        change: Change | None = getattr(module, "changes_law", None)
+        if change is not None:
+            found |= {name: change(law) for name, law in found.items() if name.startswith(f"{prefix}.")}
+    return found

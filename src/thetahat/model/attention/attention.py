@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from thetahat.model.attention.cache import LayerCache
 from thetahat.model.attention.kernels import Attend
 from thetahat.model.config import TransformerConfig
-from thetahat.model.law import BIAS, MATRIX, WRITER, WRITER_BIAS, Law
+from thetahat.model.law import BIAS, MATRIX, VALUES, WRITER, WRITER_BIAS, Law
 from thetahat.model.layers.norm import norm_of
 from thetahat.model.layers.rope import Rotation, rotate
 
@@ -45,7 +45,7 @@ class Attention(nn.Module):
     laws: ClassVar[Mapping[str, Law]] = {
         "query.weight": MATRIX,
         "key.weight": MATRIX,
-        "value.weight": MATRIX,
+        "value.weight": VALUES,
         "output.weight": WRITER,
         **{f"{name}.bias": BIAS for name in ("query", "key", "value")},
         "output.bias": WRITER_BIAS,

@@ -39,6 +39,7 @@ from thetahat.model.config.positions import (
     rotated_width as rotated_width,
 )
 from thetahat.model.config.residual import (
+    DeepNormConfig as DeepNormConfig,
     LearnedScaleConfig as LearnedScaleConfig,
     ResidualConfig as ResidualConfig,
     SumConfig as SumConfig,

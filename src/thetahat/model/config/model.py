@@ -12,7 +12,7 @@ from thetahat.model.config.mixers import AttentionMixer, Mixer
 from thetahat.model.config.network import MLPConfig
 from thetahat.model.config.norms import NormConfig, Placement, RMSNormConfig
 from thetahat.model.config.positions import LearnedPositions, Rotary, rotated_width
-from thetahat.model.config.residual import ResidualConfig, SumConfig
+from thetahat.model.config.residual import DeepNormConfig, ResidualConfig, SumConfig
 from thetahat.model.config.values import Count, Positive
 
 
@@ -63,6 +63,12 @@ class TransformerConfig(Config, kw_only=True):
     """Whether all layers have the parameters of one."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.residual, DeepNormConfig) and self.placement != "post":
+            raise ConfigError(
+                f"model.residual.kind=deepnorm with model.placement={self.placement}: its norms stand behind the sums",
+                allowed="model.placement=post",
+                cure="model.placement=post",
+            )
         if self.num_heads % self.num_kv_heads:
             raise ConfigError(
                 f"model.num_kv_heads={self.num_kv_heads} does not divide model.num_heads={self.num_heads}",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, relu, silu
 
 from thetahat.model.config import Activation, TransformerConfig
-from thetahat.model.law import BIAS, MATRIX, WRITER, WRITER_BIAS, Law
+from thetahat.model.law import BIAS, MATRIX, VALUES, WRITER, WRITER_BIAS, Law
 
 
 def squared_relu(x: Tensor) -> Tensor:
@@ -35,7 +35,8 @@ class MLP(nn.Module):
     """
 
     laws: ClassVar[Mapping[str, Law]] = {
-        **{f"{name}.weight": MATRIX for name in ("gate", "up")},
+        "gate.weight": MATRIX,
+        "up.weight": VALUES,
         "down.weight": WRITER,
         **{f"{name}.bias": BIAS for name in ("gate", "up")},
         "down.bias": WRITER_BIAS,

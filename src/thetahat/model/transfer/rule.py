@@ -50,8 +50,9 @@ from typing import Any, Literal
 from msgspec.structs import replace
 from torch import nn
 
+from thetahat.core.config import kind_of
 from thetahat.core.errors import ConfigError
-from thetahat.model.config import LearnedScaleConfig, ModelConfig
+from thetahat.model.config import ModelConfig, SumConfig
 from thetahat.model.law import KNOWN, Law, laws_of
 from thetahat.model.transfer.config import TransferConfig
 
@@ -133,8 +134,8 @@ def _refuse(model: ModelConfig, growth: Growth) -> None:
         found.append(("model.placement", "pre", model.placement))
     if growth.depth != 1 and model.shares_layers:
         found.append(("model.shares_layers", "false", "true"))
-    if growth != SAME and isinstance(model.residual, LearnedScaleConfig):
-        found.append(("model.residual.kind", "sum", "learned"))
+    if growth != SAME and not isinstance(model.residual, SumConfig):
+        found.append(("model.residual.kind", "sum", kind_of(model.residual)))
     if growth.width != 1 and model.embedding.width is not None:
         found.append(("model.embedding.width", "none", model.embedding.width))
     for key, allowed, value in found:
