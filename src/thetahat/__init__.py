@@ -108,6 +108,7 @@ if TYPE_CHECKING:
     from thetahat.verbs.merge import merge as merge
     from thetahat.verbs.replay import replay as replay
     from thetahat.verbs.report import report as report
+    from thetahat.verbs.scaling import scaling as scaling
     from thetahat.verbs.score import score as score
     from thetahat.verbs.select import select as select
     from thetahat.verbs.track import track as track
@@ -133,6 +134,7 @@ VERBS = {
     "replay": "verbs.replay",
     "info": "verbs.info",
     "cost": "verbs.cost",
+    "scaling": "verbs.scaling",
     "diagnose": "verbs.diagnose",
     "report": "verbs.report",
     "watch": "verbs.watch",
