@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         EmbeddingConfig as EmbeddingConfig,
         EncoderConfig as EncoderConfig,
         EncoderDecoderConfig as EncoderDecoderConfig,
+        ExpertsConfig as ExpertsConfig,
         HeadConfig as HeadConfig,
         LayerNormConfig as LayerNormConfig,
         LearnedPositions as LearnedPositions,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from thetahat.model.layers.head import Head as Head
     from thetahat.model.transfer.config import TransferConfig as TransferConfig
     from thetahat.objective.config import (
+        BalanceConfig as BalanceConfig,
         Causal as Causal,
         Conditional as Conditional,
         FillInTheMiddle as FillInTheMiddle,
@@ -185,6 +187,7 @@ CONFIGS = {
     "RelativeConfig": "model.config",
     "AttentionConfig": "model.config",
     "MLPConfig": "model.config",
+    "ExpertsConfig": "model.config",
     "LearnedPositions": "model.config",
     "SinusoidalPositions": "model.config",
     "EmbeddingConfig": "model.config",
@@ -193,6 +196,7 @@ CONFIGS = {
     "LoRAConfig": "model.adapters.config",
     "TransferConfig": "model.transfer.config",
     "ObjectiveConfig": "objective.config",
+    "BalanceConfig": "objective.config",
     "Causal": "objective.config",
     "FillInTheMiddle": "objective.config",
     "Prefix": "objective.config",

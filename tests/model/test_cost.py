@@ -33,6 +33,8 @@ OTHERS = [
     ["embedding.positions={kind='learned', number=30, offset=2}", "embedding.num_types=2", "embedding.has_norm=true"],
     ["embedding.width=24", "head.transform={has_bias=true}", "head.has_bias=true"],
     ["head.transform={has_bias=false, has_norm=false}"],
+    ["experts.num_experts=5", "experts.shared_width=7", "experts.inner_width=9"],
+    ["experts.has_bias=false", "experts.num_dense=1", "experts.num_chosen=1"],
 ]
 
 
@@ -59,7 +61,10 @@ def test_labels_take_the_place_of_the_vocabulary_in_the_head_alone(ties):
     assert num_parameters(config, 50, 3) == sum(p.numel() for p in build_model(config, 50, 3).parameters())
 
 
-@pytest.mark.parametrize("config", [SMALL, ENCODER, PAIR])
+EXPERTS = override(SMALL, ["experts.num_chosen=3", "experts.shared_width=24", "experts.num_dense=1"])
+
+
+@pytest.mark.parametrize("config", [SMALL, ENCODER, PAIR, EXPERTS])
 def test_flops_are_those_that_torch_counts_of_the_model(config):
     """In attention without fused kernels, which multiplies every query with every key."""
     model, tokens = build_model(config, 50), torch.arange(32).view(2, 16)

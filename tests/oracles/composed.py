@@ -29,6 +29,7 @@ class Composed:
 
     def __init__(self, config: Plain, parameters: Mapping[str, Array]) -> None:
         self.config, self.parameters = config, parameters
+        self.routes: list[tuple[str, Array, Array, list[list[int]]]] = []  # name, logits, scores, what is chosen
 
     def logits(self, tokens: Sequence[int], source: Sequence[int] | None = None) -> Array:
         """[T, V]."""
@@ -174,6 +175,25 @@ class Composed:
         return turned
 
     def mlp(self, name: str, x: Array) -> Array:
+        return self.mixture(name, x) if f"{name}router.weight" in self.parameters else self.network(name, x)
+
+    def mixture(self, name: str, x: Array) -> Array:
+        """One position after the other, each through what it chooses."""
+        choices, found = self.config["experts"], np.zeros_like(x)
+        logits = x @ self.parameters[f"{name}router.weight"].T
+        sigmoid = choices["scores"] == "sigmoid"
+        scores = 1 / (1 + np.exp(-logits)) if sigmoid else np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        compared = scores + self.parameters.get(f"{name}router.bias", 0)
+        every = [sorted(range(len(row)), key=lambda i: (-row[i], i))[: choices["num_chosen"]] for row in compared]
+        for position, chosen in enumerate(every):
+            divisor = sum(scores[position, i] for i in chosen) if choices["normalizes"] else 1
+            for i in chosen:
+                weight = choices["scale"] * scores[position, i] / divisor
+                found[position] += weight * self.network(f"{name}experts.{i}.", x[position : position + 1])[0]
+        self.routes.append((name, logits, scores, every))
+        return found + self.network(f"{name}shared.", x) if choices["shared_width"] else found
+
+    def network(self, name: str, x: Array) -> Array:
         choices, f = self.config["mlp"], ACTIVATIONS[self.config["mlp"]["activation"]]
         up = self.linear(f"{name}up", x)
         return self.linear(f"{name}down", f(self.linear(f"{name}gate", x)) * up if choices["is_gated"] else f(up))

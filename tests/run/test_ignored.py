@@ -29,6 +29,10 @@ IGNORED = {
         "base_vocab_size=300",
         "base_rows=400",
         "skip_steps=[3,99999999]",
+        "objective.balance.bias_rate=0.01",
+        "objective.balance.sequence=0.01",
+        "objective.balance.router_z=0.01",
+        "model.experts.has_bias=false objective.balance.bias_rate=0",
     ],
     "masked": ["objective.factorization.mean_span=5", "data.source_context=64"],
     "classification": [
@@ -53,6 +57,8 @@ READ = {
         "data.sources.a.path=y.txt",
         "data.train= data.sources.a.path=y.txt",
         "skip_steps=[3]",
+        "model.experts.num_experts=4 objective.balance.bias_rate=0.01",
+        "model.experts.has_bias=false objective.balance.sequence=0.01 objective.balance.router_z=0.01",
     ],
     "masked": ["objective.factorization.unit=span objective.factorization.mean_span=5"],
     "classification": ['data.labels=["a", "b"]'],
@@ -123,7 +129,7 @@ ALWAYS = """recipe seed device dtype threads deterministic compile data model ba
     transfer transfer.width transfer.num_layers transfer.head_width
     recompute mesh mesh.shards mesh.context mesh.tensor
     evaluation checkpoint ledger diagnosis diagnosis.alarms samples track prompt heartbeat batch_size micro_batch_size
-    max_steps max_tokens model.dropout objective.normalization"""
+    max_steps max_tokens model.dropout objective.normalization objective.balance"""
 """What every run reads, and names of tables."""
 
 ACCEPTED = """data.train data.held_out data.split_on data.context data.over_long data.source_weights data.on_bad_record

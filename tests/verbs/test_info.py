@@ -46,6 +46,11 @@ KINDS = {
     ),
     "sandwich": (DECODER, Causal(), TEXTS, ["model.placement=sandwich", "model.attention.query_key_norm=none"]),
     "capped scores": (DECODER, Causal(), TEXTS, ["model.attention.cap=50"]),
+    "experts": (DECODER, Causal(), TEXTS, ["model.experts.num_experts=4"]),
+    "experts in bfloat16": (
+        *(DECODER, Causal(), TEXTS),
+        ["dtype=bfloat16", "model.experts={num_chosen=3, inner_width=40, shared_width=56, num_dense=1}"],
+    ),
     "masked": (ENCODER, Masked(rate=0.3), TEXTS, ["model.placement=post"]),
     "labels": (ENCODER, Labels(), LABELS, []),
     "pair": (PAIR, Conditional(), PAIRS, []),

@@ -104,11 +104,12 @@ class Batch:
     parts: Parts
     supervised: Int[Tensor, " n"] | None = None  # where in B x T the weight is not 0; None: wherever something is read
     whole: "Batch | None" = None  # the batch on the host, where these are some of its positions
+    is_idle: bool = False  # it is read for the sake of others, and counts for nothing
 
     def idle(self) -> "Batch":
         """The same without targets: for a rank that has nothing to read while others read, and must take part."""
         nothing = torch.zeros(0, dtype=torch.int64)
-        return replace(self, weights=torch.zeros_like(self.weights), supervised=nothing)
+        return replace(self, weights=torch.zeros_like(self.weights), supervised=nothing, is_idle=True)
 
     def weight(self) -> Float[Tensor, ""]:
         """Σ w in float64."""

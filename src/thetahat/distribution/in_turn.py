@@ -45,7 +45,7 @@ class InTurn:
         """Gives each parameter the sum of its gradients over ranks; a rank without targets contributes zeros."""
         for place, parameter in enumerate(parameters):
             of_ranks = [gradients[place] for gradients in self._gradients]
-            if len(of_ranks) == 1:
+            if len(of_ranks) == 1 or not parameter.requires_grad:
                 parameter.grad = of_ranks[0]
                 continue
             first, *others = [torch.zeros_like(parameter) if one is None else one for one in of_ranks]

@@ -18,16 +18,21 @@ from thetahat.distribution.pieces import units_of
 
 
 def shard(
-    model: nn.Module, units: Iterable[nn.Module], methods: Sequence[str], mesh: DeviceMesh, products: torch.dtype | None
+    model: nn.Module,
+    units: Iterable[nn.Module],
+    methods: Sequence[str],
+    mesh: DeviceMesh,
+    products: torch.dtype | None,
+    kept: Iterable[nn.Parameter] = (),
 ) -> None:
-    """Divides the rows of all matrices of a model over the shards of a mesh.
+    """Divides the rows of all matrices of a model over the shards of a mesh, but for those that are `kept` whole.
 
     A unit (a block) is whole from when it is read until it has been read, forwards and backwards. What is in no unit
     (tables, the head) is whole from the call of one of `methods` of the model to the end of the backward pass, so that
     the head may be called in as many portions as a rank likes. Gradients are summed over ranks, never averaged.
     Where `products` is a narrower dtype, units are gathered in it, as their matrices would be cast to it to be read.
     """
-    vectors = {parameter for parameter in model.parameters() if parameter.ndim < 2}
+    vectors = {parameter for parameter in model.parameters() if parameter.ndim < 2} | set(kept)
     narrow = MixedPrecisionPolicy(param_dtype=products, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for unit in units:
         policy = narrow if products is not None else MixedPrecisionPolicy()

@@ -22,7 +22,6 @@ from thetahat.distribution.pieces import GROUP, share_of
 
 READERS = frozenset({"query", "key", "value", "gate", "up"})  # matrices that read the residual stream
 WRITERS = frozenset({"output", "down"})  # matrices that write into it
-FORKS = frozenset({"attention", "cross_attention", "mlp"})  # whose input several matrices read
 NORMS = frozenset({"query_norm", "key_norm"})  # over the width of a head, with one gain for all heads
 Change = Callable[[Tensor], Tensor]  # of a parameter, for the time of a call
 
@@ -36,7 +35,6 @@ def split(model: nn.Module, mesh: DeviceMesh) -> None:
     ways = {
         **dict.fromkeys(READERS, parts.reader),
         **dict.fromkeys(WRITERS, parts.writer),
-        **dict.fromkeys(FORKS, parts.forked),
         **dict.fromkeys(NORMS, parts.norm),
         "relative_embedding": parts.by_heads,
         "slopes": parts.some_heads,
@@ -44,6 +42,8 @@ def split(model: nn.Module, mesh: DeviceMesh) -> None:
     for name, module in [*model.named_modules()]:
         if (way := ways.get(name.rpartition(".")[2])) is not None:
             way(module)
+        if any(child in READERS for child, _ in module.named_children()):
+            parts.forked(module)
         if hasattr(module, "cross_attention"):
             parts.source(module)
     parts.vocabulary(cast(nn.Embedding, model.embedding), cast(nn.Module, model.head))

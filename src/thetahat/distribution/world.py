@@ -112,7 +112,7 @@ class World:
         heartbeat.at("gradient sum and update", pace="stall")
         gradients: list[Tensor] = []
         for parameter in parameters:
-            if is_in_shards(parameter):
+            if is_in_shards(parameter) or not parameter.requires_grad:
                 continue
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

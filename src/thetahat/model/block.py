@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from thetahat.model.attention.attention import Attention, Memory, Way
 from thetahat.model.attention.cache import LayerCache
 from thetahat.model.config import Placement, TransformerConfig
-from thetahat.model.layers.mlp import MLP
+from thetahat.model.layers.experts import network_of
 from thetahat.model.layers.norm import norm_of
 from thetahat.model.layers.residual import law_in_branch, residual_of
 
@@ -40,14 +40,14 @@ class Block(nn.Module):
     the sums with scales.
     """
 
-    def __init__(self, config: TransformerConfig, *, reads_source: bool = False, is_first: bool = False) -> None:
+    def __init__(self, config: TransformerConfig, *, reads_source: bool = False, layer: int = 0) -> None:
         super().__init__()
 
         def norm(place: str) -> nn.Module:
             return norm_of(config, config.width) if place in PLACES[config.placement] else nn.Identity()
 
         self.is_parallel = config.placement == "parallel"
-        self.attention_norm = nn.Identity() if is_first and config.skips_first_norm else norm("before")
+        self.attention_norm = nn.Identity() if layer == 0 and config.skips_first_norm else norm("before")
         self.attention = Attention(config)
         self.attention_out_norm, self.attention_sum_norm = norm("out"), norm("sum")
         self.attention_add = residual_of(config, reads_source=reads_source)
@@ -57,7 +57,7 @@ class Block(nn.Module):
             self.cross_out_norm, self.cross_sum_norm = norm("out"), norm("sum")
             self.cross_add = residual_of(config, reads_source=reads_source)
         self.mlp_norm = norm("before")
-        self.mlp = MLP(config)
+        self.mlp = network_of(config, layer)
         self.mlp_out_norm, self.mlp_sum_norm = norm("out"), norm("sum")
         self.mlp_add = residual_of(config, reads_source=reads_source)
         self.dropout = nn.Dropout(config.dropout)

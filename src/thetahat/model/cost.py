@@ -10,6 +10,7 @@ from thetahat.model.adapters.lora import LowRank
 from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.config import EncoderConfig, EncoderDecoderConfig, ModelConfig
 from thetahat.model.encoder_decoder import EncoderDecoder
+from thetahat.model.layers.experts import Experts, Router
 from thetahat.model.stack import Stack
 
 Pairs = Literal["all", "window", "visible"]
@@ -45,6 +46,8 @@ _PARTS = {
     "type_embedding": "type embeddings",
     "cross_attention": "attention to the source",
     "attention": "attention",
+    "router": "routers",
+    "experts": "experts",
     "mlp": "feed-forward",
     **dict.fromkeys(("attention_add", "cross_add", "mlp_add"), "residual scales"),
     "widen": "embedding projection",
@@ -112,7 +115,10 @@ def _seen(distance: int | None, piece: int | float, pairs: Pairs, *, both_ways: 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Numbers in matrices by how often they are multiplied: once a position of the target, of the source, a target."""
+    """Numbers in matrices by how often they are multiplied: once a position of the target, of the source, a target.
+
+    Of experts those count that a position chooses.
+    """
 
     stack: int  # with every position of the stack that the head reads
     source: int  # with every position that an encoder reads
@@ -143,13 +149,28 @@ def matrix_weights(model: LanguageModel) -> int:
     return weights_of(model).total
 
 
+def idle_weights(model: nn.Module) -> int:
+    """Parameters of experts that a position does not choose."""
+    found = [one for one in model.modules() if isinstance(one, Experts)]
+    return sum(one.num_idle * sum(p.numel() for p in one.experts[0].parameters()) for one in found)
+
+
 def _of_stack(stack: Stack, trained: bool) -> int:
     times_read = stack.num_layers // len(stack.blocks)
     return times_read * _matrices(stack.blocks, trained) + (_matrices(stack.widen, trained) if stack.widen else 0)
 
 
 def _matrices(module: nn.Module, trained: bool) -> int:
-    matrices = [one.weight for one in module.modules() if isinstance(one, nn.Linear)]
+    """What a position is multiplied with."""
+    total = _all_matrices(module, trained)
+    for one in module.modules():
+        if isinstance(one, Experts):
+            total -= _all_matrices(one.experts, trained) * one.num_idle // len(one.experts)
+    return total
+
+
+def _all_matrices(module: nn.Module, trained: bool) -> int:
+    matrices = [one.weight for one in module.modules() if isinstance(one, nn.Linear | Router)]
     for one in module.modules():
         matrices += [one.lora_in, one.lora_out] if isinstance(one, LowRank) else []
     return sum(one.numel() for one in matrices if one.requires_grad or not trained)

@@ -1,5 +1,6 @@
 """How parameters begin: a pure function of (seed, name), so of nothing that changes with device or rank."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from thetahat.core.random import generator
 from thetahat.model.law import Constant, FanIn, Law, laws_of
 from thetahat.model.transfer.rule import SAME, Growth, factors
+
+_IN_A_BLOCK = re.compile(r".*\bblocks\.\d+\.\w+")
 
 
 def allocate(model: nn.Module, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
@@ -42,7 +45,7 @@ def initialize(
     """
     allocate(model)
     laws = laws_of(model)
-    num_writers = Counter(_stream(name) for name, law in laws.items() if _is_writer(law))
+    num_writers = Counter(map(_stream, {_writer(name) for name, law in laws.items() if _is_writer(law)}))
     for name, parameter in model.named_parameters():
         law = laws[name]
         if isinstance(law.begins, Constant):
@@ -61,6 +64,12 @@ def _stream(name: str) -> str:
 
 def _is_writer(law: Law) -> bool:
     return law.writes == "stream" and isinstance(law.begins, FanIn) and law.begins.gain is None
+
+
+def _writer(name: str) -> str:
+    """The part of a block that writes; experts, and a network beside them, write one sum."""
+    found = _IN_A_BLOCK.match(name)
+    return found[0] if found else name
 
 
 def _deviation(law: Law, fan_in: int, num_writers: int) -> float:

@@ -6,6 +6,7 @@ from thetahat.model.config import (
     Alibi,
     Dtype,
     EncoderDecoderConfig,
+    ExpertsConfig,
     LayerNormConfig,
     LearnedScaleConfig,
     ModelConfig,
@@ -51,13 +52,13 @@ def kept_per_position(
     """
     sizes = widths_of(dtype)
     reads = isinstance(config, EncoderDecoderConfig)
-    kept = config.num_layers * _of_layer(config, sizes, context)
+    kept = _of_layers(config, config.num_layers, sizes, context)
     kept += _around(config, sizes, context) + sizes.product * config.width
     if masks:
         kept += _masks(config, sizes, context)
     if reads:
         share = source_context / context
-        states = config.num_encoder_layers * _of_layer(config, sizes, source_context)
+        states = _of_layers(config, config.num_encoder_layers, sizes, source_context)
         states += _around(config, sizes, source_context)
         groups = config.num_kv_heads * config.head_width
         memory = sizes.product * (config.width + config.num_layers * 2 * groups * (1 + sizes.num_casts))
@@ -75,11 +76,11 @@ def saved_per_position(config: ModelConfig, dtype: Dtype, context: int, num_reco
     if num_recomputed == 0:
         return 0.0
     sizes = widths_of(dtype)
-    layer = _of_layer(config, sizes, context)
-    if isinstance(config, EncoderDecoderConfig):
-        layer += _of_cross(config, sizes, context)
+    cross = _of_cross(config, sizes, context) if isinstance(config, EncoderDecoderConfig) else 0.0
     number = min(num_recomputed, config.num_layers)
-    return number * (layer - sizes.full * config.width) - layer
+    layers = _of_layers(config, number, sizes, context)
+    largest = layers - _of_layers(config, number - 1, sizes, context)
+    return layers - largest + (number - 1) * cross - number * sizes.full * config.width
 
 
 def _around(config: TransformerConfig, sizes: Widths, context: int) -> float:
@@ -92,6 +93,28 @@ def _around(config: TransformerConfig, sizes: Widths, context: int) -> float:
     return kept + (sizes.product * narrow if narrow else 0) + _dropped(config, sizes, 1)
 
 
+def _of_layers(config: TransformerConfig, number: int, sizes: Widths, context: int) -> float:
+    """Of the first so many layers of a stack."""
+    kept = number * _of_layer(config, sizes, context)
+    for experts in filter(None, map(config.experts_of, range(number))):
+        kept += _experts(config, experts, sizes) - sizes.product * _network(config, config.inner_width)
+    return kept
+
+
+def _experts(config: TransformerConfig, experts: ExpertsConfig, sizes: Widths) -> float:
+    r"""Of experts in place of a network, with k, E and F of theirs.
+
+    $\text{product} \cdot k (\text{network}(F) + 2 D)$, the position once for each expert and what each makes of it,
+    $\text{full} \cdot (E + 3 k)$ for scores and weights, and $8 (E + 3 k)$ for their places. Where maps cast what they
+    read, the router keeps it as it was, and the experts share one copy.
+    """
+    number, chosen = experts.num_experts, experts.num_chosen
+    kept = sizes.product * chosen * (_network(config, experts.inner_width or config.inner_width) + 2 * config.width)
+    kept += (sizes.full + 8) * (number + 3 * chosen)
+    kept += sizes.num_casts * config.width * (sizes.full - (0 if experts.shared_width else 2) * sizes.product)
+    return kept + sizes.product * (_network(config, experts.shared_width) if experts.shared_width else 0)
+
+
 def _of_layer(config: TransformerConfig, sizes: Widths, context: int) -> float:
     queries, groups = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
     kept = NORMS[config.placement] * _norm(config, config.width, sizes)
@@ -101,7 +124,12 @@ def _of_layer(config: TransformerConfig, sizes: Widths, context: int) -> float:
     kept += sizes.product * (inputs + 2 * queries + 2 * groups) + _scores(config, sizes, context)
     if config.attention.query_key_norm != "none":
         kept += _norm(config, queries, sizes) + _norm(config, groups, sizes)
-    return kept + sizes.product * _network(config) + _dropped(config, sizes, 2) + _scaled(config, sizes, 2)
+    return (
+        kept
+        + sizes.product * _network(config, config.inner_width)
+        + _dropped(config, sizes, 2)
+        + _scaled(config, sizes, 2)
+    )
 
 
 def _of_cross(config: TransformerConfig, sizes: Widths, source_context: int) -> float:
@@ -132,10 +160,10 @@ def _scores(config: TransformerConfig, sizes: Widths, context: int) -> float:
     return 1.0 * sizes.full * config.num_heads
 
 
-def _network(config: TransformerConfig) -> float:
+def _network(config: TransformerConfig, inner_width: int) -> float:
     if config.mlp.is_gated:
-        return 4.0 * config.inner_width
-    return config.inner_width * (1.0 if config.mlp.activation == "relu" else 2.0)
+        return 4.0 * inner_width
+    return inner_width * (1.0 if config.mlp.activation == "relu" else 2.0)
 
 
 def _norm(config: TransformerConfig, width: int, sizes: Widths) -> float:

@@ -41,17 +41,18 @@ def _stack(config: TransformerConfig, num_layers: int, *, reads_source: bool) ->
         total += relative.num_buckets * config.num_heads
     total += _norm(config, width) if choices.has_norm else 0
     total += _linear(width, config.width, True) if choices.width else 0
-    total += (1 if config.shares_layers else num_layers) * _block(config, reads_source=reads_source)
+    layers = range(1 if config.shares_layers else num_layers)
+    total += sum(_block(config, layer, reads_source=reads_source) for layer in layers)
     if config.skips_first_norm and config.placement in {"pre", "sandwich", "parallel"}:
         total -= _norm(config, config.width)
     return total + (0 if config.placement == "post" else _norm(config, config.width))
 
 
-def _block(config: TransformerConfig, *, reads_source: bool) -> int:
+def _block(config: TransformerConfig, layer: int, *, reads_source: bool) -> int:
     attentions = 2 if reads_source else 1
     norms = NORMS[config.placement] * (attentions + 1) * _norm(config, config.width)
     scales = (attentions + 1) * _scales(config.residual, config.width)
-    return norms + scales + attentions * _attention(config) + _network(config)
+    return norms + scales + attentions * _attention(config) + _of_layer(config, layer)
 
 
 def _scales(residual: ResidualConfig, width: int) -> int:
@@ -75,10 +76,19 @@ def _attention(config: TransformerConfig) -> int:
             return total
 
 
-def _network(config: TransformerConfig) -> int:
+def _of_layer(config: TransformerConfig, layer: int) -> int:
+    """The network of a layer, or its experts, whoever chooses them."""
+    if (experts := config.experts_of(layer)) is None:
+        return _network(config, config.inner_width)
+    total = experts.num_experts * _network(config, experts.inner_width or config.inner_width)
+    total += _linear(config.width, experts.num_experts, experts.has_bias)
+    return total + (_network(config, experts.shared_width) if experts.shared_width else 0)
+
+
+def _network(config: TransformerConfig, inner_width: int) -> int:
     into = 2 if config.mlp.is_gated else 1
     bias = config.mlp.has_bias
-    return into * _linear(config.width, config.inner_width, bias) + _linear(config.inner_width, config.width, bias)
+    return into * _linear(config.width, inner_width, bias) + _linear(inner_width, config.width, bias)
 
 
 def _linear(columns: int, rows: int, has_bias: bool) -> int:

@@ -86,7 +86,7 @@ class Stack(nn.Module):
         self.widen = nn.Linear(width, config.width) if choices.width else None
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
-            Block(config, reads_source=encoder is not None, is_first=layer == 0)
+            Block(config, reads_source=encoder is not None, layer=layer)
             for layer in range(1 if config.shares_layers else num_layers)
         )
         self.norm = nn.Identity() if config.placement == "post" else norm_of(config, config.width)

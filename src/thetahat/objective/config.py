@@ -17,6 +17,7 @@ from thetahat.core.special import MASK, SENTINEL
 Normalization = Literal["token", "sequence", "turn", "dialogue", "length", "sum"]
 INFILLING = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")  # each stands before its part of a text
 Share = Annotated[float, Meta(gt=0, lt=1)]
+Weight = Annotated[float, Meta(ge=0)]
 
 
 class Variant(Config):
@@ -180,6 +181,19 @@ Factorization = Causal | Prefix | FillInTheMiddle | Masked | Conditional | Spans
 FACTORIZATIONS: dict[str, type[Variant]] = {tag(kind): kind for kind in variants(Factorization)}  # pyright: ignore
 
 
+class BalanceConfig(Config, kw_only=True):
+    """How the load of experts is balanced. No value of it is part of a likelihood that is reported."""
+
+    bias_rate: Weight = 0.001
+    """By how much a step moves the bias of each expert, up where fewer positions than the mean of experts chose it and
+    down where more did (model.experts.has_bias).
+    """
+    sequence: Weight = 0.0
+    """The weight of the balance penalty, of each sequence by itself, in nats a position."""
+    router_z: Weight = 0.0
+    """The weight of the penalty on the square of the log-normalizer of routers, in nats a position."""
+
+
 class ObjectiveConfig(Config, kw_only=True):
     """What is maximised, and how it is computed."""
 
@@ -197,6 +211,8 @@ class ObjectiveConfig(Config, kw_only=True):
     """
     chunk_size: Annotated[int, Meta(ge=0)] = 0
     """Tokens whose logits exist at once, to save memory; 0: all of a micro-batch."""
+    balance: BalanceConfig = BalanceConfig()
+    """How the load of experts is balanced, of a model that has any."""
 
     def __post_init__(self) -> None:
         if self.kernel == "chunked" and not self.chunk_size:

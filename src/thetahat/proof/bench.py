@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int64
 from msgspec.structs import replace
 from torch import Tensor
 
@@ -37,6 +37,7 @@ class Outcome:
 
     value: float
     gradients: dict[str, Tensor]
+    loads: Int64[Tensor, "R E"] | None = None  # of experts, where there are any
 
 
 @final
@@ -55,6 +56,12 @@ class Bench:
         self.units = np.arange(len(self.pieces.unit_starts))
         starts = self.pieces.unit_starts
         self.longest = int(np.add.reduceat(self.pieces.size, starts).max())
+
+    def unpenalised(self) -> "Bench":
+        """The same without penalties on routers, which are no part of a likelihood."""
+        objective = self.config.objective
+        plain = replace(objective, balance=replace(objective.balance, sequence=0.0, router_z=0.0))
+        return Bench(replace(self.config, objective=plain), self.prepared, self.config.dtype)
 
     @torch.no_grad()
     def state(self, world: World = ALONE) -> State:
@@ -103,7 +110,7 @@ class Bench:
         report = step(state, batches, world)
         gradients = {name: whole(p.grad) for name, p in state.model.named_parameters() if p.grad is not None}
         divisor = self.config.objective.step_divisor(report.total.weight.item())
-        return Outcome(report.total.log_prob.item() / divisor, gradients)
+        return Outcome(report.total.log_prob.item() / divisor, gradients, report.routed and report.routed.loads)
 
     @torch.no_grad()
     def log_probs(self, batch: Batch, targets: Int[Tensor, "B T"]) -> Float[Tensor, "B T"]:

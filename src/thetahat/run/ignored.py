@@ -13,7 +13,7 @@ from thetahat.data.chat.template import TEMPLATES, load_template
 from thetahat.data.config import ChatConfig, as_typed
 from thetahat.generation.config import SamplesConfig
 from thetahat.model.config import ModelConfig
-from thetahat.objective.config import Masked, ObjectiveConfig
+from thetahat.objective.config import BalanceConfig, Masked, ObjectiveConfig
 from thetahat.run.config import RunConfig
 
 
@@ -38,7 +38,7 @@ class OfBase:
 
 def refuse_ignored(config: RunConfig) -> None:
     """Raises ConfigError for the first setting that differs from its default and has no effect."""
-    for one in [*_of_objective(config.objective), *_of_data(config), *_of_run(config)]:
+    for one in [*_of_objective(config.objective), *_of_balance(config), *_of_data(config), *_of_run(config)]:
         raise ConfigError(f"{one.key}={one.value} has no effect: {one.why}", cure=one.cure)
 
 
@@ -51,6 +51,19 @@ def _of_objective(objective: ObjectiveConfig) -> Iterator[Ignored]:
     if isinstance(choice, Masked) and choice.unit != "span" and choice.mean_span != Masked().mean_span:
         why = f"units of the kind {choice.unit} have no mean length"
         yield Ignored(f"{key}.mean_span", choice.mean_span, why, f"{key}.unit=span, or leave it out")
+
+
+def _of_balance(config: RunConfig) -> Iterator[Ignored]:
+    balance, experts = config.objective.balance, config.model.experts
+    for name in balance.__struct_fields__:
+        key, value = f"objective.balance.{name}", getattr(balance, name)
+        if value == getattr(BalanceConfig(), name):
+            continue
+        if experts is None:
+            yield Ignored(key, value, "the model has no experts", "model.experts.num_experts=8, or leave it out")
+        elif name == "bias_rate" and not experts.has_bias:
+            why = "model.experts.has_bias=false, so that routers have no bias to move"
+            yield Ignored(key, value, why, "model.experts.has_bias=true, or leave it out")
 
 
 def _of_data(config: RunConfig) -> Iterator[Ignored]:

@@ -12,6 +12,7 @@ from thetahat.model.adapters.rows import train_new_rows
 from thetahat.model.block import Block
 from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.init import allocate, initialize
+from thetahat.model.layers.experts import routers_of
 from thetahat.model.precision import parameter_dtype
 from thetahat.model.transfer.rule import fitted, growth_of, refuse_unknown
 from thetahat.objective.log_prob import Kernel, build_kernel
@@ -74,7 +75,8 @@ def first_model(
 
         units = [module for module in model.modules() if isinstance(module, Block)]
         products = torch.bfloat16 if config.dtype == "bfloat16" else None
-        shard(model, units, _METHODS, world.layout.shards, products)
+        kept = [router.weight for router in routers_of(model).values()]  # they are multiplied with in float32
+        shard(model, units, _METHODS, world.layout.shards, products, kept)
     allocate(model, device, parameter_dtype(config.dtype))
     if draws:
         initialize(model, config.seed, fill, growth)

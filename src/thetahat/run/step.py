@@ -18,6 +18,7 @@ from thetahat.model.precision import computing_in
 from thetahat.objective.objective import Note, log_likelihood
 from thetahat.optimization.clip import Clipped, clip_and_measure
 from thetahat.optimization.schedule import learning_rate_factor
+from thetahat.run.balance import Balancing, Routed
 from thetahat.run.blame.alone import MicroBatch
 from thetahat.run.blame.blame import non_finite_error
 from thetahat.run.state import State
@@ -40,6 +41,7 @@ class StepReport:
     gradient_norm: Float[Tensor, ""]  # before clipping
     learning_rate_factor: float
     is_skipped: bool = False  # an alarm has left the update out
+    routed: Routed | None = None  # what was chosen in layers with experts
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ def step(
     # 1. weigh the global batch, before any gradient exists
     weight, num_tokens = weigh(batches, world)
     divisor = config.objective.step_divisor(weight)
+    experts = Balancing(state.model, config.objective.balance, batches, world)
 
     # 2. log-probabilities and their gradient, a micro-batch at a time
     totals: list[Tensor] = []
@@ -86,9 +89,11 @@ def step(
     for rank, index, batch in world.turns(batches):
         torch.manual_seed(derived_seed(config.seed, "dropout", state.step, rank, index))
         expect_backward(state.model, is_last=index == len(batches) - 1)
-        with computing_in(config.dtype, state.device):
-            part = log_likelihood(state.model, batch.to(state.device), state.kernel, note)
-        (-part.log_prob / divisor).backward()  # the one sign flip: optimizers go downhill
+        read = batch.to(state.device)
+        with computing_in(config.dtype, state.device), experts.noting() as noted:
+            part = log_likelihood(state.model, read, state.kernel, note)
+        penalty = experts.penalty(read, noted)
+        (-part.log_prob / divisor + penalty).backward()  # the one sign flip: optimizers go downhill
         totals.append(torch.stack([part.log_prob, part.weight]).detach())
     world.sum_gradients(parameters)
     total = Total(*world.sum_of(totals, torch.zeros(2, dtype=torch.float64, device=state.device)).unbind())
@@ -103,15 +108,17 @@ def step(
         raise non_finite_error(state, [MicroBatch(*turn) for turn in world.turns(batches)], divisor)
 
     # 4. the update
+    routed = experts.found()
     if verdict == "update":
         state.optimizer.step(factor)
+        experts.update(routed)
         if state.average:
             state.average.update()
 
     # 5. what happened
     state.step += 1
     state.tokens += num_tokens
-    return StepReport(state.step, total, num_tokens, gradient.norm, factor, verdict == "skip")
+    return StepReport(state.step, total, num_tokens, gradient.norm, factor, verdict == "skip", routed)
 
 
 @final

@@ -10,6 +10,7 @@ from thetahat.model.config.ends import (
     HeadConfig as HeadConfig,
     TransformConfig as TransformConfig,
 )
+from thetahat.model.config.experts import ExpertsConfig as ExpertsConfig
 from thetahat.model.config.mixers import AttentionMixer as AttentionMixer, Mixer as Mixer
 from thetahat.model.config.model import (
     DecoderConfig as DecoderConfig,

@@ -8,6 +8,7 @@ from thetahat.core.config import Config
 from thetahat.core.errors import ConfigError
 from thetahat.model.config.attention import AttentionConfig
 from thetahat.model.config.ends import EmbeddingConfig, HeadConfig
+from thetahat.model.config.experts import ExpertsConfig
 from thetahat.model.config.mixers import AttentionMixer, Mixer
 from thetahat.model.config.network import MLPConfig
 from thetahat.model.config.norms import NormConfig, Placement, RMSNormConfig
@@ -53,6 +54,8 @@ class TransformerConfig(Config, kw_only=True):
     """What the attentions of all layers have in common."""
     mlp: MLPConfig = MLPConfig()
     """The feed-forward network of all blocks."""
+    experts: ExpertsConfig | None = None
+    """A mixture of experts, each of them such a network, in its place; none: every layer has one network."""
     embedding: EmbeddingConfig = EmbeddingConfig()
     """What is done to the embeddings of tokens before the first block."""
     head: HeadConfig = HeadConfig()
@@ -82,9 +85,30 @@ class TransformerConfig(Config, kw_only=True):
                     cure=f"model.head_width={self.head_width + 1}",
                 )
 
+        if self.experts is not None:
+            self._check_experts(self.experts)
+
+    def _check_experts(self, experts: ExpertsConfig) -> None:
+        if self.mlp.has_bias:
+            raise ConfigError("model.mlp.has_bias=true, and experts have no biases", cure="model.mlp.has_bias=false")
+        if self.shares_layers and experts.num_dense:
+            raise ConfigError(
+                f"model.experts.num_dense={experts.num_dense}, and model.shares_layers=true makes all layers alike",
+                cure="model.experts.num_dense=0",
+            )
+        if experts.num_dense >= self.num_layers:
+            raise ConfigError(
+                f"model.experts.num_dense={experts.num_dense} leaves none of {self.num_layers} layers experts",
+                cure=f"model.experts.num_dense={self.num_layers - 1}, or model.experts=none",
+            )
+
     def mixer(self, layer: int) -> Mixer:
         """What mixes positions in a layer, counted from 0."""
         return self.layers[layer % len(self.layers)]
+
+    def experts_of(self, layer: int) -> ExpertsConfig | None:
+        """The experts of a layer, counted from 0; None: it has one network."""
+        return None if self.experts is None or layer < self.experts.num_dense else self.experts
 
     @property
     def max_positions(self) -> int | None:

@@ -42,15 +42,15 @@ class MLP(nn.Module):
         "down.bias": WRITER_BIAS,
     }
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, inner_width: int | None = None) -> None:
         super().__init__()
-        bias = config.mlp.has_bias
-        self.gate = nn.Linear(config.width, config.inner_width, bias=bias) if config.mlp.is_gated else None
-        self.up = nn.Linear(config.width, config.inner_width, bias=bias)
-        self.down = nn.Linear(config.inner_width, config.width, bias=bias)
+        bias, inner = config.mlp.has_bias, inner_width or config.inner_width
+        self.gate = nn.Linear(config.width, inner, bias=bias) if config.mlp.is_gated else None
+        self.up = nn.Linear(config.width, inner, bias=bias)
+        self.down = nn.Linear(inner, config.width, bias=bias)
         self.activation = ACTIVATIONS[config.mlp.activation]
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "*axes D"]) -> Float[Tensor, "*axes D"]:
         if self.gate is None:
             return self.down(self.activation(self.up(x)))
         return self.down(self.activation(self.gate(x)) * self.up(x))

@@ -136,6 +136,8 @@ def _refuse(model: ModelConfig, growth: Growth) -> None:
         found.append(("model.shares_layers", "false", "true"))
     if growth != SAME and not isinstance(model.residual, SumConfig):
         found.append(("model.residual.kind", "sum", kind_of(model.residual)))
+    if growth != SAME and model.experts is not None:
+        found.append(("model.experts", "none", f"{{num_experts={model.experts.num_experts}}}"))
     if growth.width != 1 and model.embedding.width is not None:
         found.append(("model.embedding.width", "none", model.embedding.width))
     for key, allowed, value in found:

@@ -49,6 +49,7 @@ def step_line(
         "log_likelihood_per_token": done.total.mean().item(),
         "gradient_norm": done.gradient_norm.item(),
         "learning_rate_factor": done.learning_rate_factor,
+        **(done.routed.to_dict() if done.routed else {}),
         "batch": batch,
         "seconds": state.seconds,
         "tokens_per_second": done.num_tokens / seconds,
