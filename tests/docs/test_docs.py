@@ -134,7 +134,7 @@ def _write_their_model(folder, lines):
     initialize(model, 0)
     end = tokenizer.roles.eos[0]
     around = Around(roles=Roles(bos=end, eos=(end,)), context=64, tokenizer=tokenizer.files()["tokenizer.json"])
-    write_folder(folder, model, config, around)
+    write_folder(folder, dict(model.named_parameters()), config, around)
 
 
 @pytest.fixture(scope="module")

@@ -49,5 +49,5 @@ def small():
 
 @pytest.fixture
 def folder(tmp_path, small):
-    write_folder(tmp_path / "model", small, SMALL, AROUND)
+    write_folder(tmp_path / "model", dict(small.named_parameters()), SMALL, AROUND)
     return tmp_path / "model"

@@ -51,7 +51,14 @@ def root(tmp_path_factory):
 def back(path, folder, model, **how):
     """The folder of a model that came from another, and its tensors."""
     how = {"family": folder.family, "has_head": folder.has_head} | how
-    write_folder(path, model, folder.config, folder.around, folder.passenger_tensors(), WriteConfig(**how))
+    write_folder(
+        path,
+        dict(model.named_parameters()),
+        folder.config,
+        folder.around,
+        folder.passenger_tensors(),
+        WriteConfig(**how),
+    )
     return load_file(path / "model.safetensors")
 
 

@@ -66,7 +66,7 @@ def test_config_json_says_everything_to_old_readers_and_new(folder):
 
 
 def test_shards_are_listed_with_their_total_size_and_read_as_one(tmp_path, small):
-    write_folder(tmp_path / "model", small, SMALL, AROUND, how=WriteConfig(shard_bytes=4000))
+    write_folder(tmp_path / "model", dict(small.named_parameters()), SMALL, AROUND, how=WriteConfig(shard_bytes=4000))
     index = json.loads((tmp_path / "model" / "model.safetensors.index.json").read_text())
     files = sorted((tmp_path / "model").glob("*.safetensors"))
     assert len(files) > 2
@@ -78,17 +78,17 @@ def test_shards_are_listed_with_their_total_size_and_read_as_one(tmp_path, small
 
 
 def test_an_index_without_its_total_size_is_read(tmp_path, small):
-    write_folder(tmp_path / "model", small, SMALL, AROUND, how=WriteConfig(shard_bytes=4000))
+    write_folder(tmp_path / "model", dict(small.named_parameters()), SMALL, AROUND, how=WriteConfig(shard_bytes=4000))
     edited(tmp_path / "model" / "model.safetensors.index.json", metadata={})
     assert are_equal(loaded(tmp_path / "model"), small)
 
 
 def test_the_dtype_of_a_file_is_known_and_kept(tmp_path):
     half = lively(SMALL, 11, torch.bfloat16)
-    write_folder(tmp_path / "half", half, SMALL, AROUND)
+    write_folder(tmp_path / "half", dict(half.named_parameters()), SMALL, AROUND)
     assert open_folder(tmp_path / "half").dtype == torch.bfloat16
     whole = loaded(tmp_path / "half")  # bfloat16 fits into float32
-    write_folder(tmp_path / "back", whole, SMALL, AROUND, how=WriteConfig(dtype="bfloat16"))
+    write_folder(tmp_path / "back", dict(whole.named_parameters()), SMALL, AROUND, how=WriteConfig(dtype="bfloat16"))
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("half", "back"))
     assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in ours)
     mixed = {name: tensor.float() if "norm" in name else tensor for name, tensor in ours.items()}
@@ -125,14 +125,14 @@ def test_a_folder_of_the_hubs_cache_is_read_through_its_links(folder, tmp_path, 
 
 def test_nothing_is_written_over_or_half_written(folder, tmp_path, small, monkeypatch):
     with pytest.raises(FolderError):
-        write_folder(folder, small, SMALL, AROUND)
+        write_folder(folder, dict(small.named_parameters()), SMALL, AROUND)
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("thetahat.interop.write.save_file", full)
+    monkeypatch.setattr("thetahat.interop.write.write_file", full)
     with pytest.raises(DiskFullError):
-        write_folder(tmp_path / "other", small, SMALL, AROUND)
+        write_folder(tmp_path / "other", dict(small.named_parameters()), SMALL, AROUND)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
@@ -163,7 +163,9 @@ def test_loading_holds_little_beside_the_model(tmp_path, dtype, shard_bytes):
     allocate(model, dtype=torch.bfloat16)
     for parameter in model.parameters():
         parameter.data.fill_(0.5)
-    write_folder(tmp_path / "model", model, config, AROUND, how=WriteConfig(shard_bytes=shard_bytes))
+    write_folder(
+        tmp_path / "model", dict(model.named_parameters()), config, AROUND, how=WriteConfig(shard_bytes=shard_bytes)
+    )
     command = [sys.executable, "-c", LOAD, str(tmp_path / "model"), dtype]
     assert float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) < 1.2
 
@@ -312,7 +314,7 @@ def test_a_gguf_file_is_refused_by_its_name(tmp_path):
 
 def test_a_tied_head_with_values_of_its_own_is_refused_and_a_copy_is_not(tmp_path):
     tied = replace(SMALL, ties_embeddings=True)
-    write_folder(tmp_path / "model", lively(tied, 11), tied, AROUND)
+    write_folder(tmp_path / "model", dict(lively(tied, 11).named_parameters()), tied, AROUND)
     weights = tmp_path / "model" / "model.safetensors"
     tensors = load_file(weights)
     assert "lm_head.weight" not in tensors

@@ -96,7 +96,7 @@ def folder(tmp_path, tokenizer, monkeypatch):
         around = Around(roles=Roles(eos=end, start=end[0]), context=64, tokenizer=tokenizer.to_json())
         model = lively(build_model(config, ROWS), torch.float32)
         how = WriteConfig(family="bert", has_head=False) if name == "bare" else WriteConfig(family=name)
-        write_folder(tmp_path / name, model, config, around, None, how)
+        write_folder(tmp_path / name, dict(model.named_parameters()), config, around, None, how)
         return str(tmp_path / name)
 
     return written

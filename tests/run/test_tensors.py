@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from thetahat.core import store
 from thetahat.core.errors import DamagedError, ModelError
+from thetahat.interop.made import Made
 from thetahat.run.folder import tensors as stored
 from thetahat.run.folder.files import MODEL, FilesOf, digest_of, is_there, kind_of, paths_of
-from thetahat.run.folder.tensors import Made, cut, load_tensors, write_tensors
+from thetahat.run.folder.tensors import cut, load_tensors, write_tensors
 
 
 def some(seed=0):
@@ -95,9 +96,10 @@ def test_what_is_not_there_is_said(tmp_path):
         load_tensors(tmp_path / MODEL)
 
 
-def test_tensors_that_are_made_are_made_one_file_at_a_time(tmp_path, monkeypatch):
-    """Each is asked for when its file is written, and what was written before it is let go."""
-    monkeypatch.setattr(stored, "LARGEST", 4000)
+@pytest.mark.parametrize("largest", [4000, 2**31])
+def test_tensors_that_are_made_are_made_one_at_a_time(tmp_path, monkeypatch, largest):
+    """Each is asked for when it is written, and what was written before it is let go, in one file or in many."""
+    monkeypatch.setattr(stored, "LARGEST", largest)
     held = []
 
     def make(name):
@@ -108,7 +110,8 @@ def test_tensors_that_are_made_are_made_one_file_at_a_time(tmp_path, monkeypatch
 
     alive = []
     names = [f"{number}" for number in range(8)]
-    published(tmp_path / "made", Made({name: lambda name=name: make(name) for name in names}))
-    assert max(alive) <= 2
-    assert len(list((tmp_path / "made").glob("model-*"))) == 8
-    assert float(load_file(tmp_path / "made" / "model-00008-of-00008.safetensors")["7"][0]) == 7.0
+    makes = {name: lambda name=name: make(name) for name in names}
+    folder = published(tmp_path / "made", Made(makes, dict.fromkeys(names, torch.empty(1000, device="meta"))))
+    assert set(alive) == {1}
+    assert len(list(folder.glob("*.safetensors"))) == (8 if largest == 4000 else 1)
+    assert float(load_file(sorted(folder.glob("*.safetensors"))[-1])["7"][0]) == 7.0

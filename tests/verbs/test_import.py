@@ -42,7 +42,7 @@ def folder(tmp_path, monkeypatch):
         generation={"temperature": 0.6},
     )
     rows = tokenizer.vocab_size + 5
-    write_folder(tmp_path / "theirs", lively(SMALL, rows, torch.bfloat16), SMALL, around)
+    write_folder(tmp_path / "theirs", dict(lively(SMALL, rows, torch.bfloat16).named_parameters()), SMALL, around)
     write(tmp_path / "texts.jsonl", [{"text": f"{SENTENCE} {i}"} for i in range(4)])
     return tmp_path / "theirs"
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, cast, final
 
 import safetensors
+import torch
 from torch import Tensor
 
 from thetahat.core.errors import ModelError
 from thetahat.core.store import reading
+from thetahat.interop.made import DTYPES
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}
@@ -61,6 +63,19 @@ def opened(path: Path) -> Generator[Any]:
             f"{path} is no whole file of tensors: {error}",
             cure="copy or download it again; a part of it is missing or damaged",
         ) from error
+
+
+def read(stored: Stored) -> Tensor:
+    """One tensor, mapped: its file stays so as long as it lives, and of its rows only those that are used are read."""
+    with opened(stored.file) as file:
+        return file.get_tensor(stored.name)
+
+
+def meta(stored: Stored) -> Tensor:
+    """A tensor of this shape and dtype, on `meta`."""
+    if stored.dtype not in DTYPES:
+        raise ModelError(f"{stored.file}: {stored.name} is in {stored.dtype}", allowed=", ".join(DTYPES))
+    return torch.empty(stored.shape, dtype=DTYPES[stored.dtype], device="meta")
 
 
 def tensors(stored: Mapping[str, Stored]) -> Iterator[tuple[str, Tensor]]:

@@ -1,9 +1,9 @@
 """A folder as Hugging Face's transformers writes it: opened, checked, and loaded into a model."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, final
 
@@ -16,7 +16,20 @@ from thetahat.data.tokens.roles import Roles
 from thetahat.interop.around import TOKENIZER, Around, around_in, vocabulary_of
 from thetahat.interop.config import family_of, is_inert, read_config
 from thetahat.interop.family import GAIN_NAMES, Family
-from thetahat.interop.files import FLOATS, INDEX, WEIGHTS, Stored, blocks, gguf_refused, read_object, stored_in, tensors
+from thetahat.interop.files import (
+    FLOATS,
+    INDEX,
+    WEIGHTS,
+    Stored,
+    blocks,
+    gguf_refused,
+    meta,
+    read,
+    read_object,
+    stored_in,
+    tensors,
+)
+from thetahat.interop.made import Made
 from thetahat.interop.names import Entry, Link, entries
 from thetahat.model.build import build_model
 from thetahat.model.config import ModelConfig
@@ -101,11 +114,20 @@ def open_folder(path: Path) -> HubFolder:
     )
 
 
-def parameters_in(folder: HubFolder) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter of a folder by our name for it, one tensor of the file after another; a tied table once."""
-    by_name = {entry.theirs: entry for entry in folder.entries}
-    for name, tensor in tensors({name: folder.stored[name] for name in by_name}):
-        yield from zip(by_name[name].ours, by_name[name].split(tensor), strict=True)
+def parameters_in(folder: HubFolder) -> Made:
+    """Every parameter of a folder by our name for it, mapped when it is asked for; a tied table once."""
+    makes: dict[str, Callable[[], Tensor]] = {}
+    metas: dict[str, Tensor] = {}
+    for entry in folder.entries:
+        stored = folder.stored[entry.theirs]
+        for place, (name, part) in enumerate(zip(entry.ours, entry.split(meta(stored)), strict=True)):
+            makes[name] = partial(_part, stored, entry, place)
+            metas[name] = part
+    return Made(makes, metas)
+
+
+def _part(stored: Stored, entry: Entry, place: int) -> Tensor:
+    return entry.split(read(stored))[place]
 
 
 @torch.no_grad()

@@ -1,15 +1,13 @@
 """A model as a folder that Hugging Face's transformers reads, old versions and new, and so do vLLM and others."""
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from thetahat.core.config import Config
 from thetahat.core.store import publishing, write_json, write_text
@@ -26,6 +24,7 @@ from thetahat.interop.around import (
 from thetahat.interop.config import family_for, write_config
 from thetahat.interop.family import Family
 from thetahat.interop.files import INDEX, WEIGHTS
+from thetahat.interop.made import Made, metas, write_file
 from thetahat.interop.names import Entry, entries
 from thetahat.model.config import EncoderDecoderConfig, ModelConfig
 
@@ -47,7 +46,7 @@ _PLAIN = WriteConfig()
 
 def write_folder(
     target: Path,
-    model: nn.Module,
+    parameters: Mapping[str, Tensor],
     config: ModelConfig,
     around: Around,
     passengers: Mapping[str, Tensor] | None = None,
@@ -55,62 +54,76 @@ def write_folder(
 ) -> Family:
     """Publishes a model at `target`, where nothing may be; what comes back is the family that it is written as.
 
-    `passengers` are written as they are. Raises ModelError where no family has this shape.
+    `parameters` have the names and the order that they have in a model of `config`; where they are made when they are
+    asked for, one tensor of the folder is in memory at a time. `passengers` are written as they are. Raises ModelError
+    where no family has this shape.
     """
     family = family_for(config, how.family, has_head=how.has_head)
-    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    found = entries(family.links, {name: tuple(each.shape) for name, each in parameters.items()}, config.num_heads)
-    dtype = getattr(torch, how.dtype) if how.dtype else parameters["embedding.weight"].dtype
-    vocab_size = len(parameters["embedding.weight"])
-    makes: dict[str, Callable[[], Tensor]] = {one.theirs: partial(_theirs, one, parameters, dtype) for one in found}
-    makes |= {name: partial(_copy, makes[first]) for name in family.doubles if (first := family.copies[name]) in makes}
-    makes |= {name: partial(torch.zeros, 1, vocab_size, dtype=dtype) for name in family.zeros}
-    makes |= {name: tensor.contiguous for name, tensor in (passengers or {}).items()}
+    table = metas(parameters)["embedding.weight"]
+    dtype = getattr(torch, how.dtype) if how.dtype else table.dtype
+    vocab_size = len(table)
+    tensors = _theirs(family, parameters, config, dtype, passengers or {})
     prefix = "" if how.has_head else family.prefix
     with publishing(target) as folder:
         described = write_config(family, config, has_head=how.has_head)
         write_json(folder / "config.json", _config(family, described, around, dtype, vocab_size))
-        _write_weights(folder, makes, prefix, how.shard_bytes)
+        _write_weights(folder, tensors, prefix, how.shard_bytes)
         write_around(folder, around, is_pair=isinstance(config, EncoderDecoderConfig))
     return family
 
 
-def _theirs(entry: Entry, parameters: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
-    return entry.join([parameters[name].to("cpu", dtype) for name in entry.ours]).contiguous()
+def _theirs(
+    family: Family,
+    parameters: Mapping[str, Tensor],
+    config: ModelConfig,
+    dtype: torch.dtype,
+    passengers: Mapping[str, Tensor],
+) -> Made:
+    """All tensors of a folder."""
+    shapes = {name: tuple(one.shape) for name, one in metas(parameters).items()}
+    vocab_size = shapes["embedding.weight"][0]
+    found = {entry.theirs: entry for entry in entries(family.links, shapes, config.num_heads)}
+    makes: dict[str, Callable[[], Tensor]] = {
+        name: partial(_joined, entry, parameters, dtype) for name, entry in found.items()
+    }
+    of = {name: entry.shape for name, entry in found.items()}
+    for name in family.doubles:
+        if (first := family.copies[name]) in found:
+            makes[name], of[name] = makes[first], of[first]
+    for name in family.zeros:
+        makes[name], of[name] = partial(torch.zeros, 1, vocab_size, dtype=dtype), (1, vocab_size)
+    described = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in of.items()}
+    makes |= {name: partial(passengers.__getitem__, name) for name in passengers}
+    return Made(makes, described | dict(metas(passengers)))
 
 
-def _copy(make: Callable[[], Tensor]) -> Tensor:
-    return make().clone()  # no two tensors of a file share memory
+def _joined(entry: Entry, parameters: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+    return entry.join([parameters[name].detach().to("cpu", dtype) for name in entry.ours])
 
 
-def _write_weights(folder: Path, makes: Mapping[str, Callable[[], Tensor]], prefix: str, shard_bytes: int) -> None:
-    """One file, or shards and their index. The tensors of one file alone are held at once."""
-    files: list[list[str]] = []
-    held: dict[str, Tensor] = {}
-    total = 0
-
-    def save() -> None:
-        save_file(held, folder / f"{len(files)}", metadata={"format": "pt"})
-        shutil.copymode(folder / "config.json", folder / f"{len(files)}")  # as every file, not for its owner alone
-        files.append(list(held))
-        held.clear()
-
-    for name, make in makes.items():
-        tensor = make()
-        if held and sum(each.nbytes for each in held.values()) + tensor.nbytes > shard_bytes:
-            save()
-        held[name.removeprefix(prefix)] = tensor
-        total += tensor.nbytes
-    save()
-    if len(files) == 1:
-        (folder / "0").rename(folder / WEIGHTS)
-        return
+def _write_weights(folder: Path, tensors: Made, prefix: str, shard_bytes: int) -> None:
+    """One file, or shards and their index. One tensor is in memory at a time."""
+    files: list[list[str]] = [[]]
+    size = total = 0
+    for name, one in tensors.metas.items():
+        if files[-1] and size + one.nbytes > shard_bytes:
+            files.append([])
+            size = 0
+        files[-1].append(name)
+        size += one.nbytes
+        total += one.nbytes
     weight_map: dict[str, str] = {}
-    for number, names in enumerate(files):
-        file = f"model-{number + 1:05}-of-{len(files):05}.safetensors"
-        (folder / f"{number}").rename(folder / file)
-        weight_map |= dict.fromkeys(names, file)
-    write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    for number, names in enumerate(files, start=1):
+        file = WEIGHTS if len(files) == 1 else f"model-{number:05}-of-{len(files):05}.safetensors"
+        named = {name.removeprefix(prefix): name for name in names}
+        some = Made(
+            {new: partial(tensors.__getitem__, name) for new, name in named.items()},
+            {new: tensors.metas[name] for new, name in named.items()},
+        )
+        write_file(folder / file, some, {"format": "pt"})
+        weight_map |= dict.fromkeys(named, file)
+    if len(files) > 1:
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
 def _config(

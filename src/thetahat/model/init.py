@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -44,17 +45,29 @@ def initialize(
     has grown begins as `model/transfer` says.
     """
     allocate(model)
+    begin = beginnings(model, seed, growth)
+    for name, parameter in model.named_parameters():
+        copy(parameter, begin[name]())
+
+
+def beginnings(model: nn.Module, seed: int, growth: Growth = SAME) -> dict[str, Callable[[], Tensor]]:
+    """What makes the first values of each parameter of a model, which needs no memory."""
     laws = laws_of(model)
     num_writers = Counter(map(_stream, {_writer(name) for name, law in laws.items() if _is_writer(law)}))
+    found: dict[str, Callable[[], Tensor]] = {}
     for name, parameter in model.named_parameters():
-        law = laws[name]
+        law, shape = laws[name], parameter.shape
         if isinstance(law.begins, Constant):
-            parameter.fill_(law.begins.value)
+            found[name] = partial(torch.full, shape, law.begins.value, dtype=torch.float64)
             continue
-        drawn = generator(seed, f"init {name.replace('.base.', '.')}")  # what is put around a layer changes nothing
-        values = torch.randn(parameter.shape, generator=drawn, dtype=torch.float32)
-        deviation = _deviation(law, parameter.shape[-1], num_writers[_stream(name)])
-        copy(parameter, values * (deviation * factors(name, law, growth).start))
+        deviation = _deviation(law, shape[-1], num_writers[_stream(name)]) * factors(name, law, growth).start
+        found[name] = partial(_drawn, name, seed, shape, deviation)
+    return found
+
+
+def _drawn(name: str, seed: int, shape: torch.Size, deviation: float) -> Tensor:
+    drawn = generator(seed, f"init {name.replace('.base.', '.')}")  # what is put around a layer changes nothing
+    return torch.randn(shape, generator=drawn, dtype=torch.float32) * deviation
 
 
 def _stream(name: str) -> str:

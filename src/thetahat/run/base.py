@@ -1,28 +1,31 @@
 """Starting from a trained model (`base`): its shape, tokenizer and parameters; tokens or an adapter may be added."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from msgspec.structs import replace
-from torch import Tensor, nn
+from torch import Tensor
 
 from thetahat.core.config import kind_of
 from thetahat.core.errors import ConfigError, ModelError
-from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer
+from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.distribution.pieces import fill, whole
 from thetahat.interop.hub import is_hub_name, pinned
-from thetahat.model.adapters.lora import merge
+from thetahat.interop.made import Made, metas
+from thetahat.model.adapters.lora import with_product
+from thetahat.model.adapters.rows import add_rows
 from thetahat.model.build import LanguageModel
-from thetahat.model.transfer.rule import fitted
+from thetahat.model.init import beginnings
+from thetahat.model.precision import parameter_dtype
+from thetahat.model.transfer.rule import fitted, growth_of
 from thetahat.run.config import RunConfig
-from thetahat.run.folder.checkpoint import TOKENIZER, copy_parameters
-from thetahat.run.folder.config import read_config
-from thetahat.run.folder.files import CONFIG, read_progress
-from thetahat.run.folder.stored import Checkpoint, Foreign, StoredModel, check_head, find_model
+from thetahat.run.folder.checkpoint import check_fit
+from thetahat.run.folder.stored import Foreign, StoredModel, check_head, find_model
 from thetahat.run.ignored import OfBase, beside_base, refuse_beside_base, refuse_beside_tokenizer, refuse_ignored
 from thetahat.run.machine import resolve
-from thetahat.run.state import first_model
+from thetahat.run.state import model_on_meta
 
 
 def resolved(config: RunConfig) -> RunConfig:
@@ -82,42 +85,110 @@ def load_base(model: LanguageModel, config: RunConfig, num_labels: int = 0) -> N
     values that the model drew for them, so that no two are equal (Hewitt, Initializing New Word Embeddings for
     Pretrained Language Models, 2021). A head over labels keeps the values that were drawn.
     """
-    waiting = {
-        name.replace(".base.weight", ".weight").replace(".base.bias", ".bias"): parameter
-        for name, parameter in model.named_parameters()
-        if not (".lora_" in name or name.endswith(".new_rows") or (num_labels and name.startswith("head.")))
-    }
+    theirs, parameters = _of_base(model, config, num_labels), dict(model.named_parameters())
+    for name, make in theirs.items():
+        saved, parameter = make(), parameters[name]
+        values = saved if len(saved) == len(parameter) else _with_new_tokens(whole(parameter).clone(), saved)
+        fill(parameter, values)
+
+
+def _of_base(model: LanguageModel, config: RunConfig, num_labels: int) -> dict[str, Callable[[], Tensor]]:
+    """What reads the tensor of the base for each parameter of a model that begins with one."""
     stored = _stored(config, config.base or "")
     if not num_labels:
         check_head(stored)
-    for name, tensor in _parameters(stored):
-        if name in waiting:
-            _copy(waiting.pop(name), tensor, f"{name} of base={config.base}")
-    if waiting:
-        raise ModelError(f"base={config.base} has no {next(iter(waiting))}, which this model needs")
+    theirs = parameters_of(stored)
+    found: dict[str, Callable[[], Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name or name.endswith(".new_rows") or (num_labels and name.startswith("head.")):
+            continue
+        plain = _plain(name)
+        if plain not in theirs:
+            raise ModelError(f"base={config.base} has no {plain}, which this model needs")
+        shape = metas(theirs)[plain].shape
+        if parameter.shape[1:] != shape[1:] or len(parameter) < shape[0]:
+            raise ModelError(f"{plain} of base={config.base} is {list(shape)}, not {list(parameter.shape)}")
+        found[name] = partial(theirs.__getitem__, plain)
+    return found
 
 
-def _parameters(stored: StoredModel) -> Iterator[tuple[str, Tensor]]:
-    """One after another, so that no more than the model and one tensor need be in memory."""
-    return stored.parameters() if isinstance(stored, Foreign) else iter(parameters_of(stored).items())
+def _plain(name: str) -> str:
+    """The name that a parameter has where nothing stands beside it."""
+    return name.replace(".base.", ".")
 
 
-def parameters_of(stored: Checkpoint) -> Mapping[str, Tensor]:
-    """The parameters of a checkpoint by their plain names; an adapter, or rows of new tokens, are merged into them."""
-    folder, saved = stored.folder, stored.weights.tensors()
-    if not (folder / CONFIG).exists():  # no run has trained it
+def _with_new_tokens(values: Tensor, saved: Tensor) -> Tensor:
+    """The table `saved` in the first rows of a larger one; its mean is added to the others, which were drawn."""
+    rows = len(saved)
+    values[:rows] = saved.to(values)
+    values[rows:] += saved.to(values).mean(0)
+    return values
+
+
+def values_of(stored: StoredModel) -> Mapping[str, Tensor]:
+    """The parameters of a model by the names that they had in its training, each read or made when it is asked for.
+
+    Those of an adapter, and rows of new tokens, stand beside those of the base, which are read from there.
+    """
+    if isinstance(stored, Foreign):
+        return stored.parameters()
+    saved, config = stored.weights.tensors(), stored.run
+    if config is None or config.adapter is None:
         return saved
-    config = read_config(folder)
-    if config.adapter is None and not any(name.endswith(".new_rows") for name in saved):
-        return saved
-    labels = read_progress(folder)["labels"]
-    vocab_size = load_tokenizer(folder / TOKENIZER).vocab_size
-    model = first_model(config, vocab_size, torch.device("cpu"), len(labels))
-    if config.adapter:
-        load_base(model, config, len(labels))
-    copy_parameters(model, saved, str(folder))
-    merge(model)
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+    num_labels = len(stored.card.labels)
+    model = model_on_meta(config, stored.tokenizer().vocab_size, num_labels)
+    check_fit(model, saved, str(stored.folder))
+    begin, dtype = (
+        beginnings(model, config.seed, growth_of(config.model, config.transfer)),
+        parameter_dtype(config.dtype),
+    )
+    theirs = _of_base(model, config, num_labels)
+    makes: dict[str, Callable[[], Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if name in saved:
+            makes[name] = partial(saved.__getitem__, name)
+        elif name in theirs:
+            makes[name] = partial(_first_values, theirs[name], begin[name], parameter.shape, dtype)
+        else:
+            makes[name] = partial(_drawn, begin[name], dtype)
+    shapes = {name: one.to(dtype) for name, one in model.named_parameters()}
+    return Made(makes, shapes | dict(metas(saved)))
+
+
+def _drawn(begin: Callable[[], Tensor], dtype: torch.dtype) -> Tensor:
+    return begin().to(dtype)
+
+
+def _first_values(
+    read: Callable[[], Tensor], begin: Callable[[], Tensor], shape: torch.Size, dtype: torch.dtype
+) -> Tensor:
+    """What a parameter that the base has, with fewer rows or as many, begins with."""
+    saved = read()
+    return saved.to(dtype) if saved.shape == shape else _with_new_tokens(begin().to(dtype), saved)
+
+
+def parameters_of(stored: StoredModel) -> Mapping[str, Tensor]:
+    """The parameters of a model by their plain names, each read or made when it is asked for.
+
+    An adapter is merged into the matrices beside which it stands, and rows of new tokens into their tables.
+    """
+    values, adapter = values_of(stored), stored.run.adapter if stored.run else None
+    scale = adapter.alpha / adapter.rank if adapter else 1.0
+    kept = [name for name in values if ".lora_" not in name and not name.endswith(".new_rows")]
+    makes = {_plain(name): partial(_merged, values, name, scale) for name in kept}
+    return Made(makes, {_plain(name): metas(values)[name] for name in kept})
+
+
+def _merged(values: Mapping[str, Tensor], name: str, scale: float) -> Tensor:
+    """A parameter, with what stands beside it added."""
+    outer = name.removesuffix(".base.weight")
+    if f"{outer}.lora_in" in values:
+        return with_product(values[name], values[f"{outer}.lora_out"], values[f"{outer}.lora_in"], scale)
+    if f"{outer}.new_rows" in values:
+        table = values[name].clone()
+        add_rows(table, values[f"{outer}.new_rows"])
+        return table
+    return values[name]
 
 
 def _stored(config: RunConfig, name: str) -> StoredModel:
@@ -142,16 +213,3 @@ def _stored(config: RunConfig, name: str) -> StoredModel:
 
 def _digest(stored: StoredModel) -> str:
     return stored.digest[:16]
-
-
-def _copy(parameter: nn.Parameter, saved: Tensor, name: str) -> None:
-    rows = len(saved)
-    if parameter.shape[1:] != saved.shape[1:] or len(parameter) < rows:
-        raise ModelError(f"{name} is {list(saved.shape)}, not {list(parameter.shape)}")
-    if len(parameter) == rows:
-        fill(parameter, saved)
-        return
-    values = whole(parameter).clone()
-    values[:rows] = saved.to(values)
-    values[rows:] += saved.to(values).mean(0)
-    fill(parameter, values)

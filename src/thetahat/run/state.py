@@ -42,6 +42,22 @@ class State:
 _CPU = torch.device("cpu")
 
 
+def model_on_meta(config: RunConfig, vocab_size: int, num_labels: int = 0) -> LanguageModel:
+    """The model of a run, with its adapters and what is frozen, on `meta`: shapes alone.
+
+    Rows of a base's table that none of its tokens uses stay in the softmax; new tokens take the first of them.
+    """
+    num_rows = max(vocab_size, config.base_rows or 0)
+    model = build_model(fitted(config.model, config.transfer, has_labels=num_labels > 0), num_rows, num_labels)
+    refuse_unknown(model, config.model, growth_of(config.model, config.transfer))
+    if config.adapter:
+        adapt(model, config.adapter, config.seed, num_labels)
+    freeze(model, config.frozen)
+    if config.base_vocab_size and vocab_size > config.base_vocab_size:
+        train_new_rows(model, num_rows - config.base_vocab_size, num_labels)
+    return model
+
+
 def first_model(
     config: RunConfig,
     vocab_size: int,
@@ -53,18 +69,10 @@ def first_model(
 ) -> LanguageModel:
     """A model with its first parameters, on the device and in the dtype of the run, in pieces where the world says so.
 
-    Without `draws` they have no values yet, and all of them must be loaded. Rows of a base's table that none of its
-    tokens uses stay in the softmax; new tokens take the first of them. No rank ever holds more than its pieces.
+    Without `draws` they have no values yet, and all of them must be loaded. No rank ever holds more than its pieces.
     """
-    num_rows = max(vocab_size, config.base_rows or 0)
     growth = growth_of(config.model, config.transfer)
-    model = build_model(fitted(config.model, config.transfer, has_labels=num_labels > 0), num_rows, num_labels)
-    refuse_unknown(model, config.model, growth)
-    if config.adapter:
-        adapt(model, config.adapter, config.seed, num_labels)
-    freeze(model, config.frozen)
-    if config.base_vocab_size and vocab_size > config.base_vocab_size:
-        train_new_rows(model, num_rows - config.base_vocab_size, num_labels)
+    model = model_on_meta(config, vocab_size, num_labels)
     if world.layout.tensor is not None:
         from thetahat.distribution.tensor import split  # imports DTensor
 

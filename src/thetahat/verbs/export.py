@@ -1,12 +1,15 @@
 """A model as a folder that Hugging Face's transformers reads, or its adapter as PEFT reads one."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from logging import getLogger
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from thetahat.core import store
 from thetahat.core.config import Config
@@ -15,13 +18,17 @@ from thetahat.interop.around import MODEL_CARD
 from thetahat.interop.config import family_for
 from thetahat.interop.family import Family
 from thetahat.interop.hub import hub_name, is_hub_name
+from thetahat.interop.made import Made
 from thetahat.interop.out.adapter import Trained, check_adapter, write_adapter
 from thetahat.interop.out.card import ModelFacts, model_card
 from thetahat.interop.write import WriteConfig, write_folder
 from thetahat.model.adapters.lora import merge
+from thetahat.model.precision import parameter_dtype
+from thetahat.run.base import parameters_of, values_of
+from thetahat.run.folder.checkpoint import check_fit
 from thetahat.run.folder.stored import Foreign
 from thetahat.verbs.facts import facts_of, measured
-from thetahat.verbs.load import Loaded, load
+from thetahat.verbs.load import Loaded, fill, finite, load
 from thetahat.verbs.origin import around_of, origin_of_model
 from thetahat.verbs.score import Shows
 
@@ -74,7 +81,7 @@ def export(name: str, out: Path, how: ExportConfig = _AS_IT_IS, *, shows: Shows 
     family of models has this shape, by name.
     """
     store.check_target(out, "OUT")
-    loaded = load(name, needs_head=False)
+    loaded = load(name, needs_head=False, on_meta=True)
     origin = origin_of_model(loaded.stored)
     preferred = how.family or (origin.family if origin else None)
     has_head = origin.has_head if origin else True
@@ -84,20 +91,22 @@ def export(name: str, out: Path, how: ExportConfig = _AS_IT_IS, *, shows: Shows 
         check_adapter(loaded.model)
     if not how.adapter and (count := merge(loaded.model)):
         logger.info("%d products of the adapter are added to their matrices", count)
-    _round(loaded.model, how.dtype)
+    tensors = _tensors(loaded, how)
     likelihood, why_not = (
-        measured(loaded, name, shows) if how.measures and has_head else (None, "that was not asked for, or cannot be")
+        measured(_filled(loaded, tensors), name, shows)
+        if how.measures and has_head
+        else (None, "that was not asked for, or cannot be")
     )
     facts = facts_of(loaded, name, likelihood, why_not)
-    around, dtype = around_of(loaded, origin), how.dtype or _dtype_of(loaded)
+    around, dtype = around_of(loaded, origin), how.dtype or _dtype_of(loaded, tensors)
     with store.alone(out):
         if how.adapter:
-            family = _write_adapter(out, loaded, replace(facts, library="peft"), preferred)
+            family = _write_adapter(out, loaded, tensors, replace(facts, library="peft"), preferred)
         else:
             writing = WriteConfig(family=preferred, dtype=dtype, has_head=has_head)
             around = replace(around, model_card=model_card(facts))
             passengers = origin.passengers if origin else None
-            family = write_folder(out, loaded.model, loaded.card.model, around, passengers, writing)
+            family = write_folder(out, tensors, loaded.card.model, around, passengers, writing)
     summary = likelihood.summary if likelihood else None
     return Exported(
         folder=out,
@@ -127,26 +136,38 @@ def _refuse_unwritable(loaded: Loaded) -> None:
         )
 
 
-def _dtype_of(loaded: Loaded) -> Stored:
+def _dtype_of(loaded: Loaded, tensors: Made) -> Stored:
     """In which the parameters lie on disk."""
     stored = loaded.stored
-    kept = loaded.model.embedding.weight.dtype
-    if isinstance(stored, Foreign):
-        kept = stored.hub.dtype
-    elif stored.run is None:
-        kept = stored.weights.tensors()["embedding.weight"].dtype
-    return _DTYPES[kept]
+    return _DTYPES[stored.hub.dtype if isinstance(stored, Foreign) else tensors.metas["embedding.weight"].dtype]
 
 
-@torch.no_grad()
-def _round(model: torch.nn.Module, dtype: str | None) -> None:
-    """Gives the parameters the values that they will have in the folder, so that these are what is scored."""
-    if dtype is not None:
-        for parameter in model.parameters():
-            parameter.copy_(parameter.to(getattr(torch, dtype)))
+def _tensors(loaded: Loaded, how: ExportConfig) -> Made:
+    """The parameters that are written, in the order of the model, rounded as they will be in the folder."""
+    found = values_of(loaded.stored) if how.adapter else parameters_of(loaded.stored)
+    if not how.adapter:
+        check_fit(loaded.model, found, str(loaded.folder))
+    tensors, dtype = finite(found, loaded.folder), getattr(torch, how.dtype) if how.dtype else None
+    names = [name for name, _ in loaded.model.named_parameters()]
+    makes = {name: partial(_rounded, tensors, name, dtype) for name in names}
+    return Made(makes, {name: tensors.metas[name] for name in names})
 
 
-def _write_adapter(out: Path, loaded: Loaded, facts: ModelFacts, preferred: str | None) -> Family:
+def _rounded(tensors: Mapping[str, Tensor], name: str, dtype: torch.dtype | None) -> Tensor:
+    tensor = tensors[name]
+    return tensor if dtype is None else tensor.to(dtype).to(tensor.dtype)
+
+
+def _filled(loaded: Loaded, tensors: Made) -> Loaded:
+    """The model in memory, with these tensors, so that they are what is scored."""
+    model = deepcopy(loaded.model)
+    fill(model, tensors, loaded.device, parameter_dtype(loaded.inference.dtype))
+    return replace(loaded, model=model)
+
+
+def _write_adapter(
+    out: Path, loaded: Loaded, values: Mapping[str, Tensor], facts: ModelFacts, preferred: str | None
+) -> Family:
     """The folder that `PeftModel.from_pretrained` reads beside the base."""
     run = loaded.stored.run
     assert run
@@ -154,6 +175,6 @@ def _write_adapter(out: Path, loaded: Loaded, facts: ModelFacts, preferred: str 
     assert run.adapter
     with store.publishing(out) as folder:
         base = hub_name(run.base).name if is_hub_name(run.base) else run.base
-        family = write_adapter(folder, loaded.model, loaded.card.model, Trained(run.adapter, base, preferred))
+        family = write_adapter(folder, loaded.model, values, loaded.card.model, Trained(run.adapter, base, preferred))
         store.write_text(folder / MODEL_CARD, model_card(facts))
     return family

@@ -1,23 +1,21 @@
 """A folder of Hugging Face's transformers as a model folder of ours: the same numbers, bit for bit."""
 
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-import torch
 from msgspec.structs import replace
-from torch import Tensor
 
 from thetahat.core import store
 from thetahat.core.config import to_toml
 from thetahat.core.errors import ConfigError
 from thetahat.data.chat.template import load_template
 from thetahat.data.config import ChatConfig
+from thetahat.interop.made import metas
 from thetahat.interop.origin import origin_of, write_origin
 from thetahat.run.card import Card
 from thetahat.run.folder.files import CARD, MODEL
 from thetahat.run.folder.stored import Foreign, find_model
-from thetahat.run.folder.tensors import Made, write_tensors
+from thetahat.run.folder.tensors import write_tensors
 
 TEMPLATE = "chat_template.jinja"
 
@@ -46,9 +44,9 @@ def import_(name: str, out: Path) -> Imported:
     if not isinstance(stored, Foreign):
         raise ConfigError(f"{name} is a model of ours already", cure=f"thetahat score {name}")
     origin, tokenizer = origin_of(stored.hub), stored.tokenizer()
-    tensors = dict(stored.parameters())  # mapped
+    tensors = stored.parameters()
     with store.alone(out), store.publishing(out) as folder:
-        write_tensors({MODEL: Made({name: partial(_apart, tensor) for name, tensor in tensors.items()})}, folder)
+        write_tensors({MODEL: tensors}, folder)
         store.write_text(folder / CARD, to_toml(_kept_template(stored.card, folder)))
         for file, text in tokenizer.files().items():
             store.write_text(folder / file, text)
@@ -57,16 +55,10 @@ def import_(name: str, out: Path) -> Imported:
         folder=out,
         family=stored.hub.family,
         dtype=str(stored.hub.dtype).removeprefix("torch."),
-        num_parameters=sum(tensor.numel() for tensor in tensors.values()),
+        num_parameters=sum(tensor.numel() for tensor in metas(tensors).values()),
         num_tokens=tokenizer.vocab_size,
         passengers=sorted(origin.passengers),
     )
-
-
-def _apart(tensor: Tensor) -> Tensor:
-    """The same values in memory of their own, where they are a part of a fused tensor."""
-    is_part = tensor.untyped_storage().nbytes() != tensor.nbytes or not tensor.is_contiguous()
-    return tensor.clone(memory_format=torch.contiguous_format) if is_part else tensor
 
 
 def _kept_template(card: Card, folder: Path) -> Card:

@@ -1,12 +1,14 @@
 """Loads a trained model, ready to score and to write."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from msgspec.structs import replace
+from torch import Tensor
 
 from thetahat.core.config import override
 from thetahat.core.errors import ConfigError, NonFiniteError
@@ -14,18 +16,20 @@ from thetahat.core.schema import known_keys
 from thetahat.data.config import OF_READING, DataConfig, OnBadRecord, data_of, is_of_reading
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.interop.folder import load_folder
+from thetahat.interop.made import Made, metas
 from thetahat.ledger.policy import Policy
+from thetahat.model.adapters.lora import is_adapted
 from thetahat.model.build import LanguageModel, build_model
 from thetahat.model.init import allocate
 from thetahat.model.precision import parameter_dtype
-from thetahat.run.base import load_base
+from thetahat.run.base import values_of
 from thetahat.run.card import Card
 from thetahat.run.config import InferenceConfig
-from thetahat.run.folder.checkpoint import copy_parameters
+from thetahat.run.folder.checkpoint import check_fit
 from thetahat.run.folder.find import find_checkpoint as find_checkpoint
 from thetahat.run.folder.stored import Foreign, StoredModel, check_head, find_model
 from thetahat.run.machine import resolve, set_up
-from thetahat.run.state import first_model
+from thetahat.run.state import model_on_meta
 
 _ON_BAD = "data.on_bad_record"
 _OVER_LONG = "data.over_long"
@@ -56,13 +60,16 @@ class Loaded:
         return self.card.policy(self.inference)
 
 
-def load(name: str | StoredModel, overrides: tuple[str, ...] = (), *, needs_head: bool = True) -> Loaded:
+def load(
+    name: str | StoredModel, overrides: tuple[str, ...] = (), *, needs_head: bool = True, on_meta: bool = False
+) -> Loaded:
     """The model of this name, or found already, whatever made it; no optimizer and no data of a run is needed.
 
     `overrides` replace settings of its run: the keys of InferenceConfig; batch_size, short for evaluation.batch_size;
     context, the positions that are read at once; data.split_on, data.columns, data.trees and data.preference, which say
     how records are taken from files; data.over_long and data.on_bad_record. Raises ModelError where no text has a
-    likelihood under the model, unless it is asked for without its head.
+    likelihood under the model, unless it is asked for without its head. With `on_meta` no parameter is read: the model
+    has shapes alone.
     """
     stored = find_model(name) if isinstance(name, str) else name
     if needs_head:
@@ -71,11 +78,11 @@ def load(name: str | StoredModel, overrides: tuple[str, ...] = (), *, needs_head
     data = data_of([pair for pair in overrides if _is_of_data(pair)])
     card = _reading_as(card, data, overrides)
     device, tokenizer = set_up(inference), stored.tokenizer()
-    model = _model(stored, inference, tokenizer.vocab_size, device)
-    if sick := [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]:
-        raise NonFiniteError(
-            f"{stored.folder}: parameters are not finite: {', '.join(sick[:5])}", cure="another checkpoint"
-        )
+    model = _shape(stored, tokenizer.vocab_size)
+    if not on_meta:
+        _fill(model, stored, device, parameter_dtype(inference.dtype))
+        if sick := [name for name, value in model.named_parameters() if not torch.isfinite(value).all()]:
+            raise not_finite(stored.folder, sick)
     return Loaded(model.eval(), tokenizer, card, inference, stored, device, data.on_bad_record)
 
 
@@ -134,19 +141,46 @@ def _for_inference(pair: str) -> str:
     return f"{key}={value}"
 
 
-def _model(stored: StoredModel, inference: InferenceConfig, vocab_size: int, device: torch.device) -> LanguageModel:
-    """The model with its weights; those of an adapter stand beside those of its base."""
+def _shape(stored: StoredModel, vocab_size: int) -> LanguageModel:
+    """The model on `meta`; what an adapter is stands beside what is its base's."""
     card, num_labels = stored.card, len(stored.card.labels)
-    if stored.run and stored.run.base:  # what is trained may stand beside what is the base's
-        draws = stored.run.adapter is not None  # rows that its base lacks begin as they were drawn
-        model = first_model(replace(stored.run, dtype=inference.dtype), vocab_size, device, num_labels, draws=draws)
-        if stored.run.adapter:
-            load_base(model, stored.run, num_labels)
-    else:
-        model = build_model(card.model, max(vocab_size, card.num_rows or 0), num_labels)
-        allocate(model, device, parameter_dtype(inference.dtype))
+    if stored.run and stored.run.base:
+        return model_on_meta(stored.run, vocab_size, num_labels)
+    return build_model(card.model, max(vocab_size, card.num_rows or 0), num_labels)
+
+
+def _fill(model: LanguageModel, stored: StoredModel, device: torch.device, dtype: torch.dtype) -> None:
+    """Gives a model on `meta` memory, and the parameters that are stored."""
     if isinstance(stored, Foreign):
+        allocate(model, device, dtype)
         load_folder(model, stored.hub)
-    else:
-        copy_parameters(model, stored.weights.tensors(), str(stored.folder))
-    return model
+        return
+    values = values_of(stored)
+    if not is_adapted(model):
+        check_fit(model, values, str(stored.folder))
+    fill(model, values, device, dtype)
+
+
+@torch.no_grad()
+def fill(model: LanguageModel, values: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype) -> None:
+    """Gives a model on `meta` memory, and these values, one after another."""
+    allocate(model, device, dtype)
+    for name, parameter in model.named_parameters():
+        parameter.copy_(values[name])
+
+
+def finite(values: Mapping[str, Tensor], where: Path) -> Made:
+    """The same tensors; NonFiniteError is raised when one is made that has a NaN or an infinity in it."""
+    return Made({name: partial(_finite, values, name, where) for name in values}, metas(values))
+
+
+def _finite(values: Mapping[str, Tensor], name: str, where: Path) -> Tensor:
+    tensor = values[name]
+    if tensor.numel() and not all(map(torch.isfinite, tensor.aminmax())):
+        raise not_finite(where, [name])
+    return tensor
+
+
+def not_finite(where: Path, names: Sequence[str]) -> NonFiniteError:
+    """The error for a model with parameters that are not finite."""
+    return NonFiniteError(f"{where}: parameters are not finite: {', '.join(names[:5])}", cure="another checkpoint")

@@ -11,10 +11,11 @@ from thetahat.core.errors import ConfigError
 from thetahat.core.plain import fields_as_json
 from thetahat.interop.origin import write_origin
 from thetahat.model.adapters import lora
+from thetahat.run.base import parameters_of
 from thetahat.run.config import RunConfig, digest
-from thetahat.run.folder.checkpoint import save_parameters
-from thetahat.run.folder.files import CARD, CONFIG, STATE, read_progress
-from thetahat.verbs.load import load
+from thetahat.run.folder.files import CARD, CONFIG, MODEL, STATE, read_progress
+from thetahat.run.folder.tensors import write_tensors
+from thetahat.verbs.load import finite, load
 from thetahat.verbs.origin import origin_of_model
 
 
@@ -35,13 +36,14 @@ def merge(name: str, out: Path | None = None) -> tuple[Path, Merged]:
     r"""Writes the model of a run that was trained with adapters as a folder of its own, and says where.
 
     Each adapted matrix becomes $W + \tfrac{\alpha}{r} B A$, computed in float64 and rounded once to the dtype of the
-    run's parameters. The folder is a checkpoint like any other, with a config that has neither base nor adapter, and
-    without an optimizer: it can be scored, can write, and can be the base of other runs. Without `out` it lies beside
-    the run, as RUN-merged. Hu et al., LoRA, 2021 (arXiv 2106.09685), section 4.1.
+    run's parameters. One is made after another, so the model is never in memory. The folder is a checkpoint like any
+    other, with a config that has neither base nor adapter, and without an optimizer: it can be scored, can write, and
+    can be the base of other runs. Without `out` it lies beside the run, as RUN-merged. Hu et al., LoRA, 2021 (arXiv
+    2106.09685), section 4.1.
     """
     target = out or _beside(name)
     store.check_target(target)
-    loaded = load(name, ("device=cpu",))
+    loaded = load(name, ("device=cpu",), on_meta=True)
     saved = loaded.stored.run
     if saved is None or saved.adapter is None or saved.base is None:
         how = _beginning(saved)
@@ -62,8 +64,9 @@ def merge(name: str, out: Path | None = None) -> tuple[Path, Merged]:
     config = replace(
         saved, base=None, base_digest=None, base_vocab_size=None, adapter=None, frozen=()
     )  # `frozen` may name adapters
+    tensors = finite(parameters_of(loaded.stored), loaded.folder)
     with store.alone(target), store.publishing(target) as folder:
-        save_parameters(loaded.model, folder)
+        write_tensors({MODEL: tensors}, folder)
         store.write_json(folder / STATE, progress | {"config": digest(config), "merged": fields_as_json(merged)})
         store.write_text(folder / CONFIG, to_toml(config))
         store.write_text(folder / CARD, to_toml(loaded.card))

@@ -48,19 +48,23 @@ class Trained:
     family: str | None = None  # its model_type; None: the first that has the shape
 
 
-def write_adapter(folder: Path, model: nn.Module, config: ModelConfig, trained: Trained) -> Family:
+def write_adapter(
+    folder: Path, model: nn.Module, values: Mapping[str, Tensor], config: ModelConfig, trained: Trained
+) -> Family:
     r"""Writes the adapter of a model whose base is a model of `config`, and returns the family whose names it has.
 
+    The model has the shapes and may be on `meta`; `values` are those of its parameters, of which an adapter's are read.
     Where several matrices of ours are one of theirs, their products are one: $A$ are stacked, $B$ is block-diagonal,
     and rank and alpha grow alike, so that $\tfrac{\alpha}{r}$ stays.
     """
     family = family_for(config, trained.family)
-    inside = {name: module for name, module in model.named_modules() if isinstance(module, LowRank)}
+    inside = {name for name, module in model.named_modules() if isinstance(module, LowRank)}
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     found = _entries(family, model, config)
     for entry in found:
-        parts = [_product_of(inside.get(name.removesuffix(".weight"))) for name in entry.ours]
+        modules = [name.removesuffix(".weight") for name in entry.ours]
+        parts = [_product_of(name, values) if name in inside else None for name in modules]
         if any(parts):
             module = entry.theirs.removesuffix(".weight")
             a, b = joined_product(entry, parts)
@@ -97,8 +101,8 @@ def joined_product(entry: Entry, parts: Sequence[Product | None]) -> Product:
     return a.contiguous(), rows_first.join(blocks).contiguous()
 
 
-def _product_of(module: LowRank | None) -> Product | None:
-    return (module.lora_in.detach().cpu(), module.lora_out.detach().cpu()) if module else None
+def _product_of(module: str, values: Mapping[str, Tensor]) -> Product:
+    return values[f"{module}.lora_in"], values[f"{module}.lora_out"]
 
 
 def _described(ranks: Mapping[str, int], tensors: Sequence[str], trained: LoRAConfig) -> dict[str, Any]:

@@ -44,12 +44,20 @@ class LowRank(nn.Module):
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         r"""One matrix that does the same: $W + \tfrac{\alpha}{r} B A$, computed in float64 and rounded once."""
-        product = self.lora_out.double() @ self.lora_in.double()
-        self.base.weight.copy_(self.base.weight.double() + self.scale * product)
+        self.base.weight.copy_(with_product(self.base.weight, self.lora_out, self.lora_in, self.scale))
         return self.base
 
     if TYPE_CHECKING:
         __call__ = forward
+
+
+@torch.no_grad()
+def with_product(
+    weight: Float[Tensor, "R C"], lora_out: Float[Tensor, "R r"], lora_in: Float[Tensor, "r C"], scale: float
+) -> Float[Tensor, "R C"]:
+    r"""$W + s B A$, computed in float64 and rounded once to the dtype of W."""
+    product = lora_out.double() @ lora_in.double()
+    return product.mul_(scale).add_(weight).to(weight.dtype)
 
 
 def adapt(model: LanguageModel, config: LoRAConfig, seed: int, num_labels: int = 0) -> None:

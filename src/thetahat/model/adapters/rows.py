@@ -99,6 +99,13 @@ def train_new_rows(model: LanguageModel, num_new: int, num_labels: int = 0) -> N
 
 
 @torch.no_grad()
+def add_rows(table: Float[Tensor, "V D"], new_rows: Float[Tensor, "n D"]) -> None:
+    """Adds rows of new tokens to the last ones of a table, in float64 and rounded once."""
+    rows = table[-len(new_rows) :]
+    rows.copy_(rows.double() + new_rows.double())
+
+
+@torch.no_grad()
 def merge_new_rows(model: LanguageModel) -> None:
     """Adds each block to the rows that it is beside, in float64 and rounded once, and takes it away."""
     merged: set[int] = set()
@@ -107,7 +114,6 @@ def merge_new_rows(model: LanguageModel) -> None:
         if not isinstance(module, EmbeddingWithRows | HeadWithRows):
             continue
         if id(module.new_rows) not in merged:  # a tied table is one table
-            rows = module.base.weight[-len(module.new_rows) :]
-            rows.copy_(rows.double() + module.new_rows.double())
+            add_rows(module.base.weight, module.new_rows)
             merged.add(id(module.new_rows))
         setattr(model, name, module.base)

@@ -21,6 +21,7 @@ from thetahat.data.tokens.roles import ROLES
 from thetahat.data.tokens.tokenizer import TOKENIZER, Tokenizer
 from thetahat.distribution.pieces import fill
 from thetahat.distribution.world import ALONE, World
+from thetahat.interop.made import metas
 from thetahat.ledger.evaluated import Evaluated, better
 from thetahat.model.adapters.lora import is_adapted
 from thetahat.model.build import LanguageModel
@@ -284,14 +285,20 @@ def load_parameters(model: LanguageModel, folder: Path) -> None:
 
 @torch.no_grad()
 def copy_parameters(model: LanguageModel, saved: Mapping[str, Tensor], where: str) -> None:
-    """The same with parameters in memory; errors name `where` they are from."""
-    wanted = saved_parameters(model)
-    if odd := sorted(set(saved) ^ set(wanted)):
+    """The same with parameters that are read or made one by one; errors name `where` they are from."""
+    check_fit(model, saved, where)
+    for name, parameter in saved_parameters(model).items():
+        fill(parameter, saved[name])
+
+
+def check_fit(model: LanguageModel, saved: Mapping[str, Tensor], where: str) -> None:
+    """Raises ModelError unless these are the parameters that a checkpoint of the model keeps, by names and shapes."""
+    wanted, found = saved_parameters(model), metas(saved)
+    if odd := sorted(set(found) ^ set(wanted)):
         raise ModelError(f"{where} does not fit the model: {odd[0]} is in one of them only")
     for name, parameter in wanted.items():
-        if saved[name].shape != parameter.shape:
-            raise ModelError(f"{where}: {name} is {list(saved[name].shape)}, not {list(parameter.shape)}")
-        fill(parameter, saved[name])
+        if found[name].shape != parameter.shape:
+            raise ModelError(f"{where}: {name} is {list(found[name].shape)}, not {list(parameter.shape)}")
 
 
 def save_parameters(model: LanguageModel, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """A model on disk, whatever made it: a checkpoint of a run, or a folder of Hugging Face's transformers."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -134,8 +134,8 @@ class Foreign:
             )
         return load_tokenizer(self.folder, self.hub.roles)
 
-    def parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """One after another by our names; a tied table once."""
+    def parameters(self) -> Mapping[str, Tensor]:
+        """By our names, each mapped when it is asked for; a tied table once."""
         return parameters_in(self.hub)
 
 

@@ -3,41 +3,25 @@
 Files are cut by bytes and not by ranks, so whoever holds the tensors, and however they are divided, writes the same.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
-from typing import final
+from typing import NamedTuple
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from thetahat.core import store
-from thetahat.core.errors import FolderError, ModelError
+from thetahat.core.errors import FolderError, ModelError, ThetahatError
 from thetahat.distribution import heartbeat
 from thetahat.distribution.pieces import whole
 from thetahat.distribution.world import ALONE, World
-from thetahat.interop.files import headers, opened
+from thetahat.interop.files import headers, meta, read
+from thetahat.interop.made import Made, header, metas, write_values
 from thetahat.run.folder.files import file_name, paths_of
 
 LARGEST = 2 * 2**30  # bytes of the tensors in a file; a tensor of more has a file of its own
 _RENAMED = {"encoder_blocks.": "encoder.blocks.", "encoder_norm.": "encoder.norm."}  # in checkpoints of 0.1
-
-
-@final
-class Made(Mapping[str, Tensor]):
-    """Tensors that are made, or read, each time one is asked for, so that they need not be in memory together."""
-
-    def __init__(self, makes: Mapping[str, Callable[[], Tensor]]) -> None:
-        self._makes = makes
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._makes[name]()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._makes)
-
-    def __len__(self) -> int:
-        return len(self._makes)
 
 
 def load_tensors(path: Path) -> Mapping[str, Tensor]:
@@ -48,12 +32,10 @@ def load_tensors(path: Path) -> Mapping[str, Tensor]:
     """
     if not (paths := paths_of(path)):
         raise ModelError(f"{path} cannot be read: it is not there")
-    return Made({_today(name): partial(_read, one.file, name) for name, one in headers(paths).items()})
-
-
-def _read(path: Path, name: str) -> Tensor:
-    with opened(path) as file:
-        return file.get_tensor(name)
+    stored = {_today(name): one for name, one in headers(paths).items()}
+    return Made(
+        {name: partial(read, one) for name, one in stored.items()}, {name: meta(one) for name, one in stored.items()}
+    )
 
 
 def _today(name: str) -> str:
@@ -67,41 +49,75 @@ def write_tensors(
 ) -> dict[str, store.Entry]:
     """Writes the tensors of each kind into `folder`, durably; on the first rank the manifest's entries of all files.
 
-    Rank k of N writes the files k, k + N, ..., and holds the tensors of one of them at a time. Of tensors in pieces it
-    gathers those of its file, one after another; the other ranks take part in that and keep nothing. All ranks call
-    it; where one fails, all raise.
+    Rank k of N writes the files k, k + N, ..., and holds one tensor at a time. Of tensors in pieces it gathers those of
+    its files, one after another; the other ranks take part in that and keep nothing. All ranks call it; where one
+    fails, all raise.
     """
     files = list(_files(kinds))
     entries: dict[str, store.Entry] = {}
     error: Exception | None = None
     for first in range(0, len(files), world.size):
-        heartbeat.moves()
-        mine: dict[str, Tensor] = {}
-        for rank, (_, names, tensors) in enumerate(files[first : first + world.size]):
-            for name in names:
-                tensor = whole(tensors[name].detach())
-                if rank == world.rank and error is None:
-                    mine[name] = tensor.cpu().contiguous()
-        if mine:
-            path = folder / files[first + world.rank][0]
-            try:
-                if not folder.is_dir():
-                    what = f"rank {world.rank} does not see {folder}, which the first rank has made"
-                    raise FolderError(what, cure="--out on a file system that all nodes share, under the same path")
-                save_file(mine, path)
-                entries[path.name] = store.settle(path)
-            except Exception as raised:  # noqa: BLE001 - raised below, when all ranks know: they wait in the next gather
-                error = raised
+        some = files[first : first + world.size]
+        mine = _gathered(some, world.rank)
+        try:
+            if world.rank < len(some) and error is None:
+                entries |= _write(some[world.rank], folder, world.rank, mine)
+        except (OSError, ThetahatError) as raised:
+            error = raised
+        for _ in mine:  # what is not written is gathered all the same, since others wait for it
+            pass
     world.raise_together(error)
     return {name: entry for some in world.gather_json(entries) for name, entry in some.items()}
 
 
-def _files(kinds: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, Sequence[str], Mapping[str, Tensor]]]:
-    """The name of each file, and of the tensors in it, with all of its kind."""
+class _File(NamedTuple):
+    """A file that is to be written."""
+
+    name: str
+    header: bytes  # its first bytes
+    order: Sequence[str]  # of its tensors
+    tensors: Mapping[str, Tensor]  # all of its kind
+
+
+def _gathered(files: Sequence[_File], rank: int) -> Iterator[Tensor]:
+    """The tensors of a rank's file, in its order; in between all ranks gather one of each file."""
+    for names in zip_longest(*(file.order for file in files)):
+        heartbeat.moves()
+        if (mine := _one_of_each(files, names, rank)) is not None:
+            yield mine
+        del mine
+
+
+def _one_of_each(files: Sequence[_File], names: Sequence[str | None], rank: int) -> Tensor | None:
+    mine = None
+    for number, (file, name) in enumerate(zip(files, names, strict=True)):
+        if name is not None:
+            tensor = whole(file.tensors[name].detach())
+            mine = tensor if number == rank else mine
+    return mine
+
+
+def _write(file: _File, folder: Path, rank: int, tensors: Iterator[Tensor]) -> dict[str, store.Entry]:
+    """Writes a file durably; what a manifest says of it, by its name."""
+    if not folder.is_dir():
+        what = f"rank {rank} does not see {folder}, which the first rank has made"
+        raise FolderError(what, cure="--out on a file system that all nodes share, under the same path")
+    described = metas(file.tensors)
+    path = folder / file.name
+    with path.open("wb") as opened:
+        opened.write(file.header)
+        for name in file.order:
+            write_values(opened, next(tensors), described[name])
+    return {path.name: store.settle(path)}
+
+
+def _files(kinds: Mapping[str, Mapping[str, Tensor]]) -> Iterator[_File]:
     for kind, tensors in kinds.items():
-        files = cut({name: one.numel() * one.element_size() for name, one in tensors.items()}, LARGEST)
+        described = metas(tensors)
+        files = cut({name: one.numel() * one.element_size() for name, one in described.items()}, LARGEST)
         for number, names in enumerate(files, start=1):
-            yield file_name(kind, number, len(files)), names, tensors
+            first, order = header({name: described[name] for name in names})
+            yield _File(file_name(kind, number, len(files)), first, order, tensors)
 
 
 def cut(num_bytes: Mapping[str, int], largest: int) -> list[list[str]]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
+from thetahat.interop.made import Made, metas
 from thetahat.run.folder.files import AVERAGE, MODEL, digest_of, joined, step_of
-from thetahat.run.folder.tensors import Made, load_tensors
+from thetahat.run.folder.tensors import load_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,9 @@ class Weights:
         Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, arXiv 1803.05407.
         """
         each = [load_tensors(folder / self.file) for folder in self.folders]
-        return each[0] if len(each) == 1 else Made({name: partial(_mean, each, name) for name in each[0]})
+        if len(each) == 1:
+            return each[0]
+        return Made({name: partial(_mean, each, name) for name in each[0]}, metas(each[0]))
 
 
 def _mean(each: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
