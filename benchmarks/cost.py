@@ -93,6 +93,14 @@ GRID = {
         MEDIUM,
         [*TIED, "dtype=bfloat16", "model.layers=[{positions={kind='alibi'}}]", "model.mlp.activation=relu2"],
     ),
+    "sinks": Case(MEDIUM, [*TIED, "model.attention.sinks=learned"]),
+    "sinks, ALiBi, bfloat16": Case(
+        MEDIUM,
+        [
+            *(*TIED, "dtype=bfloat16", "model.layers=[{positions={kind='alibi'}}]"),
+            "model.attention.sinks=learned",
+        ],
+    ),
     "squared ReLU without a gate": Case(MEDIUM, [*TIED, "model.mlp.is_gated=false", "model.mlp.activation=relu2"]),
     "learned scales of branches": Case(MEDIUM, [*TIED, "model.residual.kind=learned"]),
     "capped scores": Case(MEDIUM, [*TIED, "model.attention.cap=50"]),

@@ -28,7 +28,14 @@ TEXTS = [[3, 1, 4, 1, 5, 9, 2, 6, 5], [8, 9, 7, 9], [2, 7, 1, 8, 2, 8]]
 SOURCES = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3]]
 ALIBI = "{positions={kind='alibi'}}"
 NEAR = "{positions={kind='alibi'}, distance=2}"
+SINKS = "attention.sinks=learned"
 CHOICES = {
+    "sinks": [SINKS],
+    "softmax off by one": ["attention.sinks=zero", "num_kv_heads=4"],
+    "sinks and windows": [SINKS, "layers=[{distance=2}, {}]"],
+    "sinks and alibi": [SINKS, f"layers=[{ALIBI}]"],
+    "sinks, cap and relative": [SINKS, "attention.cap=1.5", "attention.relative={num_buckets=8, max_distance=6}"],
+    "sinks and relative": [SINKS, "attention.relative={num_buckets=8, max_distance=6}"],
     "squared relu": ["mlp.activation=relu2"],
     "squared relu without a gate": ["mlp.activation=relu2", "mlp.is_gated=false"],
     "alibi": [f"layers=[{ALIBI}]"],

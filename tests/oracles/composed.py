@@ -151,8 +151,10 @@ class Composed:
                 if mixer["positions"]["kind"] == "alibi":
                     scores = scores - np.array([slope(h, config["num_heads"]) * abs(i - j) for j in seen])
                 scores = scores if "cap" not in choices else choices["cap"] * np.tanh(scores / choices["cap"])
-                share = np.exp(scores - scores.max())
-                read[i, h] = (share / share.sum()) @ v[seen, h // groups]
+                share, nothing = np.exp(scores), 0.0
+                if choices["sinks"] != "none":
+                    nothing = np.exp(self.parameters[f"{name}sinks"][h] if choices["sinks"] == "learned" else 0.0)
+                read[i, h] = (share / (share.sum() + nothing)) @ v[seen, h // groups]
         return self.linear(f"{name}output", read.reshape(len(x), -1))
 
     def heads(self, name: str, what: str, x: Array) -> Array:

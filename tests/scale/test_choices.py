@@ -16,6 +16,8 @@ pytestmark = pytest.mark.multi
 
 CHOICES = {
     "alibi": ["layers=[{positions={kind='alibi'}}, {positions={kind='alibi'}, distance=3}]", "mlp.activation=relu2"],
+    "sinks": ["attention.sinks=learned", "layers=[{distance=3}, {}]"],
+    "sinks, alibi": ["attention.sinks=learned", "layers=[{positions={kind='alibi'}}]"],
     "learned scales": ["residual.kind=learned"],
 }
 

@@ -75,7 +75,9 @@ class _Split:
         matrix.register_forward_hook(partial(_joined, self.group))
 
     def forked(self, module: nn.Module) -> None:
-        """What it reads is whole, and each rank has a part of its gradient."""
+        """What it reads is whole, and each rank has a part of its gradient. Of an attention it has some heads."""
+        if getattr(module, "sinks", None) is not None:
+            _read_by(module, self._divide(module, sinks=0))
         module.register_forward_pre_hook(partial(_forked, self.group))
 
     def source(self, block: Any) -> None:

@@ -124,6 +124,7 @@ def _of_layer(config: TransformerConfig, sizes: Widths, context: int) -> float:
     kept += sizes.product * (inputs + 2 * queries + 2 * groups) + _scores(config, sizes, context)
     if config.attention.query_key_norm != "none":
         kept += _norm(config, queries, sizes) + _norm(config, groups, sizes)
+    kept += _sinks(config, sizes, context)
     return (
         kept
         + sizes.product * _network(config, config.inner_width)
@@ -141,7 +142,7 @@ def _of_cross(config: TransformerConfig, sizes: Widths, source_context: int) -> 
     kept += source_context  # the mask
     if config.attention.query_key_norm != "none":
         kept += _norm(config, queries, sizes)
-    return kept + _dropped(config, sizes, 1) + _scaled(config, sizes, 1)
+    return kept + _sinks(config, sizes, 0) + _dropped(config, sizes, 1) + _scaled(config, sizes, 1)
 
 
 def _masks(config: TransformerConfig, sizes: Widths, context: int) -> float:
@@ -158,6 +159,15 @@ def _scores(config: TransformerConfig, sizes: Widths, context: int) -> float:
     if config.attention.relative is not None:
         return 1.0 * sizes.product * config.num_heads * context
     return 1.0 * sizes.full * config.num_heads
+
+
+def _sinks(config: TransformerConfig, sizes: Widths, context: int) -> float:
+    """A coordinate more in queries, keys, values and what is read, of which the rest is copied; a longer bias."""
+    if config.attention.sinks == "none" or config.attention.cap is not None:
+        return 0.0
+    kept = config.num_heads * (2.0 + config.head_width) + 2.0 * config.num_kv_heads
+    sloped = any(isinstance(mixer.positions, Alibi) for mixer in config.layers)
+    return sizes.product * (kept + (config.num_heads * context if sloped else 0))
 
 
 def _network(config: TransformerConfig, inner_width: int) -> float:

@@ -67,6 +67,7 @@ def _attention(config: TransformerConfig) -> int:
     groups = config.num_kv_heads * config.head_width
     total = _linear(config.width, queries + 2 * groups, choices.has_bias)
     total += _linear(queries, config.width, choices.has_output_bias)
+    total += config.num_heads if choices.sinks == "learned" else 0
     match choices.query_key_norm:
         case "head":
             return total + 2 * _norm(config, config.head_width)

@@ -87,9 +87,9 @@ def _asks(name: str, visible: Bool[Tensor, "T T"], found: _Seen) -> Callable[...
     def hook(module: Attention, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         x, way, *rest = arguments
 
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
             found.attention[name] = logits_of(q[0], k[0], visible)
-            return way.attend(q, k, v)
+            return way.attend(q, k, v, sinks)
 
         return (x, Way(way.rotation, attend), *rest)
 

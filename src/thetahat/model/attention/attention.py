@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, final
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -39,7 +40,7 @@ class Attention(nn.Module):
 
     $q$ is of the positions that read, $k$ and $v$ are of the same positions, or, in cross-attention, of a memory. Where
     the model has QK-norm, queries and keys are normalised before the rotation, over each head (Qwen3, arXiv 2505.09388)
-    or over all heads together (OLMo 2, arXiv 2501.00656).
+    or over all heads together (OLMo 2, arXiv 2501.00656). A head may have a sink (`Attend`), which begins at 0.
     """
 
     laws: ClassVar[Mapping[str, Law]] = {
@@ -47,6 +48,7 @@ class Attention(nn.Module):
         "key.weight": MATRIX,
         "value.weight": VALUES,
         "output.weight": WRITER,
+        "sinks": BIAS,
         **{f"{name}.bias": BIAS for name in ("query", "key", "value")},
         "output.bias": WRITER_BIAS,
     }
@@ -65,6 +67,8 @@ class Attention(nn.Module):
         if choices.query_key_norm != "none":
             self.query_norm = norm_of(config, outside if self.norms_joined else config.head_width)
             self.key_norm = norm_of(config, inside if self.norms_joined else config.head_width)
+        self.sinks = nn.Parameter(torch.zeros(config.num_heads)) if choices.sinks == "learned" else None
+        self.has_sinks = choices.sinks != "none"
         # kernels multiply scores by 1 / sqrt(K)
         self.stretch = 1.0 if choices.scale is None else choices.scale * math.sqrt(config.head_width)
 
@@ -77,7 +81,9 @@ class Attention(nn.Module):
         k, v = memory or self.remember(x, way.rotation)
         if cache is not None:
             k, v = cache.append(k, v)
-        return self.output(way.attend(q_BTHK.transpose(1, 2), k, v).transpose(1, 2).flatten(2))
+        q_BHTK = q_BTHK.transpose(1, 2)
+        sinks = q_BHTK.new_zeros(q_BHTK.shape[1]) if self.has_sinks and self.sinks is None else self.sinks
+        return self.output(way.attend(q_BHTK, k, v, sinks).transpose(1, 2).flatten(2))
 
     def remember(self, states: Float[Tensor, "B S D"], rotation: Rotation | None = None) -> Memory:
         """What is read of states: their keys and values."""

@@ -73,11 +73,11 @@ def _attend_in_chunks(visibility: Visibility, row: Row, scores: Scores) -> Atten
             bias = scores.bias(away)
         kernels.append(attend_under(mask) if scores == _PLAIN else attend_scored(mask, bias, scores.cap))
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
         both = row.gathered(torch.cat([k, v], -1))  # one exchange
         k, v = both.split([k.shape[-1], v.shape[-1]], -1)
         found = [
-            kernel(q[:, :, queries], k[:, :, keys], v[:, :, keys])
+            kernel(q[:, :, queries], k[:, :, keys], v[:, :, keys], sinks)
             for kernel, (queries, keys) in zip(kernels, row.chunks, strict=True)
         ]
         return torch.cat(found, 2)

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 from torch.nn.functional import pad
 
 from thetahat.core.visibility import Visibility
@@ -81,8 +81,10 @@ def _can_compile() -> bool:
     return find_spec("triton") is not None and has_compiler and has_headers
 
 
-def attend_in_blocks(visibility: Visibility) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def attend_in_blocks(visibility: Visibility) -> Callable[..., Tensor]:
     r"""$\mathrm{softmax}\left(q k^\top / \sqrt{K}\right) v$ over what `visibility` shows, for q, k, v as in Attend.
+
+    With sinks z what is read is multiplied by $\sigma(\log \sum_j e^{s_j} - z)$.
 
     The blocks are found once a batch and shared by all layers. Inside a compiled layer the kernel is compiled with the
     layer, for the shapes that it sees; elsewhere once a process, for any.
@@ -90,10 +92,14 @@ def attend_in_blocks(visibility: Visibility) -> Callable[[Tensor, Tensor, Tensor
     blocks = blocks_of(visibility)
 
     @no_type_check  # read by the compiler, which cannot read the checks of the tests
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:
         run = flex_attention if torch.compiler.is_compiling() else _run_compiled
         # under autocast normalised queries and keys are still float32, and the kernels want one dtype
-        return run(q.to(v.dtype), k.to(v.dtype), v, block_mask=blocks, enable_gqa=True)
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        if sinks is None:
+            return run(q, k, v, block_mask=blocks, enable_gqa=True)
+        read, told = run(q, k, v, block_mask=blocks, enable_gqa=True, return_aux=AuxRequest(lse=True))
+        return (read * torch.sigmoid(told.lse - sinks[:, None])[..., None]).to(v.dtype)
 
     return attend
 
@@ -105,13 +111,14 @@ def _run_compiled(
     *,
     block_mask: BlockMask,
     enable_gqa: bool,
-) -> Float[Tensor, "B H T K"]:
+    return_aux: AuxRequest | None = None,
+) -> Any:
     with torch._dynamo.config.patch(recompile_limit=MAX_KERNELS):  # pyright: ignore[reportPrivateUsage]
-        return _compiled()(q, k, v, block_mask=block_mask, enable_gqa=enable_gqa)
+        return _compiled()(q, k, v, block_mask=block_mask, enable_gqa=enable_gqa, return_aux=return_aux)
 
 
 @cache
-def _compiled() -> Callable[..., Tensor]:
+def _compiled() -> Callable[..., Any]:
     """Rows are as long as the longest of a batch: sizes are arguments of this kernel, not constants."""
     return torch.compile(flex_attention, dynamic=True, fullgraph=True)
 

@@ -20,6 +20,10 @@ class AttentionConfig(Config, kw_only=True):
     """What scores are multiplied by; none: 1 / sqrt(head_width)."""
     cap: Positive | None = None
     """The soft cap c of scores, c tanh(score / c); none: no cap."""
+    sinks: Literal["none", "zero", "learned"] = "none"
+    """Whether the softmax of each head has one more term in its denominator, which lets it read nothing: none; exp(0)
+    (softmax off by one); or exp of a learned logit (gpt-oss).
+    """
     relative: RelativeConfig | None = None
     """Learned numbers for distances that are added to the scores, in one table that all layers share; none: there
     are none.
