@@ -152,19 +152,40 @@ def test_dropout_is_the_same_on_all_ranks_of_a_product(bench):
     assert distance(tensors(run), tensors(whole))[0] < 1e-12
 
 
-@pytest.mark.slow
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
         (["mesh.tensor=2", "model.num_kv_heads=1"], "allowed: mesh.tensor=1"),
-        (["mesh.tensor=2", "model.attention.query_key_norm=joined"], "allowed: model.attention.query_key_norm=head"),
-        (["mesh.tensor=2", "mesh.shards=2"], "mesh.shards=2 mesh.tensor=2 needs a multiple of 4 ranks"),
+        pytest.param(["mesh.tensor=2", "model.inner_width=1"], "leaves a rank nothing of 1 inner columns", marks=SLOW),
+        pytest.param(
+            ["mesh.tensor=2", "model.attention.query_key_norm=joined"],
+            "allowed: model.attention.query_key_norm=head",
+            marks=SLOW,
+        ),
+        pytest.param(
+            ["mesh.tensor=2", "mesh.shards=2"], "mesh.shards=2 mesh.tensor=2 needs a multiple of 4 ranks", marks=SLOW
+        ),
     ],
 )
-def test_what_ranks_cannot_compute_together_is_refused(bench, keys, told):
-    done = [ended(one) for one in [started(bench, "train", "tiny.toml", *keys, environment=w) for w in worlds(2)]]
+def test_what_ranks_cannot_compute_together_is_refused_before_anything_is_read_or_written(bench, keys, told):
+    command = ["train", "tiny.toml", "--out", "above/refused", "data.train=nowhere.jsonl", *keys]
+    done = [ended(one) for one in [started(bench, *command, environment=world) for world in worlds(2)]]
     assert [one.returncode for one in done] == [2, 2]
     assert told in done[0].stderr
+    assert not (bench / "above").exists()
+
+
+@SLOW
+def test_new_rows_that_ranks_cannot_divide_are_refused_before_anything_is_read(bench):
+    if not (bench / "base").exists():
+        trained(bench, "base", 1, "max_steps=3")
+    keys = [*KINDS["new-rows"], "mesh.tensor=2", "data.train=nowhere.jsonl"]
+    done = [ended(one) for one in [started(bench, "train", "tiny.toml", *keys, environment=w) for w in worlds(2)]]
+    assert [one.returncode for one in done] == [2, 2]
+    assert "rows of new tokens are trained beside a frozen table" in done[0].stderr
 
 
 def test_a_run_in_pieces_is_taken_back_to_its_beginning(bench):

@@ -106,7 +106,7 @@ def prepare(config: RunConfig, folder: Path | None = None, world: World = ALONE)
 
     The first rank does the work and writes it to the cache, from which the others read it.
     """
-    _refuse_shared_input(config, world)
+    refuse_shared_input(config, world)
     with phase("preparing"):
         return _prepare(config, folder, world)
 
@@ -134,7 +134,8 @@ def _prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:
     return Prepared(config, tokenizer, train, order, held_out, num_steps, labels)
 
 
-def _refuse_shared_input(config: RunConfig, world: World) -> None:
+def refuse_shared_input(config: RunConfig, world: World) -> None:
+    """Raises ConfigError where several ranks would read standard input."""
     keys = [key for key, place in config.data.places.items() if "-" in named(place)]
     if keys and world.size > 1:
         raise ConfigError(

@@ -58,6 +58,17 @@ def model_on_meta(config: RunConfig, vocab_size: int, num_labels: int = 0) -> La
     return model
 
 
+def divided_on_meta(config: RunConfig, vocab_size: int, num_labels: int, world: World) -> LanguageModel:
+    """The same, as ranks that compute each product together have it; raises ConfigError where they cannot."""
+    model = model_on_meta(config, vocab_size, num_labels)
+    if world.layout.tensor is not None:
+        from thetahat.distribution.tensor import split  # imports DTensor
+
+        refuse_tensor(config, model, world.product.size)
+        split(model, world.layout.tensor)
+    return model
+
+
 def first_model(
     config: RunConfig,
     vocab_size: int,
@@ -71,13 +82,7 @@ def first_model(
 
     Without `draws` they have no values yet, and all of them must be loaded. No rank ever holds more than its pieces.
     """
-    growth = growth_of(config.model, config.transfer)
-    model = model_on_meta(config, vocab_size, num_labels)
-    if world.layout.tensor is not None:
-        from thetahat.distribution.tensor import split  # imports DTensor
-
-        refuse_tensor(config, model, world.product.size)
-        split(model, world.layout.tensor)
+    model = divided_on_meta(config, vocab_size, num_labels, world)
     if world.layout.shards is not None:
         from thetahat.distribution.shard import shard  # imports FSDP, which takes a second
 
@@ -87,7 +92,7 @@ def first_model(
         shard(model, units, _METHODS, world.layout.shards, products, kept)
     allocate(model, device, parameter_dtype(config.dtype))
     if draws:
-        initialize(model, config.seed, fill, growth)
+        initialize(model, config.seed, fill, growth_of(config.model, config.transfer))
     return model
 
 

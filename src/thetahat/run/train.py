@@ -29,7 +29,7 @@ from thetahat.run.log.report import Report, evaluation_line, step_line
 from thetahat.run.log.rewinds import SKIP_STEPS, skipped_steps
 from thetahat.run.machine import set_up
 from thetahat.run.signals import STOPPING, Interrupted, Stop, listening
-from thetahat.run.start import Running, corpora_noted, fingerprints, go_back, start_or_resume
+from thetahat.run.start import Running, check_layout, corpora_noted, fingerprints, go_back, start_or_resume
 from thetahat.run.state import State
 from thetahat.run.step import Judge, Skipping, StepReport, step
 from thetahat.run.track.child import tracking
@@ -57,6 +57,7 @@ def train(
     device, world = set_up(config), join_world(config.device, config.mesh)
     with ExitStack() as held:
         held.enter_context(heartbeat.naming_lost_ranks(config.heartbeat))
+        check_layout(config, world)
         world.first_does(lambda: store.make_folder(folder.parent))
         world.first_does(lambda: held.enter_context(store.holding(folder)))
         run = start_or_resume(config, folder, device, world)
