@@ -247,6 +247,12 @@ def digest_in(folder: Path, name: str) -> str:
         return _entries(folder)[name]["sha256"]
 
 
+def sizes(folder: Path) -> dict[str, int]:
+    """The bytes of each published file, as the manifest has them."""
+    with reading(folder):
+        return {name: entry["bytes"] for name, entry in _entries(folder).items()}
+
+
 def names(folder: Path) -> list[str]:
     """Of the files that were published in a folder; what others put there is not among them."""
     with reading(folder):

@@ -137,6 +137,17 @@ class World:
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         return [json.loads(bytes(said.tolist())) for said in _gather(text, Share(self.rank, self.size), None)]
 
+    def all_json(self, value: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What each process has to say, in their order, on every one."""
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        lengths = torch.zeros(self.size, dtype=torch.int64)
+        lengths[self.rank] = len(text)
+        lengths = self.sum_of_all(lengths)
+        said = torch.zeros(self.size, int(lengths.max()), dtype=torch.uint8)
+        said[self.rank, : len(text)] = text
+        rows = zip(self.sum_of_all(said), lengths.tolist(), strict=True)
+        return [json.loads(bytes(row[:length].tolist())) for row, length in rows]
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank; the result is the same on every rank, so all act alike."""
         return bool(self.sum_of_all(torch.tensor(int(flag))).item()) if self.size > 1 else flag

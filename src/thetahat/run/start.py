@@ -27,12 +27,13 @@ from thetahat.run.diagnosis.preflight import preflight
 from thetahat.run.diagnosis.room import recomputed_layers, tell_room
 from thetahat.run.diagnosis.watch import Undone, Watch
 from thetahat.run.feed import Feed
-from thetahat.run.folder.checkpoint import Rejected, best_of, find_fault, newest_verified, restore, settle
+from thetahat.run.folder.checkpoint import Rejected, best_of, find_fault, restore, settle
 from thetahat.run.folder.checks import write_checks
 from thetahat.run.folder.files import all_checkpoints, read_progress, step_of
 from thetahat.run.folder.folder import enter, has_begun, leave_nothing, note_beginning
 from thetahat.run.folder.moved import run_of
 from thetahat.run.folder.starts import is_environment_of_before
+from thetahat.run.folder.verified import newest_verified
 from thetahat.run.log.ledger import TrainingLedger
 from thetahat.run.log.metrics import (
     HELD_OUT,
@@ -279,7 +280,7 @@ def find_newest(folder: Path, config: RunConfig, world: World) -> Path | None:
     Raises ModelError if none is whole: starting over would lose them silently. Raises FolderError where ranks see
     different ones: they would go on from different parameters.
     """
-    newest, rejected = newest_verified(folder, config)
+    newest, rejected = newest_verified(folder, config, world)
     _agree_on(newest, folder, world)  # and all ranks have looked before anything changes
     if newest:
         world.first_does(lambda: _go_on_from(newest, rejected, folder, config.checkpoint.keep))

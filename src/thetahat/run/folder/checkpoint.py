@@ -50,12 +50,16 @@ from thetahat.run.state import State
 logger = getLogger("thetahat")
 
 
+Kind = Literal["damaged", "misplaced", "undone"]
+"""Why a checkpoint cannot be used; misplaced: whole, and of another config or step."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rejected:
     """A checkpoint that cannot be used, and why."""
 
     folder: Path
-    kind: Literal["damaged", "misplaced", "undone"]  # misplaced: whole, and of another config or step
+    kind: Kind
     reason: str
 
     def set_aside(self) -> None:
@@ -160,10 +164,10 @@ def _is_whole(folder: Path, *, deep: bool) -> bool:
     try:
         store.verify(folder, deep=deep)
     except DamagedError as error:
-        Rejected(folder, "damaged", _first_line(error)).set_aside()
+        Rejected(folder, "damaged", first_line(error)).set_aside()
         return False
     except ModelError as error:
-        logger.warning("checkpoint %s does not count: %s", folder.name, _first_line(error))
+        logger.warning("checkpoint %s does not count: %s", folder.name, first_line(error))
         return False
     return True
 
@@ -200,19 +204,6 @@ def _write_if_other(path: Path, text: str) -> None:
         store.write_text(path, text)
 
 
-def newest_verified(run: Path, config: RunConfig) -> tuple[Path | None, list[Rejected]]:
-    """The newest checkpoint that is whole and of this config, and the newer ones that are not.
-
-    Raises ModelError for one that cannot be read, since it may be whole.
-    """
-    rejected: list[Rejected] = []
-    for folder in reversed(all_checkpoints(run)):
-        if (fault := find_fault(folder, config)) is None:
-            return folder, rejected
-        rejected.append(fault)
-    return None, rejected
-
-
 def find_fault(folder: Path, config: RunConfig, *, shallow: Container[str] = ()) -> Rejected | None:
     """Why a checkpoint cannot be used; None if it can.
 
@@ -221,11 +212,11 @@ def find_fault(folder: Path, config: RunConfig, *, shallow: Container[str] = ())
     try:
         store.verify(folder, shallow=shallow)
     except DamagedError as error:
-        return Rejected(folder, "damaged", _first_line(error))
+        return Rejected(folder, "damaged", first_line(error))
     try:
         changed = differences(config, read_config(folder))
     except ConfigError as error:
-        return Rejected(folder, "misplaced", _first_line(error))
+        return Rejected(folder, "misplaced", first_line(error))
     if changed:
         return Rejected(folder, "misplaced", f"it belongs to another config ({'; '.join(changed[:3])})")
     progress = read_progress(folder)
@@ -236,7 +227,8 @@ def find_fault(folder: Path, config: RunConfig, *, shallow: Container[str] = ())
     return None
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Of its message."""
     return str(error).splitlines()[0]
 
 
