@@ -22,6 +22,7 @@ IGNORED = {
         "data.tokenizer_bytes=1000 data.tokenizer=tokenizer.json",
         "ledger.every=0 ledger.tokens=true",
         "samples.every=3",
+        "mesh.turns=2",
         "evaluation.ema=true",
         "samples.max_tokens=3",
         "samples.temperature=0",
@@ -127,7 +128,7 @@ def test_a_size_beside_a_tokenizer_is_refused_where_it_was_typed():
 
 ALWAYS = """recipe seed device dtype threads deterministic compile data model base adapter frozen objective optimization
     transfer transfer.width transfer.num_layers transfer.head_width
-    recompute mesh mesh.shards mesh.context mesh.tensor
+    recompute mesh mesh.shards mesh.context mesh.tensor mesh.pipeline
     evaluation checkpoint ledger diagnosis diagnosis.alarms samples track prompt heartbeat batch_size micro_batch_size
     max_steps max_tokens model.dropout objective.normalization objective.balance"""
 """What every run reads, and names of tables."""

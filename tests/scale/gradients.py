@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from tests.examples import TINY, enliven, packed_of, trees
 from tests.objective.layouts import SYMBOLS
 from thetahat.core.visibility import Visibility
-from thetahat.distribution import context as context_module, tensor as tensor_module
+from thetahat.distribution import context as context_module, exchange, tensor as tensor_module
 from thetahat.distribution.mesh import MeshConfig
 from thetahat.distribution.pieces import fill, whole
 from thetahat.distribution.shard import shard
@@ -137,11 +137,11 @@ def _distance(here, name, config, dtype):
         for name, parameter in truth.named_parameters():
             fill(parameter, values[name])
         gradients(truth, batches, kernel, weight)
-        bound = max(bound, 2 * _largest(gradients_of(plain), gradients_of(truth)))
+        bound = max(bound, 2 * largest(gradients_of(plain), gradients_of(truth)))
     ours = model_in(here, config, dtype, values)
     gradients(ours, [here.cut(batches[here.data.rank])], kernel, weight)
     here.sum_gradients(ours.parameters())
-    return _largest(gradients_of(ours), gradients_of(truth)) / bound
+    return largest(gradients_of(ours), gradients_of(truth)) / bound
 
 
 def gradients_of(model):
@@ -149,7 +149,7 @@ def gradients_of(model):
     return {name: whole(one.grad).double() for name, one in model.named_parameters() if one.grad is not None}
 
 
-def _largest(ours, theirs):
+def largest(ours, theirs):
     """The largest relative error over tensors; all but zero gradients are held against the whole one."""
     scale = sum(float(one.norm()) ** 2 for one in theirs.values()) ** 0.5
     return max(float((ours[name] - one).norm()) / max(float(one.norm()), 1e-3 * scale) for name, one in theirs.items())
@@ -176,8 +176,8 @@ def _gain(here):
 
 def _mean(here):
     """What comes back from the ranks of a product is averaged."""
-    right = tensor_module._sum
-    tensor_module._Fork.backward = staticmethod(
+    right = exchange._sum
+    exchange._Fork.backward = staticmethod(
         lambda ctx, gradient: (right(gradient, ctx.group) / torch.distributed.get_world_size(ctx.group), None)
     )
 

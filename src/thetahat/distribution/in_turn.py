@@ -1,12 +1,14 @@
 """Several ranks in one process, which is each of them in turn."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar, final
+from itertools import islice
+from typing import final
 
 import torch
 from torch import Tensor, nn
 
-T = TypeVar("T")
+from thetahat.core.batch import Batch
+from thetahat.distribution.world import MicroBatch, Turn
 
 
 @final
@@ -22,13 +24,16 @@ class InTurn:
         self._parameters = parameters
         self._gradients: list[list[Tensor | None]] = []  # of each rank
 
-    def turns(self, batches: Sequence[T]) -> Iterator[tuple[int, int, T]]:
-        """Each micro-batch with its rank and its place there; the gradients of a rank are kept when its turn ends."""
-        self._gradients, first = [], 0
-        for rank, count in enumerate(self._counts):
-            for index in range(count):
-                yield rank, index, batches[first + index]
-            first += count
+    def micro_batches(self, batches: Sequence[Batch]) -> Iterator[MicroBatch]:
+        """Each micro-batch with its rank and its place there."""
+        places = ((rank, index) for rank, count in enumerate(self._counts) for index in range(count))
+        return (MicroBatch(*place, batch) for place, batch in zip(places, batches, strict=True))
+
+    def turns(self, batches: Sequence[Batch], model: nn.Module) -> Iterator[Turn]:
+        """The same; the gradients of a rank are kept when its turn ends."""
+        self._gradients, each = [], self.micro_batches(batches)
+        for count in self._counts:
+            yield from (Turn(one, torch.autograd.backward) for one in islice(each, count))
             self._gradients.append([parameter.grad for parameter in self._parameters])
             for parameter in self._parameters:
                 parameter.grad = None
@@ -40,6 +45,10 @@ class InTurn:
             sums.append(sum(parts[first : first + count], start=zero))
             first += count
         return sum(sums[1:], start=sums[0])
+
+    def sum_of_turns(self, parts: Sequence[Tensor], zero: Tensor) -> Tensor:
+        """The same of what turns have computed."""
+        return self.sum_of(parts, zero)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Gives each parameter the sum of its gradients over ranks; a rank without targets contributes zeros."""

@@ -1,25 +1,43 @@
 """Tensors of which each rank has a piece: torch's DTensors, recognised without importing them, which takes a second."""
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, cast, runtime_checkable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from thetahat.core.absent import is_absent
 from thetahat.distribution.mesh import SHARDS
 
 if TYPE_CHECKING:
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
-GROUP = "tensor_group"  # of a model: the ranks that compute each of its products together
+GROUP = "reading_group"  # of a model: the ranks that compute its products, or its layers, together
+STAGE = "pipeline_stage"  # of a model: what gives the order in which a stage of a pipeline reads
+_HOME = "home"  # of a parameter
+_MOST = 256
 
 
 def is_sharded(model: object) -> bool:
     """Whether several ranks must read it together."""
     return _is_unit(model) or hasattr(model, GROUP)
+
+
+@runtime_checkable
+class OfPipeline(Protocol):
+    """What a model has on a stage of a pipeline."""
+
+    def turns(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """The order in which its layers read."""
+        ...
+
+
+def stage_of(model: object) -> OfPipeline | None:
+    """The stage of a pipeline that a model is; None where it has all of its layers."""
+    return getattr(model, STAGE, None)
 
 
 def _is_unit(module: object) -> bool:
@@ -28,7 +46,7 @@ def _is_unit(module: object) -> bool:
 
 
 def agreed(model: object, flag: bool) -> bool:
-    """Whether the flag is set on any of the ranks that compute one product together; where one has all of it, `flag`.
+    """Whether the flag is set on any of the ranks that compute one model together; where one has all of it, `flag`.
 
     So all of them go on alike.
     """
@@ -38,6 +56,18 @@ def agreed(model: object, flag: bool) -> bool:
     votes = torch.tensor(int(flag))
     dist.all_reduce(votes, group=group)
     return bool(votes)
+
+
+def said_by_stages(model: object, text: str) -> list[str]:
+    """What each stage of a pipeline says, at most `_MOST` characters, in their order; else only what is said here."""
+    if stage_of(model) is None:
+        return [text]
+    group = getattr(model, GROUP)
+    letters = torch.zeros(dist.get_world_size(group), _MOST, dtype=torch.int64)
+    mine = torch.tensor([*map(ord, text[:_MOST])], dtype=torch.int64)
+    letters[dist.get_rank(group), : len(mine)] = mine
+    dist.all_reduce(letters, group=group)
+    return ["".join(map(chr, row)).rstrip("\0") for row in letters.tolist()]
 
 
 def is_piece(tensor: Tensor) -> "TypeGuard[DTensor]":
@@ -51,8 +81,58 @@ def is_in_shards(tensor: Tensor) -> bool:
 
 
 def piece(tensor: Tensor) -> Tensor:
-    """What this rank has of it, sharing memory."""
+    """What this rank has of it, sharing memory; of what another stage of a pipeline has, no elements."""
+    if tensor.is_meta:
+        return torch.empty(0, dtype=tensor.dtype, device=_device())
     return tensor.to_local() if is_piece(tensor) else tensor
+
+
+def _device() -> str:
+    """Where tensors lie that ranks exchange."""
+    return "cuda" if dist.is_initialized() and "nccl" in dist.get_backend_config() else "cpu"
+
+
+class Home(NamedTuple):
+    """Which stages of a pipeline have a parameter: the one whose layers read it, or several."""
+
+    stages: tuple[int, ...]  # that have it
+    stage: int  # this one
+    group: dist.ProcessGroup  # of all stages
+    sharing: dist.ProcessGroup | None  # of those that have it, where several do
+
+    @property
+    def counts(self) -> bool:
+        """Whether sums over the model take it from this stage."""
+        return self.stage == self.stages[0]
+
+
+def home_of(parameter: Tensor) -> Home | None:
+    """Where a parameter is; None where there is no pipeline."""
+    return getattr(parameter, _HOME, None)
+
+
+def is_divided(parameter: Tensor) -> bool:
+    """Whether other ranks have some of it, or all."""
+    return is_piece(parameter) or home_of(parameter) is not None
+
+
+def settle(model: nn.Module, homes: Mapping[str, Home]) -> None:
+    """Notes where the parameters of a model are, which have got their memory."""
+    for name, parameter in model.named_parameters() if homes else ():
+        setattr(parameter, _HOME, homes[name])
+
+
+def gradient_of(parameter: Tensor) -> Tensor | None:
+    """The gradient, if there is one; of a parameter that another stage has, a gradient that this one does not have."""
+    return torch.zeros_like(parameter) if is_absent(parameter) and parameter.requires_grad else parameter.grad
+
+
+def sum_over_homes(parameters: Iterable[Tensor]) -> None:
+    """Replaces the gradient of what several stages have by its sum: each has that of its own layers."""
+    for parameter in parameters:
+        home = home_of(parameter)
+        if home and home.sharing and home.stage in home.stages and parameter.grad is not None:
+            dist.all_reduce(piece(parameter.grad), group=home.sharing)
 
 
 class Cut(NamedTuple):
@@ -64,8 +144,8 @@ class Cut(NamedTuple):
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of it, on every rank; all of them must ask, in the same order."""
-    if not is_piece(tensor):
+    """All of it, on every rank; all of them must ask, in the same order. What another stage has stays there."""
+    if tensor.is_meta or not is_piece(tensor):
         return tensor
     found = piece(tensor).detach()
     for cut in reversed(cuts_of(tensor)):
@@ -86,6 +166,8 @@ def _joined(part: Tensor, cut: Cut) -> Tensor:
 @torch.no_grad()
 def fill(tensor: Tensor, source: Tensor) -> None:
     """Copies what this rank has of it, from a whole tensor or from one that is divided alike."""
+    if tensor.is_meta:
+        return
     for cut in () if is_piece(source) else cuts_of(tensor):
         first, size = share_of(cut.length, dist.get_rank(cut.group), dist.get_world_size(cut.group))
         source = source.narrow(cut.axis, first, size)
@@ -113,13 +195,21 @@ def share_of(length: int, rank: int, size: int) -> tuple[int, int]:
 
 
 def sum_over_pieces(values: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    """Row i of `values` summed over the ranks among which tensor i is divided; of a whole one it stays as it is."""
+    """Row i of `values` summed over the ranks among which parameter i is divided; of a whole one it stays as it is.
+
+    Of a pipeline all stages get the row of a stage that has it.
+    """
     total = values
     for group, places in _groups(tensors):
         total = total.clone() if total is values else total
         rows = total[places]
         dist.all_reduce(rows, group=group)
         total[places] = rows
+    homes = [home_of(tensor) for tensor in tensors]
+    if homes and (first := homes[0]):
+        counts = torch.tensor([home is not None and home.counts for home in homes], device=total.device)
+        total = torch.where(counts.view(-1, *[1] * (total.ndim - 1)), total, 0)
+        dist.all_reduce(total, group=first.group)
     return total
 
 
@@ -133,7 +223,7 @@ def _groups(tensors: Sequence[Tensor]) -> Iterable[tuple[dist.ProcessGroup, list
 
 
 def expect_backward(model: nn.Module, *, is_last: bool) -> None:
-    """Said before a micro-batch is read: behind the last backward pass of a step gradients are summed over ranks."""
+    """Said before a micro-batch goes back: behind the last backward pass of a step gradients are summed over ranks."""
     if _is_unit(model):
         cast("FSDPModule", model).set_requires_gradient_sync(is_last)
 

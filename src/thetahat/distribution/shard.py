@@ -14,6 +14,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+from thetahat.core.absent import is_absent
 from thetahat.distribution.pieces import units_of
 
 
@@ -30,16 +31,17 @@ def shard(
     A unit (a block) is whole from when it is read until it has been read, forwards and backwards. What is in no unit
     (tables, the head) is whole from the call of one of `methods` of the model to the end of the backward pass, so that
     the head may be called in as many portions as a rank likes. Gradients are summed over ranks, never averaged.
+    What other stages of a pipeline have is theirs.
     Where `products` is a narrower dtype, units are gathered in it, as their matrices would be cast to it to be read.
     """
-    vectors = {parameter for parameter in model.parameters() if parameter.ndim < 2} | set(kept)
+    ignored = {parameter for parameter in model.parameters() if parameter.ndim < 2 or is_absent(parameter)} | set(kept)
     narrow = MixedPrecisionPolicy(param_dtype=products, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    for unit in units:
+    for unit in (one for one in units if not any(map(is_absent, one.parameters()))):
         policy = narrow if products is not None else MixedPrecisionPolicy()
-        fully_shard(unit, mesh=mesh, ignored_params=vectors, mp_policy=policy)
+        fully_shard(unit, mesh=mesh, ignored_params=ignored, mp_policy=policy)
         if hasattr(unit, "remember"):  # a block of a decoder is asked for what it reads of a source
             register_fsdp_forward_method(unit, "remember")
-    root = fully_shard(model, mesh=mesh, ignored_params=vectors)
+    root = fully_shard(model, mesh=mesh, ignored_params=ignored)
     for module in units_of(model):  # neither setter reaches the modules inside
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)

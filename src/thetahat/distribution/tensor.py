@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.nn.functional import embedding, pad
 
 from thetahat.core.errors import ConfigError
+from thetahat.distribution.exchange import fork, join, largest
 from thetahat.distribution.pieces import GROUP, share_of
 
 READERS = frozenset({"query", "key", "value", "gate", "up"})  # matrices that read the residual stream
@@ -169,12 +170,9 @@ class Vocabulary:
         """The sum over ranks of what each has found."""
         return join(values, self._group)
 
-    @torch.no_grad()
     def largest(self, values: Tensor) -> Tensor:
         """The largest over ranks, without a gradient."""
-        most = values.clone()
-        dist.all_reduce(most, dist.ReduceOp.MAX, group=self._group)
-        return most
+        return largest(values, self._group)
 
 
 def _embed(table: nn.Embedding, group: dist.ProcessGroup, tokens: Int[Tensor, "*axes"]) -> Float[Tensor, "*axes D"]:
@@ -218,40 +216,3 @@ def _forked(group: dist.ProcessGroup, _module: nn.Module, arguments: tuple[Any, 
 
 def _joined(group: dist.ProcessGroup, _module: nn.Module, _arguments: Any, output: Tensor) -> Tensor:
     return join(output, group)
-
-
-def fork(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """As it is; its gradient is the sum of what comes back from all ranks."""
-    return cast(Tensor, _Fork.apply(x, group))
-
-
-def join(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """The sum over ranks, in at least float32; its gradient goes to each of them as it is."""
-    return cast(Tensor, _Join.apply(x, group))
-
-
-class _Fork(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _sum(gradients[0], ctx.group), None
-
-
-class _Join(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
-        return _sum(x, group)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
-
-
-def _sum(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    total = x.to(torch.promote_types(x.dtype, torch.float32), copy=True, memory_format=torch.contiguous_format)
-    dist.all_reduce(total, group=group)
-    return total.to(x.dtype)

@@ -3,6 +3,8 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar, final, runtime_checkable
 
 import torch
@@ -10,27 +12,54 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
+from thetahat.core.absent import is_absent
 from thetahat.core.batch import Batch
 from thetahat.core.errors import ConfigError, ThetahatError
 from thetahat.distribution import heartbeat
 from thetahat.distribution.context import cut
 from thetahat.distribution.group import join_group
 from thetahat.distribution.mesh import Layout, MeshConfig, Share, lay_out
-from thetahat.distribution.pieces import is_in_shards, piece
+from thetahat.distribution.pieces import expect_backward, is_in_shards, piece, stage_of, sum_over_homes, whole
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """A batch, and where in its step it is read: dropout depends on it."""
+
+    rank: int
+    index: int  # among the micro-batches of the rank
+    batch: Batch  # on the host
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is read next in a step."""
+
+    micro: MicroBatch
+    go_back: Callable[[Tensor], None]  # is called with what the gradient is of; it may be made later
+    is_told: bool = True  # whether the objective tells what it computes, which it does once a micro-batch
 
 
 @runtime_checkable
 class Ranks(Protocol):
     """What a step asks of the ranks that make it together."""
 
-    def turns(self, batches: Sequence[T]) -> Iterator[tuple[int, int, T]]:
-        """Each micro-batch of this process with its rank, and its place among those of the rank."""
+    def micro_batches(self, batches: Sequence[Batch]) -> Iterator[MicroBatch]:
+        """Each micro-batch of this process."""
+        ...
+
+    def turns(self, batches: Sequence[Batch], model: nn.Module) -> Iterator[Turn]:
+        """The same in the order in which they are read, each perhaps several times."""
         ...
 
     def sum_of(self, parts: Sequence[Tensor], zero: Tensor) -> Tensor:
         """The sum of one part a micro-batch: on each rank in their order, from `zero` on, and then over ranks."""
+        ...
+
+    def sum_of_turns(self, parts: Sequence[Tensor], zero: Tensor) -> Tensor:
+        """The same of what turns have computed."""
         ...
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -68,13 +97,30 @@ class World:
         """Whether this process is the one that writes."""
         return self.rank == 0
 
-    def turns(self, batches: Sequence[T]) -> Iterator[tuple[int, int, T]]:
-        """Each micro-batch of this rank with the rank, and its place among them."""
-        return ((self.layout.reader.rank, index, batch) for index, batch in enumerate(batches))
+    def micro_batches(self, batches: Sequence[Batch]) -> Iterator[MicroBatch]:
+        """Each micro-batch of this rank."""
+        return (MicroBatch(self.layout.reader.rank, index, batch) for index, batch in enumerate(batches))
+
+    def turns(self, batches: Sequence[Batch], model: nn.Module) -> Iterator[Turn]:
+        """Each micro-batch once, but where this rank is a stage of a pipeline, which has an order of its own."""
+        if (stage := stage_of(model)) is not None:
+            yield from stage.turns(self.micro_batches(batches))
+            return
+        for micro in self.micro_batches(batches):
+            yield Turn(micro, partial(go_back, model=model, is_last=micro.index == len(batches) - 1))
 
     def sum_of(self, parts: Sequence[Tensor], zero: Tensor) -> Tensor:
         """The sum of one part a micro-batch, in their order, from `zero` on; and then over ranks."""
         return self.sum(sum(parts, start=zero))
+
+    def sum_of_turns(self, parts: Sequence[Tensor], zero: Tensor) -> Tensor:
+        """The same of what turns have computed, which is nothing but on the last stage of a pipeline."""
+        return self.sum_of_stages(self.sum_of(parts, zero))
+
+    def sum_of_stages(self, value: Tensor) -> Tensor:
+        """The sum over the stages of a pipeline, on each of them."""
+        stages = self.layout.stages
+        return value if stages is None else _sum(value, stages.group)
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over ranks that have read different things, on every rank: what several read alike counts once."""
@@ -107,16 +153,17 @@ class World:
 
         Those of parameters in shards were summed by the backward pass.
         """
-        if self.layout.reader.size == 1:
+        if self.layout.reader.size == 1 and self.layout.stages is None:
             return
         heartbeat.at("gradient sum and update", pace="stall")
-        gradients: list[Tensor] = []
-        for parameter in parameters:
-            if is_in_shards(parameter) or not parameter.requires_grad:
-                continue
+        trained = [one for one in parameters if one.requires_grad and not is_absent(one)]
+        for parameter in trained:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-            gradients.append(piece(parameter.grad))
+        sum_over_homes(trained)
+        gradients = [piece(one.grad) for one in trained if one.grad is not None and not is_in_shards(one)]
+        if self.layout.reader.size == 1:
+            return
         for bucket in _buckets(gradients):
             flat = torch.cat([gradient.flatten() for gradient in bucket])
             dist.all_reduce(flat, group=self.layout.readers)
@@ -127,10 +174,32 @@ class World:
     def gather(self, rows: Shaped[Tensor, "N *axes"]) -> list[Shaped[Tensor, "n *axes"]]:  # noqa: F821 - shapes
         """The rows of all ranks in their order, on the first rank; on the others an empty list.
 
-        Of ranks that have read the same, those of the first.
+        Of ranks that have read the same, those of the first; of the stages of a pipeline all, since one has them.
         """
+        if self.layout.stages is not None:
+            return _gather(rows, Share(self.rank, self.size), None)
         found = _gather(rows, self.layout.reader, self.layout.readers)
         return found if self.is_first else []
+
+    def homes(self, tensors: Mapping[str, Tensor]) -> dict[str, int]:
+        """The first stage of the pipeline that has each of these; without one all are here."""
+        stages = self.layout.stages
+        if stages is None:
+            return dict.fromkeys(tensors, 0)
+        first = torch.tensor([stages.share.size if one.is_meta else stages.share.rank for one in tensors.values()])
+        dist.all_reduce(first, dist.ReduceOp.MIN, group=stages.group)
+        return dict(zip(tensors, first.tolist(), strict=True))
+
+    def whole(self, tensor: Tensor, home: int) -> Tensor:
+        """All of a tensor that a stage has, on every rank; all of them must ask, in the same order."""
+        found, stages = whole(tensor.detach()), self.layout.stages
+        if stages is None:
+            return found
+        if found.is_meta:
+            found = piece(found).new_empty(found.shape)
+        found = found.contiguous()
+        dist.broadcast(found, group=stages.group, group_src=home)
+        return found
 
     def gather_json(self, value: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What each process has to say, in their order, on the first; on the others an empty list."""
@@ -187,6 +256,12 @@ class World:
 
 ALONE = World()
 """One process."""
+
+
+def go_back(of: Tensor, model: nn.Module, *, is_last: bool) -> None:
+    """The backward pass of a micro-batch; behind the last one of a step, gradients in shards are summed over ranks."""
+    expect_backward(model, is_last=is_last)
+    of.backward()
 
 
 def _sum(value: Tensor, group: dist.ProcessGroup | None = None) -> Tensor:

@@ -96,7 +96,8 @@ class DecodingBatch:
         self._position = (place[:, :widest] - padding).clamp(min=0)
         is_open = place[:, :widest] < padding + self._column(self._num_open)
         self._is_open = is_open if any(self._num_open) else None
-        self._cache = Cache(self.model.config, len(lengths), place.shape[1], self.model.head.weight, piece)
+        like = torch.empty(0, dtype=self.model.head.weight.dtype, device=self.model.device)
+        self._cache = Cache(self.model.config, len(lengths), place.shape[1], like, piece)
 
     def _column(self, values: Sequence[int]) -> Tensor:
         return torch.tensor(values, device=self.model.device)[:, None]

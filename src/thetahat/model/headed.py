@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from thetahat.core.absent import is_absent
 from thetahat.model.config import TransformerConfig
 from thetahat.model.layers.head import Head, Transform
 from thetahat.model.stack import Stack
@@ -42,4 +43,5 @@ class Headed(Stack):
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
-        return self.head.weight.device
+        here = (parameter.device for parameter in self.parameters() if not is_absent(parameter))
+        return next(here)

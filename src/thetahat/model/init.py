@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from thetahat.core.absent import is_absent
 from thetahat.core.random import generator
 from thetahat.model.law import Constant, FanIn, Law, laws_of
 from thetahat.model.transfer.rule import SAME, Growth, factors
@@ -18,12 +19,12 @@ _IN_A_BLOCK = re.compile(r".*\bblocks\.\d+\.\w+")
 def allocate(model: nn.Module, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
     """Gives memory to the parameters that have none, as after `build_model`; a tied weight gets it once.
 
-    They hold no values until they are initialized or loaded.
+    They hold no values until they are initialized or loaded. What another process has stays without.
     """
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            if parameter.is_meta:
+            if parameter.is_meta and not is_absent(parameter):
                 empty = torch.empty_like(parameter, dtype=dtype, device=device)
                 setattr(module, name, made.setdefault(id(parameter), nn.Parameter(empty, parameter.requires_grad)))
 
@@ -47,7 +48,8 @@ def initialize(
     allocate(model)
     begin = beginnings(model, seed, growth)
     for name, parameter in model.named_parameters():
-        copy(parameter, begin[name]())
+        if not is_absent(parameter):
+            copy(parameter, begin[name]())
 
 
 def beginnings(model: nn.Module, seed: int, growth: Growth = SAME) -> dict[str, Callable[[], Tensor]]:

@@ -99,16 +99,28 @@ class Stack(nn.Module):
         cache: Cache | None = None,
     ) -> Float[Tensor, "B T D"]:
         """The normalised residual stream after the last block, one state a position."""
-        x = self._begin(embedded, inputs.position)
-        ways = self._ways(inputs, x, cache)
-        beside = None if reading is None else self._way_to_source(reading)
-        for layer in range(self.num_layers):
-            source = None if reading is None or beside is None else OfSource(reading.memories[layer], beside)
-            layer_cache = None if cache is None else cache.layers[layer]
-            x = self._block_output(layer, x, ways[self.config.mixer(layer)], layer_cache, source)
+        x = self.begin(embedded, inputs.position)
+        x = self.through(range(self.num_layers), x, inputs, reading, cache)
         if cache is not None:
             cache.add(inputs.position)
         return self.norm(x)
+
+    def through(
+        self,
+        layers: range,
+        x: Float[Tensor, "B T D"],
+        inputs: Inputs,
+        reading: Reading | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """The residual stream behind these layers, of what it is before them."""
+        ways = self._ways(inputs, x, cache)
+        beside = None if reading is None else self._way_to_source(reading)
+        for layer in layers:
+            source = None if reading is None or beside is None else OfSource(reading.memories[layer], beside)
+            layer_cache = None if cache is None else cache.layers[layer]
+            x = self._block_output(layer, x, ways[self.config.mixer(layer)], layer_cache, source)
+        return x
 
     def _block_output(
         self,
@@ -128,7 +140,7 @@ class Stack(nn.Module):
         """The block of a layer, counted from 0; where layers are shared it is always the same."""
         return cast(Block, self.blocks[layer % len(self.blocks)])
 
-    def _begin(self, x: Float[Tensor, "B T E"], position: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    def begin(self, x: Float[Tensor, "B T E"], position: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         """The residual stream before the first block."""
         choices = self.config.embedding
         x = x if choices.scale == 1 else x * choices.scale

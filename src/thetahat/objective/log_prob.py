@@ -81,17 +81,27 @@ def _part_of(head: Head) -> Part | None:
 def _shared(hidden: Float[Tensor, "N D"], part: Part, targets: Int[Tensor, " N"]) -> Told:
     r"""With m the largest logit of all ranks, $\log Z = m + \log \sum_k \sum_{v \in k} \exp(z_v - m)$ over ranks k.
 
-    Two exchanges of a number or two a target.
+    Two exchanges of a number or two a target. A rank may have no tokens.
     """
     logits_Nv = part.logits(hidden)
     logits_Nv = logits_Nv.to(torch.promote_types(logits_Nv.dtype, torch.float32))
+    if not logits_Nv.shape[1]:
+        nothing_N = logits_Nv.sum(-1)
+        largest_N = part.largest(nothing_N.detach() - torch.inf)
+        target_N, total_N = part.sum(torch.stack([nothing_N, nothing_N])).unbind()
+        return _of_shared(target_N, total_N, largest_N)
     largest_N = part.largest(logits_Nv.detach().amax(-1))
     below_Nv, place_N = logits_Nv - largest_N[:, None], targets - part.first
     is_here_N = (place_N >= 0) & (place_N < logits_Nv.shape[1])
     target_N = below_Nv.gather(-1, place_N.clamp(0, logits_Nv.shape[1] - 1)[:, None])[:, 0]
     target_N, total_N = part.sum(torch.stack([torch.where(is_here_N, target_N, 0.0), below_Nv.exp().sum(-1)])).unbind()
-    log_total_N = total_N.log()
-    return Told(target_N - log_total_N, largest_N + log_total_N, target_N.detach() < 0)
+    return _of_shared(target_N, total_N, largest_N)
+
+
+def _of_shared(target: Float[Tensor, " N"], total: Float[Tensor, " N"], largest: Float[Tensor, " N"]) -> Told:
+    """Of the logits of the targets below the largest ones, and of Z over the exponential of these."""
+    log_total = total.log()
+    return Told(target - log_total, largest + log_total, target.detach() < 0)
 
 
 def chunked(
@@ -131,7 +141,7 @@ def judged(hidden: Float[Tensor, "N D"], head: Head, targets: Int[Tensor, " N"],
     logits_of, start = (head, 0) if part is None else (part.logits, part.first)
     for first in range(start, start + vocab_size, width):
         logits = logits_of(hidden, slice(first - start, first - start + width))
-        if not logits.shape[1]:  # the last rank may have fewer tokens
+        if not logits.shape[1]:  # a rank may have fewer tokens, or none
             break
         place = (targets - first).clamp(0, logits.shape[1] - 1)
         target = torch.where(targets == place + first, logits.gather(-1, place[:, None])[:, 0], target)

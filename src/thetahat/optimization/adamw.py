@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import nn
 
+from thetahat.core.absent import is_absent
 from thetahat.optimization.config import AdamW
 
 
@@ -38,8 +39,11 @@ def build_adamw(parameters: Iterable[nn.Parameter], config: AdamW) -> torch.opti
 
 
 def apart(parameters: Sequence[nn.Parameter]) -> list[dict[str, list[nn.Parameter]]]:
-    """Groups of torch's: whole parameters, and pieces of each mesh apart, since one kernel does not take both."""
+    """Groups of torch's: whole parameters, and pieces of each mesh apart, since one kernel does not take both.
+
+    What another stage of a pipeline has is in none of them. There is at least one group.
+    """
     kinds: dict[object, list[nn.Parameter]] = {None: []}
-    for one in parameters:
+    for one in (one for one in parameters if not is_absent(one)):
         kinds.setdefault(getattr(one, "device_mesh", None), []).append(one)
-    return [{"params": kind} for kind in kinds.values() if kind]
+    return [{"params": kind} for kind in kinds.values() if kind] or [{"params": []}]

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from thetahat.distribution.pieces import is_piece, piece, sum_over_pieces
+from thetahat.distribution.pieces import gradient_of, is_divided, piece, sum_over_pieces
 from thetahat.optimization.foreach import multiply_, norms
 
 
@@ -31,13 +31,13 @@ class Clipped(NamedTuple):
 
 def clip_and_measure(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Clipped:
     """The same, with the norm of each tensor; of those in pieces, over all ranks that have some."""
-    held = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    gradients = [piece(gradient) for gradient in held]
+    held = [(parameter, one) for parameter in parameters if (one := gradient_of(parameter)) is not None]
+    gradients = [piece(gradient) for _, gradient in held]
     if not gradients:
         return Clipped(torch.zeros((), dtype=torch.float64), torch.zeros(0, dtype=torch.float64))
     each = torch.stack(list(norms(gradients, torch.float64)))
-    if any(map(is_piece, held)):
-        each = sum_over_pieces(each.square(), held).sqrt()
+    if any(is_divided(parameter) for parameter, _ in held):
+        each = sum_over_pieces(each.square(), [parameter for parameter, _ in held]).sqrt()
     norm = torch.linalg.vector_norm(each)
     if max_norm is not None:
         coefficient = (max_norm / norm).clamp(max=1)  # x / 0 is infinite, so a zero gradient stays as it is

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from thetahat.core.absent import is_absent
 from thetahat.distribution.owners import Change, change_columns, change_whole
 from thetahat.distribution.pieces import cuts_of, is_piece, piece
 from thetahat.optimization.config import Muon as MuonConfig
@@ -72,10 +73,11 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, parameters: Iterable[nn.Parameter], config: MuonConfig) -> None:
         self.config = config
-        super().__init__(parameters, {"lr": config.learning_rate})
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                self.state[parameter]["momentum"] = torch.zeros_like(parameter, requires_grad=False)
+        parameters = list(parameters)
+        here = [parameter for parameter in parameters if not is_absent(parameter)]
+        super().__init__([{"params": here}], {"lr": config.learning_rate})
+        for parameter in parameters:
+            self.state[parameter]["momentum"] = torch.zeros_like(parameter, requires_grad=False)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -15,7 +15,7 @@ from thetahat.core.batch import Batch, Packed, Symbols
 from thetahat.core.random import generator
 from thetahat.data.order.pack import Pieces, lay, take, unit_pieces
 from thetahat.data.order.plan import Draw, gather
-from thetahat.distribution.pieces import fill, whole
+from thetahat.distribution.pieces import fill, gradient_of
 from thetahat.distribution.world import ALONE, World
 from thetahat.model.config import Dtype
 from thetahat.model.precision import computing_in
@@ -108,7 +108,9 @@ class Bench:
         if chunk_size is not None:
             state.kernel = partial(chunked, size=chunk_size)
         report = step(state, batches, world)
-        gradients = {name: whole(p.grad) for name, p in state.model.named_parameters() if p.grad is not None}
+        found = {name: one for name, p in state.model.named_parameters() if (one := gradient_of(p)) is not None}
+        homes = world.homes(found)
+        gradients = {name: world.whole(one, homes[name]) for name, one in found.items()}
         divisor = self.config.objective.step_divisor(report.total.weight.item())
         return Outcome(report.total.log_prob.item() / divisor, gradients, report.routed and report.routed.loads)
 

@@ -106,6 +106,8 @@ def _of_run(config: RunConfig) -> Iterator[Ignored]:
     if config.skip_steps and config.skip_steps[-1] > config.max_steps:
         why = f"max_steps={config.max_steps} ends the run before"
         yield Ignored("skip_steps", list(config.skip_steps), why, "steps that it has, or a larger max_steps")
+    if config.mesh.turns > 1 and config.mesh.pipeline == 1:
+        yield Ignored("mesh.turns", config.mesh.turns, "there is no pipeline", "mesh.pipeline=2, or mesh.turns=1")
     if config.evaluation.ema and config.optimization.ema is None:
         yield Ignored("evaluation.ema", "true", "no moving average is kept", "optimization.ema=0.999")
     if config.samples.prompts and config.objective.factorization.layout.predicts_label:

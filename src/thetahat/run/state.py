@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from thetahat.distribution.pieces import fill
+from thetahat.distribution.pieces import fill, settle
 from thetahat.distribution.world import ALONE, World
 from thetahat.ledger.evaluated import Evaluated
 from thetahat.model.adapters.lora import adapt, freeze
@@ -19,7 +19,7 @@ from thetahat.objective.log_prob import Kernel, build_kernel
 from thetahat.optimization.average import MovingAverage
 from thetahat.optimization.optimizer import Optimizer, build_optimizer
 from thetahat.run.config import RunConfig
-from thetahat.run.tensor import refuse_tensor
+from thetahat.run.together import refuse_pipeline, refuse_tensor
 
 
 @dataclass
@@ -66,6 +66,8 @@ def divided_on_meta(config: RunConfig, vocab_size: int, num_labels: int, world: 
 
         refuse_tensor(config, model, world.product.size)
         split(model, world.layout.tensor)
+    if world.layout.stages is not None:
+        refuse_pipeline(config, model)
     return model
 
 
@@ -82,7 +84,11 @@ def first_model(
 
     Without `draws` they have no values yet, and all of them must be loaded. No rank ever holds more than its pieces.
     """
-    model = divided_on_meta(config, vocab_size, num_labels, world)
+    model, homes = divided_on_meta(config, vocab_size, num_labels, world), {}
+    if world.layout.stages is not None:
+        from thetahat.distribution.pipeline.stage import divide
+
+        homes = divide(model, world.layout.stages, parameter_dtype(config.dtype))
     if world.layout.shards is not None:
         from thetahat.distribution.shard import shard  # imports FSDP, which takes a second
 
@@ -91,6 +97,7 @@ def first_model(
         kept = [router.weight for router in routers_of(model).values()]  # they are multiplied with in float32
         shard(model, units, _METHODS, world.layout.shards, products, kept)
     allocate(model, device, parameter_dtype(config.dtype))
+    settle(model, homes)
     if draws:
         initialize(model, config.seed, fill, growth_of(config.model, config.transfer))
     return model

@@ -12,14 +12,13 @@ from thetahat.core.batch import Batch
 from thetahat.core.errors import DataError
 from thetahat.core.random import derived_seed
 from thetahat.core.total import Total
-from thetahat.distribution.pieces import expect_backward
+from thetahat.distribution.pieces import gradient_of
 from thetahat.distribution.world import ALONE, Ranks
 from thetahat.model.precision import computing_in
 from thetahat.objective.objective import Note, log_likelihood
 from thetahat.optimization.clip import Clipped, clip_and_measure
 from thetahat.optimization.schedule import learning_rate_factor
 from thetahat.run.balance import Balancing, Routed
-from thetahat.run.blame.alone import MicroBatch
 from thetahat.run.blame.blame import non_finite_error
 from thetahat.run.state import State
 
@@ -86,26 +85,26 @@ def step(
     # 2. log-probabilities and their gradient, a micro-batch at a time
     totals: list[Tensor] = []
     state.optimizer.zero_grad()
-    for rank, index, batch in world.turns(batches):
-        torch.manual_seed(derived_seed(config.seed, "dropout", state.step, rank, index))
-        expect_backward(state.model, is_last=index == len(batches) - 1)
-        read = batch.to(state.device)
+    for turn in world.turns(batches, state.model):
+        micro, told = turn.micro, note if turn.is_told else None
+        torch.manual_seed(derived_seed(config.seed, "dropout", state.step, micro.rank, micro.index))
+        read = micro.batch.to(state.device)
         with computing_in(config.dtype, state.device), experts.noting() as noted:
-            part = log_likelihood(state.model, read, state.kernel, note)
+            part = log_likelihood(state.model, read, state.kernel, told)
         penalty = experts.penalty(read, noted)
-        (-part.log_prob / divisor + penalty).backward()  # the one sign flip: optimizers go downhill
+        turn.go_back(-part.log_prob / divisor + penalty)  # the one sign flip: optimizers go downhill
         totals.append(torch.stack([part.log_prob, part.weight]).detach())
     world.sum_gradients(parameters)
-    total = Total(*world.sum_of(totals, torch.zeros(2, dtype=torch.float64, device=state.device)).unbind())
+    total = Total(*world.sum_of_turns(totals, torch.zeros(2, dtype=torch.float64, device=state.device)).unbind())
 
     # 3. the true global norm; what is not finite never reaches the parameters
     gradient = clip_and_measure(parameters, config.optimization.clip)
     factor = learning_rate_factor(config.optimization.schedule, state.step, state.num_steps)
-    holders = tuple(place for place, parameter in enumerate(parameters) if parameter.grad is not None)
+    holders = tuple(place for place, parameter in enumerate(parameters) if gradient_of(parameter) is not None)
     measured = Measured(state.step + 1, total, gradient, holders, factor)
     verdict = judge.judge(measured) if judge else _plain(measured)
     if verdict == "fail":
-        raise non_finite_error(state, [MicroBatch(*turn) for turn in world.turns(batches)], divisor)
+        raise non_finite_error(state, [*world.micro_batches(batches)], divisor)
 
     # 4. the update
     routed = experts.found()

@@ -186,15 +186,16 @@ def _rank(name: str, dtypes: list[Dtype]) -> None:
     size = join_world("cpu").size
     meshes = [MeshConfig(), MeshConfig(shards=size), MeshConfig(context=size), MeshConfig(tensor=size)]
     meshes += [MeshConfig(shards=size // 2, tensor=2)] if size % 2 == 0 and size > 2 else []
+    meshes += [MeshConfig(pipeline=size), MeshConfig(pipeline=size, turns=2)]
     worlds = [join_world("cpu", mesh) for mesh in meshes]
     prepared = prepare(config, folder, World())
     for dtype, world in product(dtypes, worlds):
         try:
             outcome = _outcome(Bench(config, prepared, dtype), world)
         except ConfigError:
-            if world.layout.tensor is None:
+            if world.layout.tensor is None and world.layout.stages is None:
                 raise
-            continue  # the products of this model cannot be divided over so many ranks
+            continue  # the products or the layers of this model cannot be divided over so many ranks
         if world.is_first:
             tensors = {f"gradient {key}": value for key, value in outcome.gradients.items()}
             tensors["value"] = torch.tensor(outcome.value, dtype=torch.float64)
@@ -205,9 +206,11 @@ def _rank(name: str, dtypes: list[Dtype]) -> None:
 
 
 def _layout(world: World) -> str:
-    """For example 2-ranks, 2-shards, 2x2-shards, 2-context, 4-shards-2-context, 2-shards-2-tensor."""
+    """For example 2-ranks, 2-shards, 2x2-shards, 4-shards-2-context, 2-shards-2-tensor, 2-pipeline-2-turns."""
+    stages, turns = (world.layout.stages.share.size, world.layout.stages.turns) if world.layout.stages else (1, 1)
     names = {"shards": world.num_shards, "context": world.layout.context.size, "tensor": world.product.size}
-    together = (world.num_shards if world.num_shards > 1 else world.layout.context.size) * world.product.size
+    names |= {"pipeline": stages, "turns": turns}
+    together = (world.num_shards if world.num_shards > 1 else world.layout.context.size) * world.product.size * stages
     replicas = world.size // together
     told = "-".join(f"{number}-{name}" for name, number in names.items() if number > 1)
     return f"{world.size}-ranks" if not told else told if replicas == 1 else f"{replicas}x{told}"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from thetahat.diagnosis.preflight.probe import Probe, still
+from thetahat.distribution.pieces import sum_over_homes
 from thetahat.model.precision import computing_in
 from thetahat.objective.objective import log_likelihood
 from thetahat.optimization.clip import clip_gradients
@@ -52,6 +53,7 @@ def memorise(probe: Probe, optimization: OptimizationConfig, most: int) -> Memor
             if costs[-1] <= bound or update == most or not math.isfinite(costs[-1]):
                 break
             (-total.mean()).backward()
+            sum_over_homes(parameters)
             clip_gradients(parameters, optimization.clip)
             optimizer.step(min(1.0, (update + 1) / WARM_UP))
     return Memorised(costs[0], costs[-1], bound, len(costs) - 1)

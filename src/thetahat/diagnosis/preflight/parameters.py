@@ -9,7 +9,7 @@ from thetahat.core.errors import ModelError
 from thetahat.core.plain import counted
 from thetahat.diagnosis.finding import Finding
 from thetahat.diagnosis.preflight.probe import Probe
-from thetahat.distribution.pieces import piece, sum_over_pieces
+from thetahat.distribution.pieces import gradient_of, piece, sum_over_pieces
 from thetahat.model.law import Constant, laws_of
 from thetahat.model.precision import computing_in
 from thetahat.objective.objective import log_likelihood
@@ -44,10 +44,13 @@ def updates(probe: Probe) -> Iterator[Finding]:
     with computing_in(probe.dtype, probe.device):
         total = log_likelihood(probe.model, probe.batch.to(probe.device), probe.kernel)
     (-total.log_prob / total.weight.clamp(min=1)).backward()
-    gradients = {name: p.grad for name, p in probe.model.named_parameters() if p.requires_grad}
+    trained = {name: p for name, p in probe.model.named_parameters() if p.requires_grad}
+    gradients = {name: gradient_of(parameter) for name, parameter in trained.items()}
     probe.optimizer.zero_grad()
-    apart = [name for name, gradient in gradients.items() if gradient is None]
-    if apart:
+    has = torch.tensor([gradient is not None for gradient in gradients.values()]).long()
+    if apart := [
+        name for name, count in zip(trained, sum_over_pieces(has, [*trained.values()]), strict=True) if not count
+    ]:
         yield Finding(
             "not-in-the-objective",
             f"{_named(apart)} has no gradient: no log-probability depends on it",
@@ -57,7 +60,7 @@ def updates(probe: Probe) -> Iterator[Finding]:
     for rule in probe.optimizer.rules:
         for name, parameter in rule.group.parameters.items():
             gradient = gradients.get(name)
-            if gradient is not None and _is_of_use(gradient):
+            if name not in apart and gradient is not None and _is_of_use(parameter, gradient):
                 moved[name] = _trial(rule, parameter, gradient)
     yield from _judged(moved)
 
@@ -117,11 +120,11 @@ def _trial(rule: Rule, parameter: nn.Parameter, gradient: Tensor) -> float:
     return change / norm if norm > 0 else float(change > 0) * FROM_ZERO
 
 
-def _is_of_use(gradient: Tensor) -> bool:
-    """Whether it is finite, and not zero everywhere."""
+def _is_of_use(parameter: Tensor, gradient: Tensor) -> bool:
+    """Whether the gradient of a parameter is finite, and not zero everywhere."""
     values = piece(gradient)
     counts = torch.stack([(~torch.isfinite(values)).sum(), (values != 0).sum()])
-    not_finite, not_zero = sum_over_pieces(counts[None], [gradient])[0].tolist()
+    not_finite, not_zero = sum_over_pieces(counts[None], [parameter])[0].tolist()
     return not_zero > 0 and not_finite == 0
 
 

@@ -41,6 +41,10 @@ class _Seen:
     attention: dict[str, Tensor]
     residual: dict[str, Tensor]
 
+    def row(self, name: str) -> Float64[Tensor, "3"]:
+        """Of one block."""
+        return torch.cat([self.attention[name], self.residual[name][None]])
+
 
 @torch.no_grad()
 def inside(model: LanguageModel, batch: Batch, dtype: Dtype, device: torch.device) -> Float64[Tensor, "n 3"]:
@@ -58,7 +62,8 @@ def inside(model: LanguageModel, batch: Batch, dtype: Dtype, device: torch.devic
             model.hidden(inputs.map(lambda tensor: tensor.to(device)))
     finally:
         model.train(was_training)
-    return torch.stack([torch.cat([found.attention[name], found.residual[name][None]]) for name in block_names(model)])
+    nothing = torch.zeros(3, dtype=torch.float64, device=device)  # of a block that another stage of a pipeline has
+    return torch.stack([found.row(name) if name in found.residual else nothing for name in block_names(model)])
 
 
 def layers_of(names: Sequence[str], rows: Sequence[Sequence[float]]) -> list[Layer]:

@@ -111,7 +111,7 @@ def _second_moment(rule: Rule, parameter: Tensor) -> Tensor | None:
     if "exp_avg_sq" not in state:
         return None
     beta = rule.optimizer.param_groups[0]["betas"][1]
-    return _sample(state["exp_avg_sq"]).double() / (1 - beta ** state["step"].double())
+    return _sample(state["exp_avg_sq"]).double() / (1 - beta ** piece(state["step"]).double())
 
 
 def _sample(tensor: Tensor) -> Tensor:

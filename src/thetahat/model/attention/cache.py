@@ -50,7 +50,8 @@ class LayerCache:
 
     def select(self, rows: Int[Tensor, " B"]) -> None:
         """Keeps these rows, in this order."""
-        self.keys, self.values = self.keys[rows], self.values[rows]
+        if self.length:
+            self.keys, self.values = self.keys[rows], self.values[rows]
 
 
 @final

@@ -12,20 +12,12 @@ from torch.nn.functional import dropout
 
 from thetahat.core.batch import Batch, Inputs, Source
 from thetahat.core.random import derived_seed
+from thetahat.distribution.world import MicroBatch
 from thetahat.model.precision import computing_in
 from thetahat.run.state import State
 
 Places = tuple[Int[Tensor, "..."], Int[Tensor, "..."]]  # rows and columns
 Noise = Mapping[str, list[Tensor]]  # what the output of each module of dropout is multiplied by, call by call
-
-
-@dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """A batch, and where in its step it is read: dropout depends on it."""
-
-    rank: int
-    index: int  # among the micro-batches of the rank
-    batch: Batch  # on the host
 
 
 @dataclass(frozen=True, slots=True)

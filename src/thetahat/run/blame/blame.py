@@ -8,7 +8,8 @@ import torch
 from thetahat.core.errors import NonFiniteError
 from thetahat.distribution import heartbeat
 from thetahat.distribution.pieces import piece, sum_over_pieces, undivided
-from thetahat.run.blame.alone import MicroBatch, alone_in, noise_of
+from thetahat.distribution.world import MicroBatch
+from thetahat.run.blame.alone import alone_in, noise_of
 from thetahat.run.blame.first import Fault, first_fault
 from thetahat.run.state import State
 

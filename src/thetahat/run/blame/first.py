@@ -1,16 +1,17 @@
 """The first module of a model in which a value, or its gradient, is not finite."""
 
+import json
 import warnings
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from thetahat.core.batch import Batch
-from thetahat.distribution.pieces import agreed, piece
+from thetahat.distribution.pieces import agreed, piece, said_by_stages
 from thetahat.objective.log_prob import Told
 from thetahat.objective.objective import log_likelihood
 from thetahat.run.blame.alone import Alone, Noise, computing, with_noise
@@ -43,9 +44,18 @@ def first_fault(state: State, alone: Alone, divisor: float, noise: Noise) -> Fau
                 total = log_likelihood(state.model, batch, state.kernel, look.told)
             if not agreed(state.model, look.forward is not None or not torch.isfinite(total.log_prob)):
                 (-total.log_prob / divisor).backward()
-        return look.forward or look.backward or _of_gradients(state.model)
+        return _of_all_stages(state.model, look.forward or look.backward or _of_gradients(state.model))
     finally:
         state.optimizer.zero_grad()
+
+
+def _of_all_stages(model: nn.Module, fault: Fault | None) -> Fault | None:
+    """The first fault of all stages of a pipeline, in the order in which they have read and gone back."""
+    each = said_by_stages(model, json.dumps(astuple(fault)) if fault else "")
+    told = [Fault(*json.loads(text)) for text in each if text]
+    forward = [one for one in told if one.way == "forward"]
+    of_modules = [one for one in forward if one.module != OBJECTIVE]  # which every stage tells that finds nothing else
+    return next(iter(of_modules or forward or reversed(told)), None)
 
 
 class _Look:

@@ -12,7 +12,7 @@ from thetahat.diagnosis.alarms.after import Inner
 from thetahat.diagnosis.signals.probe import block_names, inside, layers_of
 from thetahat.diagnosis.signals.regions import Regions
 from thetahat.diagnosis.signals.updates import NUM_VALUES, joined, measured, samples, updates_of
-from thetahat.distribution.pieces import is_piece, is_sharded, piece, reading
+from thetahat.distribution.pieces import home_of, is_piece, is_sharded, piece, reading
 from thetahat.distribution.world import World
 from thetahat.run.state import State
 
@@ -69,7 +69,8 @@ class Inside:
     def _diverged(self) -> tuple[int, str] | None:
         """The first rank whose parameters are not, bit for bit, those of rank 0, and the first such parameter.
 
-        Pieces are compared with those of the same place in the first replica.
+        Pieces are compared with those of the same place in the first replica; of a pipeline, with those of the first
+        stage that has the parameter.
         """
         world = self._world
         if world.size == 1:
@@ -80,9 +81,16 @@ class Inside:
         slots[world.rank] = sums
         everyones = world.sum_of_all(slots)
         is_divided = torch.tensor([is_piece(one) for one in parameters], device=sums.device)
-        twins = everyones[torch.arange(world.size, device=sums.device) % (world.num_shards * world.product.size)]
-        differs = (everyones != torch.where(is_divided, twins, everyones[:1])).nonzero().tolist()
-        return (differs[0][0], self._names[differs[0][1]]) if differs else None
+        is_divided = world.sum_of_stages(is_divided.long()) > 0
+        stages, rank = world.layout.stages, torch.arange(world.size, device=sums.device)[:, None]
+        of_stage = world.size // (stages.share.size if stages else 1)
+        homes = [home.stages if (home := home_of(one)) else (0,) for one in parameters]
+        first = torch.tensor([home[0] for home in homes], device=sums.device) * of_stage
+        twins = first + torch.where(is_divided, rank % of_stage % (world.num_shards * world.product.size), 0)
+        has = torch.tensor([[stage in home for home in homes] for stage in range(world.size // of_stage)])
+        differs = (everyones != everyones.gather(0, twins)) & has.to(sums.device)[rank[:, 0] // of_stage]
+        found = differs.nonzero().tolist()
+        return (found[0][0], self._names[found[0][1]]) if found else None
 
 
 def checksum(tensor: Tensor) -> Int[Tensor, ""]:

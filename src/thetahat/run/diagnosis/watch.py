@@ -189,8 +189,8 @@ class Watch:
     def _see(self, measured: Measured) -> Seen:
         device, world = measured.total.log_prob.device, self._world
         sums = self._sums
-        if world.layout.context.size > 1:  # of what several ranks read together
-            sums = world.sum_of_row(torch.cat(sums, 1)).split(self._num_pieces, 1)
+        if sums and (world.layout.context.size > 1 or world.layout.stages):  # of what several ranks read together
+            sums = world.sum_of_stages(world.sum_of_row(torch.cat(sums, 1))).split(self._num_pieces, 1)
         mine = summary(sums, device)
         if world.size > 1:
             slots = torch.zeros(world.data.size, NUM_VALUES, dtype=torch.float64, device=mine.device)

@@ -14,7 +14,6 @@ from torch import Tensor
 from thetahat.core import store
 from thetahat.core.errors import FolderError, ModelError, ThetahatError
 from thetahat.distribution import heartbeat
-from thetahat.distribution.pieces import whole
 from thetahat.distribution.world import ALONE, World
 from thetahat.interop.files import headers, meta, read
 from thetahat.interop.made import Made, header, metas, write_values
@@ -53,12 +52,12 @@ def write_tensors(
     its files, one after another; the other ranks take part in that and keep nothing. All ranks call it; where one
     fails, all raise.
     """
-    files = list(_files(kinds))
+    files = list(_files(kinds, world))
     entries: dict[str, store.Entry] = {}
     error: Exception | None = None
     for first in range(0, len(files), world.size):
         some = files[first : first + world.size]
-        mine = _gathered(some, world.rank)
+        mine = _gathered(some, world)
         try:
             if world.rank < len(some) and error is None:
                 entries |= _write(some[world.rank], folder, world.rank, mine)
@@ -77,23 +76,24 @@ class _File(NamedTuple):
     header: bytes  # its first bytes
     order: Sequence[str]  # of its tensors
     tensors: Mapping[str, Tensor]  # all of its kind
+    homes: Mapping[str, int]  # the stage of a pipeline that has each of them
 
 
-def _gathered(files: Sequence[_File], rank: int) -> Iterator[Tensor]:
+def _gathered(files: Sequence[_File], world: World) -> Iterator[Tensor]:
     """The tensors of a rank's file, in its order; in between all ranks gather one of each file."""
     for names in zip_longest(*(file.order for file in files)):
         heartbeat.moves()
-        if (mine := _one_of_each(files, names, rank)) is not None:
+        if (mine := _one_of_each(files, names, world)) is not None:
             yield mine
         del mine
 
 
-def _one_of_each(files: Sequence[_File], names: Sequence[str | None], rank: int) -> Tensor | None:
+def _one_of_each(files: Sequence[_File], names: Sequence[str | None], world: World) -> Tensor | None:
     mine = None
     for number, (file, name) in enumerate(zip(files, names, strict=True)):
         if name is not None:
-            tensor = whole(file.tensors[name].detach())
-            mine = tensor if number == rank else mine
+            tensor = world.whole(file.tensors[name], file.homes[name])
+            mine = tensor if number == world.rank else mine
     return mine
 
 
@@ -111,13 +111,13 @@ def _write(file: _File, folder: Path, rank: int, tensors: Iterator[Tensor]) -> d
     return {path.name: store.settle(path)}
 
 
-def _files(kinds: Mapping[str, Mapping[str, Tensor]]) -> Iterator[_File]:
+def _files(kinds: Mapping[str, Mapping[str, Tensor]], world: World) -> Iterator[_File]:
     for kind, tensors in kinds.items():
-        described = metas(tensors)
+        described, homes = metas(tensors), world.homes(tensors)
         files = cut({name: one.numel() * one.element_size() for name, one in described.items()}, LARGEST)
         for number, names in enumerate(files, start=1):
             first, order = header({name: described[name] for name in names})
-            yield _File(file_name(kind, number, len(files)), first, order, tensors)
+            yield _File(file_name(kind, number, len(files)), first, order, tensors, homes)
 
 
 def cut(num_bytes: Mapping[str, int], largest: int) -> list[list[str]]:

@@ -12,8 +12,7 @@ from torch import Tensor
 from thetahat.core.work.phases import phase
 from thetahat.data.tokens.tokenizer import TOKENIZER
 from thetahat.distribution.in_turn import InTurn
-from thetahat.distribution.world import World
-from thetahat.run.blame.alone import MicroBatch
+from thetahat.distribution.world import MicroBatch, World
 from thetahat.run.config import RunConfig
 from thetahat.run.folder.checkpoint import saved_parameters
 from thetahat.run.folder.config import read_config

@@ -12,12 +12,13 @@ from torch import Tensor
 from thetahat.core.batch import Batch
 from thetahat.core.errors import NonFiniteError
 from thetahat.core.parts import Part
+from thetahat.distribution.world import MicroBatch
 from thetahat.model.config import Dtype
 from thetahat.model.precision import computing_in
 from thetahat.objective.log_prob import Head, Told
 from thetahat.objective.objective import log_likelihood
 from thetahat.objective.weights import part_weights
-from thetahat.run.blame.alone import Alone, MicroBatch, Noise, alone_in, computing, noise_of, with_noise
+from thetahat.run.blame.alone import Alone, Noise, alone_in, computing, noise_of, with_noise
 from thetahat.run.state import State
 from thetahat.run.step import StepReport
 

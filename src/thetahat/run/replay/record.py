@@ -67,8 +67,9 @@ class Record:
         return flat(self.environment) | (starts[-1].changed if starts else {})
 
     def ranks(self, step: int) -> int:
-        """How many ranks made a step."""
-        return int(self.machine(step).get("world_size", 1)) // self.config.mesh.tensor
+        """How many ranks made a step, each with rows of its own."""
+        mesh = self.config.mesh
+        return int(self.machine(step).get("world_size", 1)) // (mesh.tensor * mesh.pipeline)
 
     def elsewhere(self, step: int, config: RunConfig) -> list[str]:
         """What bits may depend on and is not what it was when a step was made; `config` is what computes here."""

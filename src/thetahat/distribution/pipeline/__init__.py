@@ -1,0 +1,1 @@
+"""A model whose layers lie on several ranks, through which micro-batches go."""
