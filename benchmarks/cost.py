@@ -103,6 +103,17 @@ GRID = {
     ),
     "squared ReLU without a gate": Case(MEDIUM, [*TIED, "model.mlp.is_gated=false", "model.mlp.activation=relu2"]),
     "learned scales of branches": Case(MEDIUM, [*TIED, "model.residual.kind=learned"]),
+    "linear attention": Case(MEDIUM, [*TIED, "model.layers=linear"]),
+    "linear attention with learned decay, packed": Case(
+        MEDIUM, [*TIED, "model.layers=[{kind='linear',decay='learned'}]"], words=90
+    ),
+    "delta rule and attention": Case(SMALL, [*TIED, "model.layers=3x delta, 1x attention"]),
+    "delta rule, wide values, bfloat16": Case(
+        MEDIUM, [*TIED, "model.layers=[{kind='delta',value_width=32}]", "dtype=bfloat16"]
+    ),
+    "state space, long rows": Case(
+        SMALL, [*TIED, "model.layers=state-space", "data.context=1024", "micro_batch_size=1"]
+    ),
     "capped scores": Case(MEDIUM, [*TIED, "model.attention.cap=50"]),
     "frozen embeddings and network": Case(MEDIUM, [*UNTIED, 'frozen=["embedding.*", "blocks.*.mlp.*"]']),
     "moving average": Case(MEDIUM, [*TIED, *ADAMW, "optimization.ema=0.99"]),

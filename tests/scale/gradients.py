@@ -20,9 +20,12 @@ from thetahat.model.build import build_model
 from thetahat.model.config import (
     AttentionConfig,
     AttentionMixer,
+    DeltaMixer,
     EncoderConfig,
     EncoderDecoderConfig,
+    LinearMixer,
     RelativeConfig,
+    StateSpaceMixer,
 )
 from thetahat.model.init import allocate, initialize
 from thetahat.objective.config import Causal, Conditional, Masked, ObjectiveConfig, Prefix
@@ -36,12 +39,17 @@ FIELDS = {
     for name in ("num_layers", "width", "num_heads", "num_kv_heads", "head_width", "inner_width")
 }
 WINDOW = replace(TINY, layers=(AttentionMixer(distance=3), AttentionMixer()))
+STATES = (DeltaMixer(), StateSpaceMixer(expansion=2), LinearMixer())
 RELATIVE = AttentionConfig(relative=RelativeConfig(num_buckets=8, max_distance=9), cap=4.0)
 MODELS = {
     "trees": (TINY, Causal()),
     "windows": (WINDOW, Causal()),
     "prefix": (TINY, Prefix()),
     "scored": (replace(TINY, attention=RELATIVE), Causal()),
+    "states": (
+        replace(TINY, num_layers=3, layers=STATES),
+        Causal(),
+    ),
     "encoder": (EncoderConfig(**FIELDS), Masked()),
     "encoder-decoder": (EncoderDecoderConfig(num_encoder_layers=2, **FIELDS), Conditional()),
 }
@@ -59,10 +67,15 @@ LAYOUTS = {
 }
 
 
+def is_refused(mesh, config):
+    """States are not divided over tensor ranks."""
+    return mesh.tensor > 1 and len(config.attentions) < len(config.layers)
+
+
 def batch_of(name, share):
     """The micro-batch of a share of the data: packed rows of another length for each."""
     _, factorization = MODELS[name]
-    if name == "trees":
+    if name in {"trees", "states"}:
         packed = trees(share, 2, 37 + share, VOCABULARY)
     elif name == "encoder-decoder":
         sources = [[1, 2, 3, 4, 5], [6, 7, 8], [9, 1, 4, 4]]
@@ -114,6 +127,8 @@ def distances(folder: str, mutation: str = "") -> None:
     for mesh in LAYOUTS[world.size]:
         here = join_world("cpu", mesh)
         for name, (config, _) in MODELS.items():
+            if is_refused(mesh, config):
+                continue
             for dtype in (torch.float64, torch.float32) if not mutation else (torch.float64,):
                 MUTATIONS.get(mutation, lambda here: None)(here)
                 layout = f"{mesh.shards}x{mesh.context}x{mesh.tensor}"

@@ -42,13 +42,13 @@ def alone(bench):
 CASES = (
     [(kind, "2") for kind in KINDS if kind != "biases"]
     + [("decoder", layout) for layout in ("3", "2x2", "both", "shards-tensor")]
-    + [("encoder-decoder", "context"), ("biases", "tensor")]
+    + [("encoder-decoder", "context"), ("states", "context"), ("biases", "tensor")]
 )
 SLOW = [
     pytest.param(kind, layout, marks=pytest.mark.slow)
     for kind in KINDS
     for layout in LAYOUTS
-    if (kind, layout) not in CASES and not (kind == "new-rows" and "tensor" in layout)
+    if (kind, layout) not in CASES and not (kind in {"new-rows", "states"} and "tensor" in layout)
 ]
 
 

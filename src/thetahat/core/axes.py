@@ -24,6 +24,10 @@ AXES = MappingProxyType(
         "M": "matrices of one shape, stacked",
         "R": "rows of a matrix",
         "C": "columns of a matrix",
+        "U": "chunks of pieces, of all rows joined",
+        "W": "positions of a chunk",
+        "O": "width of a head's values, where it is not that of the head",
+        "X": "channels of a convolution",
         "J": "pairs of a head's dimensions that are rotated together",
     }
 )

@@ -25,6 +25,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 Some = TypeVar("Some", bound=Config)
 Plain = dict[str, Any]
+_TIMES = r"(?:(\d+) ?x ?)?([a-z][\w-]*)"  # 3x delta
+_PATTERN = rf"\[?{_TIMES}(?:, ?{_TIMES})*\]?"
 _USUAL = ("train", "path", "template", "every", "rank")  # keys of tables that a plain value is most likely meant for
 
 
@@ -56,10 +58,23 @@ def from_plain(plain: Plain, kind: type[Some]) -> Some:
     """Checks every key and value; the error shows the value, what is allowed and the nearest known key."""
     for path in _paths(plain):
         _check_key(path, kind, _value_at(plain, path))
+    plain = _with_kinds(plain, kind)
     try:
         return msgspec.convert(plain, kind)
     except msgspec.ValidationError as error:
         _complain(error, plain, kind)
+
+
+def _with_kinds(value: Any, hint: Any) -> Any:
+    """The same where the tables of a list say their kind: those that say none are of the first."""
+    if isinstance(value, dict):
+        below, held = fields(hint), items(hint)
+        return {name: _with_kinds(one, below.get(name, held)) for name, one in cast(Plain, value).items()}
+    if isinstance(value, list | tuple) and (kinds := variants(items(hint))):
+        tables = [_with_kinds(one, items(hint)) for one in cast("list[Any]", value)]
+        usual = {"kind": tag(kinds[0])} if tag(kinds[0]) else {}
+        return [{**usual, **one} if isinstance(one, dict) else one for one in tables]
+    return value
 
 
 def override(config: Some, pairs: Sequence[str]) -> Some:
@@ -347,9 +362,11 @@ def _value(text: str, hint: Any) -> Any:
 def _listed(text: str, hint: Any) -> Any:
     """The text; where only a list fits, that list: the text alone, or [a,b], whose quotes a shell took away.
 
-    Of names to choose from also a,b.
+    Of names to choose from also a,b, and of variants their kinds, some several times: 3x delta, 1x attention.
     """
     kinds, item = alternatives(hint), alternatives(items(hint))
+    if variants(items(hint)) and re.fullmatch(_PATTERN, text):
+        return [{"kind": kind} for number, kind in re.findall(_TIMES, text) for _ in range(int(number or 1))]
     if str in kinds or not any(get_origin(kind) in (tuple, list) for kind in kinds):
         return text
     has_names = any(get_origin(kind) is Literal for kind in item)

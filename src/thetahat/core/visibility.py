@@ -16,6 +16,14 @@ class Chunk(NamedTuple):
     keys: slice  # in the row
 
 
+class Span(NamedTuple):
+    """One piece where it lies in rows laid end to end."""
+
+    start: int  # in B x T
+    length: int
+    parent: int  # the span that it continues, which stands before it; -1: none
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """Whole rows of which a process reads some positions, while others read the rest."""
@@ -40,7 +48,8 @@ class Visibility:
 
     `lengths` says what stands apart: row after row, the number of positions of each piece, or of each tree of pieces,
     and of the padding at a row's end. They add up to B T, and kernels for pieces of different lengths read them on the
-    host, without waiting for a device.
+    host, without waiting for a device. `spans` says of each piece where it lies and which it continues, for what reads
+    position after position.
     """
 
     piece: Int[Tensor, "B T"]
@@ -49,6 +58,7 @@ class Visibility:
     is_plain: bool = False  # each row is one piece, padded at its end at most: a causal kernel needs no mask
     is_open: Bool[Tensor, "B T"] | None = None  # None: nowhere
     lengths: tuple[int, ...] | None = None  # None: unknown, or something is scattered over its row
+    spans: tuple[Span, ...] | None = None  # in the order of their places; None: unknown
     distance: int | None = None  # the farthest position seen; None: any
     position: Int[Tensor, "B T"] | None = None  # places in the context, where they are asked for
     whole: Row | None = None  # None: whole rows are read here; else these are the queries, and the keys are the row's
@@ -114,7 +124,7 @@ def visibility_of(
 ) -> Visibility:
     """Who sees whom in rows that lie on the host; `parent` is the piece that each piece continues, -1: none."""
     seen = Visibility(piece, None if parent is None else ancestors_of(parent), is_causal, is_plain)
-    return replace(seen, lengths=_lengths(seen.root()))
+    return replace(seen, lengths=_lengths(seen.root()), spans=spans_of(piece, seen.ancestors))
 
 
 def _lengths(root: Int[Tensor, "B T"]) -> tuple[int, ...] | None:
@@ -125,6 +135,33 @@ def _lengths(root: Int[Tensor, "B T"]) -> tuple[int, ...] | None:
     if len(named.unique(dim=0)) < len(named):
         return None
     return tuple(torch.diff(starts, append=torch.tensor([root.numel()])).tolist())
+
+
+def spans_of(piece: Int[Tensor, "B T"], ancestors: Bool[Tensor, "P P"] | None = None) -> tuple[Span, ...]:
+    """Where each piece of rows on the host lies, and which it continues: the nearest of its ancestors."""
+    begins = torch.ones_like(piece, dtype=torch.bool)
+    begins[:, 1:] = piece[:, 1:] != piece[:, :-1]
+    starts = begins.flatten().nonzero()[:, 0]
+    lengths = torch.diff(starts, append=torch.tensor([piece.numel()])).tolist()
+    places, names = starts.tolist(), piece.flatten()[starts].tolist()
+    parents = [-1] * len(names) if ancestors is None else _parents(ancestors)
+    found: list[Span] = []
+    number: dict[int, int] = {-1: -1}
+    for place, length, name in zip(places, lengths, names, strict=True):
+        if name >= 0:
+            above = parents[name] if ancestors is not None else -1
+            while above not in number:  # it has no position here
+                above = parents[above]
+            number[name] = len(found)
+            found.append(Span(place, length, number[above]))
+    return tuple(found)
+
+
+def _parents(ancestors: Bool[Tensor, "P P"]) -> list[int]:
+    """The ancestor with the most ancestors of its own; -1: none."""
+    depth = ancestors.sum(1)
+    above = ancestors & ~torch.eye(len(ancestors), dtype=torch.bool)
+    return torch.where(above.any(1), (above * depth).argmax(1), -1).tolist()
 
 
 def ancestors_of(parent: Int[Tensor, " P"]) -> Bool[Tensor, "P P"] | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from thetahat.core.batch import Batch, Inputs, Source
-from thetahat.core.visibility import Chunk, Row, Visibility
+from thetahat.core.visibility import Chunk, Row, Visibility, spans_of
 from thetahat.distribution.mesh import Share
 
 
@@ -44,13 +44,15 @@ def _cut(inputs: Inputs, share: Share, group: dist.ProcessGroup) -> Inputs:
     length, seen = inputs.tokens.shape[1], inputs.visibility
     mine = places(length, share)
     everyone = torch.arange(len(mine) * share.size)
+    piece = _taken(seen.piece, everyone, -1)
     row = replace(
         seen,
-        piece=_taken(seen.piece, everyone, -1),
+        piece=piece,
         is_open=None if seen.is_open is None else _taken(seen.is_open, everyone, False),
         position=_taken(inputs.position, everyone, 0),
         is_plain=False,
         lengths=None,
+        spans=spans_of(piece, seen.ancestors),
     )
     order = torch.cat([places(length, Share(rank, share.size)) for rank in range(share.size)]).argsort()
     gathered = partial(_Gathered.apply, order, share, group)

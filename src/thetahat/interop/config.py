@@ -12,7 +12,15 @@ from thetahat.interop.families import FAMILIES
 from thetahat.interop.family import ASSUMED, BOOKKEEPING, GENERATION, Family
 from thetahat.interop.fields import MOST_LAYERS, Fields, MisfitError, Part, Plain, nested, refused
 from thetahat.interop.layers import resolved
-from thetahat.model.config import EncoderDecoderConfig, Mixer, ModelConfig, Rotary, SumConfig, YarnScaling
+from thetahat.model.config import (
+    AttentionMixer,
+    EncoderDecoderConfig,
+    Mixer,
+    ModelConfig,
+    Rotary,
+    SumConfig,
+    YarnScaling,
+)
 from thetahat.model.layers.rope import attention_factor
 
 
@@ -122,9 +130,10 @@ def canonical(config: ModelConfig) -> ModelConfig:
     if isinstance(config, EncoderDecoderConfig):
         depth = max(depth, config.num_encoder_layers)
     mixers = [_resolved(config.mixer(layer), config) for layer in range(depth)]
-    rotated = [mixer for mixer in mixers if isinstance(mixer.positions, Rotary)]
-    far = [mixer for mixer in rotated if mixer.distance is None] or rotated
-    base = far[0].positions.base if far and isinstance(far[0].positions, Rotary) else None
+    attentions = [mixer for mixer in mixers if isinstance(mixer, AttentionMixer)]
+    rotated = [(mixer, mixer.positions) for mixer in attentions if isinstance(mixer.positions, Rotary)]
+    far = [positions for mixer, positions in rotated if mixer.distance is None] or [one for _, one in rotated]
+    base = far[0].base if far else None
     scale, residual = config.attention.scale, config.residual
     return replace(
         config,
@@ -137,7 +146,7 @@ def canonical(config: ModelConfig) -> ModelConfig:
 
 
 def _resolved(mixer: Mixer, config: ModelConfig) -> Mixer:
-    if not isinstance(mixer.positions, Rotary):
+    if not isinstance(mixer, AttentionMixer) or not isinstance(mixer.positions, Rotary):
         return mixer
     return replace(mixer, positions=_plain(resolved(mixer.positions, config)))
 
@@ -152,7 +161,9 @@ def _plain(rotary: Rotary) -> Rotary:
 
 
 def _unresolved(mixer: Mixer, base: float | None) -> Mixer:
-    if not isinstance(mixer.positions, Rotary) or mixer.positions.base != base:
+    if not isinstance(mixer, AttentionMixer) or not isinstance(mixer.positions, Rotary):
+        return mixer
+    if mixer.positions.base != base:
         return mixer
     return replace(mixer, positions=replace(mixer.positions, base=None))
 

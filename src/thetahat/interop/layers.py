@@ -7,7 +7,7 @@ from typing import Any, cast, final
 
 from msgspec.structs import replace
 
-from thetahat.core.config import to_plain
+from thetahat.core.config import kind_of, to_plain
 from thetahat.core.errors import ModelError
 from thetahat.interop.fields import MOST_LAYERS, Fields, MisfitError, Plain, refused
 from thetahat.model.config import (
@@ -84,7 +84,10 @@ class Layers:
         return {"layers": mixers}
 
     def write(self, config: ModelConfig) -> Plain:  # noqa: D102
-        mixers = [config.mixer(layer) for layer in range(config.num_layers)]
+        mixers = config.attentions_of(config.num_layers)
+        if len(mixers) < config.num_layers:
+            others = {kind_of(mixer) for mixer in config.layers} - {"attention"}
+            raise MisfitError(f"layers of kind {', '.join(sorted(others))}")
         slides = [mixer.distance is not None for mixer in mixers]
         distances = {mixer.distance for mixer in mixers} - {None}
         if len(distances) > 1:

@@ -8,10 +8,23 @@ from torch import Tensor, nn
 
 from thetahat.model.attention.attention import Attention, Memory, Way
 from thetahat.model.attention.cache import LayerCache
-from thetahat.model.config import Placement, TransformerConfig
+from thetahat.model.config import (
+    AttentionMixer,
+    DeltaMixer,
+    LinearMixer,
+    Mixer,
+    Placement,
+    StateSpaceMixer,
+    TransformerConfig,
+)
 from thetahat.model.layers.experts import network_of
 from thetahat.model.layers.norm import norm_of
 from thetahat.model.layers.residual import law_in_branch, residual_of
+from thetahat.model.recurrence.chunks import Chunks
+from thetahat.model.recurrence.delta import GatedDelta
+from thetahat.model.recurrence.linear import LinearAttention
+from thetahat.model.recurrence.state import LayerState
+from thetahat.model.recurrence.state_space import StateSpace
 
 PLACES: dict[Placement, tuple[str, ...]] = {
     "pre": ("before",),
@@ -21,6 +34,19 @@ PLACES: dict[Placement, tuple[str, ...]] = {
     "parallel": ("before",),
 }
 """Where the norms of a block stand: before f, behind it, or behind the sum with the residual stream."""
+
+
+def mixing(config: TransformerConfig, mixer: Mixer) -> nn.Module:
+    """The layer that a mixer describes: it is called with x, how it reads the batch, and what it has kept."""
+    match mixer:
+        case AttentionMixer():
+            return Attention(config)
+        case LinearMixer():
+            return LinearAttention(config, mixer)
+        case DeltaMixer():
+            return GatedDelta(config, mixer)
+        case StateSpaceMixer():
+            return StateSpace(config, mixer)
 
 
 class OfSource(NamedTuple):
@@ -48,7 +74,7 @@ class Block(nn.Module):
 
         self.is_parallel = config.placement == "parallel"
         self.attention_norm = nn.Identity() if layer == 0 and config.skips_first_norm else norm("before")
-        self.attention = Attention(config)
+        self.attention = mixing(config, config.mixer(layer))
         self.attention_out_norm, self.attention_sum_norm = norm("out"), norm("sum")
         self.attention_add = residual_of(config, reads_source=reads_source)
         if reads_source:
@@ -66,8 +92,8 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        way: Way,
-        cache: LayerCache | None = None,
+        way: Way | Chunks,
+        cache: LayerCache | LayerState | None = None,
         source: OfSource | None = None,
     ) -> Float[Tensor, "B T D"]:
         read = self.dropout(self.attention_out_norm(self.attention(self.attention_norm(x), way, cache)))

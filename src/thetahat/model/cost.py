@@ -8,9 +8,10 @@ from torch import nn
 
 from thetahat.model.adapters.lora import LowRank
 from thetahat.model.build import LanguageModel, build_model
-from thetahat.model.config import EncoderConfig, EncoderDecoderConfig, ModelConfig
+from thetahat.model.config import AttentionMixer, EncoderConfig, EncoderDecoderConfig, ModelConfig
 from thetahat.model.encoder_decoder import EncoderDecoder
 from thetahat.model.layers.experts import Experts, Router
+from thetahat.model.recurrence.count import recurrent_flops
 from thetahat.model.stack import Stack
 
 Pairs = Literal["all", "window", "visible"]
@@ -64,16 +65,19 @@ def flops_per_token(config: ModelConfig, vocab_size: int, context: int) -> int:
     the target with a source as long. $T_a$ is `context`, or the positions that a layer's distance lets it see. The
     convention of PaLM's appendix B (arXiv 2204.02311): attention counts as if it were not causal.
     """
-    seen = positions_seen(config, context, "window", context, context)
-    return 6 * matrix_weights(build_model(config, vocab_size)) + round(3 * attention_flops(config, sum(seen)))
+    mixing = mixing_flops(config, positions_seen(config, context, "window", context, context))
+    return 6 * matrix_weights(build_model(config, vocab_size)) + round(3 * mixing)
 
 
-def attention_flops(config: ModelConfig, seen: int | float) -> int | float:
-    r"""Of the forward pass, for a position that sees so many in all attentions together: $4\,H K \sum_a T_a$.
+def mixing_flops(config: ModelConfig, seen: Sequence[int | float]) -> int | float:
+    r"""Of the forward pass, for a position that sees so many in each attention: $4\,H K \sum_a T_a$.
 
-    Scores and the sums over values are two products; the backward pass has four.
+    Scores and the sums over values are two products; the backward pass has four. Layers with a state add their own
+    (`recurrence/count.py`), of which the backward pass has twice as much, too.
     """
-    return 4 * config.num_heads * config.head_width * seen
+    mixers = map(config.mixer, range(config.num_layers))
+    recurrent = [recurrent_flops(config, mixer) for mixer in mixers if not isinstance(mixer, AttentionMixer)]
+    return 4 * config.num_heads * config.head_width * sum(seen) + sum(recurrent)
 
 
 def positions_seen(
@@ -89,11 +93,11 @@ def positions_seen(
     In an encoder-decoder, for each position of the target: its own, the encoder's for the `share` of positions that the
     source has, in pieces of `source_piece`, and the `source` of the row, all of which is multiplied under a mask.
     """
-    mixers = [config.mixer(layer) for layer in range(config.num_layers)]
+    mixers = config.attentions_of(config.num_layers)
     both_ways = isinstance(config, EncoderConfig)
     seen = [_seen(mixer.distance, piece, pairs, both_ways=both_ways) for mixer in mixers]
     if isinstance(config, EncoderDecoderConfig):
-        encoder = [config.mixer(layer) for layer in range(config.num_encoder_layers)]
+        encoder = config.attentions_of(config.num_encoder_layers)
         seen += [share * _seen(mixer.distance, source_piece, pairs, both_ways=True) for mixer in encoder]
         seen += [source] * config.num_layers
     return seen

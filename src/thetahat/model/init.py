@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from thetahat.core.absent import is_absent
 from thetahat.core.random import generator
-from thetahat.model.law import Constant, FanIn, Law, laws_of
+from thetahat.model.law import Constant, FanIn, Law, Uniform, laws_of
 from thetahat.model.transfer.rule import SAME, Growth, factors
 
 _IN_A_BLOCK = re.compile(r".*\bblocks\.\d+\.\w+")
@@ -62,14 +62,25 @@ def beginnings(model: nn.Module, seed: int, growth: Growth = SAME) -> dict[str, 
         if isinstance(law.begins, Constant):
             found[name] = partial(torch.full, shape, law.begins.value, dtype=torch.float64)
             continue
+        if isinstance(law.begins, Uniform):
+            found[name] = partial(_spread, name, seed, shape, law.begins)
+            continue
         deviation = _deviation(law, shape[-1], num_writers[_stream(name)]) * factors(name, law, growth).start
         found[name] = partial(_drawn, name, seed, shape, deviation)
     return found
 
 
 def _drawn(name: str, seed: int, shape: torch.Size, deviation: float) -> Tensor:
-    drawn = generator(seed, f"init {name.replace('.base.', '.')}")  # what is put around a layer changes nothing
-    return torch.randn(shape, generator=drawn, dtype=torch.float32) * deviation
+    return torch.randn(shape, generator=_source(name, seed), dtype=torch.float32) * deviation
+
+
+def _spread(name: str, seed: int, shape: torch.Size, law: Uniform) -> Tensor:
+    drawn = torch.rand(shape, generator=_source(name, seed), dtype=torch.float32)
+    return law.then(law.low + (law.high - law.low) * drawn)
+
+
+def _source(name: str, seed: int) -> torch.Generator:
+    return generator(seed, f"init {name.replace('.base.', '.')}")  # what is put around a layer changes nothing
 
 
 def _stream(name: str) -> str:
@@ -89,7 +100,7 @@ def _writer(name: str) -> str:
 
 def _deviation(law: Law, fan_in: int, num_writers: int) -> float:
     begins = law.begins
-    assert not isinstance(begins, Constant)
+    assert not isinstance(begins, Constant | Uniform)
     if isinstance(begins, FanIn):
         usual = fan_in**-0.5 / (num_writers**0.5 if _is_writer(law) else 1.0)
         return usual if begins.gain is None else begins.gain * fan_in**-0.5

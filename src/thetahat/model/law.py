@@ -1,10 +1,12 @@
 """What a module says of its parameters: how they begin, and which rule of the optimizer updates them."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from thetahat.core.errors import ModelError
 
@@ -34,6 +36,15 @@ class FanIn:
 
 
 @dataclass(frozen=True, slots=True)
+class Uniform:
+    """f(u) of u that is drawn evenly between two values."""
+
+    low: float
+    high: float
+    then: Callable[[Tensor], Tensor]  # f
+
+
+@dataclass(frozen=True, slots=True)
 class Law:
     """Of one parameter: the group whose rule updates it, its distribution at the beginning, and where it leads.
 
@@ -42,7 +53,7 @@ class Law:
     """
 
     group: Literal["matrices", "embeddings", "vectors"]
-    begins: Constant | Normal | FanIn
+    begins: Constant | Normal | FanIn | Uniform
     writes: Literal["layer", "values", "stream", "logits"] = "layer"
 
 
@@ -56,6 +67,9 @@ GAIN = Law("vectors", Constant(1.0))
 BIAS = Law("vectors", Constant(0.0))
 WRITER_BIAS = Law("vectors", Constant(0.0), "stream")
 HEAD_BIAS = Law("vectors", Constant(0.0), "logits")
+FILTER = Law("vectors", FanIn())  # of each channel apart: no map from channels to channels
+RATE = Law("vectors", Uniform(1.0, 16.0, torch.log))  # log of how fast a state decays: Mamba-2's, arXiv 2405.21060
+STEP = Law("vectors", Uniform(math.log(1e-3), math.log(1e-1), lambda u: u.exp().expm1().log()))  # softplus(.): log-even
 OFFSET = Law("vectors", Constant(0.0))  # a gain that is kept as its distance from 1
 KNOWN = frozenset(  # to `transfer`
     {MATRIX, VALUES, WRITER, ZERO_WRITER, TABLE, HEAD, GAIN, BIAS, WRITER_BIAS, HEAD_BIAS, OFFSET}

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from thetahat.model.config import (
     Alibi,
+    AttentionMixer,
     Dtype,
     EncoderDecoderConfig,
     ExpertsConfig,
@@ -12,6 +13,7 @@ from thetahat.model.config import (
     ModelConfig,
     TransformerConfig,
 )
+from thetahat.model.recurrence.count import recurrent_numbers, state_numbers
 
 NORMS = {"pre": 2, "post": 2, "sandwich": 4, "branch": 2, "parallel": 2}
 """Norms of a block without attention to a source, by their placement."""
@@ -52,13 +54,13 @@ def kept_per_position(
     """
     sizes = widths_of(dtype)
     reads = isinstance(config, EncoderDecoderConfig)
-    kept = _of_layers(config, config.num_layers, sizes, context)
+    kept = sum(_of_layers(config, sizes, context, config.num_layers))
     kept += _around(config, sizes, context) + sizes.product * config.width
     if masks:
         kept += _masks(config, sizes, context)
     if reads:
         share = source_context / context
-        states = _of_layers(config, config.num_encoder_layers, sizes, source_context)
+        states = sum(_of_layers(config, sizes, source_context, config.num_encoder_layers))
         states += _around(config, sizes, source_context)
         groups = config.num_kv_heads * config.head_width
         memory = sizes.product * (config.width + config.num_layers * 2 * groups * (1 + sizes.num_casts))
@@ -78,27 +80,23 @@ def saved_per_position(config: ModelConfig, dtype: Dtype, context: int, num_reco
     sizes = widths_of(dtype)
     cross = _of_cross(config, sizes, context) if isinstance(config, EncoderDecoderConfig) else 0.0
     number = min(num_recomputed, config.num_layers)
-    layers = _of_layers(config, number, sizes, context)
-    largest = layers - _of_layers(config, number - 1, sizes, context)
-    return layers - largest + (number - 1) * cross - number * sizes.full * config.width
+    layers = [layer + cross for layer in _of_layers(config, sizes, context, number)]
+    return sum(layers) - number * sizes.full * config.width - max(layers)
 
 
 def _around(config: TransformerConfig, sizes: Widths, context: int) -> float:
     """Of a stack: what embeddings, the last norm and a bias of the scores keep; tokens are int64."""
     narrow = config.embedding.width
-    sloped = {mixer.distance for mixer in config.layers if isinstance(mixer.positions, Alibi)}
+    sloped = {mixer.distance for mixer in config.attentions if isinstance(mixer.positions, Alibi)}
     kept = sizes.product * config.num_heads * context * (len(sloped) + bool(config.attention.relative))
     kept += 8 + (0.0 if config.placement == "post" else _norm(config, config.width, sizes))
     kept += _norm(config, narrow or config.width, sizes) if config.embedding.has_norm else 0
     return kept + (sizes.product * narrow if narrow else 0) + _dropped(config, sizes, 1)
 
 
-def _of_layers(config: TransformerConfig, number: int, sizes: Widths, context: int) -> float:
-    """Of the first so many layers of a stack."""
-    kept = number * _of_layer(config, sizes, context)
-    for experts in filter(None, map(config.experts_of, range(number))):
-        kept += _experts(config, experts, sizes) - sizes.product * _network(config, config.inner_width)
-    return kept
+def _of_layers(config: TransformerConfig, sizes: Widths, context: int, number: int) -> list[float]:
+    """Each of the first so many layers."""
+    return [_of_layer(config, layer, sizes, context) for layer in range(number)]
 
 
 def _experts(config: TransformerConfig, experts: ExpertsConfig, sizes: Widths) -> float:
@@ -115,22 +113,31 @@ def _experts(config: TransformerConfig, experts: ExpertsConfig, sizes: Widths) -
     return kept + sizes.product * (_network(config, experts.shared_width) if experts.shared_width else 0)
 
 
-def _of_layer(config: TransformerConfig, sizes: Widths, context: int) -> float:
-    queries, groups = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
+def _of_layer(config: TransformerConfig, layer: int, sizes: Widths, context: int) -> float:
+    mixer, experts = config.mixer(layer), config.experts_of(layer)
     kept = NORMS[config.placement] * _norm(config, config.width, sizes)
     if config.placement == "parallel":
         kept -= sizes.full * config.width  # both norms read the same states
-    inputs = 2 * config.width + sizes.num_casts * 3 * config.width
-    kept += sizes.product * (inputs + 2 * queries + 2 * groups) + _scores(config, sizes, context)
+    inputs = 2 * config.width + sizes.num_casts * 3 * config.width  # of the mixer's maps, and of the network's
+    kept += sizes.product * inputs
+    if isinstance(mixer, AttentionMixer):
+        kept += _of_attention(config, sizes, context)
+    else:
+        kept += sizes.full * recurrent_numbers(config, mixer)
+    if experts is None:
+        kept += sizes.product * _network(config, config.inner_width)
+    else:
+        kept += _experts(config, experts, sizes)
+    return kept + _dropped(config, sizes, 2) + _scaled(config, sizes, 2)
+
+
+def _of_attention(config: TransformerConfig, sizes: Widths, context: int) -> float:
+    """Queries, keys, values, what is read of them, and scores."""
+    queries, groups = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
+    kept = sizes.product * (2 * queries + 2 * groups) + _scores(config, sizes, context)
     if config.attention.query_key_norm != "none":
         kept += _norm(config, queries, sizes) + _norm(config, groups, sizes)
-    kept += _sinks(config, sizes, context)
-    return (
-        kept
-        + sizes.product * _network(config, config.inner_width)
-        + _dropped(config, sizes, 2)
-        + _scaled(config, sizes, 2)
-    )
+    return kept + _sinks(config, sizes, context)
 
 
 def _of_cross(config: TransformerConfig, sizes: Widths, source_context: int) -> float:
@@ -147,7 +154,7 @@ def _of_cross(config: TransformerConfig, sizes: Widths, source_context: int) -> 
 
 def _masks(config: TransformerConfig, sizes: Widths, context: int) -> float:
     """What windows hide, as the kernel reads it."""
-    distances = [config.mixer(layer).distance for layer in range(config.num_layers)]
+    distances = [mixer.distance for mixer in config.attentions_of(config.num_layers)]
     hiding = [one for one in distances if one is not None and one < context - 1]
     return float(sizes.product * context * len(hiding) + context * len(set(hiding)))
 
@@ -166,7 +173,7 @@ def _sinks(config: TransformerConfig, sizes: Widths, context: int) -> float:
     if config.attention.sinks == "none" or config.attention.cap is not None:
         return 0.0
     kept = config.num_heads * (2.0 + config.head_width) + 2.0 * config.num_kv_heads
-    sloped = any(isinstance(mixer.positions, Alibi) for mixer in config.layers)
+    sloped = any(isinstance(mixer.positions, Alibi) for mixer in config.attentions)
     return sizes.product * (kept + (config.num_heads * context if sloped else 0))
 
 
@@ -205,8 +212,12 @@ def logit_bytes(vocab_size: int, num_targets: int, dtype: Dtype) -> int:
 def cache_bytes(config: ModelConfig, context: int, dtype: Dtype, source_context: int = 0) -> int:
     r"""Keys and values of a text of `context` tokens: $2 G K \sum_\text{layers} \min(T, \text{distance})$ numbers.
 
-    In an encoder-decoder the source's stand beside them, in each layer of the decoder. They have the parameters' dtype.
+    A recurrent layer has its state, of one size whatever the text. In an encoder-decoder the source's stand beside
+    them, in each layer of the decoder. They have the parameters' dtype.
     """
-    seen = [min(context, mixer.distance or context) for mixer in map(config.mixer, range(config.num_layers))]
+    seen = [min(context, mixer.distance or context) for mixer in config.attentions_of(config.num_layers)]
     source = config.num_layers * source_context if isinstance(config, EncoderDecoderConfig) else 0
-    return 2 * config.num_kv_heads * config.head_width * widths_of(dtype).full * (sum(seen) + source)
+    mixers = map(config.mixer, range(config.num_layers))
+    states = [state_numbers(config, mixer) for mixer in mixers if not isinstance(mixer, AttentionMixer)]
+    numbers = 2 * config.num_kv_heads * config.head_width * (sum(seen) + source) + sum(states)
+    return widths_of(dtype).full * numbers

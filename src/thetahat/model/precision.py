@@ -1,6 +1,7 @@
 """The dtype of the arithmetic."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -25,3 +26,14 @@ def product_dtype(x: Tensor) -> torch.dtype:
     device = x.device.type
     is_cast = x.dtype != torch.float64 and torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if is_cast else x.dtype
+
+
+@contextmanager
+def in_full(x: Tensor) -> Generator[Callable[[Tensor], Tensor]]:
+    """Casts no product within, and gives what casts a tensor to float32, or to x's float64.
+
+    Sums over all of a text need the digits.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    with torch.autocast(x.device.type, enabled=False):
+        yield lambda tensor: tensor.to(dtype)

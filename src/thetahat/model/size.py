@@ -1,6 +1,7 @@
 """How many parameters a shape has: arithmetic alone, so that a list of shapes does not wait for torch."""
 
 from thetahat.model.config import (
+    AttentionMixer,
     EncoderDecoderConfig,
     LayerNormConfig,
     LearnedPositions,
@@ -10,6 +11,7 @@ from thetahat.model.config import (
     ResidualConfig,
     TransformerConfig,
 )
+from thetahat.model.recurrence.count import recurrent_parameters
 
 NORMS: dict[Placement, int] = {"pre": 1, "post": 1, "sandwich": 2, "branch": 1, "parallel": 1}
 """Norms that a block has for each of the two, or three, things in it."""
@@ -49,10 +51,11 @@ def _stack(config: TransformerConfig, num_layers: int, *, reads_source: bool) ->
 
 
 def _block(config: TransformerConfig, layer: int, *, reads_source: bool) -> int:
-    attentions = 2 if reads_source else 1
-    norms = NORMS[config.placement] * (attentions + 1) * _norm(config, config.width)
-    scales = (attentions + 1) * _scales(config.residual, config.width)
-    return norms + scales + attentions * _attention(config) + _of_layer(config, layer)
+    branches, mixer = 3 if reads_source else 2, config.mixer(layer)
+    norms = NORMS[config.placement] * branches * _norm(config, config.width)
+    mixing = _attention(config) if isinstance(mixer, AttentionMixer) else recurrent_parameters(config, mixer)
+    mixing += _attention(config) if reads_source else 0
+    return norms + branches * _scales(config.residual, config.width) + mixing + _of_layer(config, layer)
 
 
 def _scales(residual: ResidualConfig, width: int) -> int:

@@ -17,7 +17,9 @@ from thetahat.model.attention.kernels import Attend, Bias, Scores, attend_scored
 from thetahat.model.block import Block, OfSource
 from thetahat.model.config import (
     Alibi,
+    AttentionMixer,
     LearnedPositions,
+    LinearMixer,
     Mixer,
     Rotary,
     SinusoidalPositions,
@@ -29,6 +31,8 @@ from thetahat.model.layers.norm import norm_of
 from thetahat.model.layers.positions import Slopes, distance_bucket, sinusoids
 from thetahat.model.layers.rope import Rotation, rotation_of
 from thetahat.model.precision import product_dtype
+from thetahat.model.recurrence.chunks import Chunks, chunks_behind, chunks_of
+from thetahat.model.recurrence.state import LayerState
 
 
 class Reading(NamedTuple):
@@ -80,7 +84,7 @@ class Stack(nn.Module):
         self.position_embedding = table(learned.number + learned.offset, width) if learned else None
         self.type_embedding = table(choices.num_types, width) if choices.num_types else None
         self.relative_embedding = table(relative.num_buckets, config.num_heads) if relative else None
-        has_slopes = any(isinstance(mixer.positions, Alibi) for mixer in config.layers)
+        has_slopes = any(isinstance(mixer.positions, Alibi) for mixer in config.attentions)
         self.slopes = Slopes(config.num_heads) if has_slopes else None
         self.embedding_norm = norm_of(config, width) if choices.has_norm else None
         self.widen = nn.Linear(width, config.width) if choices.width else None
@@ -126,8 +130,8 @@ class Stack(nn.Module):
         self,
         layer: int,
         x: Float[Tensor, "B T D"],
-        way: Way,
-        cache: LayerCache | None,
+        way: Way | Chunks,
+        cache: LayerCache | LayerState | None,
         source: OfSource | None,
     ) -> Float[Tensor, "B T D"]:
         block = self.block(layer)
@@ -153,23 +157,38 @@ class Stack(nn.Module):
         x = x if self.embedding_norm is None else self.embedding_norm(x)
         return self.dropout(x if self.widen is None else self.widen(x))
 
-    def _ways(self, inputs: Inputs, x: Float[Tensor, "B T D"], cache: Cache | None) -> dict[Mixer, Way]:
+    def _ways(self, inputs: Inputs, x: Float[Tensor, "B T D"], cache: Cache | None) -> dict[Mixer, Way | Chunks]:
         """How each kind of layer reads these inputs."""
-        config, kinds = self.config, dict.fromkeys(self.config.layers)
+        config, kinds = self.config, dict.fromkeys(self.config.attentions)
         rotations: dict[Rotary | Unrotated | Alibi, Rotation] = {
             rotary: rotation_of(inputs.position, config.head_width, rotary, config.rope_base, x.dtype)
             for rotary in dict.fromkeys(mixer.positions for mixer in kinds)
             if isinstance(rotary, Rotary)
         }
         attends = self._attends(inputs, product_dtype(x), cache)
-        return {mixer: Way(rotations.get(mixer.positions), attends[mixer]) for mixer in kinds}
+        ways: dict[Mixer, Way | Chunks] = {
+            mixer: Way(rotations.get(mixer.positions), attends[mixer]) for mixer in kinds
+        }
+        chunks: dict[int, Chunks] = {}
+        for mixer in config.layers:
+            if not isinstance(mixer, AttentionMixer):
+                reach = 0 if isinstance(mixer, LinearMixer) else mixer.conv - 1
+                if reach not in chunks:
+                    piece = inputs.visibility.piece
+                    chunks[reach] = chunks_behind(piece, reach) if cache else chunks_of(inputs.visibility, reach)
+                ways[mixer] = chunks[reach]
+        return ways
 
-    def _attends(self, inputs: Inputs, dtype: torch.dtype, cache: Cache | None) -> dict[Mixer, Attend]:
+    def _attends(self, inputs: Inputs, dtype: torch.dtype, cache: Cache | None) -> dict[AttentionMixer, Attend]:
         """The kernel for each kind of layer; layers share one where they see alike, and add alike to the scores."""
-        visibility, found, made = inputs.visibility, dict[Mixer, Attend](), dict[tuple[int | None, bool], Attend]()
+        visibility, found, made = (
+            inputs.visibility,
+            dict[AttentionMixer, Attend](),
+            dict[tuple[int | None, bool], Attend](),
+        )
         if self.relative_embedding is not None or self.slopes is not None:
             visibility = visibility.at(inputs.position)
-        for mixer in dict.fromkeys(self.config.layers):
+        for mixer in dict.fromkeys(self.config.attentions):
             past = None if cache is None else cache.past(mixer.distance)
             seen = visibility.within(mixer.distance, inputs.position, 0 if past is None else past.position.shape[1])
             distance = seen.distance if cache is None else mixer.distance  # what a cache has kept depends on the layer
@@ -180,7 +199,7 @@ class Stack(nn.Module):
             found[mixer] = made[kind]
         return found
 
-    def _bias(self, mixer: Mixer, dtype: torch.dtype) -> Bias | None:
+    def _bias(self, mixer: AttentionMixer, dtype: torch.dtype) -> Bias | None:
         """What the distance from query to key adds to the scores of a layer."""
         slopes = partial(self.slopes, dtype=dtype) if self.slopes and isinstance(mixer.positions, Alibi) else None
         if self.relative_embedding is None:

@@ -251,6 +251,13 @@ class RunConfig(Config, kw_only=True):
                 allowed=f"for a model of the kind {model}: {', '.join(fitting)}",
                 cure=f"model.kind={factorization.model_kind}, or another factorization",
             )
+        if factorization.opens_prompts and len(self.model.attentions) < len(self.model.layers):
+            raise ConfigError(
+                f"objective.factorization.kind={kind_of(factorization)} reads prompts both ways, and model.layers has "
+                "layers that read from left to right alone",
+                allowed="attention in all layers, or another factorization",
+                cure="objective.factorization.kind=causal",
+            )
         room = max(self.data.context, self.data.source_room if model == "encoder-decoder" else 0)
         if (limit := self.model.max_positions) is not None and room > limit:
             key = "data.context" if room == self.data.context else "data.source_context"

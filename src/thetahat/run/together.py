@@ -23,6 +23,8 @@ def _obstacles(config: RunConfig, model: LanguageModel, size: int) -> Iterator[t
         fitting = [number for number in range(1, shape.num_kv_heads + 1) if shape.num_kv_heads % number == 0]
         allowed = f"mesh.tensor={', '.join(map(str, fitting))}"
         yield f"model.num_kv_heads={shape.num_kv_heads}: a rank has whole heads", allowed, f"mesh.tensor={fitting[-1]}"
+    if len(shape.attentions) < len(shape.layers):
+        yield "model.layers has layers with a state, which is not divided", "attention in all layers", _SHARDS
     if shape.attention.query_key_norm == "joined":
         instead = "model.attention.query_key_norm=head or none"
         yield "queries and keys are normalised over all heads joined", instead, _SHARDS

@@ -116,7 +116,7 @@ def _shape(model: ModelConfig) -> dict[str, Any]:
     names = ["num_layers", "width", "num_heads", "num_kv_heads", "head_width", "inner_width"]
     names += ["num_encoder_layers"] if hasattr(model, "num_encoder_layers") else []
     found: dict[str, Any] = {"kind": kind_of(model)} | {name: getattr(model, name) for name in names}
-    distances = sorted({mixer.distance for mixer in model.layers if mixer.distance is not None})
+    distances = sorted({mixer.distance for mixer in model.attentions if mixer.distance is not None})
     return found | {"ties_embeddings": model.ties_embeddings} | ({"windows": distances} if distances else {})
 
 

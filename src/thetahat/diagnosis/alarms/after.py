@@ -42,8 +42,8 @@ def told_of(inner: Inner) -> dict[str, dict[str, float]]:
         "moved": {name: one.moved for name, one in regions.items()},
         "second_moment_lag": {name: one.surprise for name, one in regions.items() if one.surprise},
         "below_epsilon": {name: one.below_epsilon for name, one in regions.items() if one.surprise},
-        "max_attention_logit": {one.name: one.max_logit for one in layers},
-        "attention_entropy": {one.name: one.entropy for one in layers},
+        "max_attention_logit": {one.name: one.max_logit for one in layers if one.has_attention},
+        "attention_entropy": {one.name: one.entropy for one in layers if one.has_attention},
         "residual_rms": {one.name: one.residual for one in layers},
     }
 
@@ -108,7 +108,7 @@ def exploding_attention_logits(inner: Inner, setting: Setting, memory: Memory) -
         for one in inner.layers
         if one.max_logit > LARGE and one.max_logit > GROWTH * memory.logits.get(one.name, one.max_logit)
     }
-    memory.logits = {one.name: one.max_logit for one in inner.layers}
+    memory.logits = {one.name: one.max_logit for one in inner.layers if one.has_attention}
     if grown:
         where = max(grown, key=lambda name: grown[name])
         severity: Severity = "critical" if grown[where] > HUGE else "warning"

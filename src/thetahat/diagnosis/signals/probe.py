@@ -1,5 +1,6 @@
 """What a row does inside the model: attention logits, how spread attention is, and the size of the residual stream."""
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,12 +22,17 @@ MOST_POSITIONS = 512  # of the row that is read
 
 
 class Layer(NamedTuple):
-    """What was seen of one attention, or of one block."""
+    """What was seen of one attention, or of one block; of a layer without attention its numbers are NaN."""
 
     name: str
     max_logit: float  # the largest attention logit in absolute value, over all heads
     entropy: float  # of attention over that of seeing all alike, the mean over heads and positions
     residual: float  # root mean square of the residual stream behind the block
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the layer is an attention."""
+        return not math.isnan(self.max_logit)
 
 
 def block_names(model: nn.Module) -> list[str]:
@@ -43,7 +49,8 @@ class _Seen:
 
     def row(self, name: str) -> Float64[Tensor, "3"]:
         """Of one block."""
-        return torch.cat([self.attention[name], self.residual[name][None]])
+        residual = self.residual[name][None]
+        return torch.cat([self.attention.get(name, residual.new_full((2,), torch.nan)), residual])
 
 
 @torch.no_grad()
@@ -77,7 +84,8 @@ def _hooks(model: nn.Module, visible: Bool[Tensor, "T T"], found: _Seen) -> Gene
     handles: list[Any] = []
     for name in block_names(model):
         block = cast(Block, model.get_submodule(name))
-        handles.append(block.attention.register_forward_pre_hook(_asks(name, visible, found)))
+        if isinstance(block.attention, Attention):
+            handles.append(block.attention.register_forward_pre_hook(_asks(name, visible, found)))
         handles.append(block.register_forward_hook(_sizes(name, found)))
     try:
         yield

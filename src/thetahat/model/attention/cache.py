@@ -1,4 +1,4 @@
-"""Keys and values of positions already read, for generation."""
+"""Keys, values and states of positions already read, for generation."""
 
 from typing import final
 
@@ -7,7 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetahat.model.attention.kernels import Past
-from thetahat.model.config import TransformerConfig
+from thetahat.model.config import AttentionMixer, TransformerConfig
+from thetahat.model.recurrence.state import LayerState
 
 
 @final
@@ -56,7 +57,7 @@ class LayerCache:
 
 @final
 class Cache:
-    """One LayerCache a layer, and the positions that were read.
+    """What each layer keeps, and the positions that were read.
 
     `piece` says of every place that will ever be read whose it is, where rows are padded; without it all is seen.
     """
@@ -75,7 +76,10 @@ class Cache:
         self.position = torch.zeros(num_rows, capacity, dtype=torch.int64, device=like.device)
         self.length = 0  # positions read
         mixers = map(config.mixer, range(config.num_layers))
-        self.layers = [LayerCache(empty, capacity, mixer.distance) for mixer in mixers]
+        self.layers = [
+            LayerCache(empty, capacity, mixer.distance) if isinstance(mixer, AttentionMixer) else LayerState()
+            for mixer in mixers
+        ]
 
     def past(self, distance: int | None) -> Past:
         """What was read before and is still kept by the layers that see so far."""

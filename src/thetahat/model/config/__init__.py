@@ -11,7 +11,14 @@ from thetahat.model.config.ends import (
     TransformConfig as TransformConfig,
 )
 from thetahat.model.config.experts import ExpertsConfig as ExpertsConfig
-from thetahat.model.config.mixers import AttentionMixer as AttentionMixer, Mixer as Mixer
+from thetahat.model.config.mixers import (
+    AttentionMixer as AttentionMixer,
+    DeltaMixer as DeltaMixer,
+    LinearMixer as LinearMixer,
+    Mixer as Mixer,
+    RecurrentMixer as RecurrentMixer,
+    StateSpaceMixer as StateSpaceMixer,
+)
 from thetahat.model.config.model import (
     DecoderConfig as DecoderConfig,
     EncoderConfig as EncoderConfig,

@@ -1,5 +1,7 @@
 """What mixes positions in one layer."""
 
+from typing import Literal
+
 from thetahat.core.config import Config
 from thetahat.model.config.positions import Alibi, Rotary, Unrotated
 from thetahat.model.config.values import Count
@@ -14,5 +16,42 @@ class AttentionMixer(Config, kw_only=True, tag="attention", tag_field="kind"):
     """The farthest position that is seen (a sliding window), in positions; none: all are seen."""
 
 
-Mixer = AttentionMixer
-"""What mixes positions in one layer; other kinds than attention become further variants."""
+class LinearMixer(Config, kw_only=True, tag="linear", tag_field="kind"):
+    r"""Linear attention: $S_t = \lambda_t S_{t-1} + \phi(k_t) v_t^\top$, read as $\phi(q_t)^\top S_t$.
+
+    It has the model's heads, and keys and values as wide as a head.
+    """
+
+    decay: Literal["none", "fixed", "learned"] = "none"
+    """What the state is multiplied by at each position. none: nothing, and what is read is divided by the sum of its
+    weights (Katharopoulos et al., 2020); fixed: a number for each head (RetNet); learned: read from the position, as in
+    gated linear attention.
+    """
+
+
+class DeltaMixer(Config, kw_only=True, tag="delta", tag_field="kind"):
+    r"""The gated delta rule: $S_t = \lambda_t (I - \beta_t k_t k_t^\top) S_{t-1} + \beta_t k_t v_t^\top$."""
+
+    has_decay: bool = True
+    """Whether the state decays (Gated DeltaNet), or only what a key stands for is replaced (DeltaNet)."""
+    value_width: Count | None = None
+    """Width of the values of a head; none: the model's head width, which keys always have."""
+    conv: Count = 4
+    """Positions that the convolution over queries, keys and values reads; 1: each its own."""
+
+
+class StateSpaceMixer(Config, kw_only=True, tag="state-space", tag_field="kind"):
+    r"""Mamba-2's state: $S_t = e^{-a \Delta_t} S_{t-1} + \Delta_t B_t x_t^\top$, read as $C_t^\top S_t + D x_t$."""
+
+    expansion: Count = 2
+    """Width of x of all heads together, in widths of the model; a head has the model's head width."""
+    state_width: Count = 64
+    """Width of B and C, which all heads share."""
+    conv: Count = 4
+    """Positions that the convolution over x, B and C reads; 1: each its own."""
+
+
+RecurrentMixer = LinearMixer | DeltaMixer | StateSpaceMixer
+"""What carries a state from position to position."""
+Mixer = AttentionMixer | RecurrentMixer
+"""What mixes positions in one layer."""

@@ -1,15 +1,16 @@
 """The shape of a whole model, of each of the three kinds."""
 
+from math import gcd
 from typing import Annotated
 
 from msgspec import Meta
 
-from thetahat.core.config import Config
+from thetahat.core.config import Config, kind_of
 from thetahat.core.errors import ConfigError
 from thetahat.model.config.attention import AttentionConfig
 from thetahat.model.config.ends import EmbeddingConfig, HeadConfig
 from thetahat.model.config.experts import ExpertsConfig
-from thetahat.model.config.mixers import AttentionMixer, Mixer
+from thetahat.model.config.mixers import AttentionMixer, Mixer, StateSpaceMixer
 from thetahat.model.config.network import MLPConfig
 from thetahat.model.config.norms import NormConfig, Placement, RMSNormConfig
 from thetahat.model.config.positions import LearnedPositions, Rotary, rotated_width
@@ -49,7 +50,9 @@ class TransformerConfig(Config, kw_only=True):
     residual: ResidualConfig = SumConfig()
     """How what a block computes is added to the residual stream."""
     layers: Annotated[tuple[Mixer, ...], Meta(min_length=1)] = (AttentionMixer(),)
-    """What mixes positions in each layer: a list that is repeated over the depth."""
+    """What mixes positions in each layer: a list that is repeated over the depth, whose tables are attentions where
+    they say no kind; or kinds alone, 3x delta, 1x attention.
+    """
     attention: AttentionConfig = AttentionConfig()
     """What the attentions of all layers have in common."""
     mlp: MLPConfig = MLPConfig()
@@ -77,14 +80,14 @@ class TransformerConfig(Config, kw_only=True):
                 f"model.num_kv_heads={self.num_kv_heads} does not divide model.num_heads={self.num_heads}",
                 cure=f"model.num_kv_heads={self.num_heads}",
             )
-        for rotary in (mixer.positions for mixer in self.layers if isinstance(mixer.positions, Rotary)):
+        for rotary in (mixer.positions for mixer in self.attentions if isinstance(mixer.positions, Rotary)):
             if (rotated := rotated_width(self.head_width, rotary)) % 2:
                 share = "" if rotary.share == 1 else f", of which {rotary.share} are rotated: {rotated}"
                 raise ConfigError(
                     f"model.head_width={self.head_width}{share} is odd, and rotary positions rotate pairs",
                     cure=f"model.head_width={self.head_width + 1}",
                 )
-
+        self._check_recurrent()
         if self.experts is not None:
             self._check_experts(self.experts)
 
@@ -102,6 +105,24 @@ class TransformerConfig(Config, kw_only=True):
                 cure=f"model.experts.num_dense={self.num_layers - 1}, or model.experts=none",
             )
 
+    def _check_recurrent(self) -> None:
+        kinds = {type(mixer): kind_of(mixer) for mixer in self.layers}
+        recurrent = [mixer for mixer in self.layers if not isinstance(mixer, AttentionMixer)]
+        if not recurrent:
+            return
+        if self.shares_layers and len(set(self.layers)) > 1:
+            raise ConfigError(
+                f"model.shares_layers=true, and layers are of several kinds: {', '.join(kinds.values())}",
+                allowed="model.layers of one kind",
+                cure="model.shares_layers=false",
+            )
+        inside = [mixer.expansion * self.width for mixer in recurrent if isinstance(mixer, StateSpaceMixer)]
+        if any(width % self.head_width for width in inside):
+            raise ConfigError(
+                f"model.head_width={self.head_width} does not divide the width of a state-space layer, {inside[0]}",
+                cure=f"model.head_width={gcd(self.head_width, *inside)}",
+            )
+
     def mixer(self, layer: int) -> Mixer:
         """What mixes positions in a layer, counted from 0."""
         return self.layers[layer % len(self.layers)]
@@ -109,6 +130,16 @@ class TransformerConfig(Config, kw_only=True):
     def experts_of(self, layer: int) -> ExpertsConfig | None:
         """The experts of a layer, counted from 0; None: it has one network."""
         return None if self.experts is None or layer < self.experts.num_dense else self.experts
+
+    def attentions_of(self, num_layers: int) -> list[AttentionMixer]:
+        """Those of the first so many layers that are attentions."""
+        mixers = map(self.mixer, range(num_layers))
+        return [mixer for mixer in mixers if isinstance(mixer, AttentionMixer)]
+
+    @property
+    def attentions(self) -> tuple[AttentionMixer, ...]:
+        """The kinds of layers that are attentions."""
+        return tuple(mixer for mixer in self.layers if isinstance(mixer, AttentionMixer))
 
     @property
     def max_positions(self) -> int | None:
@@ -124,12 +155,31 @@ class DecoderConfig(TransformerConfig, kw_only=True, tag="decoder", tag_field="k
 class EncoderConfig(TransformerConfig, kw_only=True, tag="encoder", tag_field="kind"):
     """An encoder-only Transformer: each position reads all of its text, and is asked what it stands for."""
 
+    def __post_init__(self) -> None:
+        TransformerConfig.__post_init__(self)
+        _check_both_ways(self, "encoder")
+
 
 class EncoderDecoderConfig(TransformerConfig, kw_only=True, tag="encoder-decoder", tag_field="kind"):
     """A Transformer that reads a source with an encoder, and continues a target with a decoder of `num_layers`."""
 
     num_encoder_layers: Count = 4
     """Layers of the encoder, which have the shape of the decoder's."""
+
+    def __post_init__(self) -> None:
+        TransformerConfig.__post_init__(self)
+        _check_both_ways(self, "encoder-decoder")
+
+
+def _check_both_ways(config: TransformerConfig, kind: str) -> None:
+    """An encoder reads both ways, a recurrent layer one."""
+    for mixer in config.layers:
+        if not isinstance(mixer, AttentionMixer):
+            raise ConfigError(
+                f"model.layers has {kind_of(mixer)!r} in model.kind={kind}: it reads from left to right alone",
+                allowed="attention, or model.kind=decoder",
+                cure="model.kind=decoder",
+            )
 
 
 ModelConfig = DecoderConfig | EncoderConfig | EncoderDecoderConfig

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from thetahat.core.plain import fields_as_json
 from thetahat.model.build import LanguageModel
 from thetahat.model.config import EncoderDecoderConfig
-from thetahat.model.cost import Pairs, Weights, attention_flops, positions_seen, weights_of
+from thetahat.model.cost import Pairs, Weights, mixing_flops, positions_seen, weights_of
 from thetahat.optimization.config import Muon
 from thetahat.optimization.groups import group_parameters
 from thetahat.optimization.muon import orthogonalize_flops
@@ -18,7 +20,7 @@ class Operations:
 
     num_tokens: int  # positions that are read, a source not counted
     blocks: int | float  # forward: matrices of the blocks
-    attention: int | float  # forward: scores, and sums over values
+    attention: int | float  # forward: scores, sums over values, and what layers with a state do to it
     head: int | float  # forward: logits of targets
     backward: int | float
     recomputed: int | float  # forward once more, where memory is saved so: chunks of the head
@@ -65,8 +67,8 @@ def operations_of(
     factorization = config.objective.factorization
     targets = min(factorization.expected_targets(config.batch_size, data.context), positions)
     stack, of_source = pieces.length or data.context, pieces.of_source or data.source_room
-    seen = sum(positions_seen(shape, stack, pairs, of_source, data.source_room, share))
-    attention = positions * attention_flops(shape, seen)
+    seen = positions_seen(shape, stack, pairs, of_source, data.source_room, share)
+    attention = positions * mixing_flops(shape, seen)
     weights, trained = weights_of(model), weights_of(model, trained=True)
 
     def products(of: Weights) -> int | float:
@@ -89,9 +91,9 @@ def operations_of(
 
 def _first_read(model: LanguageModel) -> int:
     """Numbers in the matrices that read the embeddings, in the first block of the stack that the head reads."""
-    attention = model.block(0).attention
-    maps = (getattr(one, "base", one) for one in (attention.query, attention.key, attention.value))
-    return sum(one.weight.numel() for one in maps)
+    maps = [one for name, one in model.block(0).attention.named_children() if name != "output"]
+    maps = [getattr(one, "base", one) for one in maps]
+    return sum(one.weight.numel() for one in maps if isinstance(one, nn.Linear))
 
 
 def _update(model: LanguageModel, config: RunConfig) -> int | float:

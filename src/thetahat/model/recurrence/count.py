@@ -1,0 +1,109 @@
+"""What a recurrent layer has and costs, counted from its shape alone."""
+
+from typing import NamedTuple
+
+from thetahat.model.config import (
+    DeltaMixer,
+    LayerNormConfig,
+    LinearMixer,
+    RecurrentMixer,
+    StateSpaceMixer,
+    TransformerConfig,
+)
+
+CHUNK = 64
+"""Positions that are computed together: the cost within a chunk grows with its square, that between with the number."""
+
+
+class Sizes(NamedTuple):
+    """Of the state, and of what is read and written."""
+
+    heads: int
+    key: int  # K: rows of a head's state
+    value: int  # O: its columns
+    conv: int  # channels of the convolution
+    reach: int  # positions before each that it reads
+
+
+def sizes_of(config: TransformerConfig, mixer: RecurrentMixer) -> Sizes:
+    """Those of a layer."""
+    heads, width = config.num_heads, config.head_width
+    match mixer:
+        case LinearMixer():
+            return Sizes(heads, width, width + (mixer.decay == "none"), 0, 0)
+        case DeltaMixer():
+            value = mixer.value_width or width
+            return Sizes(heads, width, value, heads * (2 * width + value), mixer.conv - 1)
+        case StateSpaceMixer():
+            inside = mixer.expansion * config.width
+            conv = inside + 2 * mixer.state_width
+            return Sizes(inside // width, mixer.state_width, width, conv, mixer.conv - 1)
+
+
+def recurrent_parameters(config: TransformerConfig, mixer: RecurrentMixer) -> int:
+    """Every trainable number of a layer, its norm included."""
+    sizes, inside = sizes_of(config, mixer), config.num_heads * config.head_width
+    filters = sizes.conv * (sizes.reach + 1)
+    match mixer:
+        case LinearMixer():
+            total = 4 * config.width * inside
+            if mixer.decay != "none":
+                total += config.width * inside + _norm(config, config.head_width)
+            return total + (sizes.heads * (config.width + 1) if mixer.decay == "learned" else 0)
+        case DeltaMixer():
+            values = sizes.heads * sizes.value
+            total = config.width * (2 * inside + 3 * values + sizes.heads) + filters + _norm(config, sizes.value)
+            return total + (sizes.heads * (config.width + 2) if mixer.has_decay else 0)
+        case StateSpaceMixer():
+            values = sizes.heads * sizes.value
+            total = config.width * (3 * values + 2 * mixer.state_width + sizes.heads) + filters + sizes.conv
+            return total + 3 * sizes.heads + _norm(config, values)
+
+
+def recurrent_flops(config: TransformerConfig, mixer: RecurrentMixer) -> int | float:
+    r"""Products of a position in the forward pass beside the layer's matrices, a multiply-add as two, in full chunks.
+
+    With W positions a chunk a head takes $2 W (K + O) + 4 K O$: pairs within the chunk, what is added to the state and
+    what is read of it. The delta rule has $2 W K + W (K + O)$ more for its triangular system, and
+    $2 K^2 + 2 K O + 2 K^2 O / W$ for what it does to the state.
+    """
+    heads, key, value, *_ = sizes_of(config, mixer)
+    each: int | float = 2 * CHUNK * (key + value) + 4 * key * value
+    if isinstance(mixer, DeltaMixer):
+        each += 2 * CHUNK * key + CHUNK * (key + value)
+        each += 2 * key * key + 2 * key * value + 2 * key * key * value / CHUNK
+    return heads * each
+
+
+def recurrent_numbers(config: TransformerConfig, mixer: RecurrentMixer) -> float:
+    r"""Numbers that one position keeps for the backward pass beside the layer's input, in full chunks.
+
+    With H heads and chunks of W positions: pairs within a chunk, $n H W$; keys and queries as they are read, decayed
+    and turned, $n H K$; values, what is read of them, its norm and gate, $n H O$; X channels around the convolution;
+    and the states between chunks, of which a position has 1 / W. Counted from what autograd saves.
+    """
+    heads, key, value, conv, _ = sizes_of(config, mixer)
+    states = key * value / CHUNK
+    match mixer:
+        case LinearMixer(decay="none"):
+            each = 2 * CHUNK + 7 * key + 3 * value + states + 3
+        case LinearMixer(decay="fixed"):
+            each = 2 * CHUNK + 4 * key + 8 * value + states + 3
+        case LinearMixer():
+            each = 3 * CHUNK + 6 * key + 8 * value + 2 * states + 5
+        case DeltaMixer():
+            pairs, keys = (6, 10) if mixer.has_decay else (4, 9)
+            each = pairs * CHUNK + keys * key + 8 * value + 2 * states + key * key / CHUNK + 10
+        case StateSpaceMixer():
+            each = 3 * CHUNK + 4 * key + 8 * value + 2 * states + 5
+    return heads * each + 3 * conv
+
+
+def state_numbers(config: TransformerConfig, mixer: RecurrentMixer) -> int:
+    """What a layer keeps of a text, however long: the state, and what its convolution will read again."""
+    sizes = sizes_of(config, mixer)
+    return sizes.heads * sizes.key * sizes.value + sizes.reach * sizes.conv
+
+
+def _norm(config: TransformerConfig, width: int) -> int:
+    return width * (2 if isinstance(config.norm, LayerNormConfig) and config.norm.has_bias else 1)

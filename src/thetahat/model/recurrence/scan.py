@@ -1,0 +1,85 @@
+r"""Recurrences over a matrix of state, chunk by chunk: products of matrices within, one hand-over between.
+
+For each head $S_t = \lambda_t (I - \beta_t k_t k_t^\top) S_{t-1} + \beta_t k_t v_t^\top$ with S of [K, O], or without
+what $\beta$ does; $o_t = S_t^\top q_t$. A position with k = 0 and $\lambda$ = 1 leaves the state as it is.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thetahat.model.recurrence.chunks import Round
+
+Keys = Float[Tensor, "U W H K"]
+Values = Float[Tensor, "U W H O"]
+State = Float[Tensor, "_ H K O"]
+
+
+def decayed_sum(
+    q: Keys, k: Keys, v: Values, log_decay: Float[Tensor, "U W H"], rounds: Sequence[Round], start: State | None = None
+) -> tuple[Values, State]:
+    r"""$S_t = \lambda_t S_{t-1} + k_t v_t^\top$, read as $S_t^\top q_t$, and the states behind the last round.
+
+    Within a chunk $\sum_{j \le i} \frac{\Lambda_i}{\Lambda_j} (q_i^\top k_j) v_j$ with $\Lambda$ the product of decays:
+    Dao and Gu, Transformers are SSMs, 2024 (arXiv 2405.21060, section 6).
+    """
+    q, k, v, total = *(x.transpose(1, 2) for x in (q, k, v)), log_decay.transpose(1, 2).cumsum(-1)
+    end = total[..., -1:]
+    added = (k * (end - total).exp()[..., None]).mT @ v
+    before, last = _handed_on(end.exp()[..., None], added, torch.mul, rounds, start)
+    out = (q @ k.mT * _decay_between(total)) @ v + (q * total.exp()[..., None]) @ before
+    return out.transpose(1, 2), last
+
+
+def delta_rule(
+    q: Keys,
+    k: Keys,
+    v: Values,
+    rates: tuple[Float[Tensor, "U W H"], Float[Tensor, "U W H"]],
+    rounds: Sequence[Round],
+    start: State | None = None,
+) -> tuple[Values, State]:
+    r"""$S_t = \lambda_t (I - \beta_t k_t k_t^\top) S_{t-1} + \beta_t k_t v_t^\top$; rates: $\beta$ and $\ln \lambda$.
+
+    What position i adds is $u_i k_i^\top$ with $u_i$ less what the chunk has added under its key before: a triangular
+    system $(I + A) U = \beta V$, $A_{ij} = \beta_i \frac{\Lambda_i}{\Lambda_j} k_i^\top k_j$ for j < i, solved once for
+    what the chunk reads and once for the state before it, $U - W S$. Then a chunk is one linear map of that state: Yang
+    et al., Parallelizing Linear Transformers with the Delta Rule, 2024 (arXiv 2406.06484), and Gated Delta Networks,
+    2024 (arXiv 2412.06464).
+    """
+    q, k, v, beta, total = *(x.transpose(1, 2) for x in (q, k, v, rates[0])), rates[1].transpose(1, 2).cumsum(-1)
+    beta, end, between, grown = beta[..., None], total[..., -1:], _decay_between(total), total.exp()[..., None]
+    system = (beta * (k @ k.mT) * between).tril(-1)
+    both = torch.cat([beta * v, beta * grown * k], -1)
+    solved = torch.linalg.solve_triangular(system, both, upper=False, unitriangular=True)
+    u, w = solved.split([v.shape[-1], k.shape[-1]], -1)
+    kept = (k * (end - total).exp()[..., None]).mT  # [U H K W]
+    change = torch.diag_embed(end.exp().expand(*end.shape[:-1], k.shape[-1])) - kept @ w
+    before, last = _handed_on(change, kept @ u, torch.matmul, rounds, start)
+    out = (q @ k.mT * between) @ (u - w @ before) + (q * grown) @ before
+    return out.transpose(1, 2), last
+
+
+def _decay_between(total: Float[Tensor, "U H W"]) -> Float[Tensor, "U H W W"]:
+    """What has decayed from position j to position i, 0 where j comes later."""
+    size = total.shape[-1]
+    later = torch.ones(size, size, dtype=torch.bool, device=total.device).triu(1)
+    return (total[..., :, None] - total[..., None, :]).masked_fill(later, -torch.inf).exp()
+
+
+def _handed_on(
+    change: Tensor,
+    added: Tensor,
+    by: Callable[[Tensor, Tensor], Tensor],
+    rounds: Sequence[Round],
+    start: State | None,
+) -> tuple[State, State]:
+    """The states before each chunk, and those behind the chunks of the last round, each changed `by` and added to."""
+    sizes, before = [len(one) for one in rounds], list[State]()
+    state = torch.zeros_like(added[: sizes[0]]) if start is None else start
+    for turn, (changes, more) in enumerate(zip(change.split(sizes), added.split(sizes), strict=True)):
+        before.append(state if turn == 0 else state.index_select(0, rounds[turn]))
+        state = by(changes, before[-1]) + more
+    return torch.cat(before), state
