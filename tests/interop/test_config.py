@@ -17,6 +17,7 @@ from thetahat.model.config import (
     AttentionConfig,
     AttentionMixer,
     DecoderConfig,
+    ExpertsConfig,
     LayerNormConfig,
     Llama3Scaling,
     Rotary,
@@ -145,11 +146,25 @@ def test_a_config_without_qwens_norms_is_exported_as_llama():
     assert family_for(config, "mistral").model_type == "mistral"
     with pytest.raises(ModelError, match=r"gpt2 does not have this shape: there is no embedding\.positions"):
         family_for(config, "gpt2")
-    with pytest.raises(ModelError, match="'mixtral' is no family"):
+    with pytest.raises(ModelError, match="mixtral does not have this shape: there are no experts"):
         family_for(config, "mixtral")
+    with pytest.raises(ModelError, match="'xlnet' is no family"):
+        family_for(config, "xlnet")
     with pytest.raises(ModelError, match="bert is no decoder"):
         family_for(config, "bert")
     assert family_for(replace(config, layers=(AttentionMixer(distance=7),))).model_type == "mistral"
+
+
+def test_a_new_decoder_with_experts_is_exported_by_its_scores():
+    experts = ExpertsConfig(num_dense=1, shared_width=DecoderConfig().inner_width)
+    plain = DecoderConfig(experts=experts, attention=AttentionConfig(query_key_norm="none"))
+    assert family_for(plain).model_type == "glm4_moe"
+    assert family_for(replace(plain, attention=AttentionConfig())).model_type == "glm4_moe"
+    softmax = replace(plain, experts=ExpertsConfig(scores="softmax", has_bias=False))
+    assert family_for(softmax).model_type == "mixtral"
+    assert family_for(replace(softmax, attention=AttentionConfig())).model_type == "qwen3_moe"
+    with pytest.raises(ModelError, match=r"experts\.has_bias: True -> False"):
+        family_for(replace(softmax, experts=ExpertsConfig(scores="softmax")), "mixtral")
 
 
 def test_one_model_said_in_two_ways_is_one():
@@ -195,7 +210,7 @@ def changed(name, **fields):
 
 REFUSED = {
     "an architecture of another kind": (changed("bert", architectures=["BertForQuestionAnswering"]), "BertForMaskedLM"),
-    "a model of a type that is not known": (changed("t5", model_type="mixtral"), "'mixtral'.*unsupported"),
+    "a model of a type that is not known": (changed("t5", model_type="xlnet"), "'xlnet'.*unsupported"),
     "no type": ({"architectures": ["LlamaForCausalLM"]}, "no model_type"),
     "an unknown field": (changed("llama3.2", residual_multiplier=0.2), "'residual_multiplier'.*=0.2"),
     "an unknown activation": (changed("bert", hidden_act="quick_gelu"), "hidden_act='quick_gelu'"),
@@ -225,6 +240,14 @@ REFUSED = {
         changed("pythia", partial_rotary_factor=0.5),
         "0.25, which is rotary_pct",
     ),
+    "experts in every second layer": (changed("qwen3-30b-a3b", decoder_sparse_step=2), "decoder_sparse_step=2"),
+    "experts in some layers": (changed("qwen3-30b-a3b", mlp_only_layers=[3, 7]), r"mlp_only_layers=\[3, 7\]"),
+    "experts of two numbers": (
+        changed("olmoe-1b-7b", num_local_experts=8),
+        "num_local_experts=8 is not supported\n  allowed: 64",
+    ),
+    "more experts chosen than there are": (changed("mixtral-8x7b", num_experts_per_tok=9), "num_chosen=9 is more"),
+    "groups of experts": (changed("glm-4.5-air", n_group=8), "n_group=8"),
     "heads of two numbers": (changed("bart", encoder_attention_heads=6), "encoder_attention_heads=6"),
     "a projection of an unknown kind": (changed("t5", feed_forward_proj="gated-swish"), "'gated-swish'"),
 }

@@ -61,6 +61,7 @@ BART = {
     "max_position_embeddings": 258,
     "decoder_start_token_id": 2,
 }
+MIXED = {"moe_intermediate_size": 24, "num_experts_per_tok": 2}
 WINDOW = {"head_dim": 16, "query_pre_attn_scalar": 24, "sliding_window": 5}
 
 
@@ -93,6 +94,17 @@ MODELS = {  # name: (class of the model, class of the config, its fields)
     "phi3": ("Phi3ForCausalLM", "Phi3Config", {**GROUPED, **rope("default", partial_rotary_factor=0.5)}),
     "phi3_window": ("Phi3ForCausalLM", "Phi3Config", {**GROUPED, "sliding_window": 5}),
     "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", GROUPED),
+    "mixtral": ("MixtralForCausalLM", "MixtralConfig", {**GROUPED, "num_local_experts": 5, "num_experts_per_tok": 3}),
+    "qwen3_moe": (
+        *("Qwen3MoeForCausalLM", "Qwen3MoeConfig"),
+        {**GROUPED, **MIXED, "num_experts": 6, "head_dim": 16, "norm_topk_prob": True, "mlp_only_layers": [0]},
+    ),
+    "olmoe": ("OlmoeForCausalLM", "OlmoeConfig", {**GROUPED, "num_experts": 4, "num_experts_per_tok": 2}),
+    "glm4_moe": (
+        *("Glm4MoeForCausalLM", "Glm4MoeConfig"),
+        {**GROUPED, **MIXED, "n_routed_experts": 6, "n_shared_experts": 2, "routed_scaling_factor": 1.5}
+        | {"head_dim": 16, "use_qk_norm": True, "attention_bias": True, "n_group": 1, "topk_group": 1},
+    ),
     "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", {**GROUPED, **WINDOW}),
     "gemma3": ("Gemma3ForCausalLM", "Gemma3TextConfig", {**GROUPED, **WINDOW, **_SPLIT}),
     "gemma3_scaled": (
@@ -222,6 +234,9 @@ def made(name):
             is_table = any(part in where for part in ("emb", "wte", "wpe", "shared", "lm_head"))
             scale = 10**-0.5 if where.endswith("Attention.q.weight") else 1.0  # T5's scores have no scale of their own
             parameter.copy_(draw(parameter.shape) * (0.5 if is_table else scale * parameter.shape[-1] ** -0.5))
+    for where, buffer in model.named_buffers():
+        if where.endswith("e_score_correction_bias"):
+            buffer.copy_(draw(buffer.shape) * 0.2)
     if name == "marian":
         model.final_logits_bias.copy_(draw(model.final_logits_bias.shape))
     return model.eval()
@@ -287,12 +302,16 @@ def lift(model, folder, monkeypatch):
     """Takes the casts to float32 out of a model of theirs, and makes it float64."""
     config = folder.config
     model.double()
+    if config.experts is not None:
+        model.set_experts_implementation("eager")  # the other knows no float64
     for module in model.modules():
         kind = type(module).__name__
         if "ScaledWordEmbedding" in kind and isinstance(module.embed_scale, torch.Tensor):  # Gemma's
             module.embed_scale = torch.tensor(config.width**0.5, dtype=torch.float64)
         if kind.endswith("RMSNorm") or kind in {"T5LayerNorm", "MT5LayerNorm"}:
             module.forward = types.MethodType(_norm, module)
+        if kind.lower().endswith("topkrouter"):
+            module.forward = types.MethodType(_routed, module)
         if "SinusoidalPositionalEmbedding" in kind:
             module.weight.data = _sines(*module.weight.shape)
 
@@ -314,6 +333,18 @@ def with_exact_angles(model, folder):
         if "RotaryEmbedding" in type(module).__name__:
             module.forward = partial(_angles, folder.config)
     return model
+
+
+def _routed(self, hidden):
+    """A router of theirs without its casts."""
+    logits = torch.nn.functional.linear(hidden.reshape(-1, self.hidden_dim), self.weight)
+    bias = getattr(self, "e_score_correction_bias", None)
+    scores = logits.softmax(-1) if bias is None else logits.sigmoid()
+    chosen = torch.topk(scores if bias is None else scores + bias, self.top_k, dim=-1).indices
+    weights = scores.gather(-1, chosen)
+    if getattr(self, "norm_topk_prob", True):
+        weights = weights / weights.sum(-1, keepdim=True)
+    return logits, weights * getattr(self, "routed_scaling_factor", 1.0), chosen
 
 
 def _norm(self, x):

@@ -5,13 +5,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.examples import SMALL, TINY
+from tests.interop.hub import CONFIGS
 from thetahat.core.batch import Inputs, Source
 from thetahat.core.config import override
 from thetahat.core.errors import ConfigError
 from thetahat.core.visibility import Visibility
+from thetahat.interop.config import read_config
 from thetahat.model.build import build_model
 from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
-from thetahat.model.cost import flops_per_token
+from thetahat.model.cost import flops_per_token, idle_parameters
 from thetahat.model.decoder import Decoder
 from thetahat.model.init import initialize
 from thetahat.model.size import num_parameters
@@ -75,6 +77,22 @@ def test_flops_are_those_that_torch_counts_of_the_model(config):
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model.head(model.hidden(inputs).flatten(0, 1)).sum().backward()
     assert counter.get_total_flops() == flops_per_token(config, 50, 16) * tokens.numel()
+
+
+PUBLISHED = {  # billions, all and active: Mixtral of Experts (arXiv 2401.04088), the cards of Qwen 3 and OLMoE
+    "mixtral-8x7b": (46.7, 12.9),
+    "qwen3-30b-a3b": (30.5, 3.3),
+    "olmoe-1b-7b": (6.9, 1.3),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_and_those_active_for_a_token_are_the_published_ones(name):
+    plain = CONFIGS[name]
+    config = read_config(plain)
+    model = build_model(config, plain["vocab_size"])
+    total = num_parameters(config, plain["vocab_size"])
+    assert (total / 1e9, (total - idle_parameters(model)) / 1e9) == pytest.approx(PUBLISHED[name], abs=0.06)
 
 
 def test_flops_are_six_a_weight_and_twelve_a_score():

@@ -138,7 +138,10 @@ def _on(asked: Typed, mesh: dict[str, int]) -> "Machines":
 
 def _show(found: "Cost") -> None:
     one = found.estimate
-    emit_words(f"{in_line(found.name)}: {found.num_parameters:,} parameters, {found.num_trainable:,} of them trained\n")
+    counts = f"{found.num_parameters:,} parameters, {found.num_trainable:,} of them trained"
+    if found.num_active != found.num_parameters:
+        counts += f", {found.num_active:,} active for each token"
+    emit_words(f"{in_line(found.name)}: {counts}\n")
     rows = [*found.parameters.items(), ("all", found.num_parameters)]
     columns = [
         Column("parameters", lambda row: row[0]),

@@ -125,6 +125,8 @@ def _overview(found: "Info") -> dict[str, Any]:
     told["vocabulary"] = _vocabulary(found)
     told["chat template"] = found.template["name"] if found.template else "none"
     told["operations"] = f"{found.flops_per_token / 1e6:,.1f} MFLOP a token of training at that context"
+    if found.num_active != found.num_parameters:
+        told["active"] = f"{found.num_active:,} of the parameters, for each token"
     if found.num_trainable != found.num_parameters:
         told["trained"] = f"{found.num_trainable:,} of the parameters"
     if found.adapter:

@@ -135,8 +135,12 @@ def canonical(config: ModelConfig) -> ModelConfig:
     far = [positions for mixer, positions in rotated if mixer.distance is None] or [one for _, one in rotated]
     base = far[0].base if far else None
     scale, residual = config.attention.scale, config.residual
+    experts = config.experts
+    if experts is not None and experts.inner_width == config.inner_width:
+        experts = replace(experts, inner_width=None)
     return replace(
         config,
+        experts=experts,
         dropout=0.0,
         rope_base=base or 10_000.0,
         layers=_shortest([_unresolved(mixer, base) for mixer in mixers]),

@@ -196,9 +196,11 @@ def _vocab_size(plain: Mapping[str, Any]) -> int:
 
 
 def _shapes(config: ModelConfig, vocab_size: int, num_tensors: int) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of our parameters; nothing is laid out with less than a tensor a layer."""
+    """The names and shapes of our parameters; nothing is laid out with less than a tensor a layer, or an expert."""
     if config.num_layers > num_tensors and not config.shares_layers:
         raise ModelError(f"{CONFIG} asks for {config.num_layers} layers, and there are {num_tensors} tensors")
+    if config.experts and config.experts.num_experts > num_tensors:
+        raise ModelError(f"{CONFIG} asks for {config.experts.num_experts} experts, and there are {num_tensors} tensors")
     try:
         return {name: tuple(parameter.shape) for name, parameter in build_model(config, vocab_size).named_parameters()}
     except RuntimeError as error:  # a table larger than what can be counted

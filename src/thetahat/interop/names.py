@@ -11,13 +11,15 @@ from torch import Tensor
 from thetahat.core.errors import ModelError
 
 Storage = Literal["rows", "transposed", "heads", "row"]
-_LAYER = re.compile(r"\bblocks\.(\d+)\.")
+_NUMBER = re.compile(r"(?<=\bblocks\.)\d+(?=\.)|(?<=\bexperts\.)\d+(?=\.)")
 
 
 @final
 @dataclass(frozen=True)
 class Link:
-    """A module of theirs, and of ours: one, or several whose parameters are joined. `*` is the number of a layer.
+    """A module of theirs, and of ours: one, or several whose parameters are joined.
+
+    `*` is the number of a layer, and a second one that of an expert.
 
     `rows`: ours, one below the other. `transposed`: so, and matrices are [in, out]. `heads`: row blocks in turn, a
     head at a time. `row`: a vector [V] of ours is [1 V] of theirs. Where the name of ours ends in weight or bias, it is
@@ -28,6 +30,7 @@ class Link:
     ours: str | tuple[str, ...]
     stored: Storage = "rows"
     without: str = ""  # a module of ours, beside which this link does not hold
+    keeps_dtype: bool = False  # in files, whatever the dtype of the others
 
 
 @final
@@ -41,6 +44,7 @@ class Entry:
     shape: tuple[int, ...]  # of theirs
     stored: Storage
     num_heads: int
+    keeps_dtype: bool = False
 
     @property
     def is_plain(self) -> bool:
@@ -80,7 +84,7 @@ def entries(links: Iterable[Link], shapes: Mapping[str, tuple[int, ...]], num_he
     others = {name for _, ours in listed for name in ours[1:]}
     found: list[Entry] = []
     for name in shapes:
-        layer, pattern = _numbered(name)
+        numbers, pattern = _numbered(name)
         module, _, leaf = pattern.rpartition(".")
         if {pattern, module} & others:
             continue
@@ -90,15 +94,20 @@ def entries(links: Iterable[Link], shapes: Mapping[str, tuple[int, ...]], num_he
             (link, ours), suffix = firsts[module], (f".{leaf}", ".bias" if leaf == "bias" else ".weight")
         else:
             raise ModelError(f"{name} has no place in this family of models")
-        joined = tuple(f"{each}{suffix[0]}".replace("*", layer) for each in ours)
-        found.append(_entry(link, f"{link.theirs}{suffix[1]}".replace("*", layer), joined, shapes, num_heads))
+        joined = tuple(_filled(f"{each}{suffix[0]}", numbers) for each in ours)
+        found.append(_entry(link, _filled(f"{link.theirs}{suffix[1]}", numbers), joined, shapes, num_heads))
     return found
 
 
-def _numbered(name: str) -> tuple[str, str]:
-    """The number of the layer that a parameter belongs to, and the name with `*` in its place."""
-    match = _LAYER.search(name)
-    return (match[1], f"{name[: match.start(1)]}*{name[match.end(1) :]}") if match else ("", name)
+def _numbered(name: str) -> tuple[list[str], str]:
+    """The numbers of the layer and of the expert that a parameter belongs to, and the name with `*` in their places."""
+    return _NUMBER.findall(name), _NUMBER.sub("*", name)
+
+
+def _filled(pattern: str, numbers: Iterable[str]) -> str:
+    for number in numbers:
+        pattern = pattern.replace("*", number, 1)
+    return pattern
 
 
 def _entry(
@@ -112,4 +121,4 @@ def _entry(
         shape = shape[::-1]
     if link.stored == "row":
         shape = (1, *shape)
-    return Entry(theirs, ours, rows, shape, link.stored, num_heads)
+    return Entry(theirs, ours, rows, shape, link.stored, num_heads, link.keeps_dtype)

@@ -153,7 +153,7 @@ def matrix_weights(model: LanguageModel) -> int:
     return weights_of(model).total
 
 
-def idle_weights(model: nn.Module) -> int:
+def idle_parameters(model: nn.Module) -> int:
     """Parameters of experts that a position does not choose."""
     found = [one for one in model.modules() if isinstance(one, Experts)]
     return sum(one.num_idle * sum(p.numel() for p in one.experts[0].parameters()) for one in found)

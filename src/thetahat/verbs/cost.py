@@ -11,7 +11,7 @@ from msgspec.structs import replace as changed
 from thetahat.core.config import override
 from thetahat.core.errors import ConfigError
 from thetahat.figures.panel import Curve, Panel
-from thetahat.model.cost import flops_per_token, parameters_by_part
+from thetahat.model.cost import flops_per_token, idle_parameters, parameters_by_part
 from thetahat.run.config import RunConfig
 from thetahat.run.cost.ceiling import measure_rates
 from thetahat.run.cost.devices import DEVICES, Device, Rates, find_device, rates_of
@@ -90,6 +90,7 @@ class Cost:
     name: str
     parameters: dict[str, int]  # by part
     num_parameters: int
+    num_active: int  # that a token is computed with: of experts those that it chooses
     num_trainable: int
     estimate: Estimate
     layouts: tuple[Layout, ...]  # of the first GPU that was named, where there are several, the quickest first
@@ -140,6 +141,7 @@ def cost(
         name=asked.name,
         parameters=parts,
         num_parameters=sum(parts.values()),
+        num_active=sum(parts.values()) - idle_parameters(model),
         num_trainable=sum(one.numel() for one in model.parameters() if one.requires_grad),
         estimate=estimate,
         layouts=tuple(ranked),

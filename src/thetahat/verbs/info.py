@@ -14,7 +14,7 @@ from thetahat.data.chat.template import load_template
 from thetahat.data.config import ChatConfig
 from thetahat.interop.files import Stored, headers, stored_in
 from thetahat.model.config import ModelConfig
-from thetahat.model.cost import flops_per_token, parameters_by_part
+from thetahat.model.cost import flops_per_token, idle_parameters, parameters_by_part
 from thetahat.run.config import RunConfig
 from thetahat.run.diagnosis.needed import Inference, Training, inference_memory, training_memory
 from thetahat.run.folder.config import read_config
@@ -54,6 +54,7 @@ class Info:
     shape: Mapping[str, Any]
     parameters: Mapping[str, int]  # by part
     num_parameters: int
+    num_active: int  # that a token is computed with: of experts those that it chooses
     num_trainable: int  # by the config of the training
     stored: Mapping[str, int]  # numbers in its files of weights, by dtype
     context: int
@@ -92,6 +93,7 @@ def info(what: str | RunConfig, *, training: RunConfig | None = None, digests: b
         shape=_shape(asked.model),
         parameters=parts,
         num_parameters=sum(parts.values()),
+        num_active=sum(parts.values()) - idle_parameters(model),
         num_trainable=sum(one.numel() for one in model.parameters() if one.requires_grad),
         stored=_stored(stored),
         context=asked.context,
@@ -117,6 +119,12 @@ def _shape(model: ModelConfig) -> dict[str, Any]:
     names += ["num_encoder_layers"] if hasattr(model, "num_encoder_layers") else []
     found: dict[str, Any] = {"kind": kind_of(model)} | {name: getattr(model, name) for name in names}
     distances = sorted({mixer.distance for mixer in model.attentions if mixer.distance is not None})
+    if model.experts is not None:
+        experts = model.experts
+        found |= {"experts": f"{experts.num_chosen} of {experts.num_experts}"}
+        found |= {"expert_width": experts.inner_width or model.inner_width}
+        found |= {"shared_width": experts.shared_width} if experts.shared_width else {}
+        found |= {"dense_layers": experts.num_dense} if experts.num_dense else {}
     return found | {"ties_embeddings": model.ties_embeddings} | ({"windows": distances} if distances else {})
 
 

@@ -9,6 +9,7 @@ from thetahat.interop.families.bert import BERT
 from thetahat.interop.families.bloom import BLOOM
 from thetahat.interop.families.distilbert import DISTILBERT
 from thetahat.interop.families.electra import ELECTRA
+from thetahat.interop.families.experts import GLM4_MOE, MIXTRAL, OLMOE, QWEN3_MOE
 from thetahat.interop.families.gemma2 import GEMMA2
 from thetahat.interop.families.gemma3 import GEMMA3
 from thetahat.interop.families.gpt2 import GPT2
@@ -27,6 +28,7 @@ from thetahat.interop.families.t5 import MT5, T5
 
 FAMILIES = (
     *(LLAMA, QWEN2, QWEN3, MISTRAL, GPT2, GPT_NEOX, PHI3, OLMO2, SMOLLM3, GEMMA2, GEMMA3, GRANITE, BLOOM),
+    *(MIXTRAL, QWEN3_MOE, OLMOE, GLM4_MOE),
     *(BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, ELECTRA, ALBERT, MODERNBERT, T5, MT5, BART, MBART, MARIAN),
 )
 """All of them."""

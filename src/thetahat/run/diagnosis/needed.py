@@ -9,7 +9,7 @@ from thetahat.core.plain import fields_as_json
 from thetahat.model.attention.attention import Attention
 from thetahat.model.build import LanguageModel
 from thetahat.model.config import EncoderConfig, EncoderDecoderConfig
-from thetahat.model.cost import idle_weights, matrix_weights
+from thetahat.model.cost import idle_parameters, matrix_weights
 from thetahat.model.layers.mlp import MLP
 from thetahat.model.memory import (
     cache_bytes,
@@ -100,7 +100,7 @@ def training_memory(
         optimizer=full * sum(SLOTS[kinds[name]] * size for name, size in sizes.items()),
         average=full * sum(sizes.values()) if rules.ema is not None else 0,
         activations=round((kept - unread) * positions)
-        + kept_of_matrices(matrix_weights(model) + idle_weights(model), config.dtype),
+        + kept_of_matrices(matrix_weights(model) + idle_parameters(model), config.dtype),
         logits=logit_bytes(num_labels or vocab_size, min(targets, chunk or targets), config.dtype),
         update=full * (sum(one.numel() for one in muon) + STACK * _largest_stack(muon)),
         num_rows=num_rows,
