@@ -148,7 +148,7 @@ def test_the_layouts_that_are_shown_fit_and_the_quickest_comes_first():
     ("mesh", "said"),
     [
         (Mesh(tensor=16), "num_kv_heads=8"),
-        (Mesh(pipeline=5), "num_layers=32"),
+        (Mesh(pipeline=33), "num_layers=32"),
         (Mesh(shards=48), "batch_size=64"),
         (Mesh(context=3), "data.context=4096"),
     ],

@@ -47,6 +47,8 @@ def stage_in(world: World, config, dtype, values):
     settle(model, homes)
     for name, parameter in model.named_parameters():
         fill(parameter, values[name])
+        assert parameter.is_meta == (homes[name].stage not in homes[name].stages)  # no memory for what others have
+    assert sum(parameter.is_meta for parameter in model.parameters()) > 0
     return model
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from tests.commands import ended, started, worlds
 from tests.scale.conftest import KINDS, batches, distance, held_out, lines, names, tensors, trained, written
@@ -178,7 +179,26 @@ def test_what_a_pipeline_cannot_do_is_refused(bench, keys, told):
     assert told in done[0].stderr
 
 
-def test_a_stage_names_the_sequences_that_are_not_finite(bench):
-    run = trained(bench, "odd-stages", 2, "mesh.pipeline=2", "optimization.matrices.learning_rate=1e200", code=5)
+def test_a_stage_names_the_sequences_and_the_module_that_are_not_finite(bench):
+    """The module is one of the last stage."""
+    keys = ("optimization.matrices.learning_rate=1e200", 'frozen=["blocks.0.*"]')
+    whole = trained(bench, "odd-whole", 1, *keys, code=5)
+    run = trained(bench, "odd-stages", 2, "mesh.pipeline=2", *keys, code=5)
     assert not (run / "checkpoints" / "step-00000002").exists()
     assert lines(run)[-1]["step"] == 1
+    told = (run / "alarms.jsonl").read_text()
+    assert told == (whole / "alarms.jsonl").read_text()
+    assert '"where": "blocks.1' in told
+
+
+@pytest.mark.slow
+def test_a_pipeline_that_goes_on_draws_what_it_would_have_drawn(bench):
+    keys = ("model.dropout=0.2", "max_steps=4", *RUNS["turns"][1], *FOUR)
+    run = trained(bench, "drawn", 2, *keys)
+    for _ in range(2):
+        again = trained(bench, "drawn-again", 2, *keys, "--max-minutes=0")
+    again = trained(bench, "drawn-again", 2, *keys)
+    ours, theirs = tensors(again), tensors(run)
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+    whole = trained(bench, "drawn-whole", 1, *keys[:2], *FOUR)
+    assert distance(ours, tensors(whole))[0] > 1e-6  # each group of layers draws its own

@@ -125,9 +125,10 @@ def cost(
     for name in on.gpus:
         if name != HERE:
             find_device(name)
-    shards = asked.config.mesh.shards
-    if shards > 1 and on.mesh is None and on.num_gpus in (1, shards):
-        on = replace(on, mesh=Mesh(shards=shards))
+    laid = asked.config.mesh
+    mesh = Mesh(shards=laid.shards, pipeline=laid.pipeline)
+    if mesh.num_ranks > 1 and on.mesh is None and on.num_gpus in (1, mesh.num_ranks):
+        on = replace(on, mesh=mesh)
     key, values = _values(over)
     settled = partial(_estimate, on=on, piece=piece, here=_here(asked.config) if HERE in on.gpus else None)
     model = asked.on_meta()

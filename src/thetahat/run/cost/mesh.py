@@ -136,7 +136,6 @@ def check_mesh(mesh: Mesh, config: RunConfig) -> None:
     model, data = config.model, config.data
     for axis, number, whole, name in (
         ("tensor", mesh.tensor, model.num_kv_heads, "model.num_kv_heads"),
-        ("pipeline", mesh.pipeline, model.num_layers, "model.num_layers"),
         ("context", 2 * mesh.context if mesh.context > 1 else 1, data.context, "data.context"),
         ("replicas and mesh.shards", mesh.num_data, config.batch_size, "batch_size"),
     ):
@@ -145,6 +144,9 @@ def check_mesh(mesh: Mesh, config: RunConfig) -> None:
                 f"mesh.{axis}: {number} parts do not divide {name}={whole}",
                 cure=f"a divisor, or {name}={number * -(-whole // number)}",
             )
+    if mesh.pipeline > model.num_layers:
+        few = f"mesh.pipeline={mesh.pipeline}: model.num_layers={model.num_layers} are fewer than stages"
+        raise ConfigError(few, cure=f"mesh.pipeline={model.num_layers}")
 
 
 def num_micro_batches(mesh: Mesh, config: RunConfig) -> int:
@@ -164,9 +166,10 @@ def share_of(whole: Whole, mesh: Mesh, config: RunConfig) -> Share:
     """
     model, data = config.model, config.data
     passes = num_micro_batches(mesh, config)
-    layers = model.num_layers / mesh.pipeline
-    blocks, around = whole.blocks / mesh.tensor / mesh.pipeline, whole.around / mesh.tensor
-    around = around / (2 if mesh.pipeline > 1 else 1)  # the table on the first stage, the head on the last
+    layers = -(-model.num_layers // mesh.pipeline)  # of the stage with most
+    blocks, around = whole.blocks / mesh.tensor * layers / model.num_layers, whole.around / mesh.tensor
+    is_apart = mesh.pipeline > 1 and not model.ties_embeddings
+    around = around / 2 if is_apart else around  # the table is on the first stage, the head on the last
     held = (blocks + around) / mesh.num_parts
     summed = (blocks + around if passes > 1 else held + blocks / layers) if mesh.num_parts > 1 else held
     gathered = (2 * blocks / layers * whole.product + around * whole.full) if mesh.num_parts > 1 else 0.0
