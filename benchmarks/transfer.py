@@ -16,7 +16,7 @@ All rates are multiplied together, from those of `RATES`.
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ from thetahat.run.prepare import Prepared, prepare
 from thetahat.run.state import State, first_state
 from thetahat.run.step import step
 
-WIDTHS, DEPTHS = (16, 32, 64, 128), (2, 8, 32)
+WIDTHS, DEPTHS = (16, 32, 64, 128), (2, 4, 16)
 BASE = TransferConfig(width=16, num_layers=2)
 DEEP_WIDTH = 32  # of the models of several depths, whose base has this width, too
 SEEDS = (0, 1)
@@ -117,7 +117,10 @@ def activations(state: State, batch: Any) -> dict[str, torch.Tensor]:
         return hook
 
     block = state.model.block(state.model.num_layers - 1)
-    hooks = [block.register_forward_hook(keep("stream")), block.mlp.up.register_forward_hook(keep("inner"))]
+    hooks = [
+        block.register_forward_hook(keep("stream")),
+        block.get_submodule("mlp.up").register_forward_hook(keep("inner")),
+    ]
     found["logits"] = state.model.head(state.model.hidden(batch.inputs))
     for hook in hooks:
         hook.remove()
@@ -196,14 +199,43 @@ class Sweep:
         return known[power]
 
 
-def sweeps(num_steps: int) -> Iterator[dict[str, Any]]:
+def sweeps(num_steps: int, overs: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for each sweep."""
     data = prepare(config_of(WIDTHS[0], 2, "adamw", 1.0, 0, num_steps))
     for rule in RATES:
-        for over in ("width", "depth"):
+        for over in overs:
             known: dict[int, float] = {}
             for holds in (True, False):
                 yield Sweep(rule, over, holds, num_steps, data, known).row()
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """The best rates over the shapes, with the rule and without."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    from thetahat.figures.image import COLOURS, STYLE
+
+    with rc_context(STYLE):  # pyright: ignore[reportArgumentType] - its keys are a literal type of theirs
+        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+        places: Any = figure.subplots(2, 2, sharey=True)
+        for row in rows:
+            place = places[("adamw", "muon").index(row["rule"])][("width", "depth").index(row["over"])]
+            best = np.array(row["best"]) - row["best"][0]
+            name, look = ("with transfer", "o-") if row["transfer"] else ("without", "s--")
+            colour = COLOURS[0 if row["transfer"] else 1]
+            place.plot(row["sizes"], 2.0**best, look, color=colour, markersize=4, linewidth=1.6, label=name)
+            place.set_title({"adamw": "AdamW", "muon": "Muon"}[row["rule"]], loc="left", fontsize=10)
+            place.set_xlabel(row["over"])
+            place.set_xscale("log", base=2)
+            place.set_yscale("log", base=2)
+            place.set_xticks(row["sizes"], [str(size) for size in row["sizes"]])
+            place.set_yticks([1 / 8, 1 / 4, 1 / 2, 1, 2], ["1/8", "1/4", "1/2", "1", "2"])
+            place.grid(linewidth=0.5, alpha=0.4)
+        for side in places:
+            side[0].set_ylabel("best rate")
+        places[0][0].legend(frameon=False)
+        figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
@@ -211,15 +243,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--draw", type=Path, nargs="+", help="results to draw in place of new ones")
+    parser.add_argument("--over", choices=("width", "depth"), nargs="+", default=["width", "depth"])
     asked = parser.parse_args()
+    if asked.draw:
+        draw([row for path in asked.draw for row in json.loads(path.read_text())["sweeps"]], asked.figure)
+        return
     torch.set_num_threads(1)
     started, rows = time.perf_counter(), []
-    for row in sweeps(asked.steps):
+    for row in sweeps(asked.steps, asked.over):
         rows.append(row)
         print(json.dumps({name: row[name] for name in ("rule", "over", "transfer", "exponents", "best")}), flush=True)
         if asked.out:
             told = {"steps": asked.steps, "seconds": time.perf_counter() - started, "sweeps": rows}
             asked.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    if asked.figure:
+        draw(rows, asked.figure)
 
 
 if __name__ == "__main__":

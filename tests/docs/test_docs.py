@@ -26,7 +26,7 @@ from thetahat.interop.around import Around
 from thetahat.interop.write import write_folder
 from thetahat.model.build import build_model
 from thetahat.model.init import initialize
-from thetahat.recipes.catalogue import RECIPES, find_recipe
+from thetahat.recipes.catalogue import DIALS, RECIPES, find_recipe
 from thetahat.run.config import RunConfig
 from thetahat.verbs.export import ExportConfig
 
@@ -253,6 +253,7 @@ def test_the_readme_names_every_command():
 
 def test_every_key_and_recipe_that_a_page_names_exists():
     known = {*known_keys(RunConfig), *known_keys(ExportConfig), *(f"diagnosis.policies.{name}" for name in NAMES)}
+    known |= {dial for dials in DIALS.values() for dial in dials}
     pairs = [
         (page, key)
         for page, text in TEXTS.items()

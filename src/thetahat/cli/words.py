@@ -188,11 +188,12 @@ def find_config(words: list[str] | None) -> Any:
     from thetahat.cli.hints import refuse_names_of_others
     from thetahat.cli.places import as_pairs, divide_names
     from thetahat.core.config import override
-    from thetahat.recipes.catalogue import RECIPES, find_recipe
+    from thetahat.recipes.catalogue import RECIPES, find_recipe, take_dials
 
     names, pairs = split_words(words)
     first, places = divide_names(names)
     name, pairs = first or "quickstart", [*as_pairs(places, pairs), *pairs]
+    dials, pairs = take_dials(name, pairs)
     refuse_names_of_others(pairs)
     if name not in RECIPES and (os.path.isdir(name) or name.startswith("hf:")):
         from thetahat.recipes.fine_tuning import fine_tuning
@@ -201,7 +202,7 @@ def find_config(words: list[str] | None) -> Any:
         config = fine_tuning(name, find_model(name).card)
     else:
         is_file = name.endswith(".toml") or os.path.isfile(name)
-        config = _read_config(name) if is_file else find_recipe(name)
+        config = _read_config(name) if is_file else find_recipe(name, **dials)
     config = override(config, pairs)
     _refuse_overruled(config, pairs, name)
     return config
