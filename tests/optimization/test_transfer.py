@@ -13,12 +13,14 @@ from thetahat.core.config import override
 from thetahat.core.errors import ConfigError
 from thetahat.model.build import build_model
 from thetahat.model.config import (
+    AttentionMixer,
     DecoderConfig,
     EmbeddingConfig,
     EncoderDecoderConfig,
     HeadConfig,
     LayerNormConfig,
     LearnedScaleConfig,
+    LinearMixer,
     MLPConfig,
     TransformConfig,
 )
@@ -261,6 +263,7 @@ def test_what_no_start_can_stand_for_is_a_multiplier_of_the_model():
         ({"placement": "post"}, "model.placement=post"),
         ({"placement": "sandwich"}, "model.placement=sandwich"),
         ({"residual": LearnedScaleConfig()}, "model.residual.kind=learned"),
+        ({"layers": (AttentionMixer(), LinearMixer())}, "model.layers=linear"),
         ({"shares_layers": True}, "model.shares_layers=true"),
         ({"embedding": EmbeddingConfig()}, "model.embedding.has_norm=false"),
         ({"embedding": EmbeddingConfig(width=4, has_norm=True)}, "model.embedding.width=4"),

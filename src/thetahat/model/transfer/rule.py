@@ -52,7 +52,7 @@ from torch import nn
 
 from thetahat.core.config import kind_of
 from thetahat.core.errors import ConfigError
-from thetahat.model.config import ModelConfig, SumConfig
+from thetahat.model.config import AttentionMixer, ModelConfig, SumConfig
 from thetahat.model.law import KNOWN, Law, laws_of
 from thetahat.model.transfer.config import TransferConfig
 
@@ -134,6 +134,9 @@ def _refuse(model: ModelConfig, growth: Growth) -> None:
         found.append(("model.placement", "pre", model.placement))
     if growth.depth != 1 and model.shares_layers:
         found.append(("model.shares_layers", "false", "true"))
+    kinds = [kind_of(mixer) for mixer in model.layers if not isinstance(mixer, AttentionMixer)]
+    if growth != SAME and kinds:
+        found.append(("model.layers", "attention", kinds[0]))
     if growth != SAME and not isinstance(model.residual, SumConfig):
         found.append(("model.residual.kind", "sum", kind_of(model.residual)))
     if growth != SAME and model.experts is not None:
