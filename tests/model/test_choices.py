@@ -3,16 +3,14 @@
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from msgspec.structs import asdict
 
 from tests.examples import TINY, lively
-from tests.model.test_families import arrays_of, laid, pairs
-from tests.oracles.composed import Composed
+from tests.model.test_composed import VOCABULARY, hold_logits, inputs_of
 from thetahat.core.batch import Inputs
-from thetahat.core.config import override, to_plain
+from thetahat.core.config import override
 from thetahat.core.errors import ConfigError
 from thetahat.core.visibility import Visibility
 from thetahat.model.attention.cache import Cache
@@ -23,9 +21,6 @@ from thetahat.model.init import initialize
 from thetahat.model.law import laws_of
 from thetahat.model.size import num_parameters
 
-VOCABULARY = 11
-TEXTS = [[3, 1, 4, 1, 5, 9, 2, 6, 5], [8, 9, 7, 9], [2, 7, 1, 8, 2, 8]]
-SOURCES = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3]]
 ALIBI = "{positions={kind='alibi'}}"
 NEAR = "{positions={kind='alibi'}, distance=2}"
 SINKS = "attention.sinks=learned"
@@ -63,25 +58,10 @@ def model_of(kind: str, choice: str) -> LanguageModel:
     return lively(build_model(override(KINDS[kind], CHOICES[choice]), VOCABULARY))
 
 
-def inputs_of(kind: str, rows: list[int]) -> tuple[Inputs, Any]:
-    if kind == "encoder-decoder":
-        return pairs(SOURCES, [[*text, 0] for text in TEXTS], rows)
-    return laid(TEXTS, rows, is_causal=kind == "decoder")
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("choice", CHOICES)
 def test_logits_of_packed_and_of_padded_rows_are_those_of_the_oracle(kind: str, choice: str):
-    model = model_of(kind, choice)
-    oracle = Composed(to_plain(model.config), arrays_of(model))
-    sources = SOURCES if kind == "encoder-decoder" else [None] * len(TEXTS)
-    expected = [oracle.logits(text, source) for text, source in zip(TEXTS, sources, strict=True)]
-    for rows in ([0, 1, 2], [0, 0, 1], [0, 0, 0]):
-        inputs, places = inputs_of(kind, rows)
-        with torch.no_grad():
-            found = model.head(model.hidden(inputs))
-        for place, logits in zip(places, expected, strict=True):
-            np.testing.assert_allclose(found[place], logits, rtol=1e-10, atol=1e-11)
+    hold_logits(kind, model_of(kind, choice))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -128,10 +128,8 @@ def inputs_of(kind, rows):
     return laid(TEXTS, rows, is_causal=kind == "decoder")
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("choice", CHOICES)
-def test_logits_of_packed_and_of_padded_rows_are_those_of_the_oracle(kind, choice):
-    model = model_of(kind, choice)
+def hold_logits(kind, model):
+    """Those of packed and of padded rows against the oracle's."""
     oracle = Composed(to_plain(model.config), arrays_of(model))
     sources = SOURCES if kind == "encoder-decoder" else [None] * len(TEXTS)
     expected = [oracle.logits(text, source) for text, source in zip(TEXTS, sources, strict=True)]
@@ -141,6 +139,12 @@ def test_logits_of_packed_and_of_padded_rows_are_those_of_the_oracle(kind, choic
             found = model.head(model.hidden(inputs))
         for place, logits in zip(places, expected, strict=True):
             np.testing.assert_allclose(found[place], logits, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("choice", CHOICES)
+def test_logits_of_packed_and_of_padded_rows_are_those_of_the_oracle(kind, choice):
+    hold_logits(kind, model_of(kind, choice))
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from tests.examples import TINY, run_config, state_of
 from tests.model.test_decoder import arrays_of
 from tests.oracles.composed import Composed
-from tests.run.test_step import CUTTINGS, SEQUENCES, VOCABULARY, WEIGHTS, batches_of, distance
+from tests.run.test_step import CUTTINGS, SEQUENCES, VOCABULARY, WEIGHTS, any_cutting, batches_of, distance
 from thetahat.core.config import override, to_plain
 from thetahat.core.errors import ConfigError
 from thetahat.distribution.world import World
@@ -90,16 +90,7 @@ def test_value_penalties_loads_and_gradient_are_those_of_the_oracle(kind):
 @hypothesis_settings(max_examples=10)
 @given(seed=st.integers(0, 10_000), kind=st.sampled_from(list(KINDS)), width=st.sampled_from([None, 30]))
 def test_no_cutting_changes_the_gradient_the_loads_or_the_biases(seed, kind, width):
-    draw, cutting = np.random.default_rng(seed), []
-    for index in draw.permutation(len(SEQUENCES)).tolist():
-        choice = draw.integers(3)
-        if not cutting or choice == 0:
-            cutting.append([[index]])
-        elif choice == 1:
-            cutting[-1].append([index])
-        else:
-            cutting[-1][-1].append(index)
-    config = config_of(kind)
+    cutting, config = any_cutting(seed), config_of(kind)
     plain, expected, biases = outcome(config, CUTTINGS["one batch"])
     other, found, moved = outcome(config, cutting, width=width)
     assert distance(found, expected) <= 1e-12
@@ -187,7 +178,7 @@ def test_an_even_load_has_penalty_one_and_moves_nothing():
 def test_routes_are_noted_inside_the_block_alone():
     state = state_of(config_of("sigmoid"), VOCABULARY)
     inputs = batches_of(CUTTINGS["one batch"])[0].inputs
-    with noting_routes(state.model) as noted:
+    with noting_routes(routers_of(state.model)) as noted:
         state.model.hidden(inputs)
     assert [name for name, _ in noted] == ["blocks.0.mlp.router", "blocks.1.mlp.router"]
     state.model.hidden(inputs)

@@ -96,13 +96,10 @@ def test_a_sum_is_the_mean_times_its_weight(expected):
     assert distance(found, {name: g * weight for name, g in gradient.items()}) <= 1e-12
 
 
-@hypothesis_settings(max_examples=25)
-@given(seed=st.integers(0, 10_000))
-def test_any_two_cuttings_give_the_same_step(seed):
-    draw = np.random.default_rng(seed)
-    order = draw.permutation(len(SEQUENCES)).tolist()
-    cutting = []
-    for index in order:
+def any_cutting(seed):
+    """The sequences in any order, in micro-batches of rows."""
+    draw, cutting = np.random.default_rng(seed), []
+    for index in draw.permutation(len(SEQUENCES)).tolist():
         choice = draw.integers(3)
         if not cutting or choice == 0:
             cutting.append([[index]])
@@ -110,6 +107,13 @@ def test_any_two_cuttings_give_the_same_step(seed):
             cutting[-1].append([index])
         else:
             cutting[-1][-1].append(index)
+    return cutting
+
+
+@hypothesis_settings(max_examples=25)
+@given(seed=st.integers(0, 10_000))
+def test_any_two_cuttings_give_the_same_step(seed):
+    cutting = any_cutting(seed)
     plain, gradient = outcome(run_config(SHAPE), batches_of(CUTTINGS["one batch"]))
     other, found = outcome(run_config(SHAPE), batches_of(cutting))
     assert other.total.mean().item() == pytest.approx(plain.total.mean().item(), rel=1e-12)

@@ -139,24 +139,33 @@ def distances(folder: str, mutation: str = "") -> None:
 
 
 def _distance(here, name, config, dtype):
-    """The error over what is allowed: in float32 the distance from float64, of which one process has half as well."""
+    """The error over what is allowed."""
     batches = [batch_of(name, share) for share in range(here.data.size)]
     weight, kernel = sum(float(batch.weight()) for batch in batches), build_kernel(ObjectiveConfig(), compiles=False)
-    plain = whole_model(config, dtype)
-    gradients(plain, batches, kernel, weight)
-    values = {parameter: one.detach() for parameter, one in plain.named_parameters()}
-    bound, truth = BOUNDS[dtype], plain
-    if dtype == torch.float32:
-        truth = build_model(config, SYMBOLS.vocab_size)
-        allocate(truth, "cpu", torch.float64)
-        for name, parameter in truth.named_parameters():
-            fill(parameter, values[name])
-        gradients(truth, batches, kernel, weight)
-        bound = max(bound, 2 * largest(gradients_of(plain), gradients_of(truth)))
+    values, truth, bound = alone(config, dtype, batches, kernel, weight)
     ours = model_in(here, config, dtype, values)
     gradients(ours, [here.cut(batches[here.data.rank])], kernel, weight)
     here.sum_gradients(ours.parameters())
-    return largest(gradients_of(ours), gradients_of(truth)) / bound
+    return largest(gradients_of(ours), truth) / bound
+
+
+def alone(config, dtype, batches, kernel, weight):
+    """Of one process: parameters, true gradients, and the error that is allowed.
+
+    In float32 it is the distance from float64, of which one process has half as well.
+    """
+    plain = whole_model(config, dtype)
+    gradients(plain, batches, kernel, weight)
+    values = {name: one.detach() for name, one in plain.named_parameters()}
+    if dtype != torch.float32:
+        return values, gradients_of(plain), BOUNDS[dtype]
+    truth = build_model(config, SYMBOLS.vocab_size)
+    allocate(truth, "cpu", torch.float64)
+    for name, parameter in truth.named_parameters():
+        fill(parameter, values[name])
+    gradients(truth, batches, kernel, weight)
+    bound = max(BOUNDS[dtype], 2 * largest(gradients_of(plain), gradients_of(truth)))
+    return values, gradients_of(truth), bound
 
 
 def gradients_of(model):

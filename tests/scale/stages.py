@@ -7,7 +7,7 @@ import torch
 from msgspec.structs import replace
 
 from tests.objective.layouts import SYMBOLS
-from tests.scale.gradients import BOUNDS, MODELS, batch_of, gradients, gradients_of, largest, whole_model
+from tests.scale.gradients import MODELS, alone, batch_of, largest
 from thetahat.distribution import pieces, world as world_module
 from thetahat.distribution.mesh import MeshConfig
 from thetahat.distribution.pieces import fill, gradient_of, settle, sum_over_homes
@@ -80,23 +80,13 @@ def _distance(here, name, dtype, way):
         sum(float(batch.weight()) for batch in batches),
         build_kernel(ObjectiveConfig(chunk_size=5), compiles=False),
     )
-    plain = whole_model(config, dtype)
-    gradients(plain, batches, kernel, weight)
-    values = {parameter: one.detach() for parameter, one in plain.named_parameters()}
-    bound, truth = BOUNDS[dtype], plain
-    if dtype == torch.float32:
-        truth = build_model(config, SYMBOLS.vocab_size)
-        allocate(truth, "cpu", torch.float64)
-        for parameter, one in truth.named_parameters():
-            fill(one, values[parameter])
-        gradients(truth, batches, kernel, weight)
-        bound = max(bound, 2 * largest(gradients_of(plain), gradients_of(truth)))
+    values, truth, bound = alone(config, dtype, batches, kernel, weight)
     ours, mine = stage_in(here, config, dtype, values), batches[here.data.rank * number :][:number]
     (_in_turns if way == "in turns" else _together)(here, ours, mine, kernel, weight)
     found = dict(zip(values, map(gradient_of, ours.parameters()), strict=True))
     homes = here.homes(found)
     found = {one: here.whole(gradient, homes[one]).double() for one, gradient in found.items()}
-    return largest(found, gradients_of(truth)) / bound
+    return largest(found, truth) / bound
 
 
 def _in_turns(here, model, batches, kernel, weight):

@@ -127,22 +127,23 @@ def visibility_of(
     return replace(seen, lengths=_lengths(seen.root()), spans=spans_of(piece, seen.ancestors))
 
 
-def _lengths(root: Int[Tensor, "B T"]) -> tuple[int, ...] | None:
-    begins = torch.ones_like(root, dtype=torch.bool)
-    begins[:, 1:] = root[:, 1:] != root[:, :-1]
+def _runs(values: Int[Tensor, "B T"]) -> tuple[Int[Tensor, " n"], list[int]]:
+    """Where neighbours of one value begin in rows laid end to end, and how many they are; no run goes over a row."""
+    begins = torch.ones_like(values, dtype=torch.bool)
+    begins[:, 1:] = values[:, 1:] != values[:, :-1]
     starts = begins.flatten().nonzero()[:, 0]
+    return starts, torch.diff(starts, append=torch.tensor([values.numel()])).tolist()
+
+
+def _lengths(root: Int[Tensor, "B T"]) -> tuple[int, ...] | None:
+    starts, lengths = _runs(root)
     named = torch.stack([starts // root.shape[1], root.flatten()[starts]], dim=1)
-    if len(named.unique(dim=0)) < len(named):
-        return None
-    return tuple(torch.diff(starts, append=torch.tensor([root.numel()])).tolist())
+    return tuple(lengths) if len(named.unique(dim=0)) == len(named) else None
 
 
 def spans_of(piece: Int[Tensor, "B T"], ancestors: Bool[Tensor, "P P"] | None = None) -> tuple[Span, ...]:
     """Where each piece of rows on the host lies, and which it continues: the nearest of its ancestors."""
-    begins = torch.ones_like(piece, dtype=torch.bool)
-    begins[:, 1:] = piece[:, 1:] != piece[:, :-1]
-    starts = begins.flatten().nonzero()[:, 0]
-    lengths = torch.diff(starts, append=torch.tensor([piece.numel()])).tolist()
+    starts, lengths = _runs(piece)
     places, names = starts.tolist(), piece.flatten()[starts].tolist()
     parents = [-1] * len(names) if ancestors is None else _parents(ancestors)
     found: list[Span] = []

@@ -203,12 +203,12 @@ class World:
 
     def gather_json(self, value: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What each process has to say, in their order, on the first; on the others an empty list."""
-        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        return [json.loads(bytes(said.tolist())) for said in _gather(text, Share(self.rank, self.size), None)]
+        each = _gather(_letters(value), Share(self.rank, self.size), None)
+        return [json.loads(bytes(said.tolist())) for said in each]
 
     def all_json(self, value: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What each process has to say, in their order, on every one."""
-        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        text = _letters(value)
         lengths = torch.zeros(self.size, dtype=torch.int64)
         lengths[self.rank] = len(text)
         lengths = self.sum_of_all(lengths)
@@ -256,6 +256,10 @@ class World:
 
 ALONE = World()
 """One process."""
+
+
+def _letters(value: Mapping[str, Any]) -> Tensor:
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
 
 
 def go_back(of: Tensor, model: nn.Module, *, is_last: bool) -> None:

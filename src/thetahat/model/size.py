@@ -2,16 +2,20 @@
 
 from thetahat.model.config import (
     AttentionMixer,
+    DeltaMixer,
     EncoderDecoderConfig,
     LayerNormConfig,
     LearnedPositions,
     LearnedScaleConfig,
+    LinearMixer,
     ModelConfig,
     Placement,
+    RecurrentMixer,
     ResidualConfig,
+    StateSpaceMixer,
     TransformerConfig,
 )
-from thetahat.model.recurrence.count import recurrent_parameters
+from thetahat.model.recurrence.count import sizes_of
 
 NORMS: dict[Placement, int] = {"pre": 1, "post": 1, "sandwich": 2, "branch": 1, "parallel": 1}
 """Norms that a block has for each of the two, or three, things in it."""
@@ -53,7 +57,7 @@ def _stack(config: TransformerConfig, num_layers: int, *, reads_source: bool) ->
 def _block(config: TransformerConfig, layer: int, *, reads_source: bool) -> int:
     branches, mixer = 3 if reads_source else 2, config.mixer(layer)
     norms = NORMS[config.placement] * branches * _norm(config, config.width)
-    mixing = _attention(config) if isinstance(mixer, AttentionMixer) else recurrent_parameters(config, mixer)
+    mixing = _attention(config) if isinstance(mixer, AttentionMixer) else _recurrent(config, mixer)
     mixing += _attention(config) if reads_source else 0
     return norms + branches * _scales(config.residual, config.width) + mixing + _of_layer(config, layer)
 
@@ -78,6 +82,26 @@ def _attention(config: TransformerConfig) -> int:
             return total + _norm(config, queries) + _norm(config, groups)
         case "none":
             return total
+
+
+def _recurrent(config: TransformerConfig, mixer: RecurrentMixer) -> int:
+    """Of a layer with a state, the norm of what it reads included."""
+    sizes, inside = sizes_of(config, mixer), config.num_heads * config.head_width
+    filters = sizes.conv * (sizes.reach + 1)
+    match mixer:
+        case LinearMixer():
+            total = 4 * config.width * inside
+            if mixer.decay != "none":
+                total += config.width * inside + _norm(config, config.head_width)
+            return total + (sizes.heads * (config.width + 1) if mixer.decay == "learned" else 0)
+        case DeltaMixer():
+            values = sizes.heads * sizes.value
+            total = config.width * (2 * inside + 3 * values + sizes.heads) + filters + _norm(config, sizes.value)
+            return total + (sizes.heads * (config.width + 2) if mixer.has_decay else 0)
+        case StateSpaceMixer():
+            values = sizes.heads * sizes.value
+            total = config.width * (3 * values + 2 * mixer.state_width + sizes.heads) + filters + sizes.conv
+            return total + 3 * sizes.heads + _norm(config, values)
 
 
 def _of_layer(config: TransformerConfig, layer: int) -> int:

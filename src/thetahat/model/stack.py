@@ -19,7 +19,6 @@ from thetahat.model.config import (
     Alibi,
     AttentionMixer,
     LearnedPositions,
-    LinearMixer,
     Mixer,
     Rotary,
     SinusoidalPositions,
@@ -32,6 +31,7 @@ from thetahat.model.layers.positions import Slopes, distance_bucket, sinusoids
 from thetahat.model.layers.rope import Rotation, rotation_of
 from thetahat.model.precision import product_dtype
 from thetahat.model.recurrence.chunks import Chunks, chunks_behind, chunks_of
+from thetahat.model.recurrence.count import sizes_of
 from thetahat.model.recurrence.state import LayerState
 
 
@@ -172,7 +172,7 @@ class Stack(nn.Module):
         chunks: dict[int, Chunks] = {}
         for mixer in config.layers:
             if not isinstance(mixer, AttentionMixer):
-                reach = 0 if isinstance(mixer, LinearMixer) else mixer.conv - 1
+                reach = sizes_of(config, mixer).reach
                 if reach not in chunks:
                     piece = inputs.visibility.piece
                     chunks[reach] = chunks_behind(piece, reach) if cache else chunks_of(inputs.visibility, reach)
@@ -181,11 +181,8 @@ class Stack(nn.Module):
 
     def _attends(self, inputs: Inputs, dtype: torch.dtype, cache: Cache | None) -> dict[AttentionMixer, Attend]:
         """The kernel for each kind of layer; layers share one where they see alike, and add alike to the scores."""
-        visibility, found, made = (
-            inputs.visibility,
-            dict[AttentionMixer, Attend](),
-            dict[tuple[int | None, bool], Attend](),
-        )
+        visibility, found = inputs.visibility, dict[AttentionMixer, Attend]()
+        made: dict[tuple[int | None, bool], Attend] = {}
         if self.relative_embedding is not None or self.slopes is not None:
             visibility = visibility.at(inputs.position)
         for mixer in dict.fromkeys(self.config.attentions):

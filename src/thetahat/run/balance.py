@@ -44,8 +44,8 @@ class Balancing:
     """The balance of experts in one step; of a model without experts it does nothing."""
 
     def __init__(self, model: LanguageModel, config: BalanceConfig, batches: Sequence[Batch], world: Ranks) -> None:
-        self._model, self._config, self._world, self._device = model, config, world, model.device
-        self._routers = routers_of(model)
+        self._config, self._world, self._device = config, world, model.device
+        self._routers = routers_of(model) if model.config.experts else {}
         self._loads: list[Int64[Tensor, "R E"]] = []  # one a micro-batch
         self._penalties: list[Float64[Tensor, " 2"]] = []
         self._num_read = torch.ones(2, dtype=torch.float64)  # positions of the step: read by an encoder, and by others
@@ -57,7 +57,7 @@ class Balancing:
         """Notes what routers choose for the next micro-batch, which is read inside the block."""
         if not self._routers:
             return nullcontext([])
-        return noting_routes(self._model)
+        return noting_routes(self._routers)
 
     def penalty(self, batch: Batch, noted: Sequence[tuple[str, Routing]]) -> Tensor | float:
         r"""This micro-batch's part of what is subtracted from the mean log-likelihood of the step.

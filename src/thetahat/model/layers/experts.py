@@ -107,14 +107,14 @@ def routers_of(model: nn.Module) -> dict[str, Router]:
 
 
 @contextmanager
-def noting_routes(model: nn.Module) -> Generator[list[tuple[str, Routing]]]:
-    """Notes what the routers of a model choose inside the block, by their names, in the order of reading."""
+def noting_routes(routers: Mapping[str, Router]) -> Generator[list[tuple[str, Routing]]]:
+    """Notes what these routers choose inside the block, by their names, in the order of reading."""
     found: list[tuple[str, Routing]] = []
 
     def note(name: str, _router: nn.Module, _inputs: Any, routing: Routing) -> None:
         found.append((name, routing))
 
-    handles = [router.register_forward_hook(partial(note, name)) for name, router in routers_of(model).items()]
+    handles = [router.register_forward_hook(partial(note, name)) for name, router in routers.items()]
     try:
         yield found
     finally:

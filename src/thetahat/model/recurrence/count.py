@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 from thetahat.model.config import (
     DeltaMixer,
-    LayerNormConfig,
     LinearMixer,
     RecurrentMixer,
     StateSpaceMixer,
@@ -38,26 +37,6 @@ def sizes_of(config: TransformerConfig, mixer: RecurrentMixer) -> Sizes:
             inside = mixer.expansion * config.width
             conv = inside + 2 * mixer.state_width
             return Sizes(inside // width, mixer.state_width, width, conv, mixer.conv - 1)
-
-
-def recurrent_parameters(config: TransformerConfig, mixer: RecurrentMixer) -> int:
-    """Every trainable number of a layer, its norm included."""
-    sizes, inside = sizes_of(config, mixer), config.num_heads * config.head_width
-    filters = sizes.conv * (sizes.reach + 1)
-    match mixer:
-        case LinearMixer():
-            total = 4 * config.width * inside
-            if mixer.decay != "none":
-                total += config.width * inside + _norm(config, config.head_width)
-            return total + (sizes.heads * (config.width + 1) if mixer.decay == "learned" else 0)
-        case DeltaMixer():
-            values = sizes.heads * sizes.value
-            total = config.width * (2 * inside + 3 * values + sizes.heads) + filters + _norm(config, sizes.value)
-            return total + (sizes.heads * (config.width + 2) if mixer.has_decay else 0)
-        case StateSpaceMixer():
-            values = sizes.heads * sizes.value
-            total = config.width * (3 * values + 2 * mixer.state_width + sizes.heads) + filters + sizes.conv
-            return total + 3 * sizes.heads + _norm(config, values)
 
 
 def recurrent_flops(config: TransformerConfig, mixer: RecurrentMixer) -> int | float:
@@ -103,7 +82,3 @@ def state_numbers(config: TransformerConfig, mixer: RecurrentMixer) -> int:
     """What a layer keeps of a text, however long: the state, and what its convolution will read again."""
     sizes = sizes_of(config, mixer)
     return sizes.heads * sizes.key * sizes.value + sizes.reach * sizes.conv
-
-
-def _norm(config: TransformerConfig, width: int) -> int:
-    return width * (2 if isinstance(config.norm, LayerNormConfig) and config.norm.has_bias else 1)

@@ -65,23 +65,19 @@ def read_trained(folder: Path) -> Trained:
             allowed="runs from the beginning",
             cure="leave it out",
         )
-    rows = _vocab_size(folder)
-    facts = _facts(config, progress, folder)
-    return Trained(str(folder), num_parameters(config.model, rows), progress["tokens"], loss, facts)
+    vocab_size = load_tokenizer(folder / TOKENIZER).vocab_size
+    facts = _facts(config, progress, folder, vocab_size)
+    return Trained(str(folder), num_parameters(config.model, vocab_size), progress["tokens"], loss, facts)
 
 
-def _vocab_size(folder: Path) -> int:
-    return load_tokenizer(folder / TOKENIZER).vocab_size
-
-
-def _facts(config: RunConfig, progress: Mapping[str, Any], folder: Path) -> dict[str, str]:
+def _facts(config: RunConfig, progress: Mapping[str, Any], folder: Path, vocab_size: int) -> dict[str, str]:
     """What two runs must have in common for their losses to be of one law."""
     train, held_out = [*progress["data"], "none"][:2]
     tokenizer = hashlib.sha256((folder / TOKENIZER).read_bytes()).hexdigest()
     evaluation = {name: getattr(config.evaluation, name) for name in ("max_documents", "stride", "ema", "passes")}
     return {
         "model.kind": kind_of(config.model),
-        "tokenizer": f"{tokenizer[:_SHOWN]}, vocabulary {_vocab_size(folder)}",
+        "tokenizer": f"{tokenizer[:_SHOWN]}, vocabulary {vocab_size}",
         "training data": f"{config.data.train} ({train[:_SHOWN]})",
         "held-out data": f"{config.data.held_out} ({held_out[:_SHOWN]})",
         "data.context": str(config.data.context),
