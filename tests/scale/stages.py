@@ -92,7 +92,7 @@ def _distance(here, name, dtype, way):
 def _in_turns(here, model, batches, kernel, weight):
     """As a step does."""
     for turn in here.turns(batches, model):
-        turn.go_back(-log_likelihood(model, turn.micro.batch, kernel).log_prob / weight)
+        turn.backward(-log_likelihood(model, turn.micro.batch, kernel).log_prob / weight)
     here.sum_gradients(model.parameters())
 
 
@@ -109,13 +109,13 @@ def _together(here, model, batches, kernel, weight):
 
 def _lost():
     """The gradient of the first micro-batch of a step is lost."""
-    right, number = stage_module.go_back, [0]
+    right, number = stage_module.backward, [0]
 
     def wrong(of, model, *, is_last):
         right(of * (number[0] > 0), model, is_last=is_last)
         number[0] = 0 if is_last else number[0] + 1
 
-    stage_module.go_back = wrong
+    stage_module.backward = wrong
 
 
 def _untied():

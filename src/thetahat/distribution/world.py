@@ -38,7 +38,7 @@ class Turn:
     """What is read next in a step."""
 
     micro: MicroBatch
-    go_back: Callable[[Tensor], None]  # is called with what the gradient is of; it may be made later
+    backward: Callable[[Tensor], None]  # is called with what the gradient is of; it may be made later
     is_told: bool = True  # whether the objective tells what it computes, which it does once a micro-batch
 
 
@@ -107,7 +107,7 @@ class World:
             yield from stage.turns(self.micro_batches(batches))
             return
         for micro in self.micro_batches(batches):
-            yield Turn(micro, partial(go_back, model=model, is_last=micro.index == len(batches) - 1))
+            yield Turn(micro, partial(backward, model=model, is_last=micro.index == len(batches) - 1))
 
     def sum_of(self, parts: Sequence[Tensor], zero: Tensor) -> Tensor:
         """The sum of one part a micro-batch, in their order, from `zero` on; and then over ranks."""
@@ -262,7 +262,7 @@ def _letters(value: Mapping[str, Any]) -> Tensor:
     return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
 
 
-def go_back(of: Tensor, model: nn.Module, *, is_last: bool) -> None:
+def backward(of: Tensor, model: nn.Module, *, is_last: bool) -> None:
     """The backward pass of a micro-batch; behind the last one of a step, gradients in shards are summed over ranks."""
     expect_backward(model, is_last=is_last)
     of.backward()

@@ -89,7 +89,7 @@ def _stream(name: str) -> str:
 
 
 def _is_writer(law: Law) -> bool:
-    return law.writes == "stream" and isinstance(law.begins, FanIn) and law.begins.gain is None
+    return law.writes == "residual" and isinstance(law.begins, FanIn) and law.begins.gain is None
 
 
 def _writer(name: str) -> str:

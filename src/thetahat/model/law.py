@@ -48,24 +48,24 @@ class Uniform:
 class Law:
     """Of one parameter: the group whose rule updates it, its distribution at the beginning, and where it leads.
 
-    What `writes` into the stream ends a branch, whose output is added to the residual stream; it is linear in what
-    writes `values`.
+    What writes into the `residual` stream ends a branch, whose output is added there; it is linear in what writes
+    `values`.
     """
 
     group: Literal["matrices", "embeddings", "vectors"]
     begins: Constant | Normal | FanIn | Uniform
-    writes: Literal["layer", "values", "stream", "logits"] = "layer"
+    writes: Literal["layer", "values", "residual", "logits"] = "layer"
 
 
 MATRIX = Law("matrices", FanIn())
 VALUES = Law("matrices", FanIn(), "values")
-WRITER = Law("matrices", FanIn(), "stream")
-ZERO_WRITER = Law("matrices", Constant(0.0), "stream")
+WRITER = Law("matrices", FanIn(), "residual")
+ZERO_WRITER = Law("matrices", Constant(0.0), "residual")
 TABLE = Law("embeddings", Normal(0.02))  # a row is a token, not a direction of a linear map
 HEAD = Law("embeddings", Normal(0.02), "logits")  # so is a row of the head
 GAIN = Law("vectors", Constant(1.0))
 BIAS = Law("vectors", Constant(0.0))
-WRITER_BIAS = Law("vectors", Constant(0.0), "stream")
+WRITER_BIAS = Law("vectors", Constant(0.0), "residual")
 HEAD_BIAS = Law("vectors", Constant(0.0), "logits")
 FILTER = Law("vectors", FanIn())  # of each channel apart: no map from channels to channels
 RATE = Law("vectors", Uniform(1.0, 16.0, torch.log))  # log of how fast a state decays: Mamba-2's, arXiv 2405.21060

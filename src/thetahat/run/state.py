@@ -67,7 +67,7 @@ def divided_on_meta(config: RunConfig, vocab_size: int, num_labels: int, world: 
         refuse_tensor(config, model, world.product.size)
         split(model, world.layout.tensor)
     if world.layout.stages is not None:
-        refuse_pipeline(config, model)
+        refuse_pipeline(config, model, world.layout.stages)
     return model
 
 

@@ -92,7 +92,7 @@ def step(
         with computing_in(config.dtype, state.device), experts.noting() as noted:
             part = log_likelihood(state.model, read, state.kernel, told)
         penalty = experts.penalty(read, noted)
-        turn.go_back(-part.log_prob / divisor + penalty)  # the one sign flip: optimizers go downhill
+        turn.backward(-part.log_prob / divisor + penalty)  # the one sign flip: optimizers go downhill
         totals.append(torch.stack([part.log_prob, part.weight]).detach())
     world.sum_gradients(parameters)
     total = Total(*world.sum_of_turns(totals, torch.zeros(2, dtype=torch.float64, device=state.device)).unbind())

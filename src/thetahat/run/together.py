@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from thetahat.core.errors import ConfigError
+from thetahat.distribution.mesh import Stages
 from thetahat.model.adapters.rows import EmbeddingWithRows, HeadWithRows
 from thetahat.model.build import LanguageModel
 from thetahat.model.decoder import Decoder
@@ -37,20 +38,20 @@ def _obstacles(config: RunConfig, model: LanguageModel, size: int) -> Iterator[t
 _SHARDS = "mesh.shards in the place of mesh.tensor"
 
 
-def refuse_pipeline(config: RunConfig, model: LanguageModel) -> None:
+def refuse_pipeline(config: RunConfig, model: LanguageModel, stages: Stages) -> None:
     """Raises ConfigError if the layers of this model cannot lie on the ranks of a pipeline."""
-    for what, allowed, cure in _in_the_way(config, model):
-        raise ConfigError(f"mesh.pipeline={config.mesh.pipeline}, and {what}", allowed=allowed, cure=cure)
+    for what, allowed, cure in _in_the_way(config, model, stages):
+        raise ConfigError(f"mesh.pipeline={stages.share.size}, and {what}", allowed=allowed, cure=cure)
 
 
-def _in_the_way(config: RunConfig, model: LanguageModel) -> Iterator[tuple[str, str, str]]:
+def _in_the_way(config: RunConfig, model: LanguageModel, stages: Stages) -> Iterator[tuple[str, str, str]]:
     """What is in the way, what is allowed, and what to type."""
-    shape, mesh = config.model, config.mesh
+    shape, size = config.model, stages.share.size
     if not isinstance(model, Decoder):
         yield "the model is no decoder", "model.kind=decoder", _SHARDED
-    if shape.num_layers < (needed := mesh.pipeline * mesh.turns):
-        most = f"mesh.pipeline={min(mesh.pipeline, shape.num_layers)} mesh.turns=1"
-        yield f"model.num_layers={shape.num_layers}: mesh.turns={mesh.turns} needs {needed}", most, most
+    if shape.num_layers < (needed := size * stages.turns):
+        most = f"mesh.pipeline={min(size, shape.num_layers)} mesh.turns=1"
+        yield f"model.num_layers={shape.num_layers}: mesh.turns={stages.turns} needs {needed}", most, most
     if routers_of(model):
         yield "the balance of experts is that of all layers", "a model without experts", _SHARDED
     if shape.shares_layers:

@@ -23,7 +23,7 @@ from thetahat.distribution.mesh import Stages
 from thetahat.distribution.pieces import GROUP, STAGE, Home
 from thetahat.distribution.pipeline.schedule import Pass, one_forward_one_backward
 from thetahat.distribution.pipeline.ways import Ways, received, sent
-from thetahat.distribution.world import MicroBatch, Turn, go_back
+from thetahat.distribution.world import MicroBatch, Turn, backward
 
 ENDS = frozenset({"norm", "transform", "head"})  # modules behind the last layer
 SHARED = frozenset({"relative_embedding"})  # that every layer reads
@@ -120,7 +120,7 @@ class Stage:
         def back() -> None:
             one = waiting.popleft()
             self._turn = one.turn  # for what is computed again
-            go_back(begun.pop(one), self._model, is_last=not waiting)
+            backward(begun.pop(one), self._model, is_last=not waiting)
 
         self._model.head.part = None
         try:

@@ -96,7 +96,7 @@ def law_in_branch(law: Law, config: TransformerConfig, *, reads_source: bool) ->
     up and down of the network. A gate is none.
     """
     residual = config.residual
-    if not isinstance(law.begins, FanIn) or law.writes not in {"values", "stream"}:
+    if not isinstance(law.begins, FanIn) or law.writes not in {"values", "residual"}:
         return law
     if isinstance(residual, DeepNormConfig):
         return replace(law, begins=FanIn(deepnorm(config, reads_source=reads_source)[1]))

@@ -88,7 +88,7 @@ def factors(name: str, law: Law, growth: Growth, steps: Steps = "adamw") -> Fact
         shrink = 1.0 if law.group == "vectors" else 1 / m
         return Factors(shrink, shrink, 1.0)
     rate = m ** -_WIDTH_EXPONENT[steps] if law.group == "matrices" else 1.0
-    if law.writes == "stream":
+    if law.writes == "residual":
         return Factors(l**-0.5, rate / l, 1 / m)
     return Factors(1.0, rate, 1 / (m * l))
 
