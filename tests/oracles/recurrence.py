@@ -83,7 +83,8 @@ def delta(layer: GatedDelta, x: Tensor) -> Tensor:
         decay = (-layer.log_rate.exp() * softplus(x @ layer.decay.weight.T + layer.step_bias)).exp()
     for head in range(layer.num_heads):
         a, b, c = (one.unflatten(1, (layer.num_heads, -1))[:, head] for one in (q, k, v))
-        a, b = a / a.norm(dim=1, keepdim=True) / a.shape[1] ** 0.5, b / b.norm(dim=1, keepdim=True)
+        a, b = (one / (one.square().sum(1, keepdim=True) + 1e-6).sqrt() for one in (a, b))
+        a = a / a.shape[1] ** 0.5
         found.append(rms(delta_rule(a, b, c, beta[:, head], decay[:, head]), layer.norm.gain))
     return torch.cat(found, 1) * gate @ layer.output.weight.T
 

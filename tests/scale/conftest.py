@@ -77,7 +77,7 @@ KINDS = {
         "objective.factorization.kind=spans",
     ),
     "shared-layers": ("model.shares_layers=true",),
-    "states": ("model.layers=delta,state-space",),
+    "states": ("model.layers=state-space,linear",),  # a run of the delta rule multiplies rounding: docs/decisions.md
     "recomputed": ("recompute=1",),
     "adapter": ("base=base", "adapter.rank=4", "optimization.ema=none", "evaluation.ema=false"),
     "biases": (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import normalize, silu, softplus
+from torch.nn.functional import silu, softplus
 
 from thetahat.model.config import DeltaMixer, TransformerConfig
 from thetahat.model.law import MATRIX, RATE, STEP, VALUES, WRITER, Law
@@ -17,15 +17,19 @@ from thetahat.model.recurrence.conv import ShortConv
 from thetahat.model.recurrence.scan import delta_rule
 from thetahat.model.recurrence.state import LayerState
 
+SHORTEST = 1e-6
+"""What is added to the square of a length, so that the direction of next to nothing is next to nothing, too."""
+
 
 @final
 class GatedDelta(nn.Module):
     r"""$S_t = \lambda_t (I - \beta_t k_t k_t^\top) S_{t-1} + \beta_t k_t v_t^\top$ for each head, read by $q_t$.
 
-    Queries, keys and values pass a short convolution; queries and keys have length 1, queries are divided by
-    $\sqrt{K}$. $\beta_t = \sigma(W x_t)$ is how far a key's old value is replaced, and $\ln \lambda_t = -e^{a}
-    \mathrm{softplus}(W' x_t + b)$ what is forgotten of all; without decay it is 0. What is read is normalised over each
-    head and multiplied by a gate, $\mathrm{silu}(W'' x_t)$. Yang et al., Gated Delta Networks, 2024 (arXiv 2412.06464).
+    Queries, keys and values pass a short convolution; queries and keys are divided by their length (`SHORTEST`), and
+    queries by $\sqrt{K}$, too. $\beta_t = \sigma(W x_t)$ is how far a key's old value is replaced, and
+    $\ln \lambda_t = -e^{a} \mathrm{softplus}(W' x_t + b)$ what is forgotten of all; without decay it is 0. What is read
+    is normalised over each head and multiplied by a gate, $\mathrm{silu}(W'' x_t)$. Yang et al., Gated Delta Networks,
+    2024 (arXiv 2412.06464).
     """
 
     laws: ClassVar[Mapping[str, Law]] = {
@@ -60,7 +64,7 @@ class GatedDelta(nn.Module):
         laid = self.conv(read, way, state).split(self.widths, -1)
         with in_full(x) as full:
             q, k, v = (full(one).unflatten(-1, (self.num_heads, -1)) for one in laid)
-            q, k = normalize(q, dim=-1) * q.shape[-1] ** -0.5, normalize(k, dim=-1)
+            q, k = _unit(q) * q.shape[-1] ** -0.5, _unit(k)
             rates = way.lay(full(self.beta(row)).sigmoid()), way.lay(full(self._log_decay(row)))
             before = None if state is None else state.state
             mixed, last = delta_rule(q, k, v, rates, way.rounds, before)
@@ -76,3 +80,7 @@ class GatedDelta(nn.Module):
 
     if TYPE_CHECKING:
         __call__ = forward
+
+
+def _unit(x: Float[Tensor, "U W H K"]) -> Float[Tensor, "U W H K"]:
+    return x * (x.square().sum(-1, keepdim=True) + SHORTEST).rsqrt()
