@@ -141,6 +141,7 @@ NAMES: Mapping[str, str | tuple[str, ...]] = {
     "model.experts.inner_width={value}": ("moe_intermediate_size", "moe_ffn_hidden_size", "expert_hidden_size"),
     "model.experts.shared_width={value}": ("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size"),
     "model.experts.num_dense={value}": ("first_k_dense_replace", "moe_first_k_dense"),
+    "objective.z_loss={value}": ("z_loss_weight", "z_loss_multiplier", "zloss", "lm_z_loss", "z_loss_coeff"),
     "objective.balance.sequence={value}": ("router_aux_loss_coef", "moe_aux_loss_coeff", "aux_loss_alpha"),
     "objective.balance.router_z={value}": ("moe_z_loss_coeff", "router_z_loss_coef", "moe_zloss_weight"),
     "objective.balance.bias_rate={value}": ("moe_router_bias_update_rate", "bias_update_speed"),

@@ -211,6 +211,10 @@ class ObjectiveConfig(Config, kw_only=True):
     """
     chunk_size: Annotated[int, Meta(ge=0)] = 0
     """Tokens whose logits exist at once, to save memory; 0: all of a micro-batch."""
+    z_loss: Weight = 0.0
+    """The weight of the penalty on the square of log Z, the log-normalizer of each target's distribution. It is summed
+    and divided as the log-likelihood is, and no part of a likelihood that is reported; 0.0001 in PaLM.
+    """
     balance: BalanceConfig = BalanceConfig()
     """How the load of experts is balanced, of a model that has any."""
 

@@ -1,10 +1,10 @@
-"""L and Σ: the weighted log-likelihood of a batch under a model."""
+"""L and Σ: the weighted log-likelihood of a batch under a model, and what may be subtracted from it in training."""
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from thetahat.core.batch import Batch, Inputs
@@ -28,11 +28,27 @@ class Model(Protocol):
         ...
 
 
+class Terms(NamedTuple):
+    """Sums over the targets of a batch. The likelihood is a term by itself, whatever is subtracted from it."""
+
+    total: Total
+    z_loss: Float64[Tensor, ""]  # Σ w (log Z)²
+
+
 def log_likelihood(model: Model, batch: Batch, kernel: Kernel = reference, note: Note | None = None) -> Total:
     r"""$\sum_i w_i \log \Pr_\theta(t_i \mid \mathrm{visible}_i)$ and $\sum_i w_i$ over the batch, in float64.
 
     Divide by the weight of the *global* batch, not by this one's: then the value and the gradient do not depend on how
     the global batch was cut.
+    """
+    return terms(model, batch, kernel, note).total
+
+
+def terms(model: Model, batch: Batch, kernel: Kernel = reference, note: Note | None = None) -> Terms:
+    r"""The log-likelihood of a batch, and $\sum_i w_i (\log Z_i)^2$ with the normalizer $Z_i$ of target i.
+
+    The second keeps logits where their arithmetic is precise, and their sum from drifting, which no likelihood sees:
+    de Brébisson & Vincent, The Z-loss, 2016 (arXiv 1604.08859); Chowdhery et al., PaLM, 2022 (arXiv 2204.02311).
     """
     hidden_ND, targets_N, weights_N = (
         model.hidden(batch.inputs).flatten(0, 1),
@@ -44,4 +60,5 @@ def log_likelihood(model: Model, batch: Batch, kernel: Kernel = reference, note:
     told = kernel(hidden_ND, model.head, targets_N)
     if note:
         note(batch, Told(*(values.detach() for values in told)))
-    return Total((weights_N * told.log_prob.to(torch.float64)).sum(), batch.weight())
+    total = Total((weights_N * told.log_prob.to(torch.float64)).sum(), batch.weight())
+    return Terms(total, (weights_N * told.log_normalizer.to(torch.float64).square()).sum())

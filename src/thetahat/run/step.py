@@ -15,7 +15,7 @@ from thetahat.core.total import Total
 from thetahat.distribution.pieces import gradient_of
 from thetahat.distribution.world import ALONE, Ranks
 from thetahat.model.precision import computing_in
-from thetahat.objective.objective import Note, log_likelihood
+from thetahat.objective.objective import Note, terms
 from thetahat.optimization.clip import Clipped, clip_and_measure
 from thetahat.optimization.schedule import learning_rate_factor
 from thetahat.run.balance import Balancing, Routed
@@ -41,6 +41,7 @@ class StepReport:
     learning_rate_factor: float
     is_skipped: bool = False  # an alarm has left the update out
     routed: Routed | None = None  # what was chosen in layers with experts
+    z_loss: Float[Tensor, ""] | None = None  # the mean of (log Z)² over targets; None: it has no weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def step(
 
     # 1. weigh the global batch, before any gradient exists
     weight, num_tokens = weigh(batches, world)
-    divisor = config.objective.step_divisor(weight)
+    divisor, weight_of_z = config.objective.step_divisor(weight), config.objective.z_loss
     experts = Balancing(state.model, config.objective.balance, batches, world)
 
     # 2. log-probabilities and their gradient, a micro-batch at a time
@@ -90,12 +91,16 @@ def step(
         torch.manual_seed(derived_seed(config.seed, "dropout", state.step, micro.rank, micro.index))
         read = micro.batch.to(state.device)
         with computing_in(config.dtype, state.device), experts.noting() as noted:
-            part = log_likelihood(state.model, read, state.kernel, told)
+            part, z_loss = terms(state.model, read, state.kernel, told)
         penalty = experts.penalty(read, noted)
+        if weight_of_z:
+            penalty = penalty + weight_of_z * z_loss / divisor
         turn.backward(-part.log_prob / divisor + penalty)  # the one sign flip: optimizers go downhill
-        totals.append(torch.stack([part.log_prob, part.weight]).detach())
+        totals.append(torch.stack([part.log_prob, part.weight, z_loss]).detach())
     world.sum_gradients(parameters)
-    total = Total(*world.sum_of_turns(totals, torch.zeros(2, dtype=torch.float64, device=state.device)).unbind())
+    zero = torch.zeros(3, dtype=torch.float64, device=state.device)
+    *sums, squares = world.sum_of_turns(totals, zero).unbind()
+    total = Total(*sums)
 
     # 3. the true global norm; what is not finite never reaches the parameters
     gradient = clip_and_measure(parameters, config.optimization.clip)
@@ -117,7 +122,8 @@ def step(
     # 5. what happened
     state.step += 1
     state.tokens += num_tokens
-    return StepReport(state.step, total, num_tokens, gradient.norm, factor, verdict == "skip", routed)
+    mean = squares / total.weight if weight_of_z else None
+    return StepReport(state.step, total, num_tokens, gradient.norm, factor, verdict == "skip", routed, mean)
 
 
 @final

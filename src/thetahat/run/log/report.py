@@ -50,6 +50,7 @@ def step_line(
         "gradient_norm": done.gradient_norm.item(),
         "learning_rate_factor": done.learning_rate_factor,
         **(done.routed.to_dict() if done.routed else {}),
+        **({} if done.z_loss is None else {"z_loss": done.z_loss.item()}),
         "batch": batch,
         "seconds": state.seconds,
         "tokens_per_second": done.num_tokens / seconds,
