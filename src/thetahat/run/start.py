@@ -80,7 +80,7 @@ def check_layout(config: RunConfig, world: World) -> None:
     The model is divided without memory. Of a tokenizer that is trained later, the vocabulary is the one asked for.
     """
     refuse_shared_input(config, world)
-    if world.layout.tensor is None:
+    if world.layout.tensor is None and world.layout.stages is None:
         return
     num_tokens, specials = config.data.vocab_size, special_tokens(config)
     if config.base:

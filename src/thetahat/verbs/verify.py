@@ -21,7 +21,7 @@ from thetahat.core.errors import ConfigError, DataError
 from thetahat.core.plain import fields_as_json
 from thetahat.core.random import generator
 from thetahat.distribution.launch import launch
-from thetahat.distribution.mesh import MeshConfig
+from thetahat.distribution.mesh import MeshConfig, Share
 from thetahat.distribution.world import World, join_world
 from thetahat.model.config import Dtype
 from thetahat.proof.bench import Bench, Outcome
@@ -30,6 +30,7 @@ from thetahat.run.base import resolved
 from thetahat.run.config import RunConfig
 from thetahat.run.machine import set_up
 from thetahat.run.prepare import prepare
+from thetahat.run.start import check_layout
 
 BOUNDS: dict[Dtype, float] = {"float64": 1e-12, "float32": 2e-6, "bfloat16": 3e-2}
 """The largest relative error that rounding explains, unless the plain step's own rounding is larger than half of it."""
@@ -65,11 +66,12 @@ class Equivalence:
 def verify(config: RunConfig, *, ranks: Sequence[int] = (2, 3)) -> Iterator[Equivalence]:
     """Yields each equivalence as it is measured: in float64, and in the config's own dtype.
 
-    Ranks are started on the CPU, whole models and models in pieces. Under torchrun its ranks are compared with one
-    process instead, on their devices and in the layout of `mesh`; each of them yields the same.
+    Ranks are started on the CPU, in each layout that so many can have and that can divide the model. Under torchrun its
+    ranks are compared with one process instead, on their devices and in the layout of `mesh`; each yields the same.
     """
     config = resolved(config)
     world = join_world(set_up(config).type, config.mesh)
+    check_layout(config, world)
     dtypes: list[Dtype] = list(dict.fromkeys(("float64", config.dtype)))
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -217,16 +219,25 @@ def _layout(world: World) -> str:
 
 
 def _outcome(bench: Bench, world: World) -> Outcome:
-    """The step of this rank and the others: unequal shares of the sequences; the last of more than two has none."""
-    share = _share(bench.units, world)
-    batches = [bench.batch(bench.rows(share))] if len(share) else []
-    if world.layout.shards is not None and not batches:
-        batches = [bench.batch(bench.rows(bench.units[:1])).idle()]
+    """The step of this rank and the others: unequal shares of the sequences; the last of more than two has none.
+
+    Through the stages of a pipeline goes a micro-batch for each sequence, so that several are under way.
+    """
+    rank, size = world.data
+    shares = [_share(bench.units, Share(one, size)) for one in range(size)]
+    if world.layout.stages is not None:
+        parts = [[*share[:, None]] for share in shares]
+    else:
+        parts = [[share] if len(share) else [] for share in shares]
+    batches = [bench.batch(bench.rows(part)) for part in parts[rank]]
+    if world.layout.shards is not None:
+        most = max(map(len, parts))
+        batches += [bench.batch(bench.rows(bench.units[:1])).idle()] * (most - len(batches))
     return bench.outcome([world.cut(batch) for batch in batches], world)
 
 
-def _share(units: Int[np.ndarray, " n"], world: World) -> Int[np.ndarray, " n"]:
-    rank, size = world.data
+def _share(units: Int[np.ndarray, " n"], share: Share) -> Int[np.ndarray, " n"]:
+    rank, size = share
     busy = max(size - 1, 1) if size > 2 else size
     bounds = {0: units[:1], busy - 1: units[busy - 1 :]} if busy > 1 else {0: units}
     return bounds.get(rank, units[:0])
