@@ -1,5 +1,7 @@
 """Promise 1 against the oracle: the value and the gradient of a step, however the batch is cut."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -9,13 +11,17 @@ from msgspec.structs import replace
 from tests.examples import TINY, packed_of, run_config, state_of, with_normalization
 from tests.model.test_decoder import arrays_of, settings_of
 from tests.oracles.decoder import step as oracle_step
+from thetahat import find_recipe, override
 from thetahat.core.errors import DataError
+from thetahat.core.work.threads import Workers
 from thetahat.distribution.world import World
+from thetahat.model.config import AttentionConfig
 from thetahat.objective.config import ObjectiveConfig
 from thetahat.objective.factorization import causal
 from thetahat.run.step import step
 
 VOCABULARY = 11
+BIASES = AttentionConfig(has_bias=True, has_output_bias=True)
 SHAPE = replace(TINY, num_layers=1, width=16, head_width=8, inner_width=24)
 SEQUENCES = [[0, 3, 7, 1, 9, 10, 2, 4], [5, 5, 1], [8, 2], [0, 6, 6, 3, 1]]
 WEIGHTS = [[1.0, 1.0, 0.0, 0.5, 1.0, 2.0, 1.0], [1.0, 1.0], [3.0], [0.0, 0.25, 1.0, 1.0]]
@@ -171,3 +177,62 @@ def test_dropout_is_a_function_of_seed_and_step():
     other = outcome(replace(config, seed=1), batches_of(CUTTINGS["packed"]))[1]
     assert distance(other, first) > 1e-3
     assert torch.is_grad_enabled()
+
+
+def read_by(workers, choices, batches):
+    """Value, gradients and what was noted of each micro-batch."""
+    config = run_config(replace(SHAPE, **choices))
+    state = state_of(replace(config, objective=replace(config.objective, z_loss=1e-2)), VOCABULARY)
+    state.workers, noted = workers, []
+    report = step(state, batches, World(), lambda batch, told: noted.append((batch.targets, told.log_prob)))
+    gradients = {name: p.grad for name, p in state.model.named_parameters()}
+    return [report.total.log_prob, report.gradient_norm, report.z_loss], gradients, noted
+
+
+@pytest.mark.parametrize(
+    "choices", [{"ties_embeddings": True}, {"shares_layers": True, "num_layers": 2}, {"attention": BIASES}]
+)
+@pytest.mark.parametrize("cutting", ["one by one", "ragged accumulation", "shuffled, packed, accumulated"])
+def test_micro_batches_read_at_once_have_the_bits_of_one_after_the_other(cutting, choices):
+    batches = batches_of(CUTTINGS[cutting])
+    values, gradients, noted = read_by(Workers(), choices, batches)
+    for number in (2, 3):
+        again = read_by(Workers(number), choices, batches)
+        assert all(map(torch.equal, values, again[0]))
+        assert [name for name, one in gradients.items() if not torch.equal(one, again[1][name])] == []
+        assert len(noted) == len(again[2])
+        assert all(map(torch.equal, chain(*noted), chain(*again[2])))
+
+
+def test_what_one_thread_reads_that_fails_fails_the_step():
+    state = state_of(run_config(SHAPE), VOCABULARY)
+    state.workers = Workers(2)
+    batches = batches_of(CUTTINGS["one by one"])
+    batches[1].inputs.tokens[:] = VOCABULARY
+    with pytest.raises(IndexError):
+        step(state, batches, World())
+
+
+@pytest.mark.parametrize(
+    ("keys", "number"),
+    [
+        ([], 2),
+        (["threads=3"], 3),
+        (["threads=1"], 1),
+        (["threads=64"], 4),  # 4,096 positions
+        (["threads=64", "micro_batch_size=8"], 2),
+        (["batch_size=4"], 1),
+        (["batch_size=1", "data.context=4096"], 1),
+        (["model.dropout=0.1"], 1),
+        (["model.experts.num_experts=4"], 1),
+        (["compile=true"], 1),
+        (["device=cuda"], 1),
+        (["mesh.shards=2"], 1),
+        (["mesh.context=2"], 1),
+        (["mesh.tensor=2"], 1),
+        (["mesh.pipeline=2"], 1),
+    ],
+)
+def test_how_many_are_read_at_once(keys, number):
+    config = override(find_recipe("quickstart"), ["threads=2", *keys])
+    assert config.num_at_once == number

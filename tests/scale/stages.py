@@ -91,7 +91,7 @@ def _distance(here, name, dtype, way):
 
 def _in_turns(here, model, batches, kernel, weight):
     """As a step does."""
-    for turn in here.turns(batches, model):
+    for (turn,) in here.turns(batches, model):
         turn.backward(-log_likelihood(model, turn.micro.batch, kernel).log_prob / weight)
     here.sum_gradients(model.parameters())
 

@@ -29,11 +29,12 @@ class InTurn:
         places = ((rank, index) for rank, count in enumerate(self._counts) for index in range(count))
         return (MicroBatch(*place, batch) for place, batch in zip(places, batches, strict=True))
 
-    def turns(self, batches: Sequence[Batch], model: nn.Module) -> Iterator[Turn]:
+    def turns(self, batches: Sequence[Batch], model: nn.Module, num_at_once: int = 1) -> Iterator[Sequence[Turn]]:
         """The same; the gradients of a rank are kept when its turn ends."""
         self._gradients, each = [], self.micro_batches(batches)
         for count in self._counts:
-            yield from (Turn(one, torch.autograd.backward) for one in islice(each, count))
+            turns = [Turn(one, torch.autograd.backward) for one in islice(each, count)]
+            yield from (turns[first : first + num_at_once] for first in range(0, count, num_at_once))
             self._gradients.append([parameter.grad for parameter in self._parameters])
             for parameter in self._parameters:
                 parameter.grad = None

@@ -50,8 +50,8 @@ class Ranks(Protocol):
         """Each micro-batch of this process."""
         ...
 
-    def turns(self, batches: Sequence[Batch], model: nn.Module) -> Iterator[Turn]:
-        """The same in the order in which they are read, each perhaps several times."""
+    def turns(self, batches: Sequence[Batch], model: nn.Module, num_at_once: int = 1) -> Iterator[Sequence[Turn]]:
+        """The same in the order in which they are read, each perhaps several times; at most so many at once."""
         ...
 
     def sum_of(self, parts: Sequence[Tensor], zero: Tensor) -> Tensor:
@@ -101,13 +101,14 @@ class World:
         """Each micro-batch of this rank."""
         return (MicroBatch(self.layout.reader.rank, index, batch) for index, batch in enumerate(batches))
 
-    def turns(self, batches: Sequence[Batch], model: nn.Module) -> Iterator[Turn]:
+    def turns(self, batches: Sequence[Batch], model: nn.Module, num_at_once: int = 1) -> Iterator[Sequence[Turn]]:
         """Each micro-batch once, but where this rank is a stage of a pipeline, which has an order of its own."""
         if (stage := stage_of(model)) is not None:
-            yield from stage.turns(self.micro_batches(batches))
+            yield from ((turn,) for turn in stage.turns(self.micro_batches(batches)))
             return
-        for micro in self.micro_batches(batches):
-            yield Turn(micro, partial(backward, model=model, is_last=micro.index == len(batches) - 1))
+        each = [*self.micro_batches(batches)]
+        turns = [Turn(one, partial(backward, model=model, is_last=one is each[-1])) for one in each]
+        yield from (turns[first : first + num_at_once] for first in range(0, len(turns), num_at_once))
 
     def sum_of(self, parts: Sequence[Tensor], zero: Tensor) -> Tensor:
         """The sum of one part a micro-batch, in their order, from `zero` on; and then over ranks."""

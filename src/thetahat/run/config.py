@@ -32,6 +32,8 @@ Device = Literal["auto", "cpu", "cuda"]
 Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 Threads = Annotated[int, Meta(ge=0, le=1024)]  # of the CPU; 0: all
 
+LEAST_AT_ONCE = 1024
+"""Positions that a thread reads at once: adding its gradient to the others' then takes some per cent of its time."""
 FIXED = (
     "model",
     "transfer",
@@ -278,6 +280,21 @@ class RunConfig(Config, kw_only=True):
             )
         if self.evaluation.passes and not factorization.is_pseudo:
             raise ConfigError(f"evaluation.passes={self.evaluation.passes}", allowed="0, where nothing is masked")
+
+    @property
+    def num_at_once(self) -> int:
+        """Micro-batches that are read at once on a CPU, each by its own share of the threads; elsewhere 1.
+
+        Threads that share one product wait for the slowest behind each of them. Each reads at least `LEAST_AT_ONCE`
+        positions. Dropout has one order of draws, the load of experts is noted in one order, and ranks that hold a
+        model together exchange in one: there they are read one after the other.
+        """
+        mesh, model = self.mesh, self.model
+        is_together = mesh.shards * mesh.context * mesh.tensor * mesh.pipeline > 1
+        if self.device != "cpu" or self.compile or is_together or model.dropout or model.experts:
+            return 1
+        rows = min(self.micro_batch_size or self.batch_size, self.batch_size)
+        return max(1, min(self.threads, rows, rows * self.data.context // LEAST_AT_ONCE))
 
     @property
     def watch(self) -> WatchConfig:

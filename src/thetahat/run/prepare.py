@@ -70,7 +70,8 @@ class Prepared:
         return [world.cut(batch) for batch in mine]
 
     def _batches(self, step: int, share: Share) -> list[Batch]:
-        rows = self.config.micro_batch_size or self.config.batch_size
+        rows = min(self.config.micro_batch_size or self.config.batch_size, -(-self.config.batch_size // share.size))
+        rows = -(-rows // self.config.num_at_once)
         row_length = self.config.data.context if self.config.compile else None  # one shape, compiled once
         packed = self.order.packed(step + self.offset, *share, rows)
         return [factor(pack, self.config.objective, self.train.symbols, row_length) for pack in packed]

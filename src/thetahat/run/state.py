@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from thetahat.core.work.threads import Workers
 from thetahat.distribution.pieces import fill, settle
 from thetahat.distribution.world import ALONE, World
 from thetahat.ledger.evaluated import Evaluated
@@ -32,6 +33,7 @@ class State:
     optimizer: Optimizer
     kernel: Kernel  # of the objective
     num_steps: int  # where the schedule ends
+    workers: Workers  # that read micro-batches
     step: int = 0  # updates made
     tokens: int = 0  # targets learned from
     seconds: float = 0.0  # of training, evaluations included
@@ -126,7 +128,8 @@ def state_with(model: LanguageModel, config: RunConfig, num_steps: int, device: 
             block.compile()
     kernel = build_kernel(config.objective, compiles=config.compile)
     optimizer = build_optimizer(model, config.optimization, growth_of(config.model, config.transfer))
-    state = State(config, device, model, optimizer, kernel, num_steps)
+    workers = Workers(config.num_at_once, max(config.threads // config.num_at_once, 1))
+    state = State(config, device, model, optimizer, kernel, num_steps, workers)
     if (decay := config.optimization.ema) is not None:
         state.average = MovingAverage({name: p for name, p in model.named_parameters() if p.requires_grad}, decay)
     return state

@@ -13,8 +13,9 @@ from thetahat.core.errors import DataError
 from thetahat.core.random import derived_seed
 from thetahat.core.total import Total
 from thetahat.distribution.pieces import gradient_of
-from thetahat.distribution.world import ALONE, Ranks
+from thetahat.distribution.world import ALONE, Ranks, Turn
 from thetahat.model.precision import computing_in
+from thetahat.objective.log_prob import Told
 from thetahat.objective.objective import Note, terms
 from thetahat.optimization.clip import Clipped, clip_and_measure
 from thetahat.optimization.schedule import learning_rate_factor
@@ -83,10 +84,13 @@ def step(
     divisor, weight_of_z = config.objective.step_divisor(weight), config.objective.z_loss
     experts = Balancing(state.model, config.objective.balance, batches, world)
 
-    # 2. log-probabilities and their gradient, a micro-batch at a time
+    # 2. log-probabilities and their gradient, a micro-batch at a time; on a CPU each thread reads one
     totals: list[Tensor] = []
     state.optimizer.zero_grad()
-    for turn in world.turns(batches, state.model):
+    for turn, *others in world.turns(batches, state.model, state.workers.number):
+        if others:
+            totals += _at_once(state, [turn, *others], divisor, note)
+            continue
         micro, told = turn.micro, note if turn.is_told else None
         torch.manual_seed(derived_seed(config.seed, "dropout", state.step, micro.rank, micro.index))
         read = micro.batch.to(state.device)
@@ -136,6 +140,32 @@ class Skipping:
     def judge(self, measured: Measured) -> Verdict:
         """All others are made if all is finite."""
         return "skip" if measured.step in self._steps else _plain(measured)
+
+
+def _at_once(state: State, turns: Sequence[Turn], divisor: float, note: Note | None) -> list[Tensor]:
+    """Micro-batches that several threads read (`num_at_once` says when): all is added up in their order."""
+    trained = [one for one in state.model.parameters() if one.requires_grad]
+    weight_of_z = state.config.objective.z_loss
+
+    def read(turn: Turn) -> tuple[Sequence[Tensor | None], Tensor, list[Told]]:
+        told: list[Told] = []
+        with computing_in(state.config.dtype, state.device):
+            part, z_loss = terms(state.model, turn.micro.batch, state.kernel, lambda _, found: told.append(found))
+        downhill = -part.log_prob / divisor
+        if weight_of_z:
+            downhill = downhill + weight_of_z * z_loss / divisor
+        gradients = torch.autograd.grad(downhill, trained, allow_unused=True)
+        return gradients, torch.stack([part.log_prob, part.weight, z_loss]).detach(), told
+
+    totals: list[Tensor] = []
+    for turn, (gradients, sums, told) in zip(turns, state.workers.map(read, turns), strict=True):
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            if gradient is not None:  # copied, since two parameters may have one gradient
+                parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
+        if note:
+            note(turn.micro.batch, *told)
+        totals.append(sums)
+    return totals
 
 
 def _plain(measured: Measured) -> Verdict:

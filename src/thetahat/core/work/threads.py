@@ -1,11 +1,11 @@
 """Work that several threads do at once."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, final
 
 import torch
 from torch import nn
@@ -43,6 +43,22 @@ def at_once(
 def _first(waiting: deque[tuple[Task, Future[Result]]]) -> tuple[Task, Result]:
     task, result = waiting.popleft()
     return task, result.result()
+
+
+@final
+class Workers:
+    """So many that do one task each at once, with so many of torch's threads each; their threads are kept."""
+
+    def __init__(self, number: int = 1, threads: int = 1) -> None:
+        self.number, self.threads = number, threads
+        self._pool: ThreadPoolExecutor | None = None
+
+    def map(self, do: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """The result of each task, in order."""
+        if self._pool is None:
+            set_threads = partial(torch.set_num_threads, self.threads)
+            self._pool = ThreadPoolExecutor(self.number, "worker", initializer=set_threads)
+        return self._pool.map(do, tasks)
 
 
 @contextmanager

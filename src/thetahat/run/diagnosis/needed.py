@@ -76,8 +76,8 @@ def training_memory(
     $P b + P_t b + \sum_\text{rules} \text{SLOTS} \cdot P_r b + \max(A + L, U)$ with b bytes a number, $P_t$ of P
     trainable, A the activations of `micro_batch_size` rows, L the logits of their targets, and U what Muon works with:
     the directions of all its matrices, and `STACK` copies of its largest stack of one shape. Layers that `recompute`
-    names keep their input alone; `auto` counts as none. `most` are the positions that the data has, where that is
-    known.
+    names keep their input alone; `auto` counts as none. On a CPU each thread that reads a micro-batch has a gradient.
+    `most` are the positions that the data has, where that is known.
     """
     full = widths_of(config.dtype).full
     groups = {group.name: group.parameters for group in group_parameters(model)}
@@ -96,7 +96,7 @@ def training_memory(
     muon = [one for name, held in groups.items() if kinds[name] == "muon" for one in held.values()]
     return Training(
         parameters=full * sum(one.numel() for one in model.parameters()),
-        gradients=full * sum(sizes.values()),
+        gradients=full * sum(sizes.values()) * _gradients(config),
         optimizer=full * sum(SLOTS[kinds[name]] * size for name, size in sizes.items()),
         average=full * sum(sizes.values()) if rules.ema is not None else 0,
         activations=round((kept - unread) * positions)
@@ -106,6 +106,13 @@ def training_memory(
         num_rows=num_rows,
         context=config.data.context,
     )
+
+
+def _gradients(config: RunConfig) -> int:
+    """How many gradients there are at once: those of micro-batches that are read at once, and what is added up."""
+    number = config.num_at_once
+    is_more = number > 1 and (config.micro_batch_size or config.batch_size) < config.batch_size
+    return number + is_more
 
 
 def unread_inputs(model: LanguageModel) -> int:
