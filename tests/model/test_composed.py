@@ -57,7 +57,7 @@ CHOICES = {
     "layer norm": {"norm": LayerNormConfig()},
     "layer norm without bias": {"norm": LayerNormConfig(has_bias=False)},
     "gain around one": {"norm": RMSNormConfig(adds_one=True)},
-    **{f"norms {place}": {"placement": place} for place in ("post", "sandwich", "branch", "parallel")},
+    **{f"norms {place}": {"placement": place} for place in ("post", "sandwich", "branch", "parallel", "none")},
     "no first norm": {"skips_first_norm": True},
     "shared layers": {"shares_layers": True},
     "window": {"layers": (NEAR,)},

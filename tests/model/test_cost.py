@@ -28,6 +28,7 @@ OTHERS = [
         ["placement=sandwich", "skips_first_norm=true"],
         ["placement=branch", "skips_first_norm=true"],
     ),
+    ["placement=none", "skips_first_norm=true"],
     *(["placement=parallel", "skips_first_norm=true"], ["skips_first_norm=true", "shares_layers=true"]),
     ["norm.kind=layer", "mlp.has_bias=true", "attention.has_bias=true", "attention.has_output_bias=true"],
     ["norm.kind=layer", "norm.has_bias=false", "attention.query_key_norm=joined", "head.has_bias=true"],

@@ -45,6 +45,7 @@ KINDS = {
         ["model.norm.kind=layer", "model.mlp.is_gated=false", "model.mlp.activation=gelu"],
     ),
     "sandwich": (DECODER, Causal(), TEXTS, ["model.placement=sandwich", "model.attention.query_key_norm=none"]),
+    "no norms in blocks": (DECODER, Causal(), TEXTS, ["model.placement=none"]),
     "capped scores": (DECODER, Causal(), TEXTS, ["model.attention.cap=50"]),
     "experts": (DECODER, Causal(), TEXTS, ["model.experts.num_experts=4"]),
     "experts in bfloat16": (

@@ -32,6 +32,7 @@ PLACES: dict[Placement, tuple[str, ...]] = {
     "sandwich": ("before", "out"),
     "branch": ("out",),
     "parallel": ("before",),
+    "none": (),
 }
 """Where the norms of a block stand: before f, behind it, or behind the sum with the residual stream."""
 

@@ -17,7 +17,7 @@ from thetahat.model.config import (
 )
 from thetahat.model.recurrence.count import sizes_of
 
-NORMS: dict[Placement, int] = {"pre": 1, "post": 1, "sandwich": 2, "branch": 1, "parallel": 1}
+NORMS: dict[Placement, int] = {"pre": 1, "post": 1, "sandwich": 2, "branch": 1, "parallel": 1, "none": 0}
 """Norms that a block has for each of the two, or three, things in it."""
 
 

@@ -45,7 +45,8 @@ class TransformerConfig(Config, kw_only=True):
     """The normalisation of all blocks."""
     placement: Placement = "pre"
     """Where the norms of a block stand. pre: before attention and network; post: behind each sum; sandwich: before and
-    behind; branch: behind, before the sum; parallel: as pre, with attention and network side by side.
+    behind; branch: behind, before the sum; parallel: as pre, with attention and network side by side; none: nowhere
+    but behind the last block, to see what norms are for.
     """
     residual: ResidualConfig = SumConfig()
     """How what a block computes is added to the residual stream."""

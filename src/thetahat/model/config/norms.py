@@ -4,7 +4,7 @@ from typing import Literal
 
 from thetahat.core.config import Config
 
-Placement = Literal["pre", "post", "sandwich", "branch", "parallel"]
+Placement = Literal["pre", "post", "sandwich", "branch", "parallel", "none"]
 
 
 class RMSNormConfig(Config, kw_only=True, tag="rms", tag_field="kind"):
