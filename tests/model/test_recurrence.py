@@ -189,14 +189,39 @@ def test_rates_begin_as_they_are_declared():
     [
         (EncoderConfig, ["layers=delta"], "it reads from left to right alone"),
         (EncoderDecoderConfig, ["layers=state-space"], "it reads from left to right alone"),
-        (DecoderConfig, ["layers=3x mamba"], "'mamba' does not fit.*attention, linear, delta, state-space"),
-        (DecoderConfig, ["layers=delta,attention", "shares_layers=true"], "layers are of several kinds"),
+        (DecoderConfig, ["layers=3x mamba"], "'3x mamba' does not fit.*attention, linear, delta, state-space, or"),
+        (DecoderConfig, ["layers=delta,attention", "shares_layers=true"], "not all alike: delta and attention"),
+        (
+            DecoderConfig,
+            ["layers=[{kind='delta'},{kind='delta',conv=2}]", "shares_layers=true"],
+            r"not all alike: delta \(conv: 4 -> 2\)",
+        ),
         (DecoderConfig, ["layers=state-space", "head_width=64", "width=80"], "does not divide the width of a state"),
     ],
 )
 def test_what_cannot_be_is_refused(kind, keys, what):
     with pytest.raises(ConfigError, match=f"(?s){what}"):
         override(kind(), keys)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("2x,delta", "layers='2x delta'"),
+        ("3 delta; Linear", "layers='3x delta, linear'"),
+        ("2x delta, state_space", "layers='2x delta, state-space'"),
+        ("0x delta", "layers=delta"),
+        ("99999999x delta", ""),
+        ("1.5x delta", ""),
+        ("3x mamba", ""),
+        ("[]", ""),
+    ],
+)
+def test_a_pattern_that_is_none_is_answered_with_the_nearest(typed, meant):
+    with pytest.raises(ConfigError) as raised:
+        override(DecoderConfig(), [f"layers={typed}"])
+    assert "attention, linear, delta, state-space, or several of them as in '3x " in str(raised.value)
+    assert raised.value.cure == meant
 
 
 def test_a_prefix_is_read_both_ways_and_refused():

@@ -73,8 +73,7 @@ def _of_option(option: str, error: Any) -> str:
 
 
 def _as_key(name: str, value: str, command: str) -> str:
-    from thetahat.core.config import near_keys
-    from thetahat.core.schema import known_keys
+    from thetahat.core.schema import known_keys, near_keys
     from thetahat.run.config import InferenceConfig, RunConfig
 
     key, typed = name.lstrip("-").replace("-", "_"), value or "..."

@@ -12,7 +12,20 @@ import msgspec
 import tomli_w
 
 from thetahat.core.errors import ConfigError
-from thetahat.core.schema import allowed, alternatives, fields, hint_at, items, known_keys, tag, variants
+from thetahat.core.schema import (
+    allowed,
+    alternatives,
+    fields,
+    hint_at,
+    items,
+    kinds_in,
+    listed_kinds,
+    near_keys,
+    pattern_near,
+    pattern_of,
+    tag,
+    variants,
+)
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
@@ -25,8 +38,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 Some = TypeVar("Some", bound=Config)
 Plain = dict[str, Any]
-_TIMES = r"(?:(\d+) ?x ?)?([a-z][\w-]*)"  # 3x delta
-_PATTERN = rf"\[?{_TIMES}(?:, ?{_TIMES})*\]?"
 _USUAL = ("train", "path", "template", "every", "rank")  # keys of tables that a plain value is most likely meant for
 
 
@@ -195,32 +206,6 @@ def _unknown(path: Sequence[str], depth: int, siblings: Sequence[str], given: tu
     )
 
 
-def near_keys(path: Sequence[str], root: Any) -> list[str]:
-    """The keys that were probably meant by an unknown one, at most three.
-
-    Those whose last name it is, wherever they stand; else the one that is most alike, below the same table first.
-    """
-    known = known_keys(root)
-    plain = [key for key in known if not variants(hint_at(root, key.split(".")))] or known
-    for ending in (_dotted(path), path[-1]):
-        if same := [key for key in plain if key == ending or key.endswith(f".{ending}")]:
-            return sorted(same, key=lambda key: key.count("."))[:3]
-    above = _dotted(path[:-1])
-    beside = [key for key in plain if above and key.rpartition(".")[0] == above]
-    for candidates, enough in ((beside, 0.6), (known if not beside else plain, 0.6 if not beside else 0.8)):
-        if candidates:
-            near = max(candidates, key=lambda key: _likeness(path, key.split("."), whole=not beside))
-            if _likeness(path, near.split("."), whole=not beside) > enough:
-                return [near]
-    return []
-
-
-def _likeness(ours: Sequence[str], theirs: Sequence[str], *, whole: bool) -> float:
-    """Of two keys, in 0 to 1: of their last names or, if it is more, of the `whole`."""
-    pairs = [(ours[-1], theirs[-1]), *([(_dotted(ours), _dotted(theirs))] if whole else [])]
-    return max(difflib.SequenceMatcher(None, a, b).ratio() for a, b in pairs)
-
-
 def _as_typed(value: Any) -> str:
     return value if isinstance(value, str) else _shown(value)
 
@@ -235,9 +220,18 @@ def _complain(error: msgspec.ValidationError, plain: Plain, root: Any) -> NoRetu
         raise (_missing if "missing" in what else _of_another_variant)(path, match[1], value, hint) from error
     if isinstance(error.__cause__, ValueError):  # raised by a config itself, about its own values
         raise ConfigError(_placed(str(error.__cause__), path, hint)) from error
+    if path[-1:] == ["kind"] and (listed := _kinds_at(plain, path[:-2])):
+        path, value, hint = path[:-2], pattern_of(listed), hint_at(root, path[:-2])
     raise ConfigError(
         f"{_dotted(path)}={_shown(value)} does not fit", allowed=allowed(hint), cure=_near_value(path, value, hint)
     ) from error
+
+
+def _kinds_at(plain: Plain, path: list[str]) -> list[str]:
+    """The kinds of a list whose tables say nothing else, as a pattern makes it; empty: it is another."""
+    listed = _value_at(plain, path)
+    is_pattern = isinstance(listed, list) and all(list(one) == ["kind"] for one in cast("list[Plain]", listed))
+    return [str(one["kind"]) for one in cast("list[Plain]", listed)] if is_pattern else []
 
 
 def _missing(path: list[str], name: str, value: Any, hint: Any) -> ConfigError:
@@ -271,6 +265,9 @@ def _near_value(path: list[str], value: Any, hint: Any) -> str:
     key = _dotted(path)
     if variants(hint):
         return _in_table(key, value, hint)
+    if listed := listed_kinds(hint):
+        near = pattern_near(str(value), listed)
+        return f"{key}={quote(near)}" if near else ""
     kinds = [get_origin(kind) or kind for kind in alternatives(hint)]
     if dict in kinds:
         return _in_free_table(key, value, hint)
@@ -336,7 +333,8 @@ def _assign(plain: Plain, path: Sequence[str], value: Any) -> None:
     for name in above:
         below = plain.setdefault(name, {})
         if not isinstance(below, dict):
-            raise ConfigError(f"{_dotted(path)!r} goes below {name!r}, which is the plain value {below!r}")
+            what = "a list, and is set whole" if isinstance(below, list) else f"the plain value {below!r}"
+            raise ConfigError(f"{_dotted(path)!r} goes below {name!r}, which is {what}")
         plain = cast(Plain, below)
     if leaf == "kind" and plain.get("kind") != value:
         plain.clear()  # another variant: its own defaults, not the last one's values
@@ -365,8 +363,8 @@ def _listed(text: str, hint: Any) -> Any:
     Of names to choose from also a,b, and of variants their kinds, some several times: 3x delta, 1x attention.
     """
     kinds, item = alternatives(hint), alternatives(items(hint))
-    if variants(items(hint)) and re.fullmatch(_PATTERN, text):
-        return [{"kind": kind} for number, kind in re.findall(_TIMES, text) for _ in range(int(number or 1))]
+    if listed_kinds(hint) and (listed := kinds_in(text)):
+        return [{"kind": kind} for kind in listed]
     if str in kinds or not any(get_origin(kind) in (tuple, list) for kind in kinds):
         return text
     has_names = any(get_origin(kind) is Literal for kind in item)

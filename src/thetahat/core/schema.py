@@ -4,11 +4,14 @@ The meaning of a key is the string that stands below its field, where documentat
 """
 
 import ast
+import difflib
 import inspect
+import re
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from itertools import groupby
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -23,6 +26,10 @@ NAMES = {
     tuple: "a list",
     dict: "a table",
 }
+
+_TIMES = r"(?:([1-9]\d{0,3}) ?x ?)?([a-z][\w-]*)"  # 3x delta
+_PATTERN = rf"\[?{_TIMES}(?:, ?{_TIMES})*\]?"
+_MEANT = r"(\d*)[ x*,]*([a-z][a-z_-]+)"  # 2x,delta or 2 delta or 2*delta
 
 
 def alternatives(hint: Any) -> list[Any]:
@@ -68,6 +75,12 @@ def items(hint: Any) -> Any:
     return None
 
 
+def listed_kinds(hint: Any) -> list[str]:
+    """The kinds of the tables that a list holds, where they are chosen by their kind."""
+    is_list = any(get_origin(kind) in (list, tuple) for kind in alternatives(hint))
+    return [tag(variant) for variant in variants(items(hint)) if tag(variant)] if is_list else []
+
+
 def hint_at(root: Any, path: Sequence[str]) -> Any:
     """The type of the value at a path, None where there is no such key."""
     hint = root
@@ -84,8 +97,36 @@ def known_keys(hint: Any, prefix: str = "") -> list[str]:
     return list(dict.fromkeys(keys))
 
 
+def near_keys(path: Sequence[str], root: Any) -> list[str]:
+    """The keys that were probably meant by an unknown one, at most three.
+
+    Those whose last name it is, wherever they stand; else the one that is most alike, below the same table first.
+    """
+    known = known_keys(root)
+    plain = [key for key in known if not variants(hint_at(root, key.split(".")))] or known
+    for ending in (".".join(path), path[-1]):
+        if same := [key for key in plain if key == ending or key.endswith(f".{ending}")]:
+            return sorted(same, key=lambda key: key.count("."))[:3]
+    above = ".".join(path[:-1])
+    beside = [key for key in plain if above and key.rpartition(".")[0] == above]
+    for candidates, enough in ((beside, 0.6), (known if not beside else plain, 0.6 if not beside else 0.8)):
+        if candidates:
+            near = max(candidates, key=lambda key: _likeness(path, key.split("."), whole=not beside))
+            if _likeness(path, near.split("."), whole=not beside) > enough:
+                return [near]
+    return []
+
+
+def _likeness(ours: Sequence[str], theirs: Sequence[str], *, whole: bool) -> float:
+    """Of two keys, in 0 to 1: of their last names or, if it is more, of the `whole`."""
+    pairs = [(ours[-1], theirs[-1]), *([(".".join(ours), ".".join(theirs))] if whole else [])]
+    return max(difflib.SequenceMatcher(None, a, b).ratio() for a, b in pairs)
+
+
 def allowed(hint: Any) -> str:
     """The values that a key takes, in words."""
+    if kinds := listed_kinds(hint):
+        return allowed_patterns(kinds)
     if get_origin(hint) is Annotated:
         kind, *notes = get_args(hint)
         bounds = [bound for note in notes if isinstance(note, msgspec.Meta) for bound in _bounds(note)]
@@ -149,3 +190,30 @@ def _strings(owner: ast.ClassDef) -> Iterator[tuple[str, str]]:
                 yield name, " ".join(text.split())
             case _:
                 pass
+
+
+def kinds_in(text: str) -> list[str] | None:
+    """The kinds that a pattern lists, each as often as it says; None where the text is none."""
+    if not re.fullmatch(_PATTERN, text):
+        return None
+    return [kind for number, kind in re.findall(_TIMES, text) for _ in range(int(number or 1))]
+
+
+def pattern_of(kinds: Sequence[str]) -> str:
+    """The pattern that lists these kinds."""
+    runs = [(kind, len(list(same))) for kind, same in groupby(kinds)]
+    return ", ".join(kind if number == 1 else f"{number}x {kind}" for kind, number in runs)
+
+
+def pattern_near(text: str, kinds: Sequence[str]) -> str:
+    """The pattern that was probably meant by a text that is none, or that names other kinds; empty: who knows."""
+    found = [(number, difflib.get_close_matches(kind, kinds, n=1)) for number, kind in re.findall(_MEANT, text.lower())]
+    if re.search(r"\.|-\d", text) or not found or not all(near for _, near in found):
+        return ""
+    near = ", ".join(f"{number}x {one[0]}" if int(number or 1) > 1 else one[0] for number, one in found)
+    return near if kinds_in(near) else ""
+
+
+def allowed_patterns(kinds: Sequence[str]) -> str:
+    """What such a list may be, in words."""
+    return f"{', '.join(kinds)}, or several of them as in '3x {kinds[-1]}, {kinds[0]}', or a list of tables"

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from thetahat.core.config import Config, near_keys
+from thetahat.core.config import Config
 from thetahat.core.errors import ConfigError
-from thetahat.core.schema import allowed, alternatives, choice, fields, items, meanings, tag, variants
+from thetahat.core.schema import allowed, alternatives, choice, fields, items, meanings, near_keys, tag, variants
 from thetahat.run.config import InferenceConfig, RunConfig
 
 REQUIRED = "required"

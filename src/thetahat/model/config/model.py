@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from thetahat.core.config import Config, kind_of
+from thetahat.core.config import Config, differences, kind_of
 from thetahat.core.errors import ConfigError
 from thetahat.model.config.attention import AttentionConfig
 from thetahat.model.config.ends import EmbeddingConfig, HeadConfig
@@ -107,14 +107,20 @@ class TransformerConfig(Config, kw_only=True):
             )
 
     def _check_recurrent(self) -> None:
-        kinds = {type(mixer): kind_of(mixer) for mixer in self.layers}
         recurrent = [mixer for mixer in self.layers if not isinstance(mixer, AttentionMixer)]
         if not recurrent:
             return
-        if self.shares_layers and len(set(self.layers)) > 1:
+        other = next((mixer for mixer in self.layers if mixer != self.layers[0]), None)
+        if self.shares_layers and other is not None:
+            ours, theirs = kind_of(other), kind_of(self.layers[0])
+            found = (
+                f"{theirs} and {ours}"
+                if ours != theirs
+                else f"{ours} ({', '.join(differences(other, self.layers[0]))})"
+            )
             raise ConfigError(
-                f"model.shares_layers=true, and layers are of several kinds: {', '.join(kinds.values())}",
-                allowed="model.layers of one kind",
+                f"model.shares_layers=true, and model.layers are not all alike: {found}",
+                allowed="model.layers of one kind with one choice of its keys",
                 cure="model.shares_layers=false",
             )
         inside = [mixer.expansion * self.width for mixer in recurrent if isinstance(mixer, StateSpaceMixer)]
@@ -178,8 +184,8 @@ def _check_both_ways(config: TransformerConfig, kind: str) -> None:
         if not isinstance(mixer, AttentionMixer):
             raise ConfigError(
                 f"model.layers has {kind_of(mixer)!r} in model.kind={kind}: it reads from left to right alone",
-                allowed="attention, or model.kind=decoder",
-                cure="model.kind=decoder",
+                allowed="attention",
+                cure="model.layers=attention or model.kind=decoder",
             )
 
 
