@@ -101,6 +101,8 @@ GRID = {
             "model.attention.sinks=learned",
         ],
     ),
+    "value embeddings": Case(MEDIUM, [*TIED, "model.value_embeddings.every=2"]),
+    "value embeddings, bfloat16": Case(MEDIUM, [*UNTIED, "model.value_embeddings.every=1", "dtype=bfloat16"]),
     "squared ReLU without a gate": Case(MEDIUM, [*TIED, "model.mlp.is_gated=false", "model.mlp.activation=relu2"]),
     "learned scales of branches": Case(MEDIUM, [*TIED, "model.residual.kind=learned"]),
     "linear attention": Case(MEDIUM, [*TIED, "model.layers=linear"]),

@@ -50,10 +50,12 @@ if TYPE_CHECKING:
         RMSNormConfig as RMSNormConfig,
         Rotary as Rotary,
         SinusoidalPositions as SinusoidalPositions,
+        SmearConfig as SmearConfig,
         StateSpaceMixer as StateSpaceMixer,
         SumConfig as SumConfig,
         TransformConfig as TransformConfig,
         Unrotated as Unrotated,
+        ValueEmbeddingConfig as ValueEmbeddingConfig,
         YarnScaling as YarnScaling,
     )
     from thetahat.model.layers.head import Head as Head
@@ -197,8 +199,10 @@ CONFIGS = {
     "LearnedPositions": "model.config",
     "SinusoidalPositions": "model.config",
     "EmbeddingConfig": "model.config",
+    "SmearConfig": "model.config",
     "TransformConfig": "model.config",
     "HeadConfig": "model.config",
+    "ValueEmbeddingConfig": "model.config",
     "LoRAConfig": "model.adapters.config",
     "TransferConfig": "model.transfer.config",
     "ObjectiveConfig": "objective.config",

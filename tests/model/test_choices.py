@@ -23,6 +23,7 @@ from thetahat.model.size import num_parameters
 
 ALIBI = "{positions={kind='alibi'}}"
 NEAR = "{positions={kind='alibi'}, distance=2}"
+VALUES = "value_embeddings.every=1"
 SINKS = "attention.sinks=learned"
 CHOICES = {
     "sinks": [SINKS],
@@ -31,6 +32,22 @@ CHOICES = {
     "sinks and alibi": [SINKS, f"layers=[{ALIBI}]"],
     "sinks, cap and relative": [SINKS, "attention.cap=1.5", "attention.relative={num_buckets=8, max_distance=6}"],
     "sinks and relative": [SINKS, "attention.relative={num_buckets=8, max_distance=6}"],
+    "value embeddings": [VALUES],
+    "value embeddings of every second layer": ["value_embeddings.gate_width=3", "num_layers=3", "num_kv_heads=4"],
+    "value embeddings and windows": [VALUES, "layers=[{distance=2}, {}]"],
+    "smear": ["embedding.smear={}"],
+    "smear of few numbers, norms and positions": [
+        *("embedding.smear.gate_width=2", "embedding.has_norm=true", "embedding.positions={kind='sinusoidal'}"),
+    ],
+    "shared keys": ["attention.sharing=2"],
+    "shared keys of three, one group not whole": ["attention.sharing=3", "num_layers=5", "attention.has_bias=true"],
+    "shared keys, joined norms": ["attention.sharing=2", "attention.query_key_norm=joined", "num_layers=3"],
+    "shared keys, windows and sinks": [
+        *("attention.sharing=2", SINKS, "num_layers=4", "layers=[{distance=2}, {distance=2}, {}, {}]"),
+    ],
+    "shared keys, value embeddings and smear": [
+        *("attention.sharing=2", VALUES, "embedding.smear={}", "num_layers=3", f"layers=[{ALIBI}]"),
+    ],
     "squared relu": ["mlp.activation=relu2"],
     "squared relu without a gate": ["mlp.activation=relu2", "mlp.is_gated=false"],
     "alibi": [f"layers=[{ALIBI}]"],
@@ -163,8 +180,34 @@ def test_blocks_whose_writers_begin_at_zero_add_nothing_and_learn():
 
 
 @pytest.mark.parametrize(
+    ("layers", "every", "have"), [(5, 2, [0, 2, 4]), (4, 2, [1, 3]), (4, 3, [0, 3]), (3, 1, [0, 1, 2])]
+)
+def test_value_embeddings_are_counted_from_the_last_layer_and_begin_with_open_gates(
+    layers: int, every: int, have: list[int]
+):
+    model = begun("decoder", f"num_layers={layers}", f"value_embeddings.every={every}")
+    tables = {number: block.attention.value_embedding for number, block in enumerate(model.blocks)}
+    assert [number for number, one in tables.items() if one is not None] == have
+    assert tables[have[-1]].weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert not model.blocks[have[0]].attention.value_gate.weight.any()
+    groups = {name: law.group for name, law in laws_of(model).items() if "value_" in name}
+    assert groups == {
+        f"blocks.{number}.attention.value_{what}.weight": group
+        for number in have
+        for what, group in {"embedding": "embeddings", "gate": "matrices"}.items()
+    }
+
+
+def test_value_embeddings_are_counted_over_attentions_alone():
+    config = override(TINY, ["layers=2x linear, 1x attention", "num_layers=10", "value_embeddings.every=2"])
+    assert config.value_layers == [2, 8]
+
+
+@pytest.mark.parametrize(
     ("pairs", "said"),
     [
+        (["value_embeddings.every=1", "shares_layers=true"], "shares_layers=false"),
+        (["value_embeddings.every=1", "layers=linear"], "has linear alone"),
         (["residual.kind=deepnorm"], "placement=post"),
         (["residual={kind='learned', begins=0.0, writers='zero'}"], "writers=shrunk"),
     ],

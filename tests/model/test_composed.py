@@ -33,6 +33,7 @@ from thetahat.model.config import (
     RMSNormConfig,
     Rotary,
     SinusoidalPositions,
+    SmearConfig,
     TransformConfig,
     Unrotated,
     YarnScaling,
@@ -110,6 +111,10 @@ CHOICES = {
     "sinusoidal positions": {"embedding": EmbeddingConfig(positions=SinusoidalPositions())},
     "types, scale and norm": {"embedding": EmbeddingConfig(num_types=2, scale=2.5, has_norm=True)},
     "narrow embeddings": {"embedding": EmbeddingConfig(width=4), "head": HeadConfig(transform=TransformConfig())},
+    "smear of narrow embeddings": {
+        "embedding": EmbeddingConfig(width=4, smear=SmearConfig()),
+        "head": HeadConfig(transform=TransformConfig()),
+    },
     "transform": {"head": HeadConfig(transform=TransformConfig(has_bias=False, has_norm=False))},
     "head": {"head": HeadConfig(has_bias=True, scale=0.3, cap=0.5), "ties_embeddings": True},
 }

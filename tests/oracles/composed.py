@@ -29,6 +29,7 @@ class Composed:
 
     def __init__(self, config: Plain, parameters: Mapping[str, Array]) -> None:
         self.config, self.parameters = config, parameters
+        self.tokens: Sequence[int] = ()
         self.routes: list[tuple[str, Array, Array, list[list[int]]]] = []  # name, logits, scores, what is chosen
 
     def logits(self, tokens: Sequence[int], source: Sequence[int] | None = None) -> Array:
@@ -49,7 +50,7 @@ class Composed:
     def stack(
         self, below: str, tokens: Sequence[int], num_layers: int, *, sees_later: bool, memory: Array | None = None
     ) -> Array:
-        config, choices = self.config, self.config["embedding"]
+        config, choices, self.tokens = self.config, self.config["embedding"], tokens
         x = np.stack([self.parameters["embedding.weight"][token] for token in tokens]) * choices["scale"]
         if choices["num_types"]:
             x = x + self.parameters[f"{below}type_embedding.weight"][0]
@@ -66,11 +67,22 @@ class Composed:
             x = self.norm(f"{below}embedding_norm", x)
         if "width" in choices:
             x = self.linear(f"{below}widen", x)
+        if "smear" in choices:
+            x = self.smeared(f"{below}smear.", x)
         for layer in range(num_layers):
             name = f"{below}blocks.{0 if config['shares_layers'] else layer}."
             mixer = config["layers"][layer % len(config["layers"])]
             x = self.block(name, x, mixer, layer=layer, below=below, sees_later=sees_later, memory=memory)
         return x if config["placement"] == "post" else self.norm(f"{below}norm", x)
+
+    def smeared(self, name: str, x: Array) -> Array:
+        """Each position with a share of the one before."""
+        scale, gate = self.parameters[f"{name}scale"][0], self.parameters[f"{name}gate"]
+        found = x.copy()
+        for i in range(1, len(x)):
+            score = sum(gate[j] * x[i, j] for j in range(len(gate)))
+            found[i] = x[i] + scale / (1 + math.exp(-score)) * x[i - 1]
+        return found
 
     def block(
         self, name: str, x: Array, mixer: Plain, *, layer: int, below: str, sees_later: bool, memory: Array | None
@@ -132,10 +144,8 @@ class Composed:
     def attention(self, name: str, x: Array, y: Array, mixer: Plain, *, bias_of: str | None, sees_later: bool) -> Array:
         config, choices = self.config, self.config["attention"]
         width, groups = config["head_width"], config["num_heads"] // config["num_kv_heads"]
-        q, k = self.heads(name, "query", x), self.heads(name, "key", y)
-        v = self.linear(f"{name}value", y).reshape(len(y), -1, width)
-        if mixer["positions"]["kind"] == "rotary":
-            q, k = (self.rotated(z, mixer["positions"]) for z in (q, k))
+        q, (k, v) = self.heads(name, "query", x), self.keys_and_values(name, y, mixer)
+        q = self.rotated(q, mixer["positions"]) if mixer["positions"]["kind"] == "rotary" else q
         scale = choices.get("scale", width**-0.5)
         read = np.zeros((len(x), config["num_heads"], width))
         for i in range(len(x)):
@@ -156,6 +166,29 @@ class Composed:
                     nothing = np.exp(self.parameters[f"{name}sinks"][h] if choices["sinks"] == "learned" else 0.0)
                 read[i, h] = (share / (share.sum() + nothing)) @ v[seen, h // groups]
         return self.linear(f"{name}output", read.reshape(len(x), -1))
+
+    def keys_and_values(self, name: str, x: Array, mixer: Plain) -> tuple[Array, Array]:
+        """Of this attention, or of the last one before it that has some."""
+        if f"{name}key.weight" not in self.parameters:
+            return self.shared
+        k, v = self.heads(name, "key", x), self.linear(f"{name}value", x)
+        k = self.rotated(k, mixer["positions"]) if mixer["positions"]["kind"] == "rotary" else k
+        v = v.reshape(len(x), -1, self.config["head_width"])
+        if f"{name}value_embedding.weight" in self.parameters:
+            v = v + self.value_rows(name, x)
+        if ".attention." in name:
+            self.shared = k, v
+        return k, v
+
+    def value_rows(self, name: str, x: Array) -> Array:
+        """What each group of heads adds to its values: a row of its token's, as much as its gate lets through."""
+        table, weight = (self.parameters[f"{name}value_{what}.weight"] for what in ("embedding", "gate"))
+        found = np.zeros((len(x), len(weight), self.config["head_width"]))
+        for i, token in enumerate(self.tokens):
+            for g, row in enumerate(table[token].reshape(len(weight), -1)):
+                score = sum(weight[g, j] * x[i, j] for j in range(weight.shape[1]))
+                found[i, g] = 2 / (1 + math.exp(-score)) * row
+        return found
 
     def heads(self, name: str, what: str, x: Array) -> Array:
         projected, kind = self.linear(f"{name}{what}", x), self.config["attention"]["query_key_norm"]

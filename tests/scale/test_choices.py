@@ -18,6 +18,9 @@ CHOICES = {
     "alibi": ["layers=[{positions={kind='alibi'}}, {positions={kind='alibi'}, distance=3}]", "mlp.activation=relu2"],
     "sinks": ["attention.sinks=learned", "layers=[{distance=3}, {}]"],
     "sinks, alibi": ["attention.sinks=learned", "layers=[{positions={kind='alibi'}}]"],
+    "shared keys": ["attention.sharing=2", "num_layers=4", "layers=[{distance=3}, {distance=3}, {}, {}]"],
+    "smear": ["embedding.smear={}"],
+    "value embeddings": ["value_embeddings.every=1"],
     "learned scales": ["residual.kind=learned"],
 }
 

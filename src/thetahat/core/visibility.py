@@ -84,6 +84,12 @@ class Visibility:
             visible &= away.abs() <= self.distance
         return visible
 
+    def found_spans(self) -> tuple[Span, ...]:
+        """`spans`, which are looked for where they are unknown."""
+        if self.spans is not None:
+            return self.spans
+        return spans_of(self.piece.cpu(), None if self.ancestors is None else self.ancestors.cpu())
+
     def root(self) -> Int[Tensor, "B T"]:
         """The piece at the top of each position's tree, which is its own where pieces have no parents; -1: padding."""
         if self.ancestors is None:

@@ -21,7 +21,7 @@ from thetahat.core.errors import ConfigError
 from thetahat.distribution.exchange import fork, join, largest
 from thetahat.distribution.pieces import GROUP, share_of
 
-READERS = frozenset({"query", "key", "value", "gate", "up"})  # matrices that read the residual stream
+READERS = frozenset({"query", "key", "value", "value_gate", "gate", "up"})  # matrices that read the residual stream
 WRITERS = frozenset({"output", "down"})  # matrices that write into it
 NORMS = frozenset({"query_norm", "key_norm"})  # over the width of a head, with one gain for all heads
 Change = Callable[[Tensor], Tensor]  # of a parameter, for the time of a call
@@ -37,7 +37,7 @@ def split(model: nn.Module, mesh: DeviceMesh) -> None:
         **dict.fromkeys(READERS, parts.reader),
         **dict.fromkeys(WRITERS, parts.writer),
         **dict.fromkeys(NORMS, parts.norm),
-        "relative_embedding": parts.by_heads,
+        **dict.fromkeys(("relative_embedding", "value_embedding"), parts.by_heads),
         "slopes": parts.some_heads,
     }
     for name, module in [*model.named_modules()]:
@@ -95,7 +95,7 @@ class _Split:
         _read_by(module, dict.fromkeys(("gain", "bias"), self._fork))
 
     def by_heads(self, table: nn.Module) -> None:
-        """A column a head."""
+        """A column, or several, a head."""
         _read_by(table, self._divide(table, weight=1))
 
     def some_heads(self, module: nn.Module) -> None:

@@ -12,7 +12,6 @@ from thetahat.model.config import (
     AttentionMixer,
     DeltaMixer,
     LinearMixer,
-    Mixer,
     Placement,
     StateSpaceMixer,
     TransformerConfig,
@@ -37,11 +36,11 @@ PLACES: dict[Placement, tuple[str, ...]] = {
 """Where the norms of a block stand: before f, behind it, or behind the sum with the residual stream."""
 
 
-def mixing(config: TransformerConfig, mixer: Mixer) -> nn.Module:
-    """The layer that a mixer describes: it is called with x, how it reads the batch, and what it has kept."""
-    match mixer:
+def mixing(config: TransformerConfig, layer: int, num_tokens: int = 0) -> nn.Module:
+    """What mixes positions in a layer: it is called with x, how it reads the batch, and what it has kept."""
+    match mixer := config.mixer(layer):
         case AttentionMixer():
-            return Attention(config)
+            return Attention(config, num_tokens, is_reader=config.keys_of(layer) != layer)
         case LinearMixer():
             return LinearAttention(config, mixer)
         case DeltaMixer():
@@ -67,7 +66,9 @@ class Block(nn.Module):
     the sums with scales.
     """
 
-    def __init__(self, config: TransformerConfig, *, reads_source: bool = False, layer: int = 0) -> None:
+    def __init__(
+        self, config: TransformerConfig, *, reads_source: bool = False, layer: int = 0, num_tokens: int = 0
+    ) -> None:
         super().__init__()
 
         def norm(place: str) -> nn.Module:
@@ -75,7 +76,7 @@ class Block(nn.Module):
 
         self.is_parallel = config.placement == "parallel"
         self.attention_norm = nn.Identity() if layer == 0 and config.skips_first_norm else norm("before")
-        self.attention = mixing(config, config.mixer(layer))
+        self.attention = mixing(config, layer, num_tokens)
         self.attention_out_norm, self.attention_sum_norm = norm("out"), norm("sum")
         self.attention_add = residual_of(config, reads_source=reads_source)
         if reads_source:

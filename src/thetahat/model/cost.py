@@ -45,12 +45,14 @@ _PARTS = {
     "embedding": "token embeddings",
     **dict.fromkeys(("position_embedding", "relative_embedding"), "position embeddings"),
     "type_embedding": "type embeddings",
+    "value_embedding": "value embeddings",
     "cross_attention": "attention to the source",
     "attention": "attention",
     "router": "routers",
     "experts": "experts",
     "mlp": "feed-forward",
     **dict.fromkeys(("attention_add", "cross_add", "mlp_add"), "residual scales"),
+    "smear": "smear",
     "widen": "embedding projection",
     "transform": "head",
     "head": "head",
@@ -142,7 +144,7 @@ def weights_of(model: LanguageModel, *, trained: bool = False) -> Weights:
         source = _of_stack(model.encoder, trained)
         for layer in range(model.num_layers):
             cross = model.block(layer).cross_attention
-            of_source = _matrices(cross.key, trained) + _matrices(cross.value, trained)
+            of_source = sum(_matrices(one, trained) for one in (cross.key, cross.value) if one)
             stack, source = stack - of_source, source + of_source
     head = model.head.weight
     return Weights(stack, source, head.numel() if head.requires_grad or not trained else 0)

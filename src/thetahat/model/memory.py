@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from thetahat.model.config import (
     Alibi,
     AttentionMixer,
@@ -11,6 +13,7 @@ from thetahat.model.config import (
     LayerNormConfig,
     LearnedScaleConfig,
     ModelConfig,
+    SmearConfig,
     TransformerConfig,
 )
 from thetahat.model.recurrence.count import recurrent_numbers, state_numbers
@@ -60,7 +63,8 @@ def kept_per_position(
         kept += _masks(config, sizes, context)
     if reads:
         share = source_context / context
-        states = sum(_of_layers(config, sizes, source_context, config.num_encoder_layers))
+        encoder = replace(config, value_embeddings=None)
+        states = sum(_of_layers(encoder, sizes, source_context, config.num_encoder_layers))
         states += _around(config, sizes, source_context)
         groups = config.num_kv_heads * config.head_width
         memory = sizes.product * (config.width + config.num_layers * 2 * groups * (1 + sizes.num_casts))
@@ -81,7 +85,16 @@ def saved_per_position(config: ModelConfig, dtype: Dtype, context: int, num_reco
     cross = _of_cross(config, sizes, context) if isinstance(config, EncoderDecoderConfig) else 0.0
     number = min(num_recomputed, config.num_layers)
     layers = [layer + cross for layer in _of_layers(config, sizes, context, number)]
-    return sum(layers) - number * sizes.full * config.width - max(layers)
+    groups = config.num_kv_heads * config.head_width
+    is_read = [layer for layer in range(config.num_layers) if _reads(config, layer)]
+    shared = {config.keys_of(layer) for layer in is_read if config.keys_of(layer) < number}
+    kept = number * sizes.full * config.width + len(shared) * sizes.product * 2 * groups  # which others read
+    return sum(layers) - kept - max(layers)
+
+
+def _reads(config: TransformerConfig, layer: int) -> bool:
+    """Whether it is an attention with the keys and values of another."""
+    return isinstance(config.mixer(layer), AttentionMixer) and config.keys_of(layer) != layer
 
 
 def _around(config: TransformerConfig, sizes: Widths, context: int) -> float:
@@ -91,7 +104,13 @@ def _around(config: TransformerConfig, sizes: Widths, context: int) -> float:
     kept = sizes.product * config.num_heads * context * (len(sloped) + bool(config.attention.relative))
     kept += 8 + (0.0 if config.placement == "post" else _norm(config, config.width, sizes))
     kept += _norm(config, narrow or config.width, sizes) if config.embedding.has_norm else 0
+    kept += _of_smear(config, config.embedding.smear, sizes) if config.embedding.smear else 0
     return kept + (sizes.product * narrow if narrow else 0) + _dropped(config, sizes, 1)
+
+
+def _of_smear(config: TransformerConfig, smear: SmearConfig, sizes: Widths) -> float:
+    """The position before, what the gate reads, its score, share and product; an int64 for the place, and a bool."""
+    return sizes.full * float(config.width + min(smear.gate_width, config.width) + 2) + 9
 
 
 def _of_layers(config: TransformerConfig, sizes: Widths, context: int, number: int) -> list[float]:
@@ -118,10 +137,12 @@ def _of_layer(config: TransformerConfig, layer: int, sizes: Widths, context: int
     kept = NORMS[config.placement] * _norm(config, config.width, sizes)
     if config.placement == "parallel":
         kept -= sizes.full * config.width  # both norms read the same states
-    inputs = 2 * config.width + sizes.num_casts * 3 * config.width  # of the mixer's maps, and of the network's
+    num_casts = sizes.num_casts * (1 if _reads(config, layer) else 3)
+    inputs = 2 * config.width + num_casts * config.width  # of the mixer's maps, and of the network's
     kept += sizes.product * inputs
     if isinstance(mixer, AttentionMixer):
-        kept += _of_attention(config, sizes, context)
+        kept += _of_attention(config, sizes, context, is_reader=_reads(config, layer))
+        kept += _of_value_embedding(config, sizes) if layer in config.value_layers else 0
     else:
         kept += sizes.full * recurrent_numbers(config, mixer)
     if experts is None:
@@ -131,13 +152,22 @@ def _of_layer(config: TransformerConfig, layer: int, sizes: Widths, context: int
     return kept + _dropped(config, sizes, 2) + _scaled(config, sizes, 2)
 
 
-def _of_attention(config: TransformerConfig, sizes: Widths, context: int) -> float:
-    """Queries, keys, values, what is read of them, and scores."""
-    queries, groups = config.num_heads * config.head_width, config.num_kv_heads * config.head_width
+def _of_attention(config: TransformerConfig, sizes: Widths, context: int, *, is_reader: bool) -> float:
+    """Queries, keys, values, what is read of them, and scores; keys and values of another layer are kept there."""
+    queries = config.num_heads * config.head_width
+    groups = 0 if is_reader else config.num_kv_heads * config.head_width
     kept = sizes.product * (2 * queries + 2 * groups) + _scores(config, sizes, context)
     if config.attention.query_key_norm != "none":
         kept += _norm(config, queries, sizes) + _norm(config, groups, sizes)
     return kept + _sinks(config, sizes, context)
+
+
+def _of_value_embedding(config: TransformerConfig, sizes: Widths) -> float:
+    """The row of a table, the gates and what they multiply it by, and a copy of what they read where it is cast."""
+    assert config.value_embeddings is not None
+    gate_width = min(config.value_embeddings.gate_width, config.width)
+    kept = config.num_kv_heads * (config.head_width + 2) + sizes.num_casts * gate_width
+    return float(sizes.product * kept)
 
 
 def _of_cross(config: TransformerConfig, sizes: Widths, source_context: int) -> float:
@@ -212,12 +242,15 @@ def logit_bytes(vocab_size: int, num_targets: int, dtype: Dtype) -> int:
 def cache_bytes(config: ModelConfig, context: int, dtype: Dtype, source_context: int = 0) -> int:
     r"""Keys and values of a text of `context` tokens: $2 G K \sum_\text{layers} \min(T, \text{distance})$ numbers.
 
-    A recurrent layer has its state, of one size whatever the text. In an encoder-decoder the source's stand beside
-    them, in each layer of the decoder. They have the parameters' dtype.
+    The sum is over layers with keys and values of their own. A recurrent layer has its state, of one size whatever the
+    text, and smear the last embedding. In an encoder-decoder the source's stand beside them, in each layer of the
+    decoder. They have the parameters' dtype.
     """
-    seen = [min(context, mixer.distance or context) for mixer in config.attentions_of(config.num_layers)]
+    mixers = [config.mixer(layer) for layer in config.own_keys(config.num_layers)]
+    seen = [min(context, mixer.distance or context) for mixer in mixers if isinstance(mixer, AttentionMixer)]
     source = config.num_layers * source_context if isinstance(config, EncoderDecoderConfig) else 0
     mixers = map(config.mixer, range(config.num_layers))
+    last = config.width if config.embedding.smear else 0
     states = [state_numbers(config, mixer) for mixer in mixers if not isinstance(mixer, AttentionMixer)]
-    numbers = 2 * config.num_kv_heads * config.head_width * (sum(seen) + source) + sum(states)
+    numbers = 2 * config.num_kv_heads * config.head_width * (sum(seen) + source) + sum(states) + last
     return widths_of(dtype).full * numbers

@@ -28,6 +28,7 @@ def num_parameters(config: ModelConfig, vocab_size: int, num_labels: int = 0) ->
     total = vocab_size * width + _stack(config, config.num_layers, reads_source=is_pair)
     if isinstance(config, EncoderDecoderConfig):
         total += _stack(config, config.num_encoder_layers, reads_source=False)
+    total += len(config.value_layers) * _value_embedding(config, vocab_size)
     head, outputs = config.head, num_labels or vocab_size
     if head.transform:
         total += _linear(config.width, width, head.transform.has_bias)
@@ -47,6 +48,7 @@ def _stack(config: TransformerConfig, num_layers: int, *, reads_source: bool) ->
         total += relative.num_buckets * config.num_heads
     total += _norm(config, width) if choices.has_norm else 0
     total += _linear(width, config.width, True) if choices.width else 0
+    total += min(choices.smear.gate_width, config.width) + 1 if choices.smear else 0
     layers = range(1 if config.shares_layers else num_layers)
     total += sum(_block(config, layer, reads_source=reads_source) for layer in layers)
     if config.skips_first_norm and config.placement in {"pre", "sandwich", "parallel"}:
@@ -57,7 +59,10 @@ def _stack(config: TransformerConfig, num_layers: int, *, reads_source: bool) ->
 def _block(config: TransformerConfig, layer: int, *, reads_source: bool) -> int:
     branches, mixer = 3 if reads_source else 2, config.mixer(layer)
     norms = NORMS[config.placement] * branches * _norm(config, config.width)
-    mixing = _attention(config) if isinstance(mixer, AttentionMixer) else _recurrent(config, mixer)
+    if isinstance(mixer, AttentionMixer):
+        mixing = _attention(config, is_reader=config.keys_of(layer) != layer)
+    else:
+        mixing = _recurrent(config, mixer)
     mixing += _attention(config) if reads_source else 0
     return norms + branches * _scales(config.residual, config.width) + mixing + _of_layer(config, layer)
 
@@ -69,19 +74,27 @@ def _scales(residual: ResidualConfig, width: int) -> int:
     return width if residual.per == "number" else 1
 
 
-def _attention(config: TransformerConfig) -> int:
+def _attention(config: TransformerConfig, *, is_reader: bool = False) -> int:
     choices, queries = config.attention, config.num_heads * config.head_width
-    groups = config.num_kv_heads * config.head_width
+    groups = 0 if is_reader else config.num_kv_heads * config.head_width
     total = _linear(config.width, queries + 2 * groups, choices.has_bias)
     total += _linear(queries, config.width, choices.has_output_bias)
     total += config.num_heads if choices.sinks == "learned" else 0
     match choices.query_key_norm:
         case "head":
-            return total + 2 * _norm(config, config.head_width)
+            return total + (1 if is_reader else 2) * _norm(config, config.head_width)
         case "joined":
             return total + _norm(config, queries) + _norm(config, groups)
         case "none":
             return total
+
+
+def _value_embedding(config: TransformerConfig, vocab_size: int) -> int:
+    """Of one layer: a table of tokens and a gate for each group of heads."""
+    if config.value_embeddings is None:
+        return 0
+    gate_width = min(config.value_embeddings.gate_width, config.width)
+    return config.num_kv_heads * (vocab_size * config.head_width + gate_width)
 
 
 def _recurrent(config: TransformerConfig, mixer: RecurrentMixer) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from thetahat.core.batch import Inputs
-from thetahat.model.attention.attention import Memory, Way
+from thetahat.model.attention.attention import Memory, Shared, Way
 from thetahat.model.attention.cache import Cache, LayerCache
 from thetahat.model.attention.choice import compile_visibility
 from thetahat.model.attention.kernels import Attend, Bias, Scores, attend_scored, attend_under
@@ -29,9 +29,11 @@ from thetahat.model.law import BIAS, MATRIX, TABLE, Law
 from thetahat.model.layers.norm import norm_of
 from thetahat.model.layers.positions import Slopes, distance_bucket, sinusoids
 from thetahat.model.layers.rope import Rotation, rotation_of
+from thetahat.model.layers.table import table
 from thetahat.model.precision import product_dtype
 from thetahat.model.recurrence.chunks import Chunks, chunks_behind, chunks_of
 from thetahat.model.recurrence.count import sizes_of
+from thetahat.model.recurrence.smear import Smear
 from thetahat.model.recurrence.state import LayerState
 
 
@@ -88,9 +90,11 @@ class Stack(nn.Module):
         self.slopes = Slopes(config.num_heads) if has_slopes else None
         self.embedding_norm = norm_of(config, width) if choices.has_norm else None
         self.widen = nn.Linear(width, config.width) if choices.width else None
+        self.smear = Smear(config.width, choices.smear.gate_width) if choices.smear else None
         self.dropout = nn.Dropout(config.dropout)
+        num_tokens = dict.fromkeys(config.value_layers, vocab_size or 0)
         self.blocks = nn.ModuleList(
-            Block(config, reads_source=encoder is not None, layer=layer)
+            Block(config, reads_source=encoder is not None, layer=layer, num_tokens=num_tokens.get(layer, 0))
             for layer in range(1 if config.shares_layers else num_layers)
         )
         self.norm = nn.Identity() if config.placement == "post" else norm_of(config, config.width)
@@ -103,7 +107,7 @@ class Stack(nn.Module):
         cache: Cache | None = None,
     ) -> Float[Tensor, "B T D"]:
         """The normalised residual stream after the last block, one state a position."""
-        x = self.begin(embedded, inputs.position)
+        x = self.begin(embedded, inputs, cache)
         x = self.through(range(self.num_layers), x, inputs, reading, cache)
         if cache is not None:
             cache.add(inputs.position)
@@ -120,10 +124,14 @@ class Stack(nn.Module):
         """The residual stream behind these layers, of what it is before them."""
         ways = self._ways(inputs, x, cache)
         beside = None if reading is None else self._way_to_source(reading)
+        shared = {layer: Shared() for layer in self.config.own_keys(self.num_layers)}
         for layer in layers:
+            way = ways[self.config.mixer(layer)]
+            if isinstance(way, Way) and self.config.attention.sharing > 1:
+                way = way._replace(shared=shared[self.config.keys_of(layer)])
             source = None if reading is None or beside is None else OfSource(reading.memories[layer], beside)
             layer_cache = None if cache is None else cache.layers[layer]
-            x = self._block_output(layer, x, ways[self.config.mixer(layer)], layer_cache, source)
+            x = self._block_output(layer, x, way, layer_cache, source)
         return x
 
     def _block_output(
@@ -144,9 +152,9 @@ class Stack(nn.Module):
         """The block of a layer, counted from 0; where layers are shared it is always the same."""
         return cast(Block, self.blocks[layer % len(self.blocks)])
 
-    def begin(self, x: Float[Tensor, "B T E"], position: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    def begin(self, x: Float[Tensor, "B T E"], inputs: Inputs, cache: Cache | None = None) -> Float[Tensor, "B T D"]:
         """The residual stream before the first block."""
-        choices = self.config.embedding
+        choices, position = self.config.embedding, inputs.position
         x = x if choices.scale == 1 else x * choices.scale
         if self.type_embedding is not None:
             x = x + self.type_embedding.weight[0]
@@ -155,7 +163,10 @@ class Stack(nn.Module):
         if isinstance(choices.positions, SinusoidalPositions):
             x = x + sinusoids(position, x.shape[-1]).to(x.dtype)
         x = x if self.embedding_norm is None else self.embedding_norm(x)
-        return self.dropout(x if self.widen is None else self.widen(x))
+        x = x if self.widen is None else self.widen(x)
+        if self.smear is not None:
+            x = self.smear(x, inputs.visibility, None if cache is None else cache.smear)
+        return self.dropout(x)
 
     def _ways(self, inputs: Inputs, x: Float[Tensor, "B T D"], cache: Cache | None) -> dict[Mixer, Way | Chunks]:
         """How each kind of layer reads these inputs."""
@@ -167,7 +178,7 @@ class Stack(nn.Module):
         }
         attends = self._attends(inputs, product_dtype(x), cache)
         ways: dict[Mixer, Way | Chunks] = {
-            mixer: Way(rotations.get(mixer.positions), attends[mixer]) for mixer in kinds
+            mixer: Way(rotations.get(mixer.positions), attends[mixer], inputs.tokens) for mixer in kinds
         }
         chunks: dict[int, Chunks] = {}
         for mixer in config.layers:
@@ -221,8 +232,3 @@ def recompute(model: nn.Module, num_layers: int) -> None:
     for module in model.modules():
         if isinstance(module, Stack):
             module.num_recomputed = min(num_layers, module.num_layers)
-
-
-def table(num_rows: int, width: int) -> nn.Embedding:
-    """A table without values; `nn.Embedding` would draw some, on `meta` by importing torch's compiler."""
-    return nn.Embedding(num_rows, width, _weight=torch.empty(num_rows, width))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from thetahat.core.errors import ConfigError
 from thetahat.distribution.mesh import Stages
+from thetahat.distribution.pipeline.stage import groups_of
 from thetahat.model.adapters.rows import EmbeddingWithRows, HeadWithRows
 from thetahat.model.build import LanguageModel
 from thetahat.model.decoder import Decoder
@@ -47,11 +48,17 @@ def refuse_pipeline(config: RunConfig, model: LanguageModel, stages: Stages) -> 
 def _in_the_way(config: RunConfig, model: LanguageModel, stages: Stages) -> Iterator[tuple[str, str, str]]:
     """What is in the way, what is allowed, and what to type."""
     shape, size = config.model, stages.share.size
+    attentions = shape.attention_layers(shape.num_layers)
     if not isinstance(model, Decoder):
         yield "the model is no decoder", "model.kind=decoder", _SHARDED
     if shape.num_layers < (needed := size * stages.turns):
         most = f"mesh.pipeline={min(size, shape.num_layers)} mesh.turns=1"
         yield f"model.num_layers={shape.num_layers}: mesh.turns={stages.turns} needs {needed}", most, most
+    for group in groups_of(shape.num_layers, needed):
+        apart = [layer for layer in group if layer in attentions and shape.keys_of(layer) not in group]
+        if apart:
+            what = f"layers {shape.keys_of(apart[0])} and {apart[0]}, which share keys and values, are on two stages"
+            yield what, f"whole groups of model.attention.sharing={shape.attention.sharing} on each stage", _SHARDED
     if routers_of(model):
         yield "the balance of experts is that of all layers", "a model without experts", _SHARDED
     if shape.shares_layers:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from thetahat.core.batch import Batch, Inputs, Source
 from thetahat.core.visibility import Visibility
-from thetahat.model.attention.attention import Attention, Way
+from thetahat.model.attention.attention import Attention
 from thetahat.model.block import Block
 from thetahat.model.build import LanguageModel
 from thetahat.model.config import Dtype
@@ -104,7 +104,7 @@ def _asks(name: str, visible: Bool[Tensor, "T T"], found: _Seen) -> Callable[...
             found.attention[name] = logits_of(q[0], k[0], visible)
             return way.attend(q, k, v, sinks)
 
-        return (x, Way(way.rotation, attend), *rest)
+        return (x, way._replace(attend=attend), *rest)
 
     return hook
 

@@ -40,6 +40,12 @@ def divide(model: nn.Module, stages: Stages, dtype: torch.dtype) -> dict[str, Ho
     return stage.homes()
 
 
+def groups_of(num_layers: int, number: int) -> list[range]:
+    """So many groups of layers that follow each other, as even as can be."""
+    edges = [num_layers * place // number for place in range(number + 1)]
+    return [range(*edges[place : place + 2]) for place in range(number)]
+
+
 @final
 class Stage:
     """Has each `stages.share.size`-th group of layers of a decoder, beginning with that of its own number."""
@@ -47,8 +53,7 @@ class Stage:
     def __init__(self, model: Any, stages: Stages, dtype: torch.dtype) -> None:
         self._model, self._stages, self._dtype, self._ways = model, stages, dtype, Ways(stages, dtype)
         self._num_groups = stages.share.size * stages.turns
-        edges = [model.num_layers * place // self._num_groups for place in range(self._num_groups + 1)]
-        self.layers = [range(*edges[place : place + 2]) for place in range(self._num_groups)]
+        self.layers = groups_of(model.num_layers, self._num_groups)
         self._turn: int | None = None  # the group of layers that reads in a step; None: all read, one after the other
         self._vocabulary = Vocabulary(model.head, stages, dtype)
         model.hidden = self.hidden
@@ -93,7 +98,7 @@ class Stage:
     def _through(self, group: int, before: Tensor, inputs: Inputs, cache: Any) -> Tensor:
         model, tokens = self._model, inputs.tokens
         if group == 0:
-            x = model.begin(model.embedding(tokens), inputs.position)
+            x = model.begin(model.embedding(tokens), inputs, cache)
         else:
             x = received(before, (*tokens.shape, model.config.width), tokens.device, self._ways)
         x = model.through(self.layers[group], x, inputs, None, cache)

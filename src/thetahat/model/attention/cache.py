@@ -75,6 +75,7 @@ class Cache:
         self.piece = piece
         self.position = torch.zeros(num_rows, capacity, dtype=torch.int64, device=like.device)
         self.length = 0  # positions read
+        self.smear = LayerState()  # the embeddings that were read last
         mixers = map(config.mixer, range(config.num_layers))
         self.layers = [
             LayerCache(empty, capacity, mixer.distance) if isinstance(mixer, AttentionMixer) else LayerState()
@@ -95,7 +96,7 @@ class Cache:
 
     def select(self, rows: Int[Tensor, " B"]) -> None:
         """Keeps these rows, in this order; one may be kept several times."""
-        for layer in self.layers:
+        for layer in (self.smear, *self.layers):
             layer.select(rows)
         self.position = self.position[rows]
         self.piece = None if self.piece is None else self.piece[rows]

@@ -8,7 +8,9 @@ from thetahat.model.config.attention import AttentionConfig as AttentionConfig
 from thetahat.model.config.ends import (
     EmbeddingConfig as EmbeddingConfig,
     HeadConfig as HeadConfig,
+    SmearConfig as SmearConfig,
     TransformConfig as TransformConfig,
+    ValueEmbeddingConfig as ValueEmbeddingConfig,
 )
 from thetahat.model.config.experts import ExpertsConfig as ExpertsConfig
 from thetahat.model.config.mixers import (

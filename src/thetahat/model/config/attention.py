@@ -4,7 +4,7 @@ from typing import Literal
 
 from thetahat.core.config import Config
 from thetahat.model.config.positions import RelativeConfig
-from thetahat.model.config.values import Positive
+from thetahat.model.config.values import Count, Positive
 
 
 class AttentionConfig(Config, kw_only=True):
@@ -23,6 +23,10 @@ class AttentionConfig(Config, kw_only=True):
     sinks: Literal["none", "zero", "learned"] = "none"
     """Whether the softmax of each head has one more term in its denominator, which lets it read nothing: none; exp(0)
     (softmax off by one); or exp of a learned logit (gpt-oss).
+    """
+    sharing: Count = 1
+    """How many attentions, one after the other, have the keys and values of the first of them (cross-layer attention);
+    layers of other kinds between them do not count. 1: each has its own.
     """
     relative: RelativeConfig | None = None
     """Learned numbers for distances that are added to the scores, in one table that all layers share; none: there

@@ -10,6 +10,13 @@ from thetahat.model.config.positions import LearnedPositions, SinusoidalPosition
 from thetahat.model.config.values import Count, Positive
 
 
+class SmearConfig(Config, kw_only=True):
+    """Each embedding gets a learned share of the embedding before it, through a gate (smear)."""
+
+    gate_width: Count = 24
+    """How many numbers of the embedding its gate sees, from the first on; of a narrower model, all."""
+
+
 class EmbeddingConfig(Config, kw_only=True):
     """What is done to the embeddings of tokens before the first block."""
 
@@ -23,6 +30,21 @@ class EmbeddingConfig(Config, kw_only=True):
     """Whether the sum of embeddings is normalised before the first block."""
     width: Count | None = None
     """Width of the table of tokens where it is narrower than the model and then projected; none: the model's."""
+
+    smear: SmearConfig | None = None
+    """Whether each position also gets a share of what the first block would read of the position before it; none: no.
+    """
+
+
+class ValueEmbeddingConfig(Config, kw_only=True):
+    """Tables of tokens whose rows are added to the values of some attentions, each head through a gate."""
+
+    every: Count = 2
+    """Each so many-th attention has a table, counted from the last one, which has one; 1: all have. Those that share
+    the values of another do not count.
+    """
+    gate_width: Count = 32
+    """How many numbers of what the attention reads its gates see, from the first on; of a narrower model, all."""
 
 
 class TransformConfig(Config, kw_only=True):

@@ -8,7 +8,7 @@ from msgspec import Meta
 from thetahat.core.config import Config, differences, kind_of
 from thetahat.core.errors import ConfigError
 from thetahat.model.config.attention import AttentionConfig
-from thetahat.model.config.ends import EmbeddingConfig, HeadConfig
+from thetahat.model.config.ends import EmbeddingConfig, HeadConfig, ValueEmbeddingConfig
 from thetahat.model.config.experts import ExpertsConfig
 from thetahat.model.config.mixers import AttentionMixer, Mixer, StateSpaceMixer
 from thetahat.model.config.network import MLPConfig
@@ -62,6 +62,8 @@ class TransformerConfig(Config, kw_only=True):
     """A mixture of experts, each of them such a network, in its place; none: every layer has one network."""
     embedding: EmbeddingConfig = EmbeddingConfig()
     """What is done to the embeddings of tokens before the first block."""
+    value_embeddings: ValueEmbeddingConfig | None = None
+    """Tables of tokens that are added to the values of some attentions; none: there are none."""
     head: HeadConfig = HeadConfig()
     """How hidden states become logits."""
     skips_first_norm: bool = False
@@ -89,6 +91,9 @@ class TransformerConfig(Config, kw_only=True):
                     cure=f"model.head_width={self.head_width + 1}",
                 )
         self._check_recurrent()
+        self._check_sharing(self.num_layers)
+        if self.value_embeddings is not None:
+            self._check_value_embeddings(self.value_embeddings)
         if self.experts is not None:
             self._check_experts(self.experts)
 
@@ -104,6 +109,39 @@ class TransformerConfig(Config, kw_only=True):
             raise ConfigError(
                 f"model.experts.num_dense={experts.num_dense} leaves none of {self.num_layers} layers experts",
                 cure=f"model.experts.num_dense={self.num_layers - 1}, or model.experts=none",
+            )
+
+    def _check_sharing(self, num_layers: int) -> None:
+        """Raises ConfigError if attentions of a stack of so many layers cannot share keys and values."""
+        number = self.attention.sharing
+        if number > 1 and self.shares_layers:
+            raise ConfigError(
+                f"model.attention.sharing={number}, and model.shares_layers=true: layers are one already",
+                cure="model.attention.sharing=1",
+            )
+        for layer in self.attention_layers(num_layers):
+            first = self.keys_of(layer)
+            if self.mixer(layer) != self.mixer(first):
+                raise ConfigError(
+                    f"model.attention.sharing={number}: layer {layer} would read the keys and values of layer {first}, "
+                    "which has other positions or sees otherwise",
+                    allowed="groups of attentions that are alike in model.layers",
+                    cure="model.attention.sharing=1, or model.layers in which each attention stands as often in a row",
+                )
+
+    def _check_value_embeddings(self, tables: ValueEmbeddingConfig) -> None:
+        typed = f"model.value_embeddings.every={tables.every}"
+        if self.shares_layers:
+            raise ConfigError(
+                f"{typed} gives layers tables of their own, and model.shares_layers=true makes all layers alike",
+                cure="model.shares_layers=false, or model.value_embeddings=none",
+            )
+        if not self.attention_layers(self.num_layers):
+            kinds = ", ".join(dict.fromkeys(map(kind_of, self.layers)))
+            raise ConfigError(
+                f"{typed}, and no layer has values that a table could be added to: model.layers has {kinds} alone",
+                allowed="attention in some layers",
+                cure="model.value_embeddings=none",
             )
 
     def _check_recurrent(self) -> None:
@@ -143,6 +181,26 @@ class TransformerConfig(Config, kw_only=True):
         mixers = map(self.mixer, range(num_layers))
         return [mixer for mixer in mixers if isinstance(mixer, AttentionMixer)]
 
+    def attention_layers(self, num_layers: int) -> list[int]:
+        """Which of the first so many layers are attentions."""
+        return [layer for layer in range(num_layers) if isinstance(self.mixer(layer), AttentionMixer)]
+
+    def keys_of(self, layer: int) -> int:
+        """The layer whose keys and values an attention reads: its own, or the first of those that share them."""
+        layers = self.attention_layers(layer + 1)
+        place = len(layers) - 1
+        return layers[place - place % self.attention.sharing]
+
+    def own_keys(self, num_layers: int) -> list[int]:
+        """Which of the first so many layers are attentions with keys and values of their own."""
+        return self.attention_layers(num_layers)[:: self.attention.sharing]
+
+    @property
+    def value_layers(self) -> list[int]:
+        """The layers that add embeddings of tokens to their values: of an encoder-decoder, of its decoder."""
+        tables = self.value_embeddings
+        return [] if tables is None else self.own_keys(self.num_layers)[:: -tables.every][::-1]
+
     @property
     def attentions(self) -> tuple[AttentionMixer, ...]:
         """The kinds of layers that are attentions."""
@@ -175,6 +233,7 @@ class EncoderDecoderConfig(TransformerConfig, kw_only=True, tag="encoder-decoder
 
     def __post_init__(self) -> None:
         TransformerConfig.__post_init__(self)
+        self._check_sharing(self.num_encoder_layers)
         _check_both_ways(self, "encoder-decoder")
 
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from thetahat.core.visibility import Span, Visibility, spans_of
+from thetahat.core.visibility import Span, Visibility
 from thetahat.model.recurrence.count import CHUNK
 
 Round = Int[Tensor, " _"]
@@ -60,11 +60,7 @@ def _taken(x: Tensor, place: Tensor, is_there: Tensor) -> Tensor:
 def chunks_of(visibility: Visibility, reach: int) -> Chunks:
     """How a layer that sees `reach` positions before each by a convolution reads these rows."""
     row = visibility.row
-    spans = row.spans
-    if spans is None:
-        ancestors = None if row.ancestors is None else row.ancestors.cpu()
-        spans = spans_of(row.piece.cpu(), ancestors)
-    found = _cut(spans, reach, tuple(row.piece.shape))
+    found = _cut(row.found_spans(), reach, tuple(row.piece.shape))
     place, window, home = (one.to(row.piece.device, non_blocking=True) for one in found[:3])
     rounds = tuple(one.to(row.piece.device, non_blocking=True) for one in found[3])
     whole = visibility.whole

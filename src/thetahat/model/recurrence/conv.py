@@ -27,10 +27,7 @@ class ShortConv(nn.Module):
     def forward(self, x: Float[Tensor, "B T X"], chunks: Chunks, state: LayerState | None) -> Float[Tensor, "U W X"]:
         reach = self.weight.shape[1] - 1
         if state is not None:
-            x = x.masked_fill(~chunks.is_read[..., None], 0.0)
-            tail = x.new_zeros(len(x), reach, x.shape[2]) if state.tail is None else state.tail
-            x = torch.cat([tail, x], 1)
-            state.tail = x[:, x.shape[1] - reach :]
+            x = state.behind(x, chunks.is_read, reach)
         x = chunks.lay_windows(x)
         length = x.shape[1] - reach
         y = self.weight[:, 0] * x[:, :length]

@@ -134,13 +134,8 @@ def _refuse(model: ModelConfig, growth: Growth) -> None:
         found.append(("model.placement", "pre", model.placement))
     if growth.depth != 1 and model.shares_layers:
         found.append(("model.shares_layers", "false", "true"))
-    kinds = [kind_of(mixer) for mixer in model.layers if not isinstance(mixer, AttentionMixer)]
-    if growth != SAME and kinds:
-        found.append(("model.layers", "attention", kinds[0]))
-    if growth != SAME and not isinstance(model.residual, SumConfig):
-        found.append(("model.residual.kind", "sum", kind_of(model.residual)))
-    if growth != SAME and model.experts is not None:
-        found.append(("model.experts", "none", f"{{num_experts={model.experts.num_experts}}}"))
+    if growth != SAME:
+        found += _never_known(model)
     if growth.width != 1 and model.embedding.width is not None:
         found.append(("model.embedding.width", "none", model.embedding.width))
     for key, allowed, value in found:
@@ -149,6 +144,25 @@ def _refuse(model: ModelConfig, growth: Growth) -> None:
             allowed=f"{key}={allowed}",
             cure=f"{key}={allowed}, or transfer.width={model.width} transfer.num_layers={model.num_layers}",
         )
+
+
+def _never_known(model: ModelConfig) -> list[tuple[str, str, Any]]:
+    """Choices of which the rule says nothing, whatever grows: the key, what is allowed, the value."""
+    found: list[tuple[str, str, Any]] = []
+    kinds = [kind_of(mixer) for mixer in model.layers if not isinstance(mixer, AttentionMixer)]
+    if kinds:
+        found.append(("model.layers", "attention", kinds[0]))
+    if not isinstance(model.residual, SumConfig):
+        found.append(("model.residual.kind", "sum", kind_of(model.residual)))
+    if model.experts is not None:
+        found.append(("model.experts", "none", f"{{num_experts={model.experts.num_experts}}}"))
+    if model.attention.sharing > 1:
+        found.append(("model.attention.sharing", "1", model.attention.sharing))
+    if model.value_embeddings is not None:
+        found.append(("model.value_embeddings", "none", f"{{every={model.value_embeddings.every}}}"))
+    if (smear := model.embedding.smear) is not None:
+        found.append(("model.embedding.smear", "none", f"{{gate_width={smear.gate_width}}}"))
+    return found
 
 
 def refuse_unknown(model: nn.Module, config: ModelConfig, growth: Growth) -> None:

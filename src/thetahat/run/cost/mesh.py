@@ -76,8 +76,9 @@ def whole_of(model: LanguageModel, config: RunConfig, num_outputs: int, memory: 
     stacks = [model, model.encoder] if isinstance(model, EncoderDecoder) else [model]
     blocks = sum(one.numel() for stack in stacks for one in stack.blocks.parameters())
     num_parameters = memory.parameters // sizes.full
+    group = config.model.attention.sharing  # of layers, of which only the first keeps keys and values
     one, two = (
-        kept_per_position(replace(config.model, num_layers=n), config.dtype, data.context, data.source_room)
+        kept_per_position(replace(config.model, num_layers=n * group), config.dtype, data.context, data.source_room)
         for n in (1, 2)
     )
     share = config.objective.factorization.expected_targets(1, data.context) / data.context
@@ -88,7 +89,7 @@ def whole_of(model: LanguageModel, config: RunConfig, num_outputs: int, memory: 
         state=(memory.optimizer + memory.average) / (memory.gradients / sizes.full),
         full=sizes.full,
         product=sizes.product,
-        block_kept=two - one,
+        block_kept=(two - one) / group,
         around_kept=2 * one - two,
         logits=min(share, 1.0) * logit_bytes(num_outputs, 1, config.dtype),
         chunk=config.objective.chunk_size,

@@ -123,7 +123,7 @@ def unread_inputs(model: LanguageModel) -> int:
             readers = [module.up, *([module.gate] if module.gate else [])]
             total += _unread([module.down]) + _unread(readers)
         elif isinstance(module, Attention):  # what its output map reads the kernel keeps anyway
-            total += _unread([module.query, module.key, module.value])
+            total += _unread([one for one in (module.query, module.key, module.value) if one is not None])
     return total
 
 
