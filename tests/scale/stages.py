@@ -21,7 +21,7 @@ from thetahat.objective.config import ObjectiveConfig
 from thetahat.objective.log_prob import build_kernel
 from thetahat.objective.objective import log_likelihood
 
-NAMES = ("trees", "windows", "prefix", "scored")
+NAMES = ("trees", "windows", "prefix", "scored", "states")
 OTHERS = {"num_layers": 5, "ties_embeddings": True}  # of each model: five layers are never divided evenly
 NUM_BATCHES = 3  # of a rank, of different lengths; one of them has no targets
 LAYOUTS = {

@@ -1,7 +1,7 @@
 """Ranks that read different things take part in the same collectives, in the same order: else they wait for ever."""
 
 import json
-from itertools import combinations
+from itertools import combinations, permutations
 
 import pytest
 
@@ -18,13 +18,17 @@ LAYOUTS = {  # ranks, how they are laid out, rows of a global batch
     "shards": (2, ["mesh.shards=2"], 3),
     "context": (2, ["mesh.context=2"], 3),
     "tensor": (2, ["mesh.tensor=2"], 3),
+    "pipeline": (2, ["mesh.pipeline=2"], 3),
+    "turns": (2, ["mesh.pipeline=2", "mesh.turns=2", "model.num_layers=4"], 3),
+    "2x-pipeline": (4, ["mesh.pipeline=2"], 3),
+    "shards-pipeline": (4, ["mesh.pipeline=2", "mesh.shards=2"], 3),
     "2x2": (4, ["mesh.shards=2"], 3),  # one rank has no row
     "3": (3, ["mesh.shards=3"], 2),
     "context-shards": (4, ["mesh.context=2", "mesh.shards=2"], 1),
     "2x-tensor": (4, ["mesh.tensor=2"], 3),
     "shards-tensor": (4, ["mesh.shards=2", "mesh.tensor=2"], 1),
 }
-FAST = ("replicas", "shards", "context", "tensor")
+FAST = ("replicas", "shards", "context", "tensor", "turns")
 
 
 def folder_of(path, keys, rows):
@@ -55,4 +59,8 @@ def test_ranks_with_different_data_take_part_in_the_same_collectives(tmp_path, m
     for one, other in combinations(range(size), 2):
         ours, theirs = ([did for did in told[rank]["seen"] if {one, other} <= set(did[1])] for rank in (one, other))
         assert ours == theirs
+    for one, other in permutations(range(size), 2):
+        sent = [did[2:] for did in told[one]["handed"] if did[:2] == ["sent to", other]]
+        assert sent == [did[2:] for did in told[other]["handed"] if did[:2] == ["received from", one]]
+    assert any(one["handed"] for one in told) == ("mesh.pipeline=2" in keys)
     print(f"{name}: {[len(one['seen']) for one in told]} collectives by rank")

@@ -16,6 +16,7 @@ from thetahat.cli.main import main
 from thetahat.core.config import from_toml, override, to_toml
 from thetahat.core.errors import ConfigError, NonFiniteError
 from thetahat.distribution.launch import launch
+from thetahat.distribution.mesh import MeshConfig
 from thetahat.distribution.world import World
 from thetahat.optimization.config import AdamW, OptimizationConfig
 from thetahat.run.branch import branch
@@ -127,6 +128,32 @@ def test_the_bits_of_two_ranks_are_made_by_one_process_and_by_two(home, tmp_path
     assert all(torch.equal(one, average[name]) for name, one in found.again.state.average.tensors.items())
     launch(_replay_as_a_rank, 2, str(run), str(tmp_path / "out.json"))
     assert json.loads((tmp_path / "out.json").read_text()) == [True, lines_of(run)[4]["gradient_norm"], 2]
+
+
+def _pipeline(folder, *keys):
+    """A run of two stages with dropout."""
+    usual = ["micro_batch_size=2", "max_steps=2", "mesh.pipeline=2", "mesh.turns=2", "model.num_layers=4"]
+    config = override(config_in(folder), [*usual, "diagnosis.preflight=off", *keys])
+    (folder / "config.toml").write_text(to_toml(config))
+    launch(_train_as_a_rank, 2, str(folder))
+    return str(folder / "run")
+
+
+@pytest.mark.multi
+def test_the_bits_of_a_pipeline_are_made_by_one_process(home, tmp_path):
+    """Each group of layers has drawn its own dropout."""
+    found = replay(_pipeline(tmp_path, "model.ties_embeddings=false"), 2, to_checkpoint=True)
+    assert found.is_reproduced, found.verdict()
+    assert found.again.num_ranks == 1
+    assert found.again.record.mesh(2) == MeshConfig(pipeline=2, turns=2)
+
+
+@pytest.mark.slow
+@pytest.mark.multi
+def test_a_pipeline_adds_up_a_tied_table_in_another_order_and_replay_says_so(home, tmp_path):
+    told = replay(_pipeline(tmp_path, "model.ties_embeddings=true"), 2).verdict()
+    assert "mesh.pipeline=2: its ends each add up a part of the tied table, and then both" in told
+    assert re.search(r"-m thetahat train --branch \S+run@0 mesh.pipeline=2 mesh.turns=2 --out DIR", told)
 
 
 def test_bits_that_differ_are_a_failure_with_the_first_that_does(run, tmp_path, monkeypatch, capsys):

@@ -77,7 +77,7 @@ def kept_per_position(
 def saved_per_position(config: ModelConfig, dtype: Dtype, context: int, num_recomputed: int) -> float:
     r"""Bytes of `kept_per_position` that are not kept where so many layers are computed again in the backward pass.
 
-    Such a layer keeps its input alone, $	ext{full} \cdot D$, until it is read again; one of them is whole at a time.
+    Such a layer keeps its input alone, $\text{full} \cdot D$, until it is read again; one of them is whole at a time.
     """
     if num_recomputed == 0:
         return 0.0

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from thetahat.core.errors import ConfigError
 from thetahat.distribution.mesh import Stages
-from thetahat.distribution.pipeline.stage import groups_of
+from thetahat.distribution.pipeline.schedule import groups_of
 from thetahat.model.adapters.rows import EmbeddingWithRows, HeadWithRows
 from thetahat.model.build import LanguageModel
 from thetahat.model.decoder import Decoder

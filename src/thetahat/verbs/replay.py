@@ -4,16 +4,20 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from thetahat.core.config import pairs_between
 from thetahat.core.errors import ConfigError
-from thetahat.core.plain import as_json
+from thetahat.core.plain import as_json, counted
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.diagnosis.signals.probe import Layer
+from thetahat.distribution.mesh import MeshConfig
 from thetahat.distribution.world import World, join_world
 from thetahat.run.blame.blame import Blame, blame
+from thetahat.run.folder.files import step_of
 from thetahat.run.replay.again import Again, make_again
 from thetahat.run.replay.effects import Effect, effects
 from thetahat.run.replay.parts import PartNorms, layers_before, norms_by_part
@@ -140,8 +144,8 @@ def replay(
     ranks = record.ranks(number)
     if world.size not in {1, ranks}:
         raise ConfigError(
-            f"step {number} was made by {ranks} ranks, and these are {world.size}",
-            cure=f"torchrun --nproc-per-node {ranks}, or one process",
+            f"step {number} was made by {counted(ranks, 'rank')} with rows of their own, and these are {world.size}",
+            cure="one process" if ranks == 1 else f"torchrun --nproc-per-node {ranks}, or one process",
         )
     again = make_again(record, number, world, to_checkpoint=to_checkpoint)
     world.leave()
@@ -177,11 +181,36 @@ def _reasons(again: Again, world: World, elsewhere: list[str]) -> list[str]:
     if again.num_ranks > 2 and world.size == 1:
         more = f"torchrun --nproc-per-node {again.num_ranks} -m thetahat replay"
         reasons.append(f"{again.num_ranks} ranks may add up in another order than one process: {more}")
+    if why := _of_layout(again):
+        reasons.append(f"{why}; {_in_its_layout(again)}")
     if config.device == "cuda" and not config.deterministic:
         reasons.append("kernels of a GPU add up in any order without deterministic=true")
     if any(action == "skip" for action in config.diagnosis.policies.values()) and again.record.notes:
         reasons.append("lines are missing which say whose update a policy left out")
     return reasons
+
+
+def _of_layout(again: Again) -> str:
+    """Why ranks that share rows, products or layers have other bits than one process that makes their step."""
+    mesh, model = again.record.mesh(again.report.step), again.state.config.model
+    if mesh.context > 1 and model.dropout > 0:
+        return f"mesh.context={mesh.context}: each rank has drawn its own dropout, and one process draws another"
+    for axis in ("context", "tensor"):
+        if (number := getattr(mesh, axis)) > 1:
+            return f"mesh.{axis}={number}: its ranks add up in another order than one process"
+    if mesh.pipeline > 1 and model.ties_embeddings:
+        return f"mesh.pipeline={mesh.pipeline}: its ends each add up a part of the tied table, and then both"
+    return ""
+
+
+def _in_its_layout(again: Again) -> str:
+    """What to type to make the step in the layout in which it was made."""
+    record, step, checkpoint = again.record, again.report.step, again.beginning.checkpoint
+    size = int(record.machine(step).get("world_size", 1))
+    at = f"@{step_of(checkpoint)}" if checkpoint else ""
+    keys = " ".join(f"mesh.{pair}" for pair in pairs_between(record.mesh(step), MeshConfig()))
+    words = f"--branch {quote(f'{record.folder}{at}')} {keys} --out DIR"
+    return f"in its layout: torchrun --nproc-per-node {size} -m thetahat train {words}"
 
 
 def plain(effect: Effect) -> dict[str, Any]:

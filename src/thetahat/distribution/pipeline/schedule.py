@@ -4,6 +4,16 @@ from itertools import pairwise
 from typing import NamedTuple
 
 
+def groups_of(num_layers: int, num_groups: int) -> list[range]:
+    """The layers of each group of neighbouring ones, as many in each as can be."""
+    return [range(*edge) for edge in pairwise(num_layers * place // num_groups for place in range(num_groups + 1))]
+
+
+def seed_of_group(seed: int, group: int) -> int:
+    """The seed from which a group of layers draws its dropout; the first one draws from that of the micro-batch."""
+    return (seed + group) % 2**63
+
+
 class Pass(NamedTuple):
     """A micro-batch through a group of layers of a stage."""
 

@@ -21,7 +21,7 @@ from thetahat.core.batch import Inputs
 from thetahat.distribution.exchange import join, largest
 from thetahat.distribution.mesh import Stages
 from thetahat.distribution.pieces import GROUP, STAGE, Home
-from thetahat.distribution.pipeline.schedule import Pass, one_forward_one_backward
+from thetahat.distribution.pipeline.schedule import Pass, groups_of, one_forward_one_backward, seed_of_group
 from thetahat.distribution.pipeline.ways import Ways, received, sent
 from thetahat.distribution.world import MicroBatch, Turn, backward
 
@@ -38,12 +38,6 @@ def divide(model: nn.Module, stages: Stages, dtype: torch.dtype) -> dict[str, Ho
     setattr(model, GROUP, stages.group)
     setattr(model, STAGE, stage)
     return stage.homes()
-
-
-def groups_of(num_layers: int, number: int) -> list[range]:
-    """So many groups of layers that follow each other, as even as can be."""
-    edges = [num_layers * place // number for place in range(number + 1)]
-    return [range(*edges[place : place + 2]) for place in range(number)]
 
 
 @final
@@ -89,7 +83,7 @@ class Stage:
         for turn in range(self._stages.turns) if self._turn is None else [self._turn]:
             group = turn * self._stages.share.size + self._stages.share.rank
             if group and self._model.training and self._model.config.dropout > 0:
-                torch.manual_seed((seed + group) % 2**63)  # each group draws its own
+                torch.manual_seed(seed_of_group(seed, group))  # each group draws its own
             x = self._through(group, x, inputs, cache)
         if cache is not None:
             cache.add(inputs.position)

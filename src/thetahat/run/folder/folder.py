@@ -67,13 +67,13 @@ def enter(folder: Path, config: RunConfig) -> None:
     elif changed:
         raise _of_another_config(folder, config, read_config(folder))
     if not (folder / CONFIG).exists():
-        store.write_json(folder / ENVIRONMENT, environment())
+        store.write_json(folder / ENVIRONMENT, _surroundings(config))
         store.write_text(folder / CONFIG, to_toml(config))
 
 
 def note_beginning(folder: Path, config: RunConfig, step: int, *, is_new: bool) -> None:
     """Records that the run begins or goes on after `step`, on which machine, and how it is watched from there on."""
-    note_start(folder, step, None if is_new else environment())
+    note_start(folder, step, None if is_new else _surroundings(config))
     note_watch(folder, config, step)
 
 
@@ -136,6 +136,11 @@ def _of_another_config(folder: Path, config: RunConfig, theirs: RunConfig) -> Fo
         typed = " ".join(map(quote, changes(config, theirs)))
         ways.insert(0, f"thetahat train --branch {name} {typed} to go on so from its state, in a new folder")
     return FolderError(f"{folder} belongs to another config; it would change\n{shown}", cure=";\n    or ".join(ways))
+
+
+def _surroundings(config: RunConfig) -> dict[str, Any]:
+    """The environment, and how its ranks share the work, which may be another way when the run goes on."""
+    return environment() | {"mesh": to_plain(config.mesh)}
 
 
 def environment() -> dict[str, Any]:

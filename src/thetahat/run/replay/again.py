@@ -12,6 +12,7 @@ from torch import Tensor
 from thetahat.core.work.phases import phase
 from thetahat.data.tokens.tokenizer import TOKENIZER
 from thetahat.distribution.in_turn import InTurn
+from thetahat.distribution.pipeline.alone import draw_as_stages
 from thetahat.distribution.world import MicroBatch, World
 from thetahat.run.config import RunConfig
 from thetahat.run.folder.checkpoint import saved_parameters
@@ -162,6 +163,8 @@ def make_again(record: Record, step: int, world: World, *, to_checkpoint: bool =
     prepared, state = standing_at(
         prepare(config, _with_tokenizer(record, beginning), world), device, beginning.checkpoint, beginning.parent
     )
+    if (mesh := record.mesh(step)).pipeline > 1 and config.model.dropout > 0:
+        draw_as_stages(state.model, mesh.pipeline * mesh.turns)
     first, making = state.step, _Making(record, prepared, state, world, num_ranks, AsWritten(record.skipped))
     making.until(step - 1)
     start = Kept.of(state)

@@ -9,6 +9,7 @@ from typing import Any
 
 from thetahat.core import store
 from thetahat.core.errors import ConfigError
+from thetahat.distribution.mesh import MeshConfig
 from thetahat.run.config import RunConfig
 from thetahat.run.folder.absent import no_model
 from thetahat.run.folder.checkpoint import find_fault
@@ -66,10 +67,15 @@ class Record:
         starts = [start for start in self.starts if start.step < step]
         return flat(self.environment) | (starts[-1].changed if starts else {})
 
+    def mesh(self, step: int) -> MeshConfig:
+        """How the ranks that made a step shared the work; of a run that has not noted it, as its config says."""
+        noted, usual = self.machine(step), self.config.mesh
+        return MeshConfig(**{name: noted.get(f"mesh.{name}", getattr(usual, name)) for name in usual.__struct_fields__})
+
     def ranks(self, step: int) -> int:
         """How many ranks made a step, each with rows of its own."""
-        mesh = self.config.mesh
-        return int(self.machine(step).get("world_size", 1)) // (mesh.tensor * mesh.pipeline)
+        mesh = self.mesh(step)
+        return int(self.machine(step).get("world_size", 1)) // (mesh.tensor * mesh.context * mesh.pipeline)
 
     def elsewhere(self, step: int, config: RunConfig) -> list[str]:
         """What bits may depend on and is not what it was when a step was made; `config` is what computes here."""
