@@ -46,6 +46,7 @@ from thetahat.cli import (
     watch,
 )
 from thetahat.cli.hints import misused
+from thetahat.cli.start import Command, Commands
 from thetahat.cli.words import fail, say
 from thetahat.core.errors import (
     DiskFullError,
@@ -61,6 +62,7 @@ ANEW = "; of a run micro_batch_size, too, with --fresh, or with base=RUN --out D
 INTERRUPTED = 128 + signal.SIGINT  # what typer returns where Ctrl-C ended a command
 app = typer.Typer(
     name="thetahat",
+    cls=Commands,
     help="Trains Transformer language models by maximum likelihood: argmax_θ Σ log Pr_θ(x).",
     epilog="KEY=VALUE sets anything of the config: batch_size=8, data.train=my.txt, device=cuda, seed=1, ...",
     rich_markup_mode=None,
@@ -108,11 +110,11 @@ for command in (
     completion.completion,
     cache.cache,
 ):
-    app.command(short_help=first_sentence(command))(command)
+    app.command(cls=Command, short_help=first_sentence(command))(command)
 app.command(
     "lm-eval", short_help=first_sentence(lm_eval.lm_eval), context_settings=lm_eval.PASSED_ON, add_help_option=False
 )(lm_eval.lm_eval)
-app.command("import", short_help=first_sentence(import_.import_))(import_.import_)
+app.command("import", cls=Command, short_help=first_sentence(import_.import_))(import_.import_)
 app.command("complete", hidden=True, context_settings=completion.PASSED_ON)(completion.complete)
 app.add_typer(tokenizer.app, name="tokenizer")
 

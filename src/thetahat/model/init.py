@@ -25,8 +25,15 @@ def allocate(model: nn.Module, device: torch.device | str = "cpu", dtype: torch.
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.is_meta and not is_absent(parameter):
-                empty = torch.empty_like(parameter, dtype=dtype, device=device)
+                empty = _empty_like(parameter, device, dtype)
                 setattr(module, name, made.setdefault(id(parameter), nn.Parameter(empty, parameter.requires_grad)))
+
+
+def _empty_like(parameter: nn.Parameter, device: torch.device | str, dtype: torch.dtype) -> Tensor:
+    """Of the same shape. What is `torch.empty_like` of a tensor on `meta` imports sympy: half a second of a start."""
+    if hasattr(parameter, "device_mesh"):  # this rank's piece
+        return torch.empty_like(parameter, dtype=dtype, device=device)
+    return torch.empty(parameter.shape, dtype=dtype, device=device)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Muon: momentum with all singular values set to about 1, for a stack of matrices at once."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, Literal, final
 
@@ -14,6 +14,7 @@ from thetahat.distribution.owners import Change, change_columns, change_whole
 from thetahat.distribution.pieces import cuts_of, is_piece, piece
 from thetahat.optimization.config import Muon as MuonConfig
 from thetahat.optimization.foreach import lerp, lerp_, multiply_
+from thetahat.optimization.update import Update, moved
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _SMALLEST_NORM = 1e-12  # matrices of a smaller norm are not scaled to norm 1; zero stays zero
@@ -63,7 +64,7 @@ def step_scale(rule: Literal["shape", "rms"], num_rows: int, num_columns: int) -
 
 
 @final
-class Muon(torch.optim.Optimizer):
+class Muon(Update):
     r"""Nesterov momentum, orthogonalized, with decoupled weight decay.
 
     $m \leftarrow \mu m + (1 - \mu) g$, then $\theta \leftarrow (1 - \eta\lambda)\,\theta - \eta s\, O$, where $O$ is
@@ -77,22 +78,19 @@ class Muon(torch.optim.Optimizer):
         here = [parameter for parameter in parameters if not is_absent(parameter)]
         super().__init__([{"params": here}], {"lr": config.learning_rate})
         for parameter in parameters:
-            self.state[parameter]["momentum"] = torch.zeros_like(parameter, requires_grad=False)
+            self.state[parameter] = {"momentum": torch.zeros_like(parameter, requires_grad=False)}
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def step(self) -> None:
         """Updates every parameter that has a gradient."""
-        if closure is not None:
-            raise TypeError("Muon takes no closure: compute the gradient before the step")
         for group in self.param_groups:
-            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if moved:
-                self._update(moved, group["lr"])
+            parameters, gradients = moved(group)
+            if parameters:
+                self._update(parameters, [piece(one) for one in gradients], group["lr"])
 
-    def _update(self, parameters: list[nn.Parameter], learning_rate: float) -> None:
+    def _update(self, parameters: list[nn.Parameter], gradients: list[Tensor], learning_rate: float) -> None:
         config = self.config
         pieces = [piece(parameter) for parameter in parameters]
-        gradients = [piece(parameter.grad) for parameter in parameters if parameter.grad is not None]
         momenta = [piece(self.state[parameter]["momentum"]) for parameter in parameters]
         lerp_(momenta, gradients, 1 - config.momentum)
         directions = lerp(gradients, momenta, config.momentum)

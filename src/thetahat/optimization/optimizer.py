@@ -16,6 +16,7 @@ from thetahat.optimization.adamw import build_adamw
 from thetahat.optimization.config import AdamW, Muon as MuonConfig, OptimizationConfig
 from thetahat.optimization.groups import ParameterGroup, check_groups, group_parameters
 from thetahat.optimization.muon import Muon
+from thetahat.optimization.update import Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Rule:
     """A group, the torch optimizer that updates it, and its learning rate at the peak of the schedule."""
 
     group: ParameterGroup
-    optimizer: torch.optim.Optimizer
+    optimizer: Update | torch.optim.Optimizer  # the second: one of your own
     learning_rate: float
 
 

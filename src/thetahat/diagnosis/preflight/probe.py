@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thetahat.core.batch import Batch, Inputs, Source
+from thetahat.core.work.eager import eagerly
 from thetahat.distribution.pieces import reading
 from thetahat.model.build import LanguageModel
 from thetahat.model.config import Dtype
@@ -82,7 +83,7 @@ def still(probe: Probe) -> Generator[None]:
     was_training = probe.model.training
     probe.model.eval()
     try:
-        with torch.compiler.set_stance("force_eager"), reading(probe.model):
+        with eagerly(probe.device), reading(probe.model):
             yield
     finally:
         probe.model.train(was_training)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from thetahat.core.batch import Batch, Inputs, Source
 from thetahat.core.visibility import Visibility
+from thetahat.core.work.eager import eagerly
 from thetahat.model.attention.attention import Attention
 from thetahat.model.block import Block
 from thetahat.model.build import LanguageModel
@@ -65,7 +66,7 @@ def inside(model: LanguageModel, batch: Batch, dtype: Dtype, device: torch.devic
     found, was_training = _Seen({}, {}), model.training
     model.eval()
     try:
-        with torch.compiler.set_stance("force_eager"), _hooks(model, visible, found), computing_in(dtype, device):
+        with eagerly(device), _hooks(model, visible, found), computing_in(dtype, device):
             model.hidden(inputs.map(lambda tensor: tensor.to(device)))
     finally:
         model.train(was_training)

@@ -12,6 +12,7 @@ from torch.nn.functional import dropout
 
 from thetahat.core.batch import Batch, Inputs, Source
 from thetahat.core.random import derived_seed
+from thetahat.core.work.eager import eagerly
 from thetahat.distribution.world import MicroBatch
 from thetahat.model.precision import computing_in
 from thetahat.run.state import State
@@ -126,6 +127,5 @@ def _dropping(model: nn.Module, change: Callable[[str, float, Tensor], Tensor]) 
 @contextmanager
 def computing(state: State) -> Generator[None]:
     """The dtype of the step, and no compiled blocks: these would be compiled again for each length."""
-    eager: Any = torch.compiler.set_stance("force_eager") if state.config.compile else nullcontext()
-    with eager, computing_in(state.config.dtype, state.device):
+    with eagerly(state.device), computing_in(state.config.dtype, state.device):
         yield

@@ -7,10 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import final
 
-import torch
-
 from thetahat.core.errors import ConfigError
 from thetahat.core.special import MASK
+from thetahat.core.work.eager import eagerly
 from thetahat.data.read.prompt import unanswered
 from thetahat.data.tokens.tokenizer import Tokenizer
 from thetahat.distribution.pieces import is_sharded, reading
@@ -111,7 +110,6 @@ def _as_when_asked(state: State) -> Generator[None]:
     Blocks are not compiled again for each length of a text.
     """
     dtype = state.config.dtype if is_sharded(state.model) else "float32"
-    eager = torch.compiler.set_stance("force_eager")
-    shapes = eager if state.config.compile else kernels_of_any_shape(state.device)
+    shapes = eagerly(state.device) if state.config.compile else kernels_of_any_shape(state.device)
     with shapes, computing_in(dtype, state.device), reading(state.model):
         yield
