@@ -130,7 +130,7 @@ ALWAYS = """recipe seed device dtype threads deterministic compile data model ba
     transfer transfer.width transfer.num_layers transfer.head_width
     recompute mesh mesh.shards mesh.context mesh.tensor mesh.pipeline
     evaluation checkpoint ledger diagnosis diagnosis.alarms samples track prompt heartbeat batch_size micro_batch_size
-    max_steps max_tokens model.dropout objective.normalization objective.balance"""
+    max_steps max_tokens model.dropout objective.normalization objective.z_loss objective.balance"""
 """What every run reads, and names of tables."""
 
 ACCEPTED = """data.train data.held_out data.split_on data.context data.over_long data.source_weights data.on_bad_record
