@@ -82,6 +82,9 @@ GRID = {
     "long rows, window of 128": Case(
         SMALL, [*TIED, "data.context=1024", "micro_batch_size=1", "model.layers=[{distance=128},{}]"]
     ),
+    "long rows, window of 64 and 16 global positions": Case(
+        SMALL, [*TIED, "data.context=512", "micro_batch_size=1", "model.layers=[{distance=64,num_global=16},{}]"]
+    ),
     "packed documents of 30 words": Case(MEDIUM, TIED, words=30),
     "packed documents of 90 words": Case(SMALL, [*TIED, "data.context=512", "micro_batch_size=2"], words=90),
     "layer norms, plain network": Case(MEDIUM, [*TIED, *PLAIN]),

@@ -25,7 +25,11 @@ ALIBI = "{positions={kind='alibi'}}"
 NEAR = "{positions={kind='alibi'}, distance=2}"
 VALUES = "value_embeddings.every=1"
 SINKS = "attention.sinks=learned"
+GLOBAL = "{distance=1, num_global=2}"
 CHOICES = {
+    "global positions": [f"layers=[{GLOBAL}, {{}}]"],
+    "global positions of several windows": [f"layers=[{GLOBAL}, {{distance=3, num_global=1}}]", "attention.cap=1.5"],
+    "global positions, alibi, sinks": ["layers=[{positions={kind='alibi'}, distance=1, num_global=3}]", SINKS],
     "sinks": [SINKS],
     "softmax off by one": ["attention.sinks=zero", "num_kv_heads=4"],
     "sinks and windows": [SINKS, "layers=[{distance=2}, {}]"],

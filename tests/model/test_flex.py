@@ -35,7 +35,7 @@ def visibilities(draw, max_positions=23):
         piece.sort(axis=1)
         piece = np.roll(piece, -(piece < 0).sum(axis=1).max(), axis=1)  # padding mostly at the end
     is_open = torch.from_numpy(source.random((rows, positions)) < 0.4) if draw(st.booleans()) else None
-    window = draw(st.sampled_from([None, 1, 4])), torch.from_numpy(positions_of(piece, parent))
+    window = draw(st.sampled_from([None, 1, 4])), torch.from_numpy(positions_of(piece, parent)), 0, draw(globals_)
     return partial(laid_out, torch.from_numpy(piece), torch.tensor(parent), is_open, draw(st.booleans()), window)
 
 
@@ -54,6 +54,9 @@ def laid_out(piece, parent, is_open, is_causal, window=(None, None)):
     """Made in the test: what checks types draws at random which items it looks at, which a strategy must not."""
     visibility = replace(visibility_of(piece, parent, is_causal=is_causal), is_open=is_open)
     return visibility if window[0] is None else visibility.within(*window)
+
+
+globals_ = st.sampled_from([0, 0, 1, 3])  # positions of each text that a window never hides
 
 
 @given(visibilities())

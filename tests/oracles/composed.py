@@ -149,8 +149,9 @@ class Composed:
         scale = choices.get("scale", width**-0.5)
         read = np.zeros((len(x), config["num_heads"], width))
         for i in range(len(x)):
-            near = mixer.get("distance", math.inf)
-            seen = [j for j in range(len(y)) if (sees_later or j <= i) and (bias_of is None or abs(i - j) <= near)]
+            near, first = mixer.get("distance", math.inf), mixer.get("num_global", 0)
+            is_near = [bias_of is None or abs(i - j) <= near or i < first or j < first for j in range(len(y))]
+            seen = [j for j in range(len(y)) if (sees_later or j <= i) and is_near[j]]
             for h in range(config["num_heads"]):
                 scores = np.array([scale * q[i, h] @ k[j, h // groups] for j in seen])
                 if "relative" in choices and bias_of is not None:

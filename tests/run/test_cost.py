@@ -37,14 +37,16 @@ def test_operations_and_memory_are_those_of_a_step(name, tmp_path, monkeypatch):
     assert found.peak_bytes_said == pytest.approx(found.peak_bytes, rel=0.10)
 
 
-@pytest.mark.parametrize("distance", [None, 3, 40])
+@pytest.mark.parametrize(("distance", "num_global"), [(None, 0), (3, 0), (40, 0), (3, 2), (2, 7), (1, 40)])
 @pytest.mark.parametrize("length", [1, 7, 12])
 @pytest.mark.parametrize("kind", [DecoderConfig, EncoderConfig])
-def test_what_is_seen_is_counted_pair_by_pair(kind, length, distance):
-    model = override(kind(**SMALL), [f"layers=[{{distance={distance}}}]" if distance else "layers=[{}]"])
+def test_what_is_seen_is_counted_pair_by_pair(kind, length, distance, num_global):
+    window = f"layers=[{{distance={distance}, num_global={num_global}}}]" if distance else "layers=[{}]"
+    model = override(kind(**SMALL), [window])
     far = distance or math.inf
     causal = kind is DecoderConfig
-    pairs = [(i, j) for i in range(length) for j in range(length) if abs(i - j) <= far and (j <= i or not causal)]
+    pairs = [(i, j) for i in range(length) for j in range(length) if j <= i or not causal]
+    pairs = [(i, j) for i, j in pairs if abs(i - j) <= far or min(i, j) < num_global]
     seen = positions_seen(model, length, "visible")
     assert seen == pytest.approx([len(pairs) / length] * model.num_layers)
     assert positions_seen(model, length, "all") == [length] * model.num_layers

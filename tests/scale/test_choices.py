@@ -21,6 +21,7 @@ CHOICES = {
     "shared keys": ["attention.sharing=2", "num_layers=4", "layers=[{distance=3}, {distance=3}, {}, {}]"],
     "smear": ["embedding.smear={}"],
     "value embeddings": ["value_embeddings.every=1"],
+    "global positions": ["layers=[{distance=2, num_global=2}, {distance=1, num_global=1}]"],
     "learned scales": ["residual.kind=learned"],
 }
 

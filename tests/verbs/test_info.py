@@ -90,11 +90,13 @@ def test_the_memory_of_training_is_that_of_a_step(name, tmp_path):
 
 
 def test_the_memory_of_the_cache_is_that_of_a_cache():
-    model = replace(DECODER, layers=override(DECODER, ["layers=[{distance=7},{}]"]).layers)
+    model = replace(DECODER, layers=override(DECODER, ["layers=[{distance=7},{},{distance=5,num_global=3}]"]).layers)
+    model = replace(model, num_layers=3)
     cache = Cache(model, 1, 32, torch.zeros(1))
     for layer in cache.layers:
         layer.append(*torch.zeros(2, 1, model.num_kv_heads, 1, model.head_width))  # it is made with the first position
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    held += sum(layer.global_keys.nbytes + layer.global_values.nbytes for layer in cache.layers)
     assert cache_bytes(model, 32, "float32") == held
     assert cache_bytes(DECODER, 1, "float32") * 32 == cache_bytes(DECODER, 32, "float32")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, no_type_check
 
 import torch
 from jaxtyping import Bool, Int
@@ -40,7 +40,9 @@ class Visibility:
 
     Positions marked `is_open` are seen by all of their piece, also by those before them: the prefix of a prefix
     language model. With a `distance`, i sees j only where their positions are at most so far apart (Mistral 7B, 2023,
-    arXiv 2310.06825: a sliding window of distance + 1).
+    arXiv 2310.06825: a sliding window of distance + 1), or where one of them is among the first `num_global` positions
+    of its text: all see these, and where nothing is causal these see all (Longformer, 2020, arXiv 2004.05150, section
+    3.1). Positions count from the beginning of each text, in a tree from its root.
 
     A piece is a contiguous span of one sequence. Without ancestors each piece sees itself alone, which is how packed
     documents stay apart; with them, branches share a prefix that is computed once. Padding is piece -1: it sees
@@ -60,6 +62,7 @@ class Visibility:
     lengths: tuple[int, ...] | None = None  # None: unknown, or something is scattered over its row
     spans: tuple[Span, ...] | None = None  # in the order of their places; None: unknown
     distance: int | None = None  # the farthest position seen; None: any
+    num_global: int = 0  # positions of a text that are seen from any distance
     position: Int[Tensor, "B T"] | None = None  # places in the context, where they are asked for
     whole: Row | None = None  # None: whole rows are read here; else these are the queries, and the keys are the row's
 
@@ -80,8 +83,8 @@ class Visibility:
             earlier = place[keys] <= (self.whole.mine if self.whole else place)[queries, None]
             visible &= earlier if row.is_open is None else earlier | row.is_open[:, None, keys]
         if self.distance is not None and self.position is not None and row.position is not None:
-            away = row.position[:, None, keys] - self.position[:, queries, None]
-            visible &= away.abs() <= self.distance
+            near = self.position[:, queries, None], row.position[:, None, keys]
+            visible &= reaches(*near, self.distance, self.num_global)
         return visible
 
     def found_spans(self) -> tuple[Span, ...]:
@@ -100,14 +103,16 @@ class Visibility:
         """The same relation, which also knows where in the context everything stands."""
         return replace(self, position=position)
 
-    def within(self, distance: int | None, position: Int[Tensor, "B T"], num_before: int = 0) -> "Visibility":
+    def within(
+        self, distance: int | None, position: Int[Tensor, "B T"], num_before: int = 0, num_global: int = 0
+    ) -> "Visibility":
         """The part of the relation that is within a distance; itself where no positions are farther apart.
 
-        `num_before` positions of the same rows were read before.
+        `num_before` positions of the same rows were read before, and are kept.
         """
-        if distance is None or num_before + self.row.piece.shape[1] <= distance + 1:
+        if distance is None or num_before + self.row.piece.shape[1] <= distance + num_global + 1:
             return self
-        return replace(self, distance=distance, position=position, is_plain=False)
+        return replace(self, distance=distance, position=position, is_plain=False, num_global=num_global)
 
     def to(self, device: torch.device | str) -> "Visibility":
         """The same relation on another device."""
@@ -131,6 +136,13 @@ def visibility_of(
     """Who sees whom in rows that lie on the host; `parent` is the piece that each piece continues, -1: none."""
     seen = Visibility(piece, None if parent is None else ancestors_of(parent), is_causal, is_plain)
     return replace(seen, lengths=_lengths(seen.root()), spans=spans_of(piece, seen.ancestors))
+
+
+@no_type_check  # read by the compiler, which cannot read the checks of the tests
+def reaches(query: Tensor, key: Tensor, distance: int, num_global: int) -> Tensor:
+    """Whether a position is near enough to another, or one of the two is seen from any distance."""
+    near = (key - query).abs() <= distance
+    return near if num_global == 0 else near | (torch.minimum(query, key) < num_global)
 
 
 def _runs(values: Int[Tensor, "B T"]) -> tuple[Int[Tensor, " n"], list[int]]:

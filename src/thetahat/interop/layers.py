@@ -88,6 +88,8 @@ class Layers:
         if len(mixers) < config.num_layers:
             others = {kind_of(mixer) for mixer in config.layers} - {"attention"}
             raise MisfitError(f"layers of kind {', '.join(sorted(others))}")
+        if any(mixer.num_global for mixer in mixers):
+            raise MisfitError("positions that are seen from beyond a window")
         slides = [mixer.distance is not None for mixer in mixers]
         distances = {mixer.distance for mixer in mixers} - {None}
         if len(distances) > 1:

@@ -97,25 +97,29 @@ def positions_seen(
     """
     mixers = config.attentions_of(config.num_layers)
     both_ways = isinstance(config, EncoderConfig)
-    seen = [_seen(mixer.distance, piece, pairs, both_ways=both_ways) for mixer in mixers]
+    seen = [_seen(mixer, piece, pairs, both_ways=both_ways) for mixer in mixers]
     if isinstance(config, EncoderDecoderConfig):
         encoder = config.attentions_of(config.num_encoder_layers)
-        seen += [share * _seen(mixer.distance, source_piece, pairs, both_ways=True) for mixer in encoder]
+        seen += [share * _seen(mixer, source_piece, pairs, both_ways=True) for mixer in encoder]
         seen += [source] * config.num_layers
     return seen
 
 
-def _seen(distance: int | None, piece: int | float, pairs: Pairs, *, both_ways: bool) -> int | float:
+def _seen(mixer: AttentionMixer, piece: int | float, pairs: Pairs, *, both_ways: bool) -> int | float:
     r"""The mean over a piece of n positions, with a distance d of which each sees $w = \min(n, d + 1)$ to one side.
 
-    Visible are causally $w - w (w - 1) / 2n$, and in both directions $2w - 1 - w (w - 1) / n$.
+    Visible are causally $w - w (w - 1) / 2n$, and in both directions $2w - 1 - w (w - 1) / n$. With global positions,
+    of which $g = \min(G, n - w)$ are too far for somebody, $(g (g + 1) / 2 + g (n - w - g)) / n$ more to each side.
     """
+    distance = mixer.distance
     if pairs == "all":
         return piece
     width = min(piece, 1 + distance) if distance is not None else piece
     if pairs == "window":
-        return min(piece, 2 * width - 1) if both_ways and distance is not None else width
-    lost = width * (width - 1) / piece
+        near = 2 * width - 1 if both_ways and distance is not None else width
+        return min(piece, near + mixer.num_global)
+    far = min(mixer.num_global, piece - width)
+    lost = width * (width - 1) / piece - 2 * (far * (far + 1) / 2 + far * (piece - width - far)) / piece
     return 2 * width - 1 - lost if both_ways else width - lost / 2
 
 

@@ -100,7 +100,7 @@ def _reads(config: TransformerConfig, layer: int) -> bool:
 def _around(config: TransformerConfig, sizes: Widths, context: int) -> float:
     """Of a stack: what embeddings, the last norm and a bias of the scores keep; tokens are int64."""
     narrow = config.embedding.width
-    sloped = {mixer.distance for mixer in config.attentions if isinstance(mixer.positions, Alibi)}
+    sloped = {(one.distance, one.num_global) for one in config.attentions if isinstance(one.positions, Alibi)}
     kept = sizes.product * config.num_heads * context * (len(sloped) + bool(config.attention.relative))
     kept += 8 + (0.0 if config.placement == "post" else _norm(config, config.width, sizes))
     kept += _norm(config, narrow or config.width, sizes) if config.embedding.has_norm else 0
@@ -184,8 +184,9 @@ def _of_cross(config: TransformerConfig, sizes: Widths, source_context: int) -> 
 
 def _masks(config: TransformerConfig, sizes: Widths, context: int) -> float:
     """What windows hide, as the kernel reads it."""
-    distances = [mixer.distance for mixer in config.attentions_of(config.num_layers)]
-    hiding = [one for one in distances if one is not None and one < context - 1]
+    mixers = config.attentions_of(config.num_layers)
+    reach = [(one.distance, one.num_global) for one in mixers if one.distance is not None]
+    hiding = [(distance, num_global) for distance, num_global in reach if distance + num_global < context - 1]
     return float(sizes.product * context * len(hiding) + context * len(set(hiding)))
 
 
@@ -242,15 +243,16 @@ def logit_bytes(vocab_size: int, num_targets: int, dtype: Dtype) -> int:
 def cache_bytes(config: ModelConfig, context: int, dtype: Dtype, source_context: int = 0) -> int:
     r"""Keys and values of a text of `context` tokens: $2 G K \sum_\text{layers} \min(T, \text{distance})$ numbers.
 
-    The sum is over layers with keys and values of their own. A recurrent layer has its state, of one size whatever the
-    text, and smear the last embedding. In an encoder-decoder the source's stand beside them, in each layer of the
-    decoder. They have the parameters' dtype.
+    The sum is over layers with keys and values of their own; those of global positions are kept beside those of a
+    window. A recurrent layer has its state, of one size whatever the text, and smear the last embedding. In an
+    encoder-decoder the source's stand beside them, in each layer of the decoder. They have the parameters' dtype.
     """
-    mixers = [config.mixer(layer) for layer in config.own_keys(config.num_layers)]
-    seen = [min(context, mixer.distance or context) for mixer in mixers if isinstance(mixer, AttentionMixer)]
+    own = [config.mixer(layer) for layer in config.own_keys(config.num_layers)]
+    mixers = [mixer for mixer in own if isinstance(mixer, AttentionMixer)]
+    seen = [min(context, (mixer.distance or context) + mixer.num_global) for mixer in mixers]
     source = config.num_layers * source_context if isinstance(config, EncoderDecoderConfig) else 0
-    mixers = map(config.mixer, range(config.num_layers))
+    others = map(config.mixer, range(config.num_layers))
     last = config.width if config.embedding.smear else 0
-    states = [state_numbers(config, mixer) for mixer in mixers if not isinstance(mixer, AttentionMixer)]
+    states = [state_numbers(config, mixer) for mixer in others if not isinstance(mixer, AttentionMixer)]
     numbers = 2 * config.num_kv_heads * config.head_width * (sum(seen) + source) + sum(states) + last
     return widths_of(dtype).full * numbers

@@ -193,14 +193,15 @@ class Stack(nn.Module):
     def _attends(self, inputs: Inputs, dtype: torch.dtype, cache: Cache | None) -> dict[AttentionMixer, Attend]:
         """The kernel for each kind of layer; layers share one where they see alike, and add alike to the scores."""
         visibility, found = inputs.visibility, dict[AttentionMixer, Attend]()
-        made: dict[tuple[int | None, bool], Attend] = {}
+        made: dict[tuple[int | None, int, bool], Attend] = {}
         if self.relative_embedding is not None or self.slopes is not None:
             visibility = visibility.at(inputs.position)
         for mixer in dict.fromkeys(self.config.attentions):
-            past = None if cache is None else cache.past(mixer.distance)
-            seen = visibility.within(mixer.distance, inputs.position, 0 if past is None else past.position.shape[1])
-            distance = seen.distance if cache is None else mixer.distance  # what a cache has kept depends on the layer
-            kind = distance, isinstance(mixer.positions, Alibi)
+            past = None if cache is None else cache.past(mixer.distance, mixer.num_global)
+            num_before = 0 if past is None else past.position.shape[1]
+            seen = visibility.within(mixer.distance, inputs.position, num_before, mixer.num_global)
+            near = seen if cache is None else mixer  # what a cache has kept depends on the layer
+            kind = near.distance, near.num_global, isinstance(mixer.positions, Alibi)
             if kind not in made:
                 scores = Scores(self._bias(mixer, dtype), self.config.attention.cap)
                 made[kind] = compile_visibility(seen, self.config.head_width, dtype, past, scores)

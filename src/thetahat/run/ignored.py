@@ -12,7 +12,7 @@ from thetahat.core.errors import ConfigError
 from thetahat.data.chat.template import TEMPLATES, load_template
 from thetahat.data.config import ChatConfig, as_typed
 from thetahat.generation.config import SamplesConfig
-from thetahat.model.config import ModelConfig
+from thetahat.model.config import EncoderDecoderConfig, ModelConfig
 from thetahat.objective.config import BalanceConfig, Masked, ObjectiveConfig
 from thetahat.run.config import RunConfig
 
@@ -38,7 +38,8 @@ class OfBase:
 
 def refuse_ignored(config: RunConfig) -> None:
     """Raises ConfigError for the first setting that differs from its default and has no effect."""
-    for one in [*_of_objective(config.objective), *_of_balance(config), *_of_data(config), *_of_run(config)]:
+    of_objective = [*_of_objective(config.objective), *_of_balance(config)]
+    for one in [*of_objective, *_of_windows(config), *_of_data(config), *_of_run(config)]:
         raise ConfigError(f"{one.key}={one.value} has no effect: {one.why}", cure=one.cure)
 
 
@@ -64,6 +65,19 @@ def _of_balance(config: RunConfig) -> Iterator[Ignored]:
         elif name == "bias_rate" and not experts.has_bias:
             why = "model.experts.has_bias=false, so that routers have no bias to move"
             yield Ignored(key, value, why, "model.experts.has_bias=true, or leave it out")
+
+
+def _of_windows(config: RunConfig) -> Iterator[Ignored]:
+    """Those of a base were chosen for its own context."""
+    model, data = config.model, config.data
+    room = max(data.context, data.source_room if isinstance(model, EncoderDecoderConfig) else 0)
+    for mixer in () if config.base else model.attentions:
+        if mixer.distance is not None and mixer.distance + mixer.num_global >= room - 1:
+            key, most = "data.context" if room == data.context else "data.source_context", room - 2 - mixer.num_global
+            why = f"of {key}={room} positions none is farther from another"
+            why += f", but for num_global={mixer.num_global} that all see" if mixer.num_global else ""
+            cure = f"a distance of at most {most}, none, or a larger {key}" if most > 0 else f"none, or a larger {key}"
+            yield Ignored("model.layers[].distance", mixer.distance, why, cure)
 
 
 def _of_data(config: RunConfig) -> Iterator[Ignored]:

@@ -125,7 +125,10 @@ def _shape(model: ModelConfig) -> dict[str, Any]:
         found |= {"expert_width": experts.inner_width or model.inner_width}
         found |= {"shared_width": experts.shared_width} if experts.shared_width else {}
         found |= {"dense_layers": experts.num_dense} if experts.num_dense else {}
-    return found | {"ties_embeddings": model.ties_embeddings} | ({"windows": distances} if distances else {})
+    seen = max((mixer.num_global for mixer in model.attentions), default=0)
+    windows = {"windows": distances} if distances else {}
+    windows |= {"seen_beyond_windows": seen} if seen else {}
+    return found | {"ties_embeddings": model.ties_embeddings} | windows
 
 
 def _stored(stored: StoredModel | None) -> dict[str, int]:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from thetahat.core.visibility import Row, Visibility
+from thetahat.core.visibility import Row, Visibility, reaches
 from thetahat.model.attention.flex import attend_in_blocks, obstacle
 from thetahat.model.attention.kernels import (
     Attend,
@@ -93,7 +93,8 @@ def _attend_with_past(visibility: Visibility, past: Past, scores: Scores) -> Att
         if past.piece is not None:
             before = visibility.piece[:, :, None] == past.piece[:, None]
         if visibility.distance is not None:
-            before = before & (_differences(past.position, visibility).abs() <= visibility.distance)
+            far = _positions(visibility)[:, :, None], past.position[:, None]
+            before = before & reaches(*far, visibility.distance, visibility.num_global)
         mask = torch.cat([before, visibility.mask()], dim=-1)
     if scores == _PLAIN:
         return attend_under(mask)
@@ -161,8 +162,9 @@ def _part(visibility: Visibility, where: slice, number: int) -> Visibility:
         is_open=is_open,
         lengths=(piece.shape[1],) * number,
         distance=None,
+        num_global=0,
         position=None if visibility.position is None else rows(visibility.position),
     )
     if visibility.distance is None:
         return alone
-    return alone.within(visibility.distance, _positions(alone))
+    return alone.within(visibility.distance, _positions(alone), num_global=visibility.num_global)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 from torch.nn.functional import pad
 
-from thetahat.core.visibility import Visibility
+from thetahat.core.visibility import Visibility, reaches
 
 Sees = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # row, head, query position, key position -> Bool
 
@@ -162,6 +162,7 @@ def relation(visibility: Visibility) -> Sees:
     """`visibility.mask()`, one pair at a time: what the kernels ask where a block is seen in part."""
     piece, ancestors, is_open = visibility.piece, visibility.ancestors, visibility.is_open
     is_causal, distance, position = visibility.is_causal, visibility.distance, visibility.position
+    num_global = visibility.num_global
 
     @no_type_check
     def sees(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -174,7 +175,7 @@ def relation(visibility: Visibility) -> Sees:
             in_time = key <= query
             visible = visible & (in_time if is_open is None else in_time | is_open[row, key])
         if distance is not None:
-            visible = visible & ((position[row, key] - position[row, query]).abs() <= distance)
+            visible = visible & reaches(position[row, query], position[row, key], distance, num_global)
         return visible
 
     return sees

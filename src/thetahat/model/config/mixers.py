@@ -1,8 +1,11 @@
 """What mixes positions in one layer."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from thetahat.core.config import Config
+from thetahat.core.errors import ConfigError
 from thetahat.model.config.positions import Alibi, Rotary, Unrotated
 from thetahat.model.config.values import Count
 
@@ -14,6 +17,18 @@ class AttentionMixer(Config, kw_only=True, tag="attention", tag_field="kind"):
     """How queries and keys, or their scores, tell positions."""
     distance: Count | None = None
     """The farthest position that is seen (a sliding window), in positions; none: all are seen."""
+    num_global: Annotated[int, Meta(ge=0)] = 0
+    """Beside a distance: how many positions at the beginning of each text all others see, however far (Longformer's
+    global tokens, StreamingLLM's sinks). Where layers read both ways these see all others, too.
+    """
+
+    def __post_init__(self) -> None:
+        if self.num_global and self.distance is None:
+            raise ConfigError(
+                f"model.layers has num_global={self.num_global} without a distance, and then all positions are seen",
+                allowed="num_global beside distance",
+                cure=f"a distance, as in model.layers=[{{distance=128,num_global={self.num_global}}}], or num_global=0",
+            )
 
 
 class LinearMixer(Config, kw_only=True, tag="linear", tag_field="kind"):
