@@ -119,6 +119,18 @@ GRID = {
     "state space, long rows": Case(
         SMALL, [*TIED, "model.layers=state-space", "data.context=1024", "micro_batch_size=1"]
     ),
+    "latent attention": Case(MEDIUM, [*TIED, "model.layers=latent"]),
+    "latent attention, bfloat16, latent queries": Case(
+        MEDIUM, [*TIED, "dtype=bfloat16", "model.layers=[{kind='latent',latent_width=48,query_width=64}]"]
+    ),
+    "latent attention in windows, packed, sinks": Case(
+        SMALL,
+        [*TIED, "model.layers=[{kind='latent',distance=40},{kind='latent'}]", "model.attention.sinks=learned"],
+        words=60,
+    ),
+    "latent attention, frozen": Case(
+        MEDIUM, [*UNTIED, "model.layers=latent", 'frozen=["embedding.*", "*.key.*", "*.value.*"]']
+    ),
     "capped scores": Case(MEDIUM, [*TIED, "model.attention.cap=50"]),
     "frozen embeddings and network": Case(MEDIUM, [*UNTIED, 'frozen=["embedding.*", "blocks.*.mlp.*"]']),
     "moving average": Case(MEDIUM, [*TIED, *ADAMW, "optimization.ema=0.99"]),

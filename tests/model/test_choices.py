@@ -30,6 +30,18 @@ CHOICES = {
     "global positions": [f"layers=[{GLOBAL}, {{}}]"],
     "global positions of several windows": [f"layers=[{GLOBAL}, {{distance=3, num_global=1}}]", "attention.cap=1.5"],
     "global positions, alibi, sinks": ["layers=[{positions={kind='alibi'}, distance=1, num_global=3}]", SINKS],
+    "latent": ["layers=[{kind='latent', latent_width=6, rotary_width=4}]"],
+    "latent queries and windows": [
+        "layers=[{kind='latent', latent_width=6, query_width=5, rotary_width=2, distance=2, num_global=1}, {}]",
+        "attention.has_output_bias=true",
+    ],
+    "latent, sinks and scale": ["layers=[{kind='latent', latent_width=3}]", SINKS, "attention.scale=0.7"],
+    "latent between attentions with shared keys": [
+        "attention.sharing=2",
+        "num_layers=3",
+        "layers=[{}, {kind='latent', latent_width=5}, {}]",
+    ],
+    "latent and alibi": ["layers=[{kind='latent', latent_width=5, positions={kind='alibi'}, distance=3}]"],
     "sinks": [SINKS],
     "softmax off by one": ["attention.sinks=zero", "num_kv_heads=4"],
     "sinks and windows": [SINKS, "layers=[{distance=2}, {}]"],

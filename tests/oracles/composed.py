@@ -100,6 +100,8 @@ class Composed:
             return self.norm(f"{name}{what}_sum_norm", total) if self.config["placement"] == "post" else total
 
         def attend(y: Array) -> Array:
+            if mixer["kind"] == "latent":
+                return self.latent(f"{name}attention.", y, mixer, bias_of=below, sees_later=sees_later)
             return self.attention(f"{name}attention.", y, y, mixer, bias_of=below, sees_later=sees_later)
 
         def network(y: Array) -> Array:
@@ -142,16 +144,36 @@ class Composed:
                 raise ValueError(other)
 
     def attention(self, name: str, x: Array, y: Array, mixer: Plain, *, bias_of: str | None, sees_later: bool) -> Array:
-        config, choices = self.config, self.config["attention"]
-        width, groups = config["head_width"], config["num_heads"] // config["num_kv_heads"]
         q, (k, v) = self.heads(name, "query", x), self.keys_and_values(name, y, mixer)
         q = self.rotated(q, mixer["positions"]) if mixer["positions"]["kind"] == "rotary" else q
-        scale = choices.get("scale", width**-0.5)
-        read = np.zeros((len(x), config["num_heads"], width))
-        for i in range(len(x)):
+        read = self.attended(name, [q, k, v], mixer, bias_of=bias_of, sees_later=sees_later)
+        return self.linear(f"{name}output", read)
+
+    def latent(self, name: str, x: Array, mixer: Plain, *, bias_of: str, sees_later: bool) -> Array:
+        """Equations 9 to 19 of DeepSeek-V2."""
+        heads, turned, width = self.config["num_heads"], mixer["rotary_width"], self.config["head_width"]
+        asking = x
+        if "query_width" in mixer:
+            asking = self.norm(f"{name}query_latent_norm", self.linear(f"{name}query_latent", x))
+        q = self.linear(f"{name}query", asking).reshape(len(x), heads, turned + width)
+        q_turned, shared = q[..., :turned], self.linear(f"{name}rotary_key", x)[:, None]
+        if mixer["positions"]["kind"] == "rotary":
+            q_turned, shared = (self.rotated(one, mixer["positions"]) for one in (q_turned, shared))
+        latent = self.norm(f"{name}latent_norm", self.linear(f"{name}latent", x))
+        k, v = (self.linear(f"{name}{what}", latent).reshape(len(x), heads, width) for what in ("key", "value"))
+        q, k = np.concatenate([q_turned, q[..., turned:]], -1), np.concatenate([shared.repeat(heads, 1), k], -1)
+        read = self.attended(name, [q, k, v], mixer, bias_of=bias_of, sees_later=sees_later)
+        return self.linear(f"{name}output", read)
+
+    def attended(self, name: str, given: list[Array], mixer: Plain, *, bias_of: str | None, sees_later: bool) -> Array:
+        """What each position reads, a head at a time."""
+        config, choices, (q, k, v) = self.config, self.config["attention"], given
+        groups, scale = q.shape[1] // k.shape[1], choices.get("scale", q.shape[2] ** -0.5)
+        read = np.zeros((len(q), config["num_heads"], v.shape[2]))
+        for i in range(len(q)):
             near, first = mixer.get("distance", math.inf), mixer.get("num_global", 0)
-            is_near = [bias_of is None or abs(i - j) <= near or i < first or j < first for j in range(len(y))]
-            seen = [j for j in range(len(y)) if (sees_later or j <= i) and is_near[j]]
+            is_near = [bias_of is None or abs(i - j) <= near or i < first or j < first for j in range(len(k))]
+            seen = [j for j in range(len(k)) if (sees_later or j <= i) and is_near[j]]
             for h in range(config["num_heads"]):
                 scores = np.array([scale * q[i, h] @ k[j, h // groups] for j in seen])
                 if "relative" in choices and bias_of is not None:
@@ -166,7 +188,7 @@ class Composed:
                 if choices["sinks"] != "none":
                     nothing = np.exp(self.parameters[f"{name}sinks"][h] if choices["sinks"] == "learned" else 0.0)
                 read[i, h] = (share / (share.sum() + nothing)) @ v[seen, h // groups]
-        return self.linear(f"{name}output", read.reshape(len(x), -1))
+        return read.reshape(len(q), -1)
 
     def keys_and_values(self, name: str, x: Array, mixer: Plain) -> tuple[Array, Array]:
         """Of this attention, or of the last one before it that has some."""

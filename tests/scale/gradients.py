@@ -68,8 +68,8 @@ LAYOUTS = {
 
 
 def is_refused(mesh, config):
-    """States are not divided over tensor ranks."""
-    return mesh.tensor > 1 and len(config.attentions) < len(config.layers)
+    """States and latents are not divided over tensor ranks."""
+    return mesh.tensor > 1 and not all(isinstance(mixer, AttentionMixer) for mixer in config.layers)
 
 
 def batch_of(name, share):

@@ -48,7 +48,7 @@ SLOW = [
     pytest.param(kind, layout, marks=pytest.mark.slow)
     for kind in KINDS
     for layout in LAYOUTS
-    if (kind, layout) not in CASES and not (kind in {"new-rows", "states"} and "tensor" in layout)
+    if (kind, layout) not in CASES and not (kind in {"new-rows", "states", "latent"} and "tensor" in layout)
 ]
 
 

@@ -76,7 +76,7 @@ def test_a_fault_is_seen_in_every_model(found, mutation):
         *[pytest.param("decoder", one, marks=pytest.mark.slow) for one in RUNS if one not in ("turns", "shards")],
         *[
             pytest.param(kind, layout, marks=pytest.mark.slow)
-            for kind in ("recomputed", "adapter", "new-rows", "biases", "states")
+            for kind in ("recomputed", "adapter", "new-rows", "biases", "states", "latent")
             for layout in ("2", "shards")
         ],
     ],

@@ -84,7 +84,7 @@ class Layers:
         return {"layers": mixers}
 
     def write(self, config: ModelConfig) -> Plain:  # noqa: D102
-        mixers = config.attentions_of(config.num_layers)
+        mixers = [one for one in config.attentions_of(config.num_layers) if isinstance(one, AttentionMixer)]
         if len(mixers) < config.num_layers:
             others = {kind_of(mixer) for mixer in config.layers} - {"attention"}
             raise MisfitError(f"layers of kind {', '.join(sorted(others))}")

@@ -8,9 +8,11 @@ from torch import Tensor, nn
 
 from thetahat.model.attention.attention import Attention, Memory, Way
 from thetahat.model.attention.cache import LayerCache
+from thetahat.model.attention.latent import LatentAttention
 from thetahat.model.config import (
     AttentionMixer,
     DeltaMixer,
+    LatentMixer,
     LinearMixer,
     Placement,
     StateSpaceMixer,
@@ -41,6 +43,8 @@ def mixing(config: TransformerConfig, layer: int, num_tokens: int = 0) -> nn.Mod
     match mixer := config.mixer(layer):
         case AttentionMixer():
             return Attention(config, num_tokens, is_reader=config.keys_of(layer) != layer)
+        case LatentMixer():
+            return LatentAttention(config, mixer)
         case LinearMixer():
             return LinearAttention(config, mixer)
         case DeltaMixer():

@@ -8,7 +8,7 @@ from torch import nn
 
 from thetahat.model.adapters.lora import LowRank
 from thetahat.model.build import LanguageModel, build_model
-from thetahat.model.config import AttentionMixer, EncoderConfig, EncoderDecoderConfig, ModelConfig
+from thetahat.model.config import AttendingMixer, EncoderConfig, EncoderDecoderConfig, ModelConfig
 from thetahat.model.encoder_decoder import EncoderDecoder
 from thetahat.model.layers.experts import Experts, Router
 from thetahat.model.recurrence.count import recurrent_flops
@@ -61,7 +61,7 @@ _PARTS = {
 
 
 def flops_per_token(config: ModelConfig, vocab_size: int, context: int) -> int:
-    r"""Forward and backward, a multiply-add as two: $6\,(\text{weights}, \text{head once}) + 12\,H K \sum_a T_a$.
+    r"""Forward and backward, a multiply-add as two: $6\,(\text{weights}, \text{head once}) + 12\,H \sum_a K_a T_a$.
 
     The sum is over the attentions: L, or $L_\mathrm{encoder} + 2L$ in an encoder-decoder, where it is for each token of
     the target with a source as long. $T_a$ is `context`, or the positions that a layer's distance lets it see. The
@@ -72,14 +72,21 @@ def flops_per_token(config: ModelConfig, vocab_size: int, context: int) -> int:
 
 
 def mixing_flops(config: ModelConfig, seen: Sequence[int | float]) -> int | float:
-    r"""Of the forward pass, for a position that sees so many in each attention: $4\,H K \sum_a T_a$.
+    r"""Of the forward pass, for a position that sees so many in each attention: $4\,H \sum_a K_a T_a$.
 
-    Scores and the sums over values are two products; the backward pass has four. Layers with a state add their own
+    Scores and the sums over values are two products; the backward pass has four. K is the width of a key, which values
+    of latent attention are padded to. Layers with a state add their own
     (`recurrence/count.py`), of which the backward pass has twice as much, too.
     """
     mixers = map(config.mixer, range(config.num_layers))
-    recurrent = [recurrent_flops(config, mixer) for mixer in mixers if not isinstance(mixer, AttentionMixer)]
-    return 4 * config.num_heads * config.head_width * sum(seen) + sum(recurrent)
+    recurrent = [recurrent_flops(config, mixer) for mixer in mixers if not isinstance(mixer, AttendingMixer)]
+    attentions, cross = config.attentions_of(config.num_layers), 0
+    if isinstance(config, EncoderDecoderConfig):
+        attentions += config.attentions_of(config.num_encoder_layers)
+        cross = config.num_layers
+    widths = [*map(config.key_width, attentions), *[config.head_width] * cross]
+    products = sum(width * number for width, number in zip(widths, seen, strict=True))
+    return 4 * config.num_heads * products + sum(recurrent)
 
 
 def positions_seen(
@@ -105,7 +112,7 @@ def positions_seen(
     return seen
 
 
-def _seen(mixer: AttentionMixer, piece: int | float, pairs: Pairs, *, both_ways: bool) -> int | float:
+def _seen(mixer: AttendingMixer, piece: int | float, pairs: Pairs, *, both_ways: bool) -> int | float:
     r"""The mean over a piece of n positions, with a distance d of which each sees $w = \min(n, d + 1)$ to one side.
 
     Visible are causally $w - w (w - 1) / 2n$, and in both directions $2w - 1 - w (w - 1) / n$. With global positions,

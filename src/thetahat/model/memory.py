@@ -6,10 +6,12 @@ from msgspec.structs import replace
 
 from thetahat.model.config import (
     Alibi,
+    AttendingMixer,
     AttentionMixer,
     Dtype,
     EncoderDecoderConfig,
     ExpertsConfig,
+    LatentMixer,
     LayerNormConfig,
     LearnedScaleConfig,
     ModelConfig,
@@ -140,11 +142,14 @@ def _of_layer(config: TransformerConfig, layer: int, sizes: Widths, context: int
     num_casts = sizes.num_casts * (1 if _reads(config, layer) else 3)
     inputs = 2 * config.width + num_casts * config.width  # of the mixer's maps, and of the network's
     kept += sizes.product * inputs
-    if isinstance(mixer, AttentionMixer):
-        kept += _of_attention(config, sizes, context, is_reader=_reads(config, layer))
-        kept += _of_value_embedding(config, sizes) if layer in config.value_layers else 0
-    else:
-        kept += sizes.full * recurrent_numbers(config, mixer)
+    match mixer:
+        case AttentionMixer():
+            kept += _of_attention(config, sizes, context, is_reader=_reads(config, layer))
+            kept += _of_value_embedding(config, sizes) if layer in config.value_layers else 0
+        case LatentMixer():
+            kept += _of_latent(config, mixer, sizes, context)
+        case _:
+            kept += sizes.full * recurrent_numbers(config, mixer)
     if experts is None:
         kept += sizes.product * _network(config, config.inner_width)
     else:
@@ -168,6 +173,16 @@ def _of_value_embedding(config: TransformerConfig, sizes: Widths) -> float:
     gate_width = min(config.value_embeddings.gate_width, config.width)
     kept = config.num_kv_heads * (config.head_width + 2) + sizes.num_casts * gate_width
     return float(sizes.product * kept)
+
+
+def _of_latent(config: TransformerConfig, mixer: LatentMixer, sizes: Widths, context: int) -> float:
+    """Queries, keys, values and what is read of them, all as wide as a key; the width of values of that; latents."""
+    wide, inside = config.num_heads * config.key_width(mixer), config.num_heads * config.head_width
+    kept = sizes.product * (4 * wide + inside + mixer.latent_width * (1 + sizes.num_casts))
+    kept += _norm(config, mixer.latent_width, sizes)
+    if mixer.query_width:
+        kept += _norm(config, mixer.query_width, sizes) + sizes.product * mixer.query_width
+    return kept + _scores(config, sizes, context) + _sinks(config, sizes, context, config.key_width(mixer))
 
 
 def _of_cross(config: TransformerConfig, sizes: Widths, source_context: int) -> float:
@@ -199,11 +214,12 @@ def _scores(config: TransformerConfig, sizes: Widths, context: int) -> float:
     return 1.0 * sizes.full * config.num_heads
 
 
-def _sinks(config: TransformerConfig, sizes: Widths, context: int) -> float:
+def _sinks(config: TransformerConfig, sizes: Widths, context: int, key_width: int = 0) -> float:
     """A coordinate more in queries, keys, values and what is read, of which the rest is copied; a longer bias."""
     if config.attention.sinks == "none" or config.attention.cap is not None:
         return 0.0
-    kept = config.num_heads * (2.0 + config.head_width) + 2.0 * config.num_kv_heads
+    groups = config.num_heads if key_width else config.num_kv_heads
+    kept = config.num_heads * (2.0 + (key_width or config.head_width)) + 2.0 * groups
     sloped = any(isinstance(mixer.positions, Alibi) for mixer in config.attentions)
     return sizes.product * (kept + (config.num_heads * context if sloped else 0))
 
@@ -243,16 +259,23 @@ def logit_bytes(vocab_size: int, num_targets: int, dtype: Dtype) -> int:
 def cache_bytes(config: ModelConfig, context: int, dtype: Dtype, source_context: int = 0) -> int:
     r"""Keys and values of a text of `context` tokens: $2 G K \sum_\text{layers} \min(T, \text{distance})$ numbers.
 
-    The sum is over layers with keys and values of their own; those of global positions are kept beside those of a
-    window. A recurrent layer has its state, of one size whatever the text, and smear the last embedding. In an
-    encoder-decoder the source's stand beside them, in each layer of the decoder. They have the parameters' dtype.
+    The sum is over layers with keys and values of their own; of latent attention it is the latent and the rotated key.
+    Those of global positions are kept beside those of a window. A recurrent layer has its state, of one size whatever
+    the text, and smear the last embedding. In an encoder-decoder the source's stand beside them, in each layer of the
+    decoder. They have the parameters' dtype.
     """
-    own = [config.mixer(layer) for layer in config.own_keys(config.num_layers)]
-    mixers = [mixer for mixer in own if isinstance(mixer, AttentionMixer)]
-    seen = [min(context, (mixer.distance or context) + mixer.num_global) for mixer in mixers]
+    mixers = [config.mixer(layer) for layer in range(config.num_layers) if not _reads(config, layer)]
+    attentions = [mixer for mixer in mixers if isinstance(mixer, AttendingMixer)]
+    kept = [_kept(config, mixer) * min(context, (mixer.distance or context) + mixer.num_global) for mixer in attentions]
+    states = [state_numbers(config, mixer) for mixer in mixers if not isinstance(mixer, AttendingMixer)]
     source = config.num_layers * source_context if isinstance(config, EncoderDecoderConfig) else 0
-    others = map(config.mixer, range(config.num_layers))
     last = config.width if config.embedding.smear else 0
-    states = [state_numbers(config, mixer) for mixer in others if not isinstance(mixer, AttentionMixer)]
-    numbers = 2 * config.num_kv_heads * config.head_width * (sum(seen) + source) + sum(states) + last
-    return widths_of(dtype).full * numbers
+    pairs = 2 * config.num_kv_heads * config.head_width * source
+    return widths_of(dtype).full * (sum(kept) + pairs + sum(states) + last)
+
+
+def _kept(config: TransformerConfig, mixer: AttendingMixer) -> int:
+    """Numbers that a cache has of a position."""
+    if isinstance(mixer, LatentMixer):
+        return mixer.latent_width + mixer.rotary_width
+    return 2 * config.num_kv_heads * config.head_width

@@ -4,6 +4,7 @@ from thetahat.model.config import (
     AttentionMixer,
     DeltaMixer,
     EncoderDecoderConfig,
+    LatentMixer,
     LayerNormConfig,
     LearnedPositions,
     LearnedScaleConfig,
@@ -59,10 +60,13 @@ def _stack(config: TransformerConfig, num_layers: int, *, reads_source: bool) ->
 def _block(config: TransformerConfig, layer: int, *, reads_source: bool) -> int:
     branches, mixer = 3 if reads_source else 2, config.mixer(layer)
     norms = NORMS[config.placement] * branches * _norm(config, config.width)
-    if isinstance(mixer, AttentionMixer):
-        mixing = _attention(config, is_reader=config.keys_of(layer) != layer)
-    else:
-        mixing = _recurrent(config, mixer)
+    match mixer:
+        case AttentionMixer():
+            mixing = _attention(config, is_reader=config.keys_of(layer) != layer)
+        case LatentMixer():
+            mixing = _latent(config, mixer)
+        case _:
+            mixing = _recurrent(config, mixer)
     mixing += _attention(config) if reads_source else 0
     return norms + branches * _scales(config.residual, config.width) + mixing + _of_layer(config, layer)
 
@@ -95,6 +99,15 @@ def _value_embedding(config: TransformerConfig, vocab_size: int) -> int:
         return 0
     gate_width = min(config.value_embeddings.gate_width, config.width)
     return config.num_kv_heads * (vocab_size * config.head_width + gate_width)
+
+
+def _latent(config: TransformerConfig, mixer: LatentMixer) -> int:
+    inside, rotated = config.num_heads * config.head_width, config.num_heads * mixer.rotary_width
+    total = (mixer.query_width or config.width) * (inside + rotated) + 2 * mixer.latent_width * inside
+    total += config.width * (mixer.latent_width + mixer.rotary_width) + _norm(config, mixer.latent_width)
+    total += _linear(inside, config.width, config.attention.has_output_bias)
+    total += config.num_heads if config.attention.sinks == "learned" else 0
+    return total + (config.width * mixer.query_width + _norm(config, mixer.query_width) if mixer.query_width else 0)
 
 
 def _recurrent(config: TransformerConfig, mixer: RecurrentMixer) -> int:

@@ -17,13 +17,14 @@ from thetahat.model.attention.kernels import Attend, Bias, Scores, attend_scored
 from thetahat.model.block import Block, OfSource
 from thetahat.model.config import (
     Alibi,
+    AttendingMixer,
     AttentionMixer,
+    LatentMixer,
     LearnedPositions,
     Mixer,
     Rotary,
     SinusoidalPositions,
     TransformerConfig,
-    Unrotated,
 )
 from thetahat.model.law import BIAS, MATRIX, TABLE, Law
 from thetahat.model.layers.norm import norm_of
@@ -126,8 +127,9 @@ class Stack(nn.Module):
         beside = None if reading is None else self._way_to_source(reading)
         shared = {layer: Shared() for layer in self.config.own_keys(self.num_layers)}
         for layer in layers:
-            way = ways[self.config.mixer(layer)]
-            if isinstance(way, Way) and self.config.attention.sharing > 1:
+            mixer = self.config.mixer(layer)
+            way = ways[mixer]
+            if isinstance(way, Way) and isinstance(mixer, AttentionMixer) and self.config.attention.sharing > 1:
                 way = way._replace(shared=shared[self.config.keys_of(layer)])
             source = None if reading is None or beside is None else OfSource(reading.memories[layer], beside)
             layer_cache = None if cache is None else cache.layers[layer]
@@ -171,18 +173,19 @@ class Stack(nn.Module):
     def _ways(self, inputs: Inputs, x: Float[Tensor, "B T D"], cache: Cache | None) -> dict[Mixer, Way | Chunks]:
         """How each kind of layer reads these inputs."""
         config, kinds = self.config, dict.fromkeys(self.config.attentions)
-        rotations: dict[Rotary | Unrotated | Alibi, Rotation] = {
-            rotary: rotation_of(inputs.position, config.head_width, rotary, config.rope_base, x.dtype)
-            for rotary in dict.fromkeys(mixer.positions for mixer in kinds)
-            if isinstance(rotary, Rotary)
-        }
-        attends = self._attends(inputs, product_dtype(x), cache)
-        ways: dict[Mixer, Way | Chunks] = {
-            mixer: Way(rotations.get(mixer.positions), attends[mixer], inputs.tokens) for mixer in kinds
-        }
+        attends, rotations = self._attends(inputs, product_dtype(x), cache), dict[tuple[Rotary, int], Rotation]()
+        ways: dict[Mixer, Way | Chunks] = {}
+        for mixer in kinds:
+            rotation, width = None, mixer.rotary_width if isinstance(mixer, LatentMixer) else config.head_width
+            if isinstance(mixer.positions, Rotary):
+                kind = mixer.positions, width
+                if kind not in rotations:
+                    rotations[kind] = rotation_of(inputs.position, width, mixer.positions, config.rope_base, x.dtype)
+                rotation = rotations[kind]
+            ways[mixer] = Way(rotation, attends[mixer], inputs.tokens)
         chunks: dict[int, Chunks] = {}
         for mixer in config.layers:
-            if not isinstance(mixer, AttentionMixer):
+            if not isinstance(mixer, AttendingMixer):
                 reach = sizes_of(config, mixer).reach
                 if reach not in chunks:
                     piece = inputs.visibility.piece
@@ -190,10 +193,10 @@ class Stack(nn.Module):
                 ways[mixer] = chunks[reach]
         return ways
 
-    def _attends(self, inputs: Inputs, dtype: torch.dtype, cache: Cache | None) -> dict[AttentionMixer, Attend]:
+    def _attends(self, inputs: Inputs, dtype: torch.dtype, cache: Cache | None) -> dict[AttendingMixer, Attend]:
         """The kernel for each kind of layer; layers share one where they see alike, and add alike to the scores."""
-        visibility, found = inputs.visibility, dict[AttentionMixer, Attend]()
-        made: dict[tuple[int | None, int, bool], Attend] = {}
+        visibility, found = inputs.visibility, dict[AttendingMixer, Attend]()
+        made: dict[tuple[int | None, int, bool, int], Attend] = {}
         if self.relative_embedding is not None or self.slopes is not None:
             visibility = visibility.at(inputs.position)
         for mixer in dict.fromkeys(self.config.attentions):
@@ -201,14 +204,14 @@ class Stack(nn.Module):
             num_before = 0 if past is None else past.position.shape[1]
             seen = visibility.within(mixer.distance, inputs.position, num_before, mixer.num_global)
             near = seen if cache is None else mixer  # what a cache has kept depends on the layer
-            kind = near.distance, near.num_global, isinstance(mixer.positions, Alibi)
+            kind = near.distance, near.num_global, isinstance(mixer.positions, Alibi), self.config.key_width(mixer)
             if kind not in made:
                 scores = Scores(self._bias(mixer, dtype), self.config.attention.cap)
-                made[kind] = compile_visibility(seen, self.config.head_width, dtype, past, scores)
+                made[kind] = compile_visibility(seen, kind[-1], dtype, past, scores)
             found[mixer] = made[kind]
         return found
 
-    def _bias(self, mixer: AttentionMixer, dtype: torch.dtype) -> Bias | None:
+    def _bias(self, mixer: AttendingMixer, dtype: torch.dtype) -> Bias | None:
         """What the distance from query to key adds to the scores of a layer."""
         slopes = partial(self.slopes, dtype=dtype) if self.slopes and isinstance(mixer.positions, Alibi) else None
         if self.relative_embedding is None:

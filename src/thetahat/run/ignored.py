@@ -12,7 +12,7 @@ from thetahat.core.errors import ConfigError
 from thetahat.data.chat.template import TEMPLATES, load_template
 from thetahat.data.config import ChatConfig, as_typed
 from thetahat.generation.config import SamplesConfig
-from thetahat.model.config import EncoderDecoderConfig, ModelConfig
+from thetahat.model.config import EncoderDecoderConfig, LatentMixer, ModelConfig
 from thetahat.objective.config import BalanceConfig, Masked, ObjectiveConfig
 from thetahat.run.config import RunConfig
 
@@ -38,8 +38,8 @@ class OfBase:
 
 def refuse_ignored(config: RunConfig) -> None:
     """Raises ConfigError for the first setting that differs from its default and has no effect."""
-    of_objective = [*_of_objective(config.objective), *_of_balance(config)]
-    for one in [*of_objective, *_of_windows(config), *_of_data(config), *_of_run(config)]:
+    of_model = [*_of_windows(config), *_of_latents(config), *_of_balance(config)]
+    for one in [*_of_objective(config.objective), *of_model, *_of_data(config), *_of_run(config)]:
         raise ConfigError(f"{one.key}={one.value} has no effect: {one.why}", cure=one.cure)
 
 
@@ -65,6 +65,23 @@ def _of_balance(config: RunConfig) -> Iterator[Ignored]:
         elif name == "bias_rate" and not experts.has_bias:
             why = "model.experts.has_bias=false, so that routers have no bias to move"
             yield Ignored(key, value, why, "model.experts.has_bias=true, or leave it out")
+
+
+def _of_latents(config: RunConfig) -> Iterator[Ignored]:
+    """What attentions of the other kind, and those to a source, read."""
+    model, why = config.model, "model.layers are latent attention"
+    if config.base or isinstance(model, EncoderDecoderConfig):
+        return
+    if all(isinstance(mixer, LatentMixer) for mixer in model.layers):
+        choices = model.attention
+        if choices.query_key_norm != type(choices)().query_key_norm:
+            cure = "leave it out: latents have norms of their own"
+            yield Ignored("model.attention.query_key_norm", choices.query_key_norm, why, cure)
+        if choices.sharing > 1:
+            yield Ignored("model.attention.sharing", choices.sharing, why, "model.attention.sharing=1")
+        if model.num_kv_heads != model.num_heads:
+            cure = f"model.num_kv_heads={model.num_heads}: each head has keys and values of its own"
+            yield Ignored("model.num_kv_heads", model.num_kv_heads, why, cure)
 
 
 def _of_windows(config: RunConfig) -> Iterator[Ignored]:

@@ -7,6 +7,7 @@ from thetahat.distribution.mesh import Stages
 from thetahat.distribution.pipeline.schedule import groups_of
 from thetahat.model.adapters.rows import EmbeddingWithRows, HeadWithRows
 from thetahat.model.build import LanguageModel
+from thetahat.model.config import LatentMixer
 from thetahat.model.decoder import Decoder
 from thetahat.model.layers.experts import routers_of
 from thetahat.run.config import RunConfig
@@ -27,6 +28,8 @@ def _obstacles(config: RunConfig, model: LanguageModel, size: int) -> Iterator[t
         yield f"model.num_kv_heads={shape.num_kv_heads}: a rank has whole heads", allowed, f"mesh.tensor={fitting[-1]}"
     if len(shape.attentions) < len(shape.layers):
         yield "model.layers has layers with a state, which is not divided", "attention in all layers", _SHARDS
+    if any(isinstance(mixer, LatentMixer) for mixer in shape.layers):
+        yield "model.layers has latent attention, whose latents all heads read", "kind=attention in all layers", _SHARDS
     if shape.attention.query_key_norm == "joined":
         instead = "model.attention.query_key_norm=head or none"
         yield "queries and keys are normalised over all heads joined", instead, _SHARDS

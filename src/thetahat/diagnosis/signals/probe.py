@@ -14,6 +14,7 @@ from thetahat.core.batch import Batch, Inputs, Source
 from thetahat.core.visibility import Visibility
 from thetahat.core.work.eager import eagerly
 from thetahat.model.attention.attention import Attention
+from thetahat.model.attention.latent import LatentAttention
 from thetahat.model.block import Block
 from thetahat.model.build import LanguageModel
 from thetahat.model.config import Dtype
@@ -85,7 +86,7 @@ def _hooks(model: nn.Module, visible: Bool[Tensor, "T T"], found: _Seen) -> Gene
     handles: list[Any] = []
     for name in block_names(model):
         block = cast(Block, model.get_submodule(name))
-        if isinstance(block.attention, Attention):
+        if isinstance(block.attention, Attention | LatentAttention):
             handles.append(block.attention.register_forward_pre_hook(_asks(name, visible, found)))
         handles.append(block.register_forward_hook(_sizes(name, found)))
     try:
@@ -98,7 +99,7 @@ def _hooks(model: nn.Module, visible: Bool[Tensor, "T T"], found: _Seen) -> Gene
 def _asks(name: str, visible: Bool[Tensor, "T T"], found: _Seen) -> Callable[..., Any]:
     """A hook by which an attention's queries and keys are looked at on their way to its kernel."""
 
-    def hook(module: Attention, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    def hook(module: Attention | LatentAttention, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         x, way, *rest = arguments
 
         def attend(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None = None) -> Tensor:

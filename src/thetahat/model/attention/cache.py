@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from thetahat.model.attention.kernels import Past
-from thetahat.model.config import AttentionMixer, Mixer, TransformerConfig
+from thetahat.model.config import AttendingMixer, Mixer, TransformerConfig
 from thetahat.model.recurrence.state import LayerState
 
 NOBODY = -2
@@ -39,14 +39,15 @@ class LayerCache:
         self.global_keys = self.global_values = self.keys
 
     def append(
-        self, k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T K"]
-    ) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
+        self, k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T O"]
+    ) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S O"]]:
         """Adds new positions and returns them behind those that are kept."""
         if self.length == 0:
-            rows, groups, _, width = k.shape
-            self.keys, self.values = (self.keys.new_zeros(rows, groups, self.room, width) for _ in range(2))
-            front = self.keys.new_zeros(rows, groups, self.num_global if self.distance else 0, width)
-            self.global_keys = self.global_values = front
+            front = self.num_global if self.distance else 0
+            self.keys, self.values = (self.keys.new_zeros(*x.shape[:2], self.room, x.shape[3]) for x in (k, v))
+            self.global_keys, self.global_values = (
+                self.keys.new_zeros(*x.shape[:2], front, x.shape[3]) for x in (k, v)
+            )
         if self.distance is not None:
             return self._append_and_forget(k, v, self.distance)
         end = self.length + k.shape[2]
@@ -56,8 +57,8 @@ class LayerCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
     def _append_and_forget(
-        self, k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T K"], distance: int
-    ) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S K"]]:
+        self, k: Float[Tensor, "B G T K"], v: Float[Tensor, "B G T O"], distance: int
+    ) -> tuple[Float[Tensor, "B G S K"], Float[Tensor, "B G S O"]]:
         keys = torch.cat([self.keys[:, :, : self.length], k], dim=2)
         values = torch.cat([self.values[:, :, : self.length], v], dim=2)
         in_front = min(self.num_global, self.num_read - self.length)
@@ -120,7 +121,7 @@ class Cache:
         self.layers = [self._layer(mixer, empty) for mixer in mixers]
 
     def _layer(self, mixer: Mixer, empty: Tensor) -> LayerCache | LayerState:
-        if not isinstance(mixer, AttentionMixer):
+        if not isinstance(mixer, AttendingMixer):
             return LayerState()
         return LayerCache(empty, self.capacity, mixer.distance, mixer.num_global, self.first)
 

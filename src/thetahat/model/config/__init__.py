@@ -14,8 +14,10 @@ from thetahat.model.config.ends import (
 )
 from thetahat.model.config.experts import ExpertsConfig as ExpertsConfig
 from thetahat.model.config.mixers import (
+    AttendingMixer as AttendingMixer,
     AttentionMixer as AttentionMixer,
     DeltaMixer as DeltaMixer,
+    LatentMixer as LatentMixer,
     LinearMixer as LinearMixer,
     Mixer as Mixer,
     RecurrentMixer as RecurrentMixer,

@@ -10,8 +10,8 @@ from thetahat.model.config.positions import Alibi, Rotary, Unrotated
 from thetahat.model.config.values import Count
 
 
-class AttentionMixer(Config, kw_only=True, tag="attention", tag_field="kind"):
-    """How the attention of a layer tells positions, and how far it sees."""
+class _Attends(Config, kw_only=True):
+    """What attentions of both kinds have in common."""
 
     positions: Rotary | Unrotated | Alibi = Rotary()
     """How queries and keys, or their scores, tell positions."""
@@ -28,6 +28,39 @@ class AttentionMixer(Config, kw_only=True, tag="attention", tag_field="kind"):
                 f"model.layers has num_global={self.num_global} without a distance, and then all positions are seen",
                 allowed="num_global beside distance",
                 cure=f"a distance, as in model.layers=[{{distance=128,num_global={self.num_global}}}], or num_global=0",
+            )
+
+
+class AttentionMixer(_Attends, kw_only=True, tag="attention", tag_field="kind"):
+    """How the attention of a layer tells positions, and how far it sees."""
+
+
+class LatentMixer(_Attends, kw_only=True, tag="latent", tag_field="kind"):
+    """Latent attention: keys and values of all heads are made of one latent of each position, which a cache keeps.
+
+    Each head has keys and values of its own, and norms of the latents stand in the place of those of queries and keys
+    (DeepSeek-V2, arXiv 2405.04434).
+    """
+
+    latent_width: Count = 64
+    """Width of the latent that keys and values are made of."""
+    query_width: Count | None = None
+    """Width of the latent that queries are made of; none: they are made of the states."""
+    rotary_width: Count = 16
+    """Width of what is rotated: of each head's query beside the head's width, and of one key for all heads."""
+
+    def __post_init__(self) -> None:
+        _Attends.__post_init__(self)
+        if self.rotary_width % 2:
+            raise ConfigError(
+                f"model.layers has rotary_width={self.rotary_width}, which is odd, and rotary positions rotate pairs",
+                cure=f"rotary_width={self.rotary_width + 1}",
+            )
+        if isinstance(self.positions, Rotary) and self.positions.share != 1:
+            raise ConfigError(
+                f"model.layers has kind=latent with positions.share={self.positions.share}: what is rotated is apart",
+                allowed="positions.share=1",
+                cure="rotary_width for the width of what is rotated",
             )
 
 
@@ -68,5 +101,7 @@ class StateSpaceMixer(Config, kw_only=True, tag="state-space", tag_field="kind")
 
 RecurrentMixer = LinearMixer | DeltaMixer | StateSpaceMixer
 """What carries a state from position to position."""
-Mixer = AttentionMixer | RecurrentMixer
+AttendingMixer = AttentionMixer | LatentMixer
+"""What reads the positions themselves."""
+Mixer = AttentionMixer | RecurrentMixer | LatentMixer
 """What mixes positions in one layer."""

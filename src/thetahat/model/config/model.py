@@ -10,7 +10,7 @@ from thetahat.core.errors import ConfigError
 from thetahat.model.config.attention import AttentionConfig
 from thetahat.model.config.ends import EmbeddingConfig, HeadConfig, ValueEmbeddingConfig
 from thetahat.model.config.experts import ExpertsConfig
-from thetahat.model.config.mixers import AttentionMixer, Mixer, StateSpaceMixer
+from thetahat.model.config.mixers import AttendingMixer, AttentionMixer, LatentMixer, Mixer, StateSpaceMixer
 from thetahat.model.config.network import MLPConfig
 from thetahat.model.config.norms import NormConfig, Placement, RMSNormConfig
 from thetahat.model.config.positions import LearnedPositions, Rotary, rotated_width
@@ -83,14 +83,15 @@ class TransformerConfig(Config, kw_only=True):
                 f"model.num_kv_heads={self.num_kv_heads} does not divide model.num_heads={self.num_heads}",
                 cure=f"model.num_kv_heads={self.num_heads}",
             )
-        for rotary in (mixer.positions for mixer in self.attentions if isinstance(mixer.positions, Rotary)):
+        plain = [mixer for mixer in self.attentions if isinstance(mixer, AttentionMixer)]
+        for rotary in (mixer.positions for mixer in plain if isinstance(mixer.positions, Rotary)):
             if (rotated := rotated_width(self.head_width, rotary)) % 2:
                 share = "" if rotary.share == 1 else f", of which {rotary.share} are rotated: {rotated}"
                 raise ConfigError(
                     f"model.head_width={self.head_width}{share} is odd, and rotary positions rotate pairs",
                     cure=f"model.head_width={self.head_width + 1}",
                 )
-        self._check_recurrent()
+        self._check_mixers()
         self._check_sharing(self.num_layers)
         if self.value_embeddings is not None:
             self._check_value_embeddings(self.value_embeddings)
@@ -144,10 +145,15 @@ class TransformerConfig(Config, kw_only=True):
                 cure="model.value_embeddings=none",
             )
 
-    def _check_recurrent(self) -> None:
-        recurrent = [mixer for mixer in self.layers if not isinstance(mixer, AttentionMixer)]
-        if not recurrent:
+    def _check_mixers(self) -> None:
+        others = [mixer for mixer in self.layers if not isinstance(mixer, AttentionMixer)]
+        if not others:
             return
+        if self.attention.has_bias and any(isinstance(mixer, LatentMixer) for mixer in others):
+            raise ConfigError(
+                "model.attention.has_bias=true, and latent attention has no biases of queries, keys and values",
+                cure="model.attention.has_bias=false",
+            )
         other = next((mixer for mixer in self.layers if mixer != self.layers[0]), None)
         if self.shares_layers and other is not None:
             ours, theirs = kind_of(other), kind_of(self.layers[0])
@@ -161,7 +167,7 @@ class TransformerConfig(Config, kw_only=True):
                 allowed="model.layers of one kind with one choice of its keys",
                 cure="model.shares_layers=false",
             )
-        inside = [mixer.expansion * self.width for mixer in recurrent if isinstance(mixer, StateSpaceMixer)]
+        inside = [mixer.expansion * self.width for mixer in others if isinstance(mixer, StateSpaceMixer)]
         if any(width % self.head_width for width in inside):
             raise ConfigError(
                 f"model.head_width={self.head_width} does not divide the width of a state-space layer, {inside[0]}",
@@ -176,10 +182,10 @@ class TransformerConfig(Config, kw_only=True):
         """The experts of a layer, counted from 0; None: it has one network."""
         return None if self.experts is None or layer < self.experts.num_dense else self.experts
 
-    def attentions_of(self, num_layers: int) -> list[AttentionMixer]:
+    def attentions_of(self, num_layers: int) -> list[AttendingMixer]:
         """Those of the first so many layers that are attentions."""
         mixers = map(self.mixer, range(num_layers))
-        return [mixer for mixer in mixers if isinstance(mixer, AttentionMixer)]
+        return [mixer for mixer in mixers if isinstance(mixer, AttendingMixer)]
 
     def attention_layers(self, num_layers: int) -> list[int]:
         """Which of the first so many layers are attentions."""
@@ -202,9 +208,13 @@ class TransformerConfig(Config, kw_only=True):
         return [] if tables is None else self.own_keys(self.num_layers)[:: -tables.every][::-1]
 
     @property
-    def attentions(self) -> tuple[AttentionMixer, ...]:
+    def attentions(self) -> tuple[AttendingMixer, ...]:
         """The kinds of layers that are attentions."""
-        return tuple(mixer for mixer in self.layers if isinstance(mixer, AttentionMixer))
+        return tuple(mixer for mixer in self.layers if isinstance(mixer, AttendingMixer))
+
+    def key_width(self, mixer: AttendingMixer) -> int:
+        """Width of a key of a head."""
+        return self.head_width + (mixer.rotary_width if isinstance(mixer, LatentMixer) else 0)
 
     @property
     def max_positions(self) -> int | None:
@@ -240,7 +250,7 @@ class EncoderDecoderConfig(TransformerConfig, kw_only=True, tag="encoder-decoder
 def _check_both_ways(config: TransformerConfig, kind: str) -> None:
     """An encoder reads both ways, a recurrent layer one."""
     for mixer in config.layers:
-        if not isinstance(mixer, AttentionMixer):
+        if not isinstance(mixer, AttendingMixer):
             raise ConfigError(
                 f"model.layers has {kind_of(mixer)!r} in model.kind={kind}: it reads from left to right alone",
                 allowed="attention",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from thetahat.core.plain import fields_as_json
+from thetahat.model.attention.latent import LatentAttention
 from thetahat.model.build import LanguageModel
 from thetahat.model.config import EncoderDecoderConfig
 from thetahat.model.cost import Pairs, Weights, mixing_flops, positions_seen, weights_of
@@ -58,8 +59,8 @@ def operations_of(
     r"""Of a step of `batch_size` full rows under a config, for a model on `meta` as it is trained.
 
     A matrix of N weights takes 2N a position forward, 2N for the gradient of its input, and 2N for its own where it is
-    trained; attention $4 H K \sum_a T_a$ forward and twice that backward. The gradient of the embedding is no product,
-    and what the first layer reads needs none where the embedding is frozen.
+    trained; attention $4 H \sum_a K_a T_a$ forward and twice that backward. The gradient of the embedding is no
+    product, and what the first layer reads needs none where the embedding is frozen.
     """
     data, shape = config.data, config.model
     positions = config.batch_size * data.context
@@ -91,7 +92,11 @@ def operations_of(
 
 def _first_read(model: LanguageModel) -> int:
     """Numbers in the matrices that read the embeddings, in the first block of the stack that the head reads."""
-    maps = [one for name, one in model.block(0).attention.named_children() if name != "output"]
+    mixing = model.block(0).attention
+    if isinstance(mixing, LatentAttention):
+        maps = mixing.maps[0]
+    else:
+        maps = [one for name, one in mixing.named_children() if name != "output"]
     maps = [getattr(one, "base", one) for one in maps]
     return sum(one.weight.numel() for one in maps if isinstance(one, nn.Linear))
 

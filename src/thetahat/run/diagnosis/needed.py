@@ -7,6 +7,7 @@ from torch import nn
 
 from thetahat.core.plain import fields_as_json
 from thetahat.model.attention.attention import Attention
+from thetahat.model.attention.latent import LatentAttention
 from thetahat.model.build import LanguageModel
 from thetahat.model.config import EncoderConfig, EncoderDecoderConfig
 from thetahat.model.cost import idle_parameters, matrix_weights
@@ -124,6 +125,8 @@ def unread_inputs(model: LanguageModel) -> int:
             total += _unread([module.down]) + _unread(readers)
         elif isinstance(module, Attention):  # what its output map reads the kernel keeps anyway
             total += _unread([one for one in (module.query, module.key, module.value) if one is not None])
+        elif isinstance(module, LatentAttention):
+            total += sum(map(_unread, module.maps))
     return total
 
 
