@@ -24,7 +24,7 @@ from thetahat.model.config import (
 )
 from thetahat.model.init import initialize
 from thetahat.model.recurrence.chunks import chunks_of
-from thetahat.model.recurrence.count import CHUNK, sizes_of, state_numbers
+from thetahat.model.recurrence.count import CHUNK, recurrent_numbers, sizes_of, state_numbers
 from thetahat.model.recurrence.scan import decayed_sum, delta_rule
 from thetahat.objective.config import Prefix
 
@@ -99,6 +99,8 @@ def test_packed_rows_have_the_bits_of_rows_of_their_own(mixer):
         way = chunks_of(seen, reach)
         q, k, v = way.lay_windows(x)[:, reach:].unflatten(-1, (sizes.heads, -1)).chunk(3, -1)
         rate = way.lay(x[..., : sizes.heads].sigmoid())
+        if isinstance(mixer, StateSpaceMixer):
+            q, k = q[:, :, :1], k[:, :, :1]
         if isinstance(mixer, DeltaMixer):
             return way.restore(delta_rule(q, k, v, (rate, -rate), way.rounds)[0].flatten(2))
         return way.restore(decayed_sum(q, k, v, -rate, way.rounds)[0].flatten(2))
@@ -171,6 +173,27 @@ def test_what_is_counted_is_what_there_is(mixer):
     kept = rows._cache.layers[0]
     held = sum(one.numel() for one in (kept.state, kept.tail) if one is not None)
     assert held == state_numbers(TINY, mixer)
+
+
+@each_mixer
+def test_what_is_kept_for_the_backward_pass_is_what_is_counted(mixer):
+    layer, reach = layer_of(mixer)
+    length, kept = 16 * CHUNK, dict[int, int]()
+    x = draws(1, length, TINY.width).requires_grad_()
+
+    def note(tensor):
+        storage = tensor.untyped_storage()
+        if tensor.is_floating_point():
+            kept[storage._cdata] = storage.nbytes() // tensor.element_size()
+        return tensor
+
+    way = chunks_of(visibility_of(torch.zeros(1, length, dtype=torch.int64)), reach)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        read = layer(x, way)
+    for known in (x, *layer.parameters()):
+        kept.pop(known.untyped_storage()._cdata, None)
+    assert read.requires_grad
+    assert sum(kept.values()) == pytest.approx(length * recurrent_numbers(TINY, mixer), rel=0.02)
 
 
 def test_rates_begin_as_they_are_declared():

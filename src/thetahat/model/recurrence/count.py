@@ -43,10 +43,12 @@ def recurrent_flops(config: TransformerConfig, mixer: RecurrentMixer) -> int | f
     r"""Products of a position in the forward pass beside the layer's matrices, a multiply-add as two, in full chunks.
 
     With W positions a chunk a head takes $2 W (K + O) + 4 K O$: pairs within the chunk, what is added to the state and
-    what is read of it. The delta rule has $2 W K + W (K + O)$ more for its triangular system, and
-    $2 K^2 + 2 K O + 2 K^2 O / W$ for what it does to the state.
+    what is read of it. The heads of a state-space layer share their pairs. The delta rule has $2 W K + W (K + O)$ more
+    for its triangular system, and $2 K^2 + 2 K O + 2 K^2 O / W$ for what it does to the state.
     """
     heads, key, value, *_ = sizes_of(config, mixer)
+    if isinstance(mixer, StateSpaceMixer):
+        return heads * (2 * CHUNK * value + 4 * key * value) + 2 * CHUNK * key
     each: int | float = 2 * CHUNK * (key + value) + 4 * key * value
     if isinstance(mixer, DeltaMixer):
         each += 2 * CHUNK * key + CHUNK * (key + value)
@@ -57,25 +59,24 @@ def recurrent_flops(config: TransformerConfig, mixer: RecurrentMixer) -> int | f
 def recurrent_numbers(config: TransformerConfig, mixer: RecurrentMixer) -> float:
     r"""Numbers that one position keeps for the backward pass beside the layer's input, in full chunks.
 
-    With H heads and chunks of W positions: pairs within a chunk, $n H W$; keys and queries as they are read, decayed
+    With H heads and chunks of W positions: decays within a chunk, $H W$; keys and queries as they are read, decayed
     and turned, $n H K$; values, what is read of them, its norm and gate, $n H O$; X channels around the convolution;
     and the states between chunks, of which a position has 1 / W. Counted from what autograd saves.
     """
-    heads, key, value, conv, _ = sizes_of(config, mixer)
+    heads, key, value, conv, reach = sizes_of(config, mixer)
     states = key * value / CHUNK
     match mixer:
         case LinearMixer(decay="none"):
-            each = 2 * CHUNK + 7 * key + 3 * value + states + 3
+            each = 7 * key + 4 * value + states + 3
         case LinearMixer(decay="fixed"):
-            each = 2 * CHUNK + 4 * key + 8 * value + states + 3
+            each = CHUNK + 4 * key + 9 * value + states + 3
         case LinearMixer():
-            each = 3 * CHUNK + 6 * key + 8 * value + 2 * states + 5
+            each = CHUNK + 4 * key + 10 * value + 2 * states + 5
         case DeltaMixer():
-            pairs, keys = (6, 10) if mixer.has_decay else (4, 9)
-            each = pairs * CHUNK + keys * key + 8 * value + 2 * states + key * key / CHUNK + 10
+            each = CHUNK + 6 * key + 9 * value + 2 * states + key * key / CHUNK + (10 if mixer.has_decay else 8)
         case StateSpaceMixer():
-            each = 3 * CHUNK + 4 * key + 8 * value + 2 * states + 5
-    return heads * each + 3 * conv
+            each = CHUNK + 10 * value + 2 * states + 4
+    return heads * each + conv * (3 + reach / CHUNK)
 
 
 def state_numbers(config: TransformerConfig, mixer: RecurrentMixer) -> int:

@@ -58,7 +58,8 @@ class LinearAttention(nn.Module):
         with in_full(x) as full:
             q, k, v = map(full, laid)
             before = None if state is None else state.state
-            mixed, last = self._mixed(q, k, v, full(self._log_decay(row, way)), way, before)
+            log_decay = self._log_decay(row, way)
+            mixed, last = self._mixed(q, k, v, None if log_decay is None else full(log_decay), way, before)
         if state is not None:
             state.state = last
         read = way.restore(mixed.flatten(2)).to(x.dtype)
@@ -67,7 +68,7 @@ class LinearAttention(nn.Module):
         return self.output(read)
 
     def _mixed(
-        self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, way: Chunks, before: Tensor | None
+        self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, way: Chunks, before: Tensor | None
     ) -> tuple[Float[Tensor, "U W H O"], Tensor]:
         if self.decay != "none":
             return decayed_sum(q, k * k.shape[-1] ** -0.5, v, log_decay, way.rounds, before)
@@ -78,15 +79,14 @@ class LinearAttention(nn.Module):
         weight = sums[..., -1:].masked_fill(~is_there, 1.0)
         return sums[..., :-1] / weight, last
 
-    def _log_decay(self, row: Float[Tensor, "B T D"], way: Chunks) -> Float[Tensor, "U W H"]:
+    def _log_decay(self, row: Float[Tensor, "B T D"], way: Chunks) -> Float[Tensor, "U W H"] | None:
         if self.rate is not None:
             return way.lay(logsigmoid(self.rate(row)) / SLOWEST)
-        shape = (*way.place.shape, self.num_heads)
         if self.decay == "none":
-            return row.new_zeros(shape)
+            return None
         head = torch.arange(self.num_heads, device=row.device, dtype=torch.float64)
         each = torch.log1p(-torch.exp2(-5 - head)).to(torch.promote_types(row.dtype, torch.float32))
-        return each.expand(shape).masked_fill(~way.is_there[..., None], 0.0)
+        return each.expand(*way.place.shape, -1).masked_fill(~way.is_there[..., None], 0.0)
 
     if TYPE_CHECKING:
         __call__ = forward

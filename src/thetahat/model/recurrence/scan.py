@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thetahat.model.recurrence.chunks import Round
+from thetahat.model.recurrence.pairs import decay_between, read_within, solve_within
 
 Keys = Float[Tensor, "U W H K"]
 Values = Float[Tensor, "U W H O"]
@@ -18,19 +19,27 @@ State = Float[Tensor, "_ H K O"]
 
 
 def decayed_sum(
-    q: Keys, k: Keys, v: Values, log_decay: Float[Tensor, "U W H"], rounds: Sequence[Round], start: State | None = None
+    q: Float[Tensor, "U W G K"],
+    k: Float[Tensor, "U W G K"],
+    v: Values,
+    log_decay: Float[Tensor, "U W H"] | None,
+    rounds: Sequence[Round],
+    start: State | None = None,
 ) -> tuple[Values, State]:
     r"""$S_t = \lambda_t S_{t-1} + k_t v_t^\top$, read as $S_t^\top q_t$, and the states behind the last round.
 
     Within a chunk $\sum_{j \le i} \frac{\Lambda_i}{\Lambda_j} (q_i^\top k_j) v_j$ with $\Lambda$ the product of decays:
-    Dao and Gu, Transformers are SSMs, 2024 (arXiv 2405.21060, section 6).
+    Dao and Gu, Transformers are SSMs, 2024 (arXiv 2405.21060, section 6). Without decays $\lambda = 1$. Queries and
+    keys are those of each head, or one of all, which are multiplied once.
     """
-    q, k, v, total = *(x.transpose(1, 2) for x in (q, k, v)), log_decay.transpose(1, 2).cumsum(-1)
-    end = total[..., -1:]
-    added = (k * (end - total).exp()[..., None]).mT @ v
-    before, last = _handed_on(end.exp()[..., None], added, torch.mul, rounds, start)
-    out = (q @ k.mT * _decay_between(total)) @ v + (q * total.exp()[..., None]) @ before
-    return out.transpose(1, 2), last
+    total = v.new_zeros(v.shape[:3]) if log_decay is None else log_decay.cumsum(1)
+    end = total[:, -1:]
+    added = torch.einsum("uwhk,uwho->uhko", k, v * (end - total).exp()[..., None])
+    before, last = _handed_on(end.exp().transpose(1, 2)[..., None], added, torch.mul, rounds, start)
+    q_head, k_head, v_head, total_head = (x.transpose(1, 2) for x in (q, k, v, total))
+    between = decay_between(total_head[:1, :1] if log_decay is None else total_head)
+    within = read_within(q_head, k_head, v_head, total_head, between)
+    return within.transpose(1, 2) + torch.einsum("uwhk,uhko->uwho", q, before) * total.exp()[..., None], last
 
 
 def delta_rule(
@@ -50,23 +59,14 @@ def delta_rule(
     2024 (arXiv 2412.06464).
     """
     q, k, v, beta, total = *(x.transpose(1, 2) for x in (q, k, v, rates[0])), rates[1].transpose(1, 2).cumsum(-1)
-    beta, end, between, grown = beta[..., None], total[..., -1:], _decay_between(total), total.exp()[..., None]
-    system = (beta * (k @ k.mT) * between).tril(-1)
+    beta, end, between, grown = beta[..., None], total[..., -1:], decay_between(total), total.exp()[..., None]
     both = torch.cat([beta * v, beta * grown * k], -1)
-    solved = torch.linalg.solve_triangular(system, both, upper=False, unitriangular=True)
-    u, w = solved.split([v.shape[-1], k.shape[-1]], -1)
+    u, w = solve_within(k, beta, both, total, between).split([v.shape[-1], k.shape[-1]], -1)
     kept = (k * (end - total).exp()[..., None]).mT  # [U H K W]
     change = torch.diag_embed(end.exp().expand(*end.shape[:-1], k.shape[-1])) - kept @ w
     before, last = _handed_on(change, kept @ u, torch.matmul, rounds, start)
-    out = (q @ k.mT * between) @ (u - w @ before) + (q * grown) @ before
+    out = read_within(q, k, u - w @ before, total, between) + (q * grown) @ before
     return out.transpose(1, 2), last
-
-
-def _decay_between(total: Float[Tensor, "U H W"]) -> Float[Tensor, "U H W W"]:
-    """What has decayed from position j to position i, 0 where j comes later."""
-    size = total.shape[-1]
-    later = torch.ones(size, size, dtype=torch.bool, device=total.device).triu(1)
-    return (total[..., :, None] - total[..., None, :]).masked_fill(later, -torch.inf).exp()
 
 
 def _handed_on(
@@ -77,7 +77,8 @@ def _handed_on(
     start: State | None,
 ) -> tuple[State, State]:
     """The states before each chunk, and those behind the chunks of the last round, each changed `by` and added to."""
-    sizes, before = [len(one) for one in rounds], list[State]()
+    sizes = [len(one) for one in rounds]
+    before: list[State] = []
     state = torch.zeros_like(added[: sizes[0]]) if start is None else start
     for turn, (changes, more) in enumerate(zip(change.split(sizes), added.split(sizes), strict=True)):
         before.append(state if turn == 0 else state.index_select(0, rounds[turn]))

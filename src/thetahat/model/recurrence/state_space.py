@@ -58,11 +58,10 @@ class StateSpace(nn.Module):
         with in_full(x) as full:
             v, k, q = map(full, laid)
             v = v.unflatten(-1, (-1, self.head_width))
-            k, q = (one[:, :, None].expand(-1, -1, v.shape[2], -1) for one in (k, q))
             step = way.lay(softplus(full(self.step(row)) + self.step_bias))
             before = None if state is None else state.state
             log_decay = -self.log_rate.exp() * step
-            mixed, last = decayed_sum(q, k, v * step[..., None], log_decay, way.rounds, before)
+            mixed, last = decayed_sum(q[:, :, None], k[:, :, None], v * step[..., None], log_decay, way.rounds, before)
             mixed = mixed + self.skip[:, None] * v
         if state is not None:
             state.state = last
