@@ -48,6 +48,8 @@ def config_of(keys: Mapping[str, Any]) -> th.RunConfig:
 
 def trained(folder: Path, config: th.RunConfig) -> Path:
     """The folder of a finished run; one that was broken off goes on. A line says how long it took."""
+    if (folder / "checkpoints" / f"step-{config.max_steps:08}").is_dir():
+        return folder
     started, made = time.perf_counter(), 0
     for _ in th.train(config, folder):
         made += 1

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from thetahat.figures.image import COLOURS, DASHES, GRID, INK, STYLE
 
 Told = Mapping[str, Any]
+LEAST = 1e-4  # bits per byte that are drawn
 COLOUR = {
     name: (COLOURS[number % len(COLOURS)], DASHES[number % len(DASHES)])
     for number, name in enumerate(
@@ -49,8 +50,10 @@ def ticked(place: Any, values: list[int], axis: str = "x") -> None:
 
 def mixers(results: Path) -> Figure:
     """Bits per byte by position, relative to attention in windows of its training; and recall by number of pairs."""
-    told, recall = (json.loads((results / f"study_{name}.json").read_text()) for name in ("mixers", "recall"))
-    figure, (left, right) = places(2, 3.4)
+    told = json.loads((results / "study_mixers.json").read_text())
+    recall_path = results / "study_recall.json"
+    recall = json.loads(recall_path.read_text()) if recall_path.is_file() else {}
+    figure, (left, *others) = places(2 if recall else 1, 3.4)
     edges = told["edges"]
     for name, (colour, dash) in COLOUR.items():
         if found := of_seeds(told, name):
@@ -58,7 +61,9 @@ def mixers(results: Path) -> Figure:
             left.plot(edges[1 : len(y) + 1], y, linestyle=dash, color=colour, linewidth=1.6)
         if found := of_seeds(recall, name):
             y = np.mean([[low[0] for low in one["by_pairs"]] for one in found], 0)
-            right.plot(recall["pairs"], 100 * y, linestyle=dash, color=colour, linewidth=1.6, marker="o", markersize=3)
+            others[0].plot(
+                recall["pairs"], 100 * y, linestyle=dash, color=colour, linewidth=1.6, marker="o", markersize=3
+            )
     for name, (colour, dash) in COLOUR.items():
         left.plot([], [], linestyle=dash, color=colour, label=name)
     left.axhline(0, color=INK, linewidth=0.8)
@@ -75,11 +80,12 @@ def mixers(results: Path) -> Figure:
     ticked(left, edges[1:])
     left.set_xlabel("position, up to")
     left.set_ylabel("bits per byte, more than attention\nin windows of 512")
-    left.legend(frameon=False, fontsize=7.5)
-    ticked(right, recall["pairs"])
-    right.set_xlabel("pairs to remember")
-    right.set_ylabel("values recalled, %")
-    right.set_ylim(-3, 103)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False)
+    for right in others:
+        ticked(right, recall["pairs"])
+        right.set_xlabel("pairs to remember")
+        right.set_ylabel("values recalled, %")
+        right.set_ylim(-3, 103)
     return figure
 
 
@@ -88,7 +94,7 @@ def norms(results: Path) -> Figure:
     told = json.loads((results / "study_norms.json").read_text())
     variants = [key.removeprefix("gradients ") for key in told if key.startswith("gradients ")]
     rates = sorted({float(key.split()[-2]) for key in told if key.startswith("losses ")})
-    figure, (first, *others) = places(1 + len(rates), 3.1)
+    figure, (first, *others) = places(1 + len(rates), 3.3)
     for number, name in enumerate(variants):
         look = {"color": COLOURS[number], "linestyle": DASHES[number % len(DASHES)], "linewidth": 1.6}
         first.plot(range(1, len(told[f"gradients {name}"]) + 1), told[f"gradients {name}"], label=name, **look)
@@ -103,28 +109,37 @@ def norms(results: Path) -> Figure:
     first.set_xlabel("layer")
     first.set_title("gradient at the start", loc="left", fontsize=9)
     first.set_ylabel("norm of a layer's gradient")
-    first.legend(frameon=False, fontsize=7.5)
+    figure.legend(loc="outside lower center", ncols=6, frameon=False, columnspacing=1.2, handlelength=1.6)
     for rate, place in zip(rates, others, strict=True):
         place.set_title(f"rate {rate:g}", loc="left", fontsize=9)
         place.set_xlabel("step")
         place.set_ylim(others[0].get_ylim()[0], 6.5)
-    others[0].set_ylabel("nats per token")
+    for place in others[:1]:
+        place.set_ylabel("nats per token")
     return figure
 
 
 def sublayers(results: Path) -> Figure:
-    """What leaving a part out costs; operations and what is kept, by length."""
+    """What cutting a part out loses; operations and what is kept, by length."""
     told = json.loads((results / "study_sublayers.json").read_text())
-    figure, (left, middle, right) = places(3, 2.9)
-    names = [name for name in dict.fromkeys(key.rpartition(" ")[0] for key in told) if of_seeds(told, name)]
-    names = [name for name in names if "bits_per_byte" in of_seeds(told, name)[0]]
-    for row, name in enumerate(reversed(names)):
-        for one in of_seeds(told, name):
-            value, low, high = one["bits_per_byte"]
-            left.plot([low, high], [row, row], color=COLOURS[0], linewidth=1.2)
-            left.plot(value, row, "o", color=COLOURS[0], markersize=4.5, markerfacecolor="white")
-    left.set_yticks(range(len(names)), list(reversed(names)), fontsize=8)
-    left.set_xlabel("bits per byte")
+    figure, (left, middle, right) = places(3, 3.1)
+    cuts = {key.removeprefix("cut "): one for key, one in told.items() if key.startswith("cut ")}
+    shift = 0.0
+    for name, found in cuts.items():
+        colour, _ = COLOUR[name]
+        for part, mark, said in (("mlp", "s", "network"), ("attention", "o", "mixer")):
+            layers = sum(key.startswith(f"{part} ") for key in found)
+            for layer in range(1, layers + 1):
+                value, low, high = found[f"{part} {layer}"]
+                x, look = layer + shift, {"color": colour, "markersize": 4.5, "markerfacecolor": "white"}
+                left.plot([x, x], [max(low, LEAST), max(high, LEAST)], color=colour, linewidth=1.2)
+                named = {"label": f"{said}, {name}"} if layer == 1 else {}
+                left.plot(x, max(value, LEAST), mark, **look, **named)
+        shift += 0.2
+    left.set_yscale("log")
+    left.set_xlabel("layer that is cut")
+    left.set_xticks(range(1, 5))
+    left.set_title("bits per byte lost", loc="left", fontsize=9)
     costs = told["costs"]
     for name, (colour, dash) in COLOUR.items():
         if name in costs:
@@ -137,7 +152,7 @@ def sublayers(results: Path) -> Figure:
         place.set_xlabel("length, tokens")
     middle.set_title("training: MFLOP a token", loc="left", fontsize=9)
     right.set_title("generation: MB kept", loc="left", fontsize=9)
-    middle.legend(frameon=False, fontsize=7.5)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, columnspacing=1.2, handlelength=1.6)
     return figure
 
 

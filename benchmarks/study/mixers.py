@@ -6,10 +6,13 @@ Decoders of 4 layers and width 48 that differ in what mixes positions; the inner
 until all have the parameters of the first. Each reads the same rows of 512 tokens of Python Enhancement Proposals in
 the same order. Then the beginnings of documents that were held out are scored, each read at once, which is longer than
 what was trained on, and by attention also in windows of 512: bits per byte by position, with intervals over documents,
-and the difference to attention in windows, document by document.
+and the difference to attention in windows, document by document. Pairs of tokens that stand in one of these documents
+alone say how much is recalled: what the second costs where the pair is new, and where it comes again, by distance
+(Arora et al., Zoology, 2023, arXiv 2312.04927).
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ MIXERS = {
 }
 CONTEXT, LONG = 512, 2048
 EDGES = (0, 16, 64, 128, 256, 512, 1024, 2048)  # of positions
+DISTANCES = (1, 16, 64, 256, 2048)  # to where a pair stood before
 NUM_HELD, BEGINNING = 32, 3500  # documents that are scored, and characters of each
 SHAPE = {"model.width": 48, "model.num_heads": 3, "model.num_kv_heads": 3, "model.inner_width": 144}
 TRAINING = {**SHAPE, "data.context": CONTEXT, "batch_size": 2, "max_steps": 240}
@@ -95,6 +99,28 @@ def by_position(ours: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, A
     return told
 
 
+def recalled(tokens: Path) -> dict[str, Any]:
+    """Nats of the second token of pairs of one document alone: where they are new, and again by distance."""
+    table = pq.read_table(tokens)
+    names, token, nats = table["id"].to_pylist(), table["token"].to_pylist(), -table["log_prob"].to_numpy()
+    found: dict[tuple[int, int], list[int]] = {}
+    for place in range(1, len(token)):
+        if names[place] == names[place - 1]:
+            found.setdefault((token[place - 1], token[place]), []).append(place)
+    alone = [places for places in found.values() if len({names[place] for place in places}) == 1]
+    again = [(place, place - before) for places in alone for before, place in pairwise(places)]
+    told = {"new": over_documents(names, nats, [places[0] for places in alone])}
+    for low, high in pairwise(DISTANCES):
+        told[f"again {low}-{high - 1}"] = over_documents(names, nats, [at for at, far in again if low <= far < high])
+    return told
+
+
+def over_documents(names: list[str], nats: Any, places: list[int]) -> list[float]:
+    """The mean over places, its interval over documents, and how many places there are."""
+    _, document = np.unique([names[place] for place in places], return_inverse=True)
+    return [*ratio_interval(np.bincount(document, nats[places]), np.bincount(document)), len(places)]
+
+
 def compared(base: Path, ours: Path) -> list[Any]:
     """What `thetahat compare` says: bits per byte that ours saves, their interval, and p."""
     found = th.compare(base, ours).whole.to_dict()
@@ -120,6 +146,7 @@ def main() -> None:
                 base = scored(run, held, CONTEXT)
                 runs[f"attention in windows {seed}"] = told | by_position(base, base)
             told |= by_position(scored(run, held, LONG), base)
+            told["recalled"] = recalled(run / f"{LONG}.tokens.parquet")
             if name != "attention":
                 told["saves_over_attention"] = compared(first / f"{LONG}.parquet", run / f"{LONG}.parquet")
             runs[f"{name} {seed}"] = told
