@@ -46,7 +46,8 @@ def info(
         return
     _show(found)
     if not quiet:
-        say(f"\nNext: {f'thetahat score {found.name} DATA' if found.is_trained else f'thetahat train {words[0]}'}")
+        also = f"thetahat cost {words[0]}" if found.family else f"thetahat train {words[0]}"
+        say(f"\nNext: {f'thetahat score {found.name} DATA' if found.is_trained else also}")
 
 
 def _look(words: list[str], *, digests: bool) -> "Info":
@@ -75,10 +76,11 @@ def training_of(name: str, pairs: list[str]) -> "RunConfig":
     """The config that the model was trained by, or would be, with what was typed."""
     from thetahat.core.config import override
     from thetahat.recipes.fine_tuning import fine_tuning
-    from thetahat.run.folder.stored import find_model
+    from thetahat.run.folder.stored import Described, find_described
 
-    stored = find_model(name, deep=False)
-    return override(stored.run or fine_tuning(name, stored.card), pairs)
+    stored = find_described(name)
+    run = None if isinstance(stored, Described) else stored.run
+    return override(run or fine_tuning(name, stored.card), pairs)
 
 
 def _show(found: "Info") -> None:
@@ -145,7 +147,8 @@ def _overview(found: "Info") -> dict[str, Any]:
 def _vocabulary(found: "Info") -> str:
     tokens = found.tokenizer
     if not tokens["is_trained"]:
-        return f"{tokens['vocab_size']:,} tokens, of a tokenizer that is yet to be trained"
+        whose = "rows of its table" if found.family else "tokens, of a tokenizer that is yet to be trained"
+        return f"{tokens['vocab_size']:,} {whose}"
     beyond = tokens["num_rows"] - tokens["vocab_size"]
     rows = f", and {beyond:,} rows that no token uses" if beyond else ""
     special = [in_line(name) for name in tokens["special_tokens"]]

@@ -170,6 +170,11 @@ def read_text(path: Path) -> str:
         raise ModelError(f"{path} is not text in UTF-8: {error}") from error
 
 
+def is_of_weights(name: str) -> bool:
+    """Whether a file of this name has weights, or says where they are, whether they are read here or not."""
+    return name.endswith((".safetensors", INDEX, ".gguf", *_PICKLES, *_OTHERS)) or name == "adapter_config.json"
+
+
 def _without_weights(folder: Path) -> ModelError:
     with reading(folder):
         names = sorted(path.name for path in folder.iterdir())

@@ -23,6 +23,7 @@ from thetahat.interop.files import (
     Stored,
     blocks,
     gguf_refused,
+    is_of_weights,
     meta,
     read,
     read_object,
@@ -68,6 +69,32 @@ class HubFolder:
     def passenger_tensors(self) -> dict[str, Tensor]:
         """What is carried along unused, to be written back as it is."""
         return {name: tensor.clone() for name, tensor in tensors({name: self.stored[name] for name in self.passengers})}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class HubShape:
+    """What config.json alone says of a model of others."""
+
+    path: Path
+    family: str  # its model_type
+    config: ModelConfig
+    vocab_size: int  # V: rows of the embedding
+    context: int | None  # positions that it is meant for; None: not said
+
+
+def is_shape_alone(path: Path) -> bool:
+    """Whether a folder has a config.json and no file of weights, of any kind."""
+    return (path / CONFIG).is_file() and not any(is_of_weights(one.name) for one in path.iterdir())
+
+
+def read_shape(path: Path) -> HubShape:
+    """The model that the config.json of a folder describes; ModelError where it describes none of ours."""
+    plain = _config_in(path)
+    family = family_of(plain)
+    config = read_config(plain, has_head=_has_head(family, plain, {}))
+    context = config.max_positions or _context(plain, family)
+    return HubShape(path=path, family=family.model_type, config=config, vocab_size=_vocab_size(plain), context=context)
 
 
 def is_hub_folder(path: Path) -> bool:

@@ -20,7 +20,7 @@ from thetahat.run.diagnosis.needed import Inference, Training, inference_memory,
 from thetahat.run.folder.config import read_config
 from thetahat.run.folder.files import STATE, paths_of, read_progress
 from thetahat.run.folder.moved import find_checkpoint_again, run_of, shown
-from thetahat.run.folder.stored import Checkpoint, Foreign, StoredModel, find_model
+from thetahat.run.folder.stored import Checkpoint, StoredModel, find_model
 from thetahat.verbs.asked import Asked, look_at
 
 FARTHEST = 32  # generations of a lineage
@@ -83,13 +83,13 @@ def info(what: str | RunConfig, *, training: RunConfig | None = None, digests: b
     asked = look_at(what, training)
     model = asked.on_meta()
     config, stored = asked.config, asked.stored
-    made_by = stored.run if stored else config  # not what a training that is only thought of would begin with
+    made_by = stored.run if stored else None if asked.family else config  # not what is only thought of
     parts = parameters_by_part(model)
     folder = stored.folder if stored else None
     return Info(
         name=asked.name,
         is_trained=stored is not None,
-        family=stored.hub.family if isinstance(stored, Foreign) else None,
+        family=asked.family,
         shape=_shape(asked.model),
         parameters=parts,
         num_parameters=sum(parts.values()),

@@ -42,5 +42,6 @@ class ExpertsConfig(Config, kw_only=True):
         if self.num_chosen > self.num_experts:
             raise ConfigError(
                 f"num_chosen={self.num_chosen} is more than num_experts={self.num_experts}",
+                allowed=f"1 to {self.num_experts}",
                 cure=f"model.experts.num_chosen={self.num_experts}, or more experts",
             )

@@ -77,10 +77,9 @@ def whole_of(model: LanguageModel, config: RunConfig, num_outputs: int, memory: 
     blocks = sum(one.numel() for stack in stacks for one in stack.blocks.parameters())
     num_parameters = memory.parameters // sizes.full
     group = config.model.attention.sharing  # of layers, of which only the first keeps keys and values
-    one, two = (
-        kept_per_position(replace(config.model, num_layers=n * group), config.dtype, data.context, data.source_room)
-        for n in (1, 2)
-    )
+    experts = config.model.experts and replace(config.model.experts, num_dense=0)
+    shapes = [replace(config.model, num_layers=n * group, experts=experts) for n in (1, 2)]
+    one, two = (kept_per_position(shape, config.dtype, data.context, data.source_room) for shape in shapes)
     share = config.objective.factorization.expected_targets(1, data.context) / data.context
     return Whole(
         blocks=blocks,

@@ -13,9 +13,17 @@ from thetahat.core import store
 from thetahat.core.errors import ModelError
 from thetahat.data.config import ChatConfig
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer
-from thetahat.interop.folder import HubFolder, is_hub_folder, open_folder, parameters_in
+from thetahat.interop.folder import (
+    HubFolder,
+    HubShape,
+    is_hub_folder,
+    is_shape_alone,
+    open_folder,
+    parameters_in,
+    read_shape,
+)
 from thetahat.interop.hub import is_hub_name, local_folder
-from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
+from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig, ModelConfig
 from thetahat.objective.config import Causal, Conditional, Factorization, Masked
 from thetahat.run.card import Card
 from thetahat.run.config import InferenceConfig, RunConfig
@@ -106,7 +114,7 @@ class Foreign:
         template = next((name for name in _TEMPLATES if (hub.path / name).is_file()), None)
         return Card(
             model=hub.config,
-            factorization=_factorization(hub),
+            factorization=_factorization(hub.config),
             context=hub.context or UNBOUNDED,
             num_rows=hub.vocab_size,
             has_head=hub.has_head,
@@ -139,6 +147,29 @@ class Foreign:
         return parameters_in(self.hub)
 
 
+@final
+@dataclass(frozen=True)
+class Described:
+    """A folder that has the config.json of a model of `transformers` and no weights: what one would be."""
+
+    hub: HubShape
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.hub.path
+
+    @cached_property
+    def card(self) -> Card:
+        """Read off its config."""
+        return Card(
+            model=self.hub.config,
+            factorization=_factorization(self.hub.config),
+            context=self.hub.context or UNBOUNDED,
+            num_rows=self.hub.vocab_size,
+        )
+
+
 StoredModel = Checkpoint | Foreign
 """What can be known of a model before its weights are read: folder, card, tokenizer, digest of the weights."""
 
@@ -164,6 +195,11 @@ def find_model(name: str, *, deep: bool = True) -> StoredModel:
     return Checkpoint(find_weights(name, deep=deep))
 
 
+def find_described(name: str) -> StoredModel | Described:
+    """The same without verified parameters, or what a config.json without weights describes."""
+    return Described(read_shape(Path(name))) if is_shape_alone(Path(name)) else find_model(name, deep=False)
+
+
 def _foreign(path: Path) -> Foreign:
     """The folder, checked, hashed and its tokenizer read once a process, as long as no file in it changes."""
     with store.reading(path):
@@ -177,8 +213,8 @@ def _opened(path: Path, files: tuple[tuple[Path, int, int, int], ...]) -> Foreig
     return Foreign(open_folder(path))
 
 
-def _factorization(hub: HubFolder) -> Factorization:
-    match hub.config:
+def _factorization(model: ModelConfig) -> Factorization:
+    match model:
         case DecoderConfig():
             return Causal()
         case EncoderConfig():
