@@ -108,6 +108,10 @@ GRID = {
     "value embeddings, bfloat16": Case(MEDIUM, [*UNTIED, "model.value_embeddings.every=1", "dtype=bfloat16"]),
     "squared ReLU without a gate": Case(MEDIUM, [*TIED, "model.mlp.is_gated=false", "model.mlp.activation=relu2"]),
     "learned scales of branches": Case(MEDIUM, [*TIED, "model.residual.kind=learned"]),
+    "two future tokens": Case(MEDIUM, [*TIED, "model.num_future=2", "objective.future=[0.3,0.3]"]),
+    "a future token, bfloat16, packed": Case(
+        SMALL, [*UNTIED, "model.num_future=1", "objective.future=[0.3]", "dtype=bfloat16"], words=90
+    ),
     "linear attention": Case(MEDIUM, [*TIED, "model.layers=linear"]),
     "linear attention with learned decay, packed": Case(
         MEDIUM, [*TIED, "model.layers=[{kind='linear',decay='learned'}]"], words=90

@@ -37,7 +37,22 @@ class Composed:
         config, memory = self.config, None
         if source is not None:
             memory = self.stack("encoder.", source, config["num_encoder_layers"], sees_later=True)
-        x = self.stack("", tokens, config["num_layers"], sees_later=config["kind"] == "encoder", memory=memory)
+        return self.logits_of(
+            self.stack("", tokens, config["num_layers"], sees_later=config["kind"] == "encoder", memory=memory)
+        )
+
+    def logits_ahead(self, tokens: Sequence[int]) -> list[Array]:
+        """[T, V] for the second, third, ... token ahead, of a decoder of attentions that has blocks for them."""
+        config, found = self.config, []
+        x = self.trunk("", tokens, config["num_layers"], sees_later=False)
+        mixer = config["layers"][(config["num_layers"] - 1) % len(config["layers"])]
+        for number in range(config["num_future"]):
+            y = self.block(f"future.{number}.", x, mixer, layer=1, below="", sees_later=False, memory=None)
+            found.append(self.logits_of(y if config["placement"] == "post" else self.norm("norm", y)))
+        return found
+
+    def logits_of(self, x: Array) -> Array:
+        config = self.config
         head = config["head"]
         if transform := head.get("transform"):
             x = ACTIVATIONS[transform["activation"]](self.linear("transform.linear", x))
@@ -48,6 +63,12 @@ class Composed:
         return logits if "cap" not in head else head["cap"] * np.tanh(logits / head["cap"])
 
     def stack(
+        self, below: str, tokens: Sequence[int], num_layers: int, *, sees_later: bool, memory: Array | None = None
+    ) -> Array:
+        x = self.trunk(below, tokens, num_layers, sees_later=sees_later, memory=memory)
+        return x if self.config["placement"] == "post" else self.norm(f"{below}norm", x)
+
+    def trunk(
         self, below: str, tokens: Sequence[int], num_layers: int, *, sees_later: bool, memory: Array | None = None
     ) -> Array:
         config, choices, self.tokens = self.config, self.config["embedding"], tokens
@@ -73,7 +94,7 @@ class Composed:
             name = f"{below}blocks.{0 if config['shares_layers'] else layer}."
             mixer = config["layers"][layer % len(config["layers"])]
             x = self.block(name, x, mixer, layer=layer, below=below, sees_later=sees_later, memory=memory)
-        return x if config["placement"] == "post" else self.norm(f"{below}norm", x)
+        return x
 
     def smeared(self, name: str, x: Array) -> Array:
         """Each position with a share of the one before."""

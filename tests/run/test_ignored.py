@@ -151,7 +151,11 @@ ACCEPTED = """data.train data.held_out data.split_on data.context data.over_long
     diagnosis.max_rewinds heartbeat.silence heartbeat.stall heartbeat.patience"""
 """What is read wherever it is accepted: a variant refuses the keys of the others."""
 
-ELSEWHERE = {"evaluation.passes", *(f"parent{name}" for name in ("", ".run", ".step", ".digest", ".changes"))}
+ELSEWHERE = {
+    "evaluation.passes",
+    "objective.future",
+    *(f"parent{name}" for name in ("", ".run", ".step", ".digest", ".changes")),
+}
 """Refused by the config itself, or written by `--branch`."""
 
 

@@ -145,6 +145,8 @@ NAMES: Mapping[str, str | tuple[str, ...]] = {
     "objective.balance.sequence={value}": ("router_aux_loss_coef", "moe_aux_loss_coeff", "aux_loss_alpha"),
     "objective.balance.router_z={value}": ("moe_z_loss_coeff", "router_z_loss_coef", "moe_zloss_weight"),
     "objective.balance.bias_rate={value}": ("moe_router_bias_update_rate", "bias_update_speed"),
+    "model.num_future={value}": ("num_nextn_predict_layers", "mtp_num_layers", "num_mtp_layers", "n_future_tokens"),
+    "objective.future=[{value}]": ("mtp_loss_scaling_factor", "mtp_loss_weight"),
     "nothing: no position is dropped": ("moe_capacity_factor", "capacity_factor", "expert_capacity"),
     "model.num_encoder_layers={value}": ("encoder_layers", "n_encoder_layers"),
     "model.rope_base={value}": ("rope_theta", "theta"),

@@ -92,6 +92,22 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class FutureTargets:
+    """Targets so many tokens ahead of where they are predicted: each once, with its loss weight, from one place.
+
+    They are lists, since where a text branches one place has a target in each branch.
+    """
+
+    place: Int[Tensor, " n"]  # in B x T, that predicts
+    target: Int[Tensor, " n"]
+    weight: Float[Tensor, " n"]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "FutureTargets":
+        """The same with every tensor changed: moved, pinned, or some of them taken."""
+        return FutureTargets(change(self.place), change(self.target), change(self.weight))
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """What a Transformer reads and predicts: targets are always valid ids; what is not predicted has weight 0."""
 
@@ -104,12 +120,15 @@ class Batch:
     parts: Parts
     supervised: Int[Tensor, " n"] | None = None  # where in B x T the weight is not 0; None: wherever something is read
     whole: "Batch | None" = None  # the batch on the host, where these are some of its positions
+    future: tuple[FutureTargets, ...] = ()  # those 2, 3, ... tokens ahead; no part of the likelihood of the batch
     is_idle: bool = False  # it is read for the sake of others, and counts for nothing
 
     def idle(self) -> "Batch":
         """The same without targets: for a rank that has nothing to read while others read, and must take part."""
         nothing = torch.zeros(0, dtype=torch.int64)
-        return replace(self, weights=torch.zeros_like(self.weights), supervised=nothing, is_idle=True)
+        future = tuple(one.map(lambda values: values[:0]) for one in self.future)
+        weights = torch.zeros_like(self.weights)
+        return replace(self, weights=weights, supervised=nothing, future=future, is_idle=True)
 
     def weight(self) -> Float[Tensor, ""]:
         """Σ w in float64."""
@@ -120,7 +139,8 @@ class Batch:
         inputs = self.inputs.map(change)
         changed = {name: change(getattr(self, name)) for name in ("targets", "weights", "part", "origin", "num_bytes")}
         supervised = None if self.supervised is None else change(self.supervised)
-        return replace(self, inputs=inputs, **changed, supervised=supervised)
+        future = tuple(one.map(change) for one in self.future)
+        return replace(self, inputs=inputs, **changed, supervised=supervised, future=future)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same on another device; from pinned memory the host does not wait."""

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from thetahat.core.batch import Batch, Inputs, Source
+from thetahat.core.batch import Batch, FutureTargets, Inputs, Source
 from thetahat.core.visibility import Chunk, Row, Visibility, spans_of
 from thetahat.distribution.mesh import Share
 
@@ -30,7 +30,16 @@ def cut(batch: Batch, share: Share, group: dist.ProcessGroup) -> Batch:
         piece = _taken(batch.inputs.source.piece, mine, -1)
         inputs = replace(inputs, source=Source(_cut(batch.inputs.source.inputs, share, group), piece))
     supervised = (weights.flatten() != 0).nonzero()[:, 0]
-    return replace(batch, inputs=inputs, weights=weights, **others, supervised=supervised, whole=batch)
+    future = tuple(_future(one, batch.targets.shape[1], mine) for one in batch.future)
+    return replace(batch, inputs=inputs, weights=weights, **others, supervised=supervised, future=future, whole=batch)
+
+
+def _future(targets: FutureTargets, length: int, mine: Int[Tensor, " t"]) -> FutureTargets:
+    """Those that are predicted from one of these columns, of rows of this length."""
+    here = torch.full((max(length, int(mine.max()) + 1),), -1).index_put_((mine,), torch.arange(len(mine)))
+    row, column = targets.place // length, here[targets.place % length]
+    counts = column >= 0
+    return FutureTargets((row * len(mine) + column)[counts], targets.target[counts], targets.weight[counts])
 
 
 def places(length: int, share: Share) -> Int[Tensor, " t"]:

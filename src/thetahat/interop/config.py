@@ -14,6 +14,7 @@ from thetahat.interop.fields import MOST_LAYERS, Fields, MisfitError, Part, Plai
 from thetahat.interop.layers import resolved
 from thetahat.model.config import (
     AttentionMixer,
+    DecoderConfig,
     EncoderDecoderConfig,
     Mixer,
     ModelConfig,
@@ -124,7 +125,8 @@ def canonical(config: ModelConfig) -> ModelConfig:
     """The same model in one way of saying it.
 
     Layers are the shortest pattern; a base that most layers have is `rope_base`; a scale that is the default is not
-    given; what is none of the model's function, dropout and how matrices begin, is the default.
+    given; what is none of the model's function, dropout, how matrices begin and what training alone reads, is the
+    default.
     """
     depth = config.num_layers
     if isinstance(config, EncoderDecoderConfig):
@@ -138,8 +140,10 @@ def canonical(config: ModelConfig) -> ModelConfig:
     experts = config.experts
     if experts is not None and experts.inner_width == config.inner_width:
         experts = replace(experts, inner_width=None)
+    others: Plain = {"num_future": 0} if isinstance(config, DecoderConfig) else {}
     return replace(
         config,
+        **others,
         experts=experts,
         dropout=0.0,
         rope_base=base or 10_000.0,

@@ -8,7 +8,8 @@ from torch import nn
 
 from thetahat.model.adapters.lora import LowRank
 from thetahat.model.build import LanguageModel, build_model
-from thetahat.model.config import AttendingMixer, EncoderConfig, EncoderDecoderConfig, ModelConfig
+from thetahat.model.config import AttendingMixer, DecoderConfig, EncoderConfig, EncoderDecoderConfig, ModelConfig
+from thetahat.model.decoder import Decoder
 from thetahat.model.encoder_decoder import EncoderDecoder
 from thetahat.model.layers.experts import Experts, Router
 from thetahat.model.recurrence.count import recurrent_flops
@@ -42,6 +43,7 @@ def _part_of(names: Sequence[str]) -> str:
 
 
 _PARTS = {
+    "future": "blocks of future tokens",
     "embedding": "token embeddings",
     **dict.fromkeys(("position_embedding", "relative_embedding"), "position embeddings"),
     "type_embedding": "type embeddings",
@@ -78,9 +80,11 @@ def mixing_flops(config: ModelConfig, seen: Sequence[int | float]) -> int | floa
     of latent attention are padded to. Layers with a state add their own
     (`recurrence/count.py`), of which the backward pass has twice as much, too.
     """
-    mixers = map(config.mixer, range(config.num_layers))
+    mixers = [*map(config.mixer, range(config.num_layers))]
+    if isinstance(config, DecoderConfig):
+        mixers += [config.of_future.mixer(0)] * config.num_future
     recurrent = [recurrent_flops(config, mixer) for mixer in mixers if not isinstance(mixer, AttendingMixer)]
-    attentions, cross = config.attentions_of(config.num_layers), 0
+    attentions, cross = [mixer for mixer in mixers if isinstance(mixer, AttendingMixer)], 0
     if isinstance(config, EncoderDecoderConfig):
         attentions += config.attentions_of(config.num_encoder_layers)
         cross = config.num_layers
@@ -104,6 +108,8 @@ def positions_seen(
     """
     mixers = config.attentions_of(config.num_layers)
     both_ways = isinstance(config, EncoderConfig)
+    if isinstance(config, DecoderConfig):
+        mixers += config.num_future * config.of_future.attentions_of(1)
     seen = [_seen(mixer, piece, pairs, both_ways=both_ways) for mixer in mixers]
     if isinstance(config, EncoderDecoderConfig):
         encoder = config.attentions_of(config.num_encoder_layers)
@@ -139,7 +145,7 @@ class Weights:
 
     stack: int  # with every position of the stack that the head reads
     source: int  # with every position that an encoder reads
-    head: int  # with every target
+    head: int  # with every target, and with those behind the next token
 
     @property
     def total(self) -> int:
@@ -150,7 +156,9 @@ class Weights:
 def weights_of(model: LanguageModel, *, trained: bool = False) -> Weights:
     """Those of a model, or only those that are `trained`: a shared layer as often as it is read."""
     stack = _of_stack(model, trained) + sum(_matrices(one, trained) for one in (model.transform,) if one)
-    source = 0
+    source, times = 0, 1
+    if isinstance(model, Decoder):
+        stack, times = stack + _matrices(model.future, trained), 1 + len(model.future)
     if isinstance(model, EncoderDecoder):
         source = _of_stack(model.encoder, trained)
         for layer in range(model.num_layers):
@@ -158,7 +166,7 @@ def weights_of(model: LanguageModel, *, trained: bool = False) -> Weights:
             of_source = sum(_matrices(one, trained) for one in (cross.key, cross.value) if one)
             stack, source = stack - of_source, source + of_source
     head = model.head.weight
-    return Weights(stack, source, head.numel() if head.requires_grad or not trained else 0)
+    return Weights(stack, source, times * head.numel() if head.requires_grad or not trained else 0)
 
 
 def matrix_weights(model: LanguageModel) -> int:

@@ -13,6 +13,7 @@ from thetahat.core.random import generator
 from thetahat.model.law import Constant, FanIn, Law, Uniform, laws_of
 from thetahat.model.transfer.rule import SAME, Growth, factors
 
+_FUTURE = "future."  # blocks that read the stream of a decoder, and write into one that nothing goes on with
 _IN_A_BLOCK = re.compile(r".*\bblocks\.\d+\.\w+")
 
 
@@ -62,7 +63,8 @@ def initialize(
 def beginnings(model: nn.Module, seed: int, growth: Growth = SAME) -> dict[str, Callable[[], Tensor]]:
     """What makes the first values of each parameter of a model, which needs no memory."""
     laws = laws_of(model)
-    num_writers = Counter(map(_stream, {_writer(name) for name, law in laws.items() if _is_writer(law)}))
+    writers = {_writer(name) for name, law in laws.items() if _is_writer(law) and not name.startswith(_FUTURE)}
+    num_writers = Counter(map(_stream, writers))
     found: dict[str, Callable[[], Tensor]] = {}
     for name, parameter in model.named_parameters():
         law, shape = laws[name], parameter.shape
@@ -92,7 +94,7 @@ def _source(name: str, seed: int) -> torch.Generator:
 
 def _stream(name: str) -> str:
     """The residual stream that a layer belongs to: that of the encoder, or the other."""
-    return name.partition("blocks.")[0]
+    return "" if name.startswith(_FUTURE) else name.partition("blocks.")[0]
 
 
 def _is_writer(law: Law) -> bool:

@@ -8,6 +8,7 @@ from thetahat.model.config import (
     Alibi,
     AttendingMixer,
     AttentionMixer,
+    DecoderConfig,
     Dtype,
     EncoderDecoderConfig,
     ExpertsConfig,
@@ -61,6 +62,11 @@ def kept_per_position(
     reads = isinstance(config, EncoderDecoderConfig)
     kept = sum(_of_layers(config, sizes, context, config.num_layers))
     kept += _around(config, sizes, context) + sizes.product * config.width
+    if isinstance(config, DecoderConfig):  # beside each block what the last norm keeps, and what the head reads
+        of_head = _norm(config, config.width, sizes) if config.placement != "post" else 0.0
+        kept += config.num_future * (
+            _of_layer(config.of_future, 0, sizes, context) + of_head + sizes.product * config.width
+        )
     if masks:
         kept += _masks(config, sizes, context)
     if reads:
@@ -251,9 +257,12 @@ def kept_of_matrices(num_weights: int, dtype: Dtype) -> int:
     return sizes.product * num_weights if sizes.num_casts else 0
 
 
-def logit_bytes(vocab_size: int, num_targets: int, dtype: Dtype) -> int:
-    r"""The logits of so many targets at the beginning of the backward pass: $\text{LOGITS} \cdot V \cdot n$ numbers."""
-    return LOGITS * widths_of(dtype).full * vocab_size * num_targets
+def logit_bytes(vocab_size: int, num_targets: int, dtype: Dtype, num_future: int = 0) -> int:
+    r"""The logits of so many targets at the beginning of the backward pass: $\text{LOGITS} \cdot V \cdot n$ numbers.
+
+    Those of each further token behind the next one wait beside them.
+    """
+    return (LOGITS + num_future) * widths_of(dtype).full * vocab_size * num_targets
 
 
 def cache_bytes(config: ModelConfig, context: int, dtype: Dtype, source_context: int = 0) -> int:

@@ -2,6 +2,7 @@
 
 from thetahat.model.config import (
     AttentionMixer,
+    DecoderConfig,
     DeltaMixer,
     EncoderDecoderConfig,
     LatentMixer,
@@ -30,6 +31,8 @@ def num_parameters(config: ModelConfig, vocab_size: int, num_labels: int = 0) ->
     if isinstance(config, EncoderDecoderConfig):
         total += _stack(config, config.num_encoder_layers, reads_source=False)
     total += len(config.value_layers) * _value_embedding(config, vocab_size)
+    if isinstance(config, DecoderConfig):
+        total += config.num_future * _block(config.of_future, 0, reads_source=False)
     head, outputs = config.head, num_labels or vocab_size
     if head.transform:
         total += _linear(config.width, width, head.transform.has_bias)

@@ -215,6 +215,10 @@ class ObjectiveConfig(Config, kw_only=True):
     """The weight of the penalty on the square of log Z, the log-normalizer of each target's distribution. It is summed
     and divided as the log-likelihood is, and no part of a likelihood that is reported; 0.0001 in PaLM.
     """
+    future: tuple[Weight, ...] = ()
+    """The weight of the tokens that are predicted 2, 3, ... ahead, one for each of model.num_future. It multiplies
+    their log-probability in what is maximised; no likelihood that is reported has it.
+    """
     balance: BalanceConfig = BalanceConfig()
     """How the load of experts is balanced, of a model that has any."""
 

@@ -22,6 +22,7 @@ from thetahat.objective.config import (
     Prefix,
     Spans,
 )
+from thetahat.objective.future import future_targets
 from thetahat.objective.infilling import with_middle_moved
 from thetahat.objective.layout import PaddedRows, padded_rows
 from thetahat.objective.masked import masked
@@ -58,8 +59,11 @@ def causal(packed: Packed, objective: ObjectiveConfig | None = None, row_length:
     read = (packed.piece[:-1] == packed.piece[1:]).nonzero()[:, 0]  # the last token of a piece is only ever a target
     rows = padded_rows(packed.row[packed.piece[read]], _num_rows(packed), row_length)
     visibility = visibility_of(rows.lay(packed.piece[read], -1), packed.parent, is_plain=_is_plain(packed.row))
-    weights = counted_weights(packed, objective or ObjectiveConfig())
-    return batch_of(packed, rows, read, read + 1, weights[read + 1], visibility)
+    objective = objective or ObjectiveConfig()
+    weights = counted_weights(packed, objective)
+    batch = batch_of(packed, rows, read, read + 1, weights[read + 1], visibility)
+    number = len(objective.future)
+    return replace(batch, future=future_targets(packed, rows, read, weights, number)) if number else batch
 
 
 def prefix(packed: Packed, objective: ObjectiveConfig, row_length: int | None = None, *, draws: bool = True) -> Batch:

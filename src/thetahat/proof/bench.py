@@ -58,9 +58,14 @@ class Bench:
         self.longest = int(np.add.reduceat(self.pieces.size, starts).max())
 
     def unpenalised(self) -> "Bench":
-        """The same without penalties, which are no part of a likelihood."""
+        """The same without penalties and without further targets, which are no part of a likelihood."""
         objective = self.config.objective
-        plain = replace(objective, z_loss=0.0, balance=replace(objective.balance, sequence=0.0, router_z=0.0))
+        plain = replace(
+            objective,
+            z_loss=0.0,
+            balance=replace(objective.balance, sequence=0.0, router_z=0.0),
+            future=tuple(0.0 for _ in objective.future),
+        )
         return Bench(replace(self.config, objective=plain), self.prepared, self.config.dtype)
 
     @torch.no_grad()

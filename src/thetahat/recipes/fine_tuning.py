@@ -5,6 +5,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from thetahat.core.config import kind_of
+from thetahat.model.config import DecoderConfig
 from thetahat.optimization.config import WSD, AdamW, OptimizationConfig
 from thetahat.recipes.masked import masked
 from thetahat.recipes.quickstart import quickstart
@@ -14,6 +15,9 @@ from thetahat.run.config import RunConfig
 
 CONTEXT = 1024
 """Positions that are read at once unless the model reads fewer: longer ones cost memory that few fine-tunings need."""
+
+FUTURE = 0.3
+"""The weight of each token behind the next one, of a model that has blocks for them: that of DeepSeek-V3."""
 
 RECIPES = {"decoder": quickstart, "encoder": masked, "encoder-decoder": translation}
 
@@ -27,6 +31,7 @@ def fine_tuning(base: str, card: Card) -> RunConfig:
     recipe = RECIPES[kind_of(card.model)]()
     rule = AdamW(learning_rate=2e-5, weight_decay=0.01)
     context = min(card.context, CONTEXT)
+    future = (FUTURE,) * (card.model.num_future if isinstance(card.model, DecoderConfig) else 0)
     changes: dict[str, Any] = {"chat": card.chat} if card.chat else {}
     data = replace(recipe.data, context=context, shifts_splits=False, held_out="hash:0.1", **changes)
     return replace(
@@ -35,6 +40,7 @@ def fine_tuning(base: str, card: Card) -> RunConfig:
         device="auto",
         base=base,
         model=card.model,
+        objective=replace(recipe.objective, future=future),
         data=data if data.source_context is None else replace(data, source_context=context),
         optimization=OptimizationConfig(
             matrices=rule,

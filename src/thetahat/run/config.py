@@ -21,7 +21,7 @@ from thetahat.distribution.limits import HeartbeatConfig
 from thetahat.distribution.mesh import MeshConfig
 from thetahat.generation.config import SamplesConfig
 from thetahat.model.adapters.config import LoRAConfig
-from thetahat.model.config import Dtype, ModelConfig
+from thetahat.model.config import DecoderConfig, Dtype, ModelConfig
 from thetahat.model.transfer.config import TransferConfig
 from thetahat.objective.config import FACTORIZATIONS, ObjectiveConfig
 from thetahat.optimization.config import OptimizationConfig
@@ -271,6 +271,7 @@ class RunConfig(Config, kw_only=True):
                 f"ledger.tokens=true with mesh.context={self.mesh.context}: no rank has all tokens of a sequence",
                 cure="ledger.tokens=false, or mesh.context=1",
             )
+        self._check_future()
         if self.adapter and not self.base:
             raise ConfigError("an adapter without a model to adapt", cure="base=MODEL, for example base=runs/NAME")
         if self.transfer and self.base:
@@ -281,17 +282,47 @@ class RunConfig(Config, kw_only=True):
         if self.evaluation.passes and not factorization.is_pseudo:
             raise ConfigError(f"evaluation.passes={self.evaluation.passes}", allowed="0, where nothing is masked")
 
+    def _check_future(self) -> None:
+        if self.base and not self.base_digest:
+            return  # the base has yet to say how many blocks there are
+        number = self.model.num_future if isinstance(self.model, DecoderConfig) else 0
+        given = self.objective.future
+        if len(given) != number:
+            weights = f"objective.future=[{', '.join(['0.3'] * number)}]"
+            is_free = isinstance(self.model, DecoderConfig) and not self.base
+            raise ConfigError(
+                f"objective.future={list(given)} beside model.num_future={number}: each token behind the next one has "
+                "one weight",
+                allowed=f"{number} weights" if number != 1 else "one weight",
+                cure=f"model.num_future={len(given)}, or {weights}" if is_free and given else weights,
+            )
+        if number and self.adapter:
+            raise ConfigError(
+                f"an adapter for a model with model.num_future={number}: its blocks for tokens behind the next one "
+                "would be frozen beside it",
+                allowed="a base without them",
+                cure="thetahat export BASE FOLDER, which leaves them out, then base=FOLDER objective.future=[]",
+            )
+        if number and self.transfer:
+            raise ConfigError(
+                f"transfer with model.num_future={number}: for blocks that read the last layer it has no rule",
+                allowed="model.num_future=0, or no transfer",
+                cure="model.num_future=0 objective.future=[]",
+            )
+
     @property
     def num_at_once(self) -> int:
         """Micro-batches that are read at once on a CPU, each by its own share of the threads; elsewhere 1.
 
         Threads that share one product wait for the slowest behind each of them. Each reads at least `LEAST_AT_ONCE`
-        positions. Dropout has one order of draws, the load of experts is noted in one order, and ranks that hold a
-        model together exchange in one: there they are read one after the other.
+        positions. Dropout has one order of draws, the load of experts and further targets are noted in one order, and
+        ranks that hold a model together exchange in one: there they are read one after the other.
         """
         mesh, model = self.mesh, self.model
         is_together = mesh.shards * mesh.context * mesh.tensor * mesh.pipeline > 1
         if self.device != "cpu" or self.compile or is_together or model.dropout or model.experts:
+            return 1
+        if any(self.objective.future):
             return 1
         rows = min(self.micro_batch_size or self.batch_size, self.batch_size)
         return max(1, min(self.threads, rows, rows * self.data.context // LEAST_AT_ONCE))

@@ -12,6 +12,7 @@ from thetahat.model.adapters.lora import adapt, freeze
 from thetahat.model.adapters.rows import train_new_rows
 from thetahat.model.block import Block
 from thetahat.model.build import LanguageModel, build_model
+from thetahat.model.decoder import Decoder
 from thetahat.model.init import allocate, initialize
 from thetahat.model.layers.experts import routers_of
 from thetahat.model.precision import parameter_dtype
@@ -105,7 +106,13 @@ def first_model(
     return model
 
 
-_METHODS = ("hidden", "encode", "read", "decode")  # of a model, by which others than its own modules call it
+_METHODS = (
+    "hidden",
+    "hidden_ahead",
+    "encode",
+    "read",
+    "decode",
+)  # of a model, by which others than its own modules call it
 
 
 def first_state(
@@ -124,7 +131,7 @@ def first_state(
 def state_with(model: LanguageModel, config: RunConfig, num_steps: int, device: torch.device) -> State:
     """The state at step 0 of a model whose parameters are drawn, or will be loaded."""
     if config.compile:
-        for block in model.blocks:
+        for block in [*model.blocks, *(model.future if isinstance(model, Decoder) else ())]:
             block.compile()
     kernel = build_kernel(config.objective, compiles=config.compile)
     optimizer = build_optimizer(model, config.optimization, growth_of(config.model, config.transfer))

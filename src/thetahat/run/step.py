@@ -19,9 +19,10 @@ from thetahat.objective.log_prob import Told
 from thetahat.objective.objective import Note, terms
 from thetahat.optimization.clip import Clipped, clip_and_measure
 from thetahat.optimization.schedule import learning_rate_factor
-from thetahat.run.balance import Balancing, Routed
 from thetahat.run.blame.blame import non_finite_error
 from thetahat.run.state import State
+from thetahat.run.terms.balance import Balancing, Routed
+from thetahat.run.terms.future import Foreseen, Foresight
 
 
 class Weighed(NamedTuple):
@@ -43,6 +44,7 @@ class StepReport:
     is_skipped: bool = False  # an alarm has left the update out
     routed: Routed | None = None  # what was chosen in layers with experts
     z_loss: Float[Tensor, ""] | None = None  # the mean of (log Z)² over targets; None: it has no weight
+    foreseen: Foreseen | None = None  # how likely tokens behind the next one were
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ def step(
     weight, num_tokens = weigh(batches, world)
     divisor, weight_of_z = config.objective.step_divisor(weight), config.objective.z_loss
     experts = Balancing(state.model, config.objective.balance, batches, world)
+    further = Foresight(state.model, config.objective, state.kernel, world)
 
     # 2. log-probabilities and their gradient, a micro-batch at a time; on a CPU each thread reads one
     totals: list[Tensor] = []
@@ -95,11 +98,12 @@ def step(
         torch.manual_seed(derived_seed(config.seed, "dropout", state.step, micro.rank, micro.index))
         read = micro.batch.to(state.device)
         with computing_in(config.dtype, state.device), experts.noting() as noted:
-            part, z_loss = terms(state.model, read, state.kernel, told)
+            part, z_loss = terms(further.model, read, state.kernel, told)
+            gain = further.gain(read)
         penalty = experts.penalty(read, noted)
         if weight_of_z:
             penalty = penalty + weight_of_z * z_loss / divisor
-        turn.backward(-part.log_prob / divisor + penalty)  # the one sign flip: optimizers go downhill
+        turn.backward(-(part.log_prob + gain) / divisor + penalty)  # the one sign flip: optimizers go downhill
         totals.append(torch.stack([part.log_prob, part.weight, z_loss]).detach())
     world.sum_gradients(parameters)
     zero = torch.zeros(3, dtype=torch.float64, device=state.device)
@@ -126,8 +130,8 @@ def step(
     # 5. what happened
     state.step += 1
     state.tokens += num_tokens
-    mean = squares / total.weight if weight_of_z else None
-    return StepReport(state.step, total, num_tokens, gradient.norm, factor, verdict == "skip", routed, mean)
+    mean, found = squares / total.weight if weight_of_z else None, further.found()
+    return StepReport(state.step, total, num_tokens, gradient.norm, factor, verdict == "skip", routed, mean, found)
 
 
 @final

@@ -54,6 +54,7 @@ def _in_the_way(config: RunConfig, model: LanguageModel, stages: Stages) -> Iter
     attentions = shape.attention_layers(shape.num_layers)
     if not isinstance(model, Decoder):
         yield "the model is no decoder", "model.kind=decoder", _SHARDED
+        return
     if shape.num_layers < (needed := size * stages.turns):
         most = f"mesh.pipeline={min(size, shape.num_layers)} mesh.turns=1"
         yield f"model.num_layers={shape.num_layers}: mesh.turns={stages.turns} needs {needed}", most, most
@@ -64,6 +65,8 @@ def _in_the_way(config: RunConfig, model: LanguageModel, stages: Stages) -> Iter
             yield what, f"whole groups of model.attention.sharing={shape.attention.sharing} on each stage", _SHARDED
     if routers_of(model):
         yield "the balance of experts is that of all layers", "a model without experts", _SHARDED
+    if model.future:
+        yield "tokens behind the next one are predicted beside the last layer", "model.num_future=0", _SHARDED
     if shape.shares_layers:
         yield "all layers are one", "model.shares_layers=false", _SHARDED
     if shape.embedding.width:

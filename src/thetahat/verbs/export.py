@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from thetahat.core import store
 from thetahat.core.config import Config
@@ -23,6 +23,7 @@ from thetahat.interop.out.adapter import Trained, check_adapter, write_adapter
 from thetahat.interop.out.card import ModelFacts, model_card
 from thetahat.interop.write import WriteConfig, write_folder
 from thetahat.model.adapters.lora import merge
+from thetahat.model.decoder import Decoder
 from thetahat.model.precision import parameter_dtype
 from thetahat.run.base import parameters_of, values_of
 from thetahat.run.folder.checkpoint import check_fit
@@ -92,6 +93,7 @@ def export(name: str, out: Path, how: ExportConfig = _AS_IT_IS, *, shows: Shows 
     if not how.adapter and (count := merge(loaded.model)):
         logger.info("%d products of the adapter are added to their matrices", count)
     tensors = _tensors(loaded, how)
+    _leave_out_future(loaded)
     likelihood, why_not = (
         measured(_filled(loaded, tensors), name, shows)
         if how.measures and has_head
@@ -148,9 +150,17 @@ def _tensors(loaded: Loaded, how: ExportConfig) -> Made:
     if not how.adapter:
         check_fit(loaded.model, found, str(loaded.folder))
     tensors, dtype = finite(found, loaded.folder), getattr(torch, how.dtype) if how.dtype else None
-    names = [name for name, _ in loaded.model.named_parameters()]
+    names = [name for name, _ in loaded.model.named_parameters() if not name.startswith("future.")]
     makes = {name: partial(_rounded, tensors, name, dtype) for name in names}
     return Made(makes, {name: tensors.metas[name] for name in names})
+
+
+def _leave_out_future(loaded: Loaded) -> None:
+    """Takes the blocks off that training alone reads."""
+    model = loaded.model
+    if isinstance(model, Decoder) and len(model.future):
+        logger.info("%d blocks that predicted tokens behind the next one in training are left out", len(model.future))
+        model.future = nn.ModuleList()
 
 
 def _rounded(tensors: Mapping[str, Tensor], name: str, dtype: torch.dtype | None) -> Tensor:

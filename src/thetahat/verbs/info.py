@@ -13,7 +13,7 @@ from thetahat.core.plain import fields_as_json
 from thetahat.data.chat.template import load_template
 from thetahat.data.config import ChatConfig
 from thetahat.interop.files import Stored, headers, stored_in
-from thetahat.model.config import ModelConfig
+from thetahat.model.config import DecoderConfig, ModelConfig
 from thetahat.model.cost import flops_per_token, idle_parameters, parameters_by_part
 from thetahat.run.config import RunConfig
 from thetahat.run.diagnosis.needed import Inference, Training, inference_memory, training_memory
@@ -125,6 +125,8 @@ def _shape(model: ModelConfig) -> dict[str, Any]:
         found |= {"expert_width": experts.inner_width or model.inner_width}
         found |= {"shared_width": experts.shared_width} if experts.shared_width else {}
         found |= {"dense_layers": experts.num_dense} if experts.num_dense else {}
+    if isinstance(model, DecoderConfig) and model.num_future:
+        found |= {"future_tokens": f"{model.num_future}, by a block each that training alone reads"}
     seen = max((mixer.num_global for mixer in model.attentions), default=0)
     windows = {"windows": distances} if distances else {}
     windows |= {"seen_beyond_windows": seen} if seen else {}

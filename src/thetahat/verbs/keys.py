@@ -46,6 +46,8 @@ CHAPTERS: Mapping[str, str] = {
     "frozen": "docs/02-factorizations.md#starting-from-a-trained-model",
     "objective": "docs/01-the-objective.md#the-sum-and-its-divisor-z",
     "objective.factorization": "docs/02-factorizations.md#records",
+    "objective.future": "docs/01-the-objective.md#tokens-behind-the-next-one",
+    "model.num_future": "docs/01-the-objective.md#tokens-behind-the-next-one",
     "objective.normalization": "docs/01-the-objective.md#normalisation-is-a-declared-choice",
     "objective.length_exponent": "docs/01-the-objective.md#normalisation-is-a-declared-choice",
     "optimization": "docs/01-the-objective.md#what-does-change-the-objective",

@@ -12,7 +12,7 @@ from thetahat.diagnosis.preflight.probe import Probe
 from thetahat.distribution.pieces import gradient_of, piece, sum_over_pieces
 from thetahat.model.law import Constant, laws_of
 from thetahat.model.precision import computing_in
-from thetahat.objective.objective import log_likelihood
+from thetahat.objective.future import read_all
 from thetahat.optimization.groups import check_groups
 from thetahat.optimization.optimizer import Rule
 
@@ -42,7 +42,7 @@ def updates(probe: Probe) -> Iterator[Finding]:
     """
     probe.optimizer.zero_grad()
     with computing_in(probe.dtype, probe.device):
-        total = log_likelihood(probe.model, probe.batch.to(probe.device), probe.kernel)
+        total = read_all(probe.model, probe.batch.to(probe.device), probe.kernel)
     (-total.log_prob / total.weight.clamp(min=1)).backward()
     trained = {name: p for name, p in probe.model.named_parameters() if p.requires_grad}
     gradients = {name: gradient_of(parameter) for name, parameter in trained.items()}

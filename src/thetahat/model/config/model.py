@@ -4,6 +4,7 @@ from math import gcd
 from typing import Annotated
 
 from msgspec import Meta
+from msgspec.structs import replace
 
 from thetahat.core.config import Config, differences, kind_of
 from thetahat.core.errors import ConfigError
@@ -225,6 +226,25 @@ class TransformerConfig(Config, kw_only=True):
 
 class DecoderConfig(TransformerConfig, kw_only=True, tag="decoder", tag_field="kind"):
     """A decoder-only Transformer: each position reads those before it, and is asked for the next token."""
+
+    num_future: Annotated[int, Meta(ge=0, le=16)] = 0
+    """Tokens behind the next one that training asks each position for, too, each by a block of its own that reads the
+    last layer (multi-token prediction). Scoring, generation and export leave these blocks out.
+    """
+
+    @property
+    def of_future(self) -> "DecoderConfig":
+        """The shape of the blocks for tokens behind the next one: as the last layer, with one network."""
+        return replace(
+            self,
+            layers=(self.mixer(self.num_layers - 1),),
+            attention=replace(self.attention, sharing=1),
+            value_embeddings=None,
+            experts=None,
+            num_future=0,
+            skips_first_norm=False,
+            shares_layers=False,
+        )
 
 
 class EncoderConfig(TransformerConfig, kw_only=True, tag="encoder", tag_field="kind"):

@@ -9,7 +9,7 @@ from thetahat.core.plain import fields_as_json
 from thetahat.model.attention.attention import Attention
 from thetahat.model.attention.latent import LatentAttention
 from thetahat.model.build import LanguageModel
-from thetahat.model.config import EncoderConfig, EncoderDecoderConfig
+from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
 from thetahat.model.cost import idle_parameters, matrix_weights
 from thetahat.model.layers.mlp import MLP
 from thetahat.model.memory import (
@@ -94,6 +94,7 @@ def training_memory(
     kept -= saved_per_position(model.config, config.dtype, data.context, again)
     targets = min(config.objective.factorization.expected_targets(num_rows, config.data.context), positions)
     chunk = config.objective.chunk_size
+    num_future = model.config.num_future if isinstance(model.config, DecoderConfig) else 0
     muon = [one for name, held in groups.items() if kinds[name] == "muon" for one in held.values()]
     return Training(
         parameters=full * sum(one.numel() for one in model.parameters()),
@@ -102,7 +103,9 @@ def training_memory(
         average=full * sum(sizes.values()) if rules.ema is not None else 0,
         activations=round((kept - unread) * positions)
         + kept_of_matrices(matrix_weights(model) + idle_parameters(model), config.dtype),
-        logits=logit_bytes(num_labels or vocab_size, min(targets, chunk or targets), config.dtype),
+        logits=logit_bytes(
+            num_labels or vocab_size, min(targets, chunk or targets), config.dtype, 0 if chunk else num_future
+        ),
         update=full * (sum(one.numel() for one in muon) + STACK * _largest_stack(muon)),
         num_rows=num_rows,
         context=config.data.context,

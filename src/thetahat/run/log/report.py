@@ -51,6 +51,7 @@ def step_line(
         "learning_rate_factor": done.learning_rate_factor,
         **(done.routed.to_dict() if done.routed else {}),
         **({} if done.z_loss is None else {"z_loss": done.z_loss.item()}),
+        **(done.foreseen.to_dict() if done.foreseen else {}),
         "batch": batch,
         "seconds": state.seconds,
         "tokens_per_second": done.num_tokens / seconds,
