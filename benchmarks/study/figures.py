@@ -135,7 +135,7 @@ def sublayers(results: Path) -> Figure:
                 left.plot([x, x], [max(low, LEAST), max(high, LEAST)], color=colour, linewidth=1.2)
                 named = {"label": f"{said}, {name}"} if layer == 1 else {}
                 left.plot(x, max(value, LEAST), mark, **look, **named)
-        shift += 0.2
+        shift += 0.17
     left.set_yscale("log")
     left.set_xlabel("layer that is cut")
     left.set_xticks(range(1, 5))
