@@ -8,7 +8,7 @@ import pytest
 
 import thetahat
 from thetahat.cli.main import main
-from thetahat.objective import log_prob
+from thetahat.objective import chunked
 
 PACKAGE = Path(thetahat.__file__).parent
 
@@ -21,7 +21,7 @@ def test_from_the_command_line_to_log_softmax_in_six_frames(tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     monkeypatch.setenv("THETAHAT_CACHE", str(tmp_path))
-    monkeypatch.setattr(log_prob, "reference", stop_here)
+    monkeypatch.setattr(chunked, "reference", stop_here)
     (tmp_path / "text.txt").write_text("to be or not to be " * 200)
     small = [f"data.train={tmp_path}/text.txt", "data.held_out=none", "data.vocab_size=260", "data.context=32"]
     words = [*small, "max_steps=1", "diagnosis.preflight=off", "--out", str(tmp_path / "run"), "--quiet"]

@@ -8,11 +8,13 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
+from tests.oracles.objective import told_of
 from thetahat.core.errors import ConfigError
 from thetahat.model.layers.head import Head
 from thetahat.objective import log_prob
+from thetahat.objective.chunked import Chunked, build_kernel
 from thetahat.objective.config import ObjectiveConfig
-from thetahat.objective.log_prob import build_kernel, chunked, judged, reference
+from thetahat.objective.log_prob import judged, reference
 
 KINDS = [{}, {"has_bias": True}, {"cap": 5.0}, {"has_bias": True, "cap": 2.0}]
 
@@ -27,54 +29,19 @@ def example(num_tokens, seed, dtype=torch.float64, scale=3.0, vocab_size=37, wid
     return hidden, head, torch.randint(0, vocab_size, (num_tokens,), generator=draw)
 
 
-def oracle(hidden, head, targets):
-    """log softmax, log Z and whether another is likelier, with loops, in float64."""
-    weight = head.weight.detach().numpy()
-    bias = np.zeros(len(weight)) if head.bias is None else head.bias.detach().numpy()
-    found = []
-    for h, t in zip(hidden.detach().numpy(), targets.numpy(), strict=True):
-        pairs = zip(weight, bias, strict=True)
-        logits = np.array([sum(float(a) * float(b) for a, b in zip(h, row, strict=True)) + c for row, c in pairs])
-        logits = logits if head.cap is None else head.cap * np.tanh(logits / head.cap)
-        largest = logits.max()
-        log_normalizer = largest + np.log(sum(np.exp(z - largest) for z in logits))
-        found.append((logits[t] - log_normalizer, log_normalizer, largest > logits[t]))
-    return [np.array(column) for column in zip(*found, strict=True)]
-
-
 @given(
     num_tokens=st.integers(1, 6),
     seed=st.integers(0, 99),
     scale=st.sampled_from([0.1, 3.0, 100.0]),
     kind=st.sampled_from(KINDS),
-    kernel=st.sampled_from([reference, partial(chunked, size=4), partial(judged, room=64)]),
+    kernel=st.sampled_from([reference, Chunked(4), partial(judged, room=64)]),
 )
 def test_every_kernel_tells_what_the_oracle_says(num_tokens, seed, scale, kind, kernel):
     hidden, head, targets = example(num_tokens, seed, scale=scale, **kind)
     told = kernel(hidden, head, targets)
-    for found, expected in zip(told, oracle(hidden, head, targets), strict=True):
+    for found, expected in zip(told, told_of(hidden, head, targets), strict=True):
         np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-12, atol=1e-12)
     assert (told.log_prob <= 0).all()
-
-
-@given(
-    num_tokens=st.integers(0, 20),
-    size=st.integers(1, 25),
-    seed=st.integers(0, 99),
-    kind=st.sampled_from(KINDS),
-)
-def test_chunks_change_neither_value_nor_gradient(num_tokens, size, seed, kind):
-    hidden, head, targets = example(num_tokens, seed, **kind)
-    weights = torch.rand(num_tokens, dtype=torch.float64)
-    whole, parts = reference(hidden, head, targets), chunked(hidden, head, targets, size=size)
-    assert torch.equal(whole.is_missed, parts.is_missed)
-    for of_whole, of_parts in zip(whole[:2], parts[:2], strict=True):  # log Z has a gradient, too
-        torch.testing.assert_close(of_parts, of_whole, rtol=1e-13, atol=1e-13)
-        inputs = (hidden, *head.parameters())
-        expected = torch.autograd.grad((weights * of_whole).sum(), inputs, retain_graph=True)
-        found = torch.autograd.grad((weights * of_parts).sum(), inputs, retain_graph=True)
-        for one, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize(("dtype", "result"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
@@ -90,8 +57,11 @@ def test_the_head_is_called_as_a_module_by_every_kernel_so_hooks_fire():
     reference(hidden, head, targets)
     assert seen == [(64, 37)]
     seen.clear()
-    chunked(hidden, head, targets, size=16).log_prob.sum().backward()
+    Chunked(16)(hidden, head, targets).log_prob.sum().backward()
     assert seen == [(16, 37)] * 8  # once forward, once again backward: never the logits of all tokens
+    seen.clear()
+    Chunked(16).summed(hidden, head, targets, torch.ones(64))[0].backward()
+    assert seen == [(16, 37)] * 4
     seen.clear()
     judged(hidden, head, targets, room=37 * 32)
     assert seen == [(32, 37)] * 2
@@ -156,9 +126,8 @@ def test_the_kernel_is_the_one_that_is_named_and_auto_is_what_saved_configs_mean
 ):
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # needs no C compiler
     kernel = build_kernel(ObjectiveConfig(**objective), compiles=compiles)
-    chunk = getattr(kernel, "keywords", {})
-    assert chunk.get("size") == size
-    assert (chunk.get("kernel", kernel) is reference) != is_fused
+    assert getattr(kernel, "size", None) == size
+    assert (getattr(kernel, "kernel", kernel) is reference) != is_fused
 
 
 @pytest.mark.parametrize("given", [{"kernel": "chunked"}, {"kernel": "reference", "chunk_size": 16}])

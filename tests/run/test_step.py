@@ -150,16 +150,15 @@ def test_a_micro_batch_without_targets_among_others_counts_nothing(expected):
 @pytest.mark.parametrize("mutation", ["mean of means", "unweighted divisor"])
 def test_the_comparison_sees_a_wrong_divisor(mutation, monkeypatch, expected):
     """What the field got wrong for years is caught by the tests above."""
-    from thetahat.core.total import Total
     from thetahat.run import step as module
 
     right = module.terms
     batches = batches_of(CUTTINGS["ragged accumulation"])
 
-    def mean_of_means(model, batch, log_probs, note):
-        found = right(model, batch, log_probs, note)
+    def mean_of_means(model, batch, *others):
+        found = right(model, batch, *others)
         share = sum(b.weight() for b in batches) / len(batches)
-        return found._replace(total=Total(found.total.log_prob / found.total.weight * share, found.total.weight))
+        return found._replace(value=found.value / found.total.weight * share)
 
     if mutation == "mean of means":
         monkeypatch.setattr(module, "terms", mean_of_means)

@@ -28,9 +28,9 @@ from thetahat.model.config import (
     StateSpaceMixer,
 )
 from thetahat.model.init import allocate, initialize
+from thetahat.objective.chunked import build_kernel
 from thetahat.objective.config import Causal, Conditional, Masked, ObjectiveConfig, Prefix
 from thetahat.objective.factorization import factor
-from thetahat.objective.log_prob import build_kernel
 from thetahat.objective.objective import log_likelihood
 
 VOCABULARY = 12  # tokens of text of `SYMBOLS`
@@ -141,7 +141,10 @@ def distances(folder: str, mutation: str = "") -> None:
 def _distance(here, name, config, dtype):
     """The error over what is allowed."""
     batches = [batch_of(name, share) for share in range(here.data.size)]
-    weight, kernel = sum(float(batch.weight()) for batch in batches), build_kernel(ObjectiveConfig(), compiles=False)
+    weight, kernel = (
+        sum(float(batch.weight()) for batch in batches),
+        build_kernel(ObjectiveConfig(chunk_size=5), compiles=False),
+    )
     values, truth, bound = alone(config, dtype, batches, kernel, weight)
     ours = model_in(here, config, dtype, values)
     gradients(ours, [here.cut(batches[here.data.rank])], kernel, weight)

@@ -17,8 +17,8 @@ from thetahat.distribution.world import World, join_world
 from thetahat.model.block import Block
 from thetahat.model.build import build_model
 from thetahat.model.init import allocate
+from thetahat.objective.chunked import build_kernel
 from thetahat.objective.config import ObjectiveConfig
-from thetahat.objective.log_prob import build_kernel
 from thetahat.objective.objective import log_likelihood
 
 NAMES = ("trees", "windows", "prefix", "scored", "states")

@@ -1,6 +1,5 @@
 """What ranks compute together, each a part of every product, is what one computes alone: value, gradients, logits."""
 
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,8 @@ from thetahat.model.build import build_model
 from thetahat.model.config import AttentionConfig, DecoderConfig, EncoderConfig, HeadConfig, MLPConfig, RelativeConfig
 from thetahat.model.decoder import Decoder
 from thetahat.model.init import allocate, initialize
-from thetahat.objective.log_prob import chunked, judged, reference
+from thetahat.objective.chunked import Chunked
+from thetahat.objective.log_prob import judged, reference
 
 pytestmark = pytest.mark.multi
 
@@ -66,10 +66,15 @@ def computed(model) -> dict[str, torch.Tensor]:
             part = Visibility(torch.zeros_like(tokens[:, cut]), is_plain=True)
             states = model.hidden(Inputs(tokens[:, cut], position[:, cut], part), cache)
             found["after a cache"] = model.head(states)
-    for name, kernel in (("reference", reference), ("chunked", partial(chunked, size=7))):
+    for name, kernel in (("reference", reference), ("chunked", Chunked(7)), ("summed", Chunked(7).summed)):
         model.zero_grad()
-        told = kernel(model.hidden(Inputs(tokens, position, seen)).flatten(0, 1), model.head, targets)
-        (told.log_prob.sum() + 0.1 * told.log_normalizer.sum()).backward()
+        hidden = model.hidden(Inputs(tokens, position, seen)).flatten(0, 1)
+        if name == "summed":
+            value, told = kernel(hidden, model.head, targets, torch.linspace(0, 1, len(targets)), 0.1)
+        else:
+            told = kernel(hidden, model.head, targets)
+            value = told.log_prob.sum() + 0.1 * told.log_normalizer.sum()
+        value.backward()
         found |= {f"{name} log_prob": told.log_prob.detach(), f"{name} missed": told.is_missed.double()}
         found |= {f"{name} {key}": whole(one.grad).clone() for key, one in model.named_parameters()}
     return found

@@ -170,7 +170,6 @@ def _show_operations(one: "Estimate") -> None:
         (f"forward: attention over {one.context:,} positions", each.attention),
         ("forward: head", each.head),
         ("backward", each.backward),
-        ("computed again", each.recomputed),
         ("update", each.update),
         ("all", each.total),
     ]

@@ -23,8 +23,8 @@ from thetahat.model.recurrence.count import recurrent_numbers, state_numbers
 
 NORMS = {"pre": 2, "post": 2, "sandwich": 4, "branch": 2, "parallel": 2, "none": 0}
 """Norms of a block without attention to a source, by their placement."""
-LOGITS = 4
-"""Copies of the logits at the beginning of the backward pass: themselves, and three to differentiate log Z and z."""
+LOGITS = 2
+"""Copies of the logits at the beginning of the backward pass: themselves, and their gradient."""
 
 
 @dataclass(frozen=True, slots=True)

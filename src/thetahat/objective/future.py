@@ -8,6 +8,7 @@ from torch import Tensor
 
 from thetahat.core.batch import Batch, FutureTargets, Inputs, Packed
 from thetahat.core.total import Total
+from thetahat.objective.chunked import Chunked, weighed
 from thetahat.objective.layout import PaddedRows
 from thetahat.objective.log_prob import Head, Kernel
 from thetahat.objective.objective import Model, log_likelihood
@@ -53,8 +54,9 @@ class Ahead:
         """
         found: list[Tensor] = []
         for states, ahead in zip(self._states, batch.future, strict=True):
-            told = kernel(states.flatten(0, 1)[ahead.place], self.head, ahead.target)
-            found.append((ahead.weight * told.log_prob.to(torch.float64)).sum())
+            read = states.flatten(0, 1)[ahead.place], self.head, ahead.target
+            is_chunked = isinstance(kernel, Chunked)
+            found.append(kernel.summed(*read, ahead.weight)[0] if is_chunked else weighed(kernel(*read), ahead.weight))
         self._states = []
         return torch.stack(found)
 

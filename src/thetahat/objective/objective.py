@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
 from thetahat.core.batch import Batch, Inputs
 from thetahat.core.total import Total
+from thetahat.objective.chunked import Chunked, squares, weighed
 from thetahat.objective.log_prob import Head, Kernel, Told, reference
 
 Note = Callable[[Batch, Told], None]  # is called with what the kernel computed for the targets of a batch
@@ -31,8 +31,9 @@ class Model(Protocol):
 class Terms(NamedTuple):
     """Sums over the targets of a batch. The likelihood is a term by itself, whatever is subtracted from it."""
 
-    total: Total
-    z_loss: Float64[Tensor, ""]  # Σ w (log Z)²
+    value: Float64[Tensor, ""]  # Σ w (log Pr - c (log Z)²), which has a gradient
+    total: Total  # without one
+    z_loss: Float64[Tensor, ""]  # Σ w (log Z)², without one
 
 
 def log_likelihood(model: Model, batch: Batch, kernel: Kernel = reference, note: Note | None = None) -> Total:
@@ -41,14 +42,18 @@ def log_likelihood(model: Model, batch: Batch, kernel: Kernel = reference, note:
     Divide by the weight of the *global* batch, not by this one's: then the value and the gradient do not depend on how
     the global batch was cut.
     """
-    return terms(model, batch, kernel, note).total
+    found = terms(model, batch, kernel, note)
+    return Total(found.value, found.total.weight)
 
 
-def terms(model: Model, batch: Batch, kernel: Kernel = reference, note: Note | None = None) -> Terms:
-    r"""The log-likelihood of a batch, and $\sum_i w_i (\log Z_i)^2$ with the normalizer $Z_i$ of target i.
+def terms(
+    model: Model, batch: Batch, kernel: Kernel = reference, note: Note | None = None, z_loss: float = 0.0
+) -> Terms:
+    r"""The log-likelihood of a batch, and $c \sum_i w_i (\log Z_i)^2$ with c = `z_loss`, which is subtracted from it.
 
-    The second keeps logits where their arithmetic is precise, and their sum from drifting, which no likelihood sees:
-    de Brébisson & Vincent, The Z-loss, 2016 (arXiv 1604.08859); Chowdhery et al., PaLM, 2022 (arXiv 2204.02311).
+    $Z_i$ is the normalizer of target i. The penalty keeps logits where their arithmetic is precise, and their sum from
+    drifting, which no likelihood sees: de Brébisson & Vincent, The Z-loss, 2016 (arXiv 1604.08859); Chowdhery et al.,
+    PaLM, 2022 (arXiv 2204.02311).
     """
     hidden_ND, targets_N, weights_N = (
         model.hidden(batch.inputs).flatten(0, 1),
@@ -57,8 +62,13 @@ def terms(model: Model, batch: Batch, kernel: Kernel = reference, note: Note | N
     )
     if batch.supervised is not None:  # no logits where the loss weight is 0
         hidden_ND, targets_N, weights_N = (values[batch.supervised] for values in (hidden_ND, targets_N, weights_N))
-    told = kernel(hidden_ND, model.head, targets_N)
+    if isinstance(kernel, Chunked):
+        value, told = kernel.summed(hidden_ND, model.head, targets_N, weights_N, z_loss)
+    else:
+        told = kernel(hidden_ND, model.head, targets_N)
+        value = weighed(told, weights_N, z_loss)
+    told = Told(*(values.detach() for values in told))
     if note:
-        note(batch, Told(*(values.detach() for values in told)))
-    total = Total((weights_N * told.log_prob.to(torch.float64)).sum(), batch.weight())
-    return Terms(total, (weights_N * told.log_normalizer.to(torch.float64).square()).sum())
+        note(batch, told)
+    log_prob = weighed(told, weights_N) if z_loss else value.detach()
+    return Terms(value, Total(log_prob, batch.weight()), squares(told, weights_N))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace as replace_fields
-from functools import cached_property, partial
+from functools import cached_property
 from typing import final
 
 import numpy as np
@@ -19,8 +19,9 @@ from thetahat.distribution.pieces import fill, gradient_of
 from thetahat.distribution.world import ALONE, World
 from thetahat.model.config import Dtype
 from thetahat.model.precision import computing_in
+from thetahat.objective.chunked import Chunked
 from thetahat.objective.factorization import factor
-from thetahat.objective.log_prob import chunked, reference
+from thetahat.objective.log_prob import reference
 from thetahat.run.base import load_base
 from thetahat.run.config import RunConfig
 from thetahat.run.prepare import Prepared
@@ -111,7 +112,7 @@ class Bench:
         """Runs the trainer's step from the beginning on these micro-batches; its gradient is left on the parameters."""
         state = self.state(world)
         if chunk_size is not None:
-            state.kernel = partial(chunked, size=chunk_size)
+            state.kernel = Chunked(chunk_size)
         report = step(state, batches, world)
         found = {name: one for name, p in state.model.named_parameters() if (one := gradient_of(p)) is not None}
         homes = world.homes(found)

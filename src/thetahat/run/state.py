@@ -17,7 +17,8 @@ from thetahat.model.init import allocate, initialize
 from thetahat.model.layers.experts import routers_of
 from thetahat.model.precision import parameter_dtype
 from thetahat.model.transfer.rule import fitted, growth_of, refuse_unknown
-from thetahat.objective.log_prob import Kernel, build_kernel
+from thetahat.objective.chunked import build_kernel
+from thetahat.objective.log_prob import Kernel
 from thetahat.optimization.average import MovingAverage
 from thetahat.optimization.optimizer import Optimizer, build_optimizer
 from thetahat.run.config import RunConfig

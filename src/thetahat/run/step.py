@@ -83,7 +83,7 @@ def step(
 
     # 1. weigh the global batch, before any gradient exists
     weight, num_tokens = weigh(batches, world)
-    divisor, weight_of_z = config.objective.step_divisor(weight), config.objective.z_loss
+    divisor = config.objective.step_divisor(weight)
     experts = Balancing(state.model, config.objective.balance, batches, world)
     further = Foresight(state.model, config.objective, state.kernel, world)
 
@@ -98,13 +98,11 @@ def step(
         torch.manual_seed(derived_seed(config.seed, "dropout", state.step, micro.rank, micro.index))
         read = micro.batch.to(state.device)
         with computing_in(config.dtype, state.device), experts.noting() as noted:
-            part, z_loss = terms(further.model, read, state.kernel, told)
+            found = terms(further.model, read, state.kernel, told, config.objective.z_loss)
             gain = further.gain(read)
         penalty = experts.penalty(read, noted)
-        if weight_of_z:
-            penalty = penalty + weight_of_z * z_loss / divisor
-        turn.backward(-(part.log_prob + gain) / divisor + penalty)  # the one sign flip: optimizers go downhill
-        totals.append(torch.stack([part.log_prob, part.weight, z_loss]).detach())
+        turn.backward(-(found.value + gain) / divisor + penalty)  # the one sign flip: optimizers go downhill
+        totals.append(torch.stack([found.total.log_prob, found.total.weight, found.z_loss]))
     world.sum_gradients(parameters)
     zero = torch.zeros(3, dtype=torch.float64, device=state.device)
     *sums, squares = world.sum_of_turns(totals, zero).unbind()
@@ -130,8 +128,8 @@ def step(
     # 5. what happened
     state.step += 1
     state.tokens += num_tokens
-    mean, found = squares / total.weight if weight_of_z else None, further.found()
-    return StepReport(state.step, total, num_tokens, gradient.norm, factor, verdict == "skip", routed, mean, found)
+    mean, ahead = squares / total.weight if config.objective.z_loss else None, further.found()
+    return StepReport(state.step, total, num_tokens, gradient.norm, factor, verdict == "skip", routed, mean, ahead)
 
 
 @final
@@ -149,17 +147,14 @@ class Skipping:
 def _at_once(state: State, turns: Sequence[Turn], divisor: float, note: Note | None) -> list[Tensor]:
     """Micro-batches that several threads read (`num_at_once` says when): all is added up in their order."""
     trained = [one for one in state.model.parameters() if one.requires_grad]
-    weight_of_z = state.config.objective.z_loss
+    z_loss = state.config.objective.z_loss
 
     def read(turn: Turn) -> tuple[Sequence[Tensor | None], Tensor, list[Told]]:
         told: list[Told] = []
         with computing_in(state.config.dtype, state.device):
-            part, z_loss = terms(state.model, turn.micro.batch, state.kernel, lambda _, found: told.append(found))
-        downhill = -part.log_prob / divisor
-        if weight_of_z:
-            downhill = downhill + weight_of_z * z_loss / divisor
-        gradients = torch.autograd.grad(downhill, trained, allow_unused=True)
-        return gradients, torch.stack([part.log_prob, part.weight, z_loss]).detach(), told
+            found = terms(state.model, turn.micro.batch, state.kernel, lambda _, one: told.append(one), z_loss)
+        gradients = torch.autograd.grad(-found.value / divisor, trained, allow_unused=True)
+        return gradients, torch.stack([found.total.log_prob, found.total.weight, found.z_loss]), told
 
     totals: list[Tensor] = []
     for turn, (gradients, sums, told) in zip(turns, state.workers.map(read, turns), strict=True):

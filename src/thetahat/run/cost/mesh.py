@@ -11,7 +11,7 @@ from thetahat.model.build import LanguageModel
 from thetahat.model.encoder_decoder import EncoderDecoder
 from thetahat.model.memory import kept_per_position, logit_bytes, widths_of
 from thetahat.run.config import RunConfig
-from thetahat.run.diagnosis.needed import Training
+from thetahat.run.diagnosis.needed import Training, summed_bytes
 
 AXES = ("replicas", "shards", "context", "tensor", "pipeline")
 
@@ -68,6 +68,7 @@ class Whole:
     around_kept: int | float  # the same of what belongs to no block
     logits: int | float  # bytes of logits for a position, at the beginning of the backward pass
     chunk: int  # targets whose logits exist at once; 0: all
+    summed: int  # bytes of the gradient of the head while chunks are added to it; 0: of all at once
 
 
 def whole_of(model: LanguageModel, config: RunConfig, num_outputs: int, memory: Training) -> Whole:
@@ -92,6 +93,7 @@ def whole_of(model: LanguageModel, config: RunConfig, num_outputs: int, memory: 
         around_kept=2 * one - two,
         logits=min(share, 1.0) * logit_bytes(num_outputs, 1, config.dtype),
         chunk=config.objective.chunk_size,
+        summed=summed_bytes(model, config.dtype) if config.objective.chunk_size else 0,
     )
 
 
@@ -182,7 +184,7 @@ def share_of(whole: Whole, mesh: Mesh, config: RunConfig) -> Share:
     of_blocks += whole.block_kept if again else 0.0
     in_flight = min(mesh.pipeline, passes)
     states = (in_flight * of_blocks + whole.around_kept) * positions / mesh.tensor
-    logits = whole.logits * min(positions, whole.chunk or positions) / mesh.tensor
+    logits = (whole.logits * min(positions, whole.chunk or positions) + whole.summed) / mesh.tensor
     gradients, logits = summed * whole.full * whole.trained, logits if mesh.pipeline == 1 else 0.0
     if passes == 1:  # as the gradients come, the activations go
         is_behind = gradients > states + logits

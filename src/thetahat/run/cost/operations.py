@@ -24,7 +24,6 @@ class Operations:
     attention: int | float  # forward: scores, sums over values, and what layers with a state do to it
     head: int | float  # forward: logits of targets
     backward: int | float
-    recomputed: int | float  # forward once more, where memory is saved so: chunks of the head
     update: int | float  # of the optimizer: what Muon orthogonalises; all else is no product of matrices
 
     @property
@@ -35,7 +34,7 @@ class Operations:
     @property
     def total(self) -> int | float:
         """Of the step."""
-        return self.forward + self.backward + self.recomputed + self.update
+        return self.forward + self.backward + self.update
 
     def to_dict(self) -> dict[str, int | float]:
         """What `--json` prints."""
@@ -85,7 +84,6 @@ def operations_of(
         attention=attention,
         head=head,
         backward=backward,
-        recomputed=head if config.objective.chunk_size else 0.0,
         update=_update(model, config),
     )
 

@@ -53,7 +53,7 @@ def pace_of(config: RunConfig, operations: Operations, memory: Training, num_out
     factorization = config.objective.factorization
     targets = min(factorization.expected_targets(config.batch_size, config.data.context), operations.num_tokens)
     passes = FUSED if config.compile else EAGER
-    moved = passes * memory.activations * num_micro_batches + 2 * logit_bytes(num_outputs, targets, config.dtype)
+    moved = passes * memory.activations * num_micro_batches + 4 * logit_bytes(num_outputs, targets, config.dtype)
     trained = memory.gradients
     return Pace(
         products=(operations.total - attention - operations.update) / rates.products,

@@ -9,7 +9,7 @@ from thetahat.core.plain import fields_as_json
 from thetahat.model.attention.attention import Attention
 from thetahat.model.attention.latent import LatentAttention
 from thetahat.model.build import LanguageModel
-from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
+from thetahat.model.config import DecoderConfig, Dtype, EncoderConfig, EncoderDecoderConfig
 from thetahat.model.cost import idle_parameters, matrix_weights
 from thetahat.model.layers.mlp import MLP
 from thetahat.model.memory import (
@@ -75,10 +75,10 @@ def training_memory(
     r"""Of a model on `meta` as it is trained: parameters, gradients and optimizer exactly, the rest by `model/memory`.
 
     $P b + P_t b + \sum_\text{rules} \text{SLOTS} \cdot P_r b + \max(A + L, U)$ with b bytes a number, $P_t$ of P
-    trainable, A the activations of `micro_batch_size` rows, L the logits of their targets, and U what Muon works with:
-    the directions of all its matrices, and `STACK` copies of its largest stack of one shape. Layers that `recompute`
-    names keep their input alone; `auto` counts as none. On a CPU each thread that reads a micro-batch has a gradient.
-    `most` are the positions that the data has, where that is known.
+    trainable, A the activations of `micro_batch_size` rows, L the logits of their targets (in chunks also the gradient
+    of the head, twice), and U what Muon works with: the directions of all its matrices, and `STACK` copies of its
+    largest stack of one shape. Layers that `recompute` names keep their input alone; `auto` counts as none. On a CPU
+    each thread that reads a micro-batch has a gradient. `most` are the positions that the data has, if that is known.
     """
     full = widths_of(config.dtype).full
     groups = {group.name: group.parameters for group in group_parameters(model)}
@@ -105,7 +105,8 @@ def training_memory(
         + kept_of_matrices(matrix_weights(model) + idle_parameters(model), config.dtype),
         logits=logit_bytes(
             num_labels or vocab_size, min(targets, chunk or targets), config.dtype, 0 if chunk else num_future
-        ),
+        )
+        + (summed_bytes(model, config.dtype, num_future) if chunk else 0),
         update=full * (sum(one.numel() for one in muon) + STACK * _largest_stack(muon)),
         num_rows=num_rows,
         context=config.data.context,
@@ -117,6 +118,15 @@ def _gradients(config: RunConfig) -> int:
     number = config.num_at_once
     is_more = number > 1 and (config.micro_batch_size or config.batch_size) < config.batch_size
     return number + is_more
+
+
+def summed_bytes(model: LanguageModel, dtype: Dtype, num_future: int = 0) -> int:
+    """The gradient of the head, summed over chunks on the way forward, and that of a chunk, which is added to it.
+
+    Each further token behind the next one has such a sum.
+    """
+    num_weights = sum(one.numel() for one in model.head.parameters() if one.requires_grad)
+    return (2 + num_future) * widths_of(dtype).full * num_weights
 
 
 def unread_inputs(model: LanguageModel) -> int:
