@@ -106,6 +106,14 @@ GRID = {
     ),
     "value embeddings": Case(MEDIUM, [*TIED, "model.value_embeddings.every=2"]),
     "value embeddings, bfloat16": Case(MEDIUM, [*UNTIED, "model.value_embeddings.every=1", "dtype=bfloat16"]),
+    "shared keys, windows": Case(
+        MEDIUM, [*UNTIED, "model.attention.sharing=2", "model.layers=[{distance=99},{distance=99},{},{}]"]
+    ),
+    "shared keys, smear, bfloat16": Case(
+        MEDIUM,
+        [*TIED, "model.attention.sharing=3", "model.embedding.smear.gate_width=24", "dtype=bfloat16"],
+    ),
+    "smear": Case(SMALL, [*TIED, "model.embedding.smear.gate_width=24"]),
     "squared ReLU without a gate": Case(MEDIUM, [*TIED, "model.mlp.is_gated=false", "model.mlp.activation=relu2"]),
     "learned scales of branches": Case(MEDIUM, [*TIED, "model.residual.kind=learned"]),
     "two future tokens": Case(MEDIUM, [*TIED, "model.num_future=2", "objective.future=[0.3,0.3]"]),

@@ -23,6 +23,9 @@ CHOICES = {
     "value embeddings": [VALUES],
     "smear": [SMEAR],
     "shared keys": [KEYS, "num_layers=4"],
+    "shared keys, behind latent attention": [
+        *(KEYS, "layers=[{kind='latent', latent_width=3, rotary_width=2}, {}, {}]", "num_layers=3")
+    ],
     "all, between layers with a state": [
         *(VALUES, SMEAR, KEYS, "layers=1x linear, 2x attention, 1x delta, 2x attention", "num_layers=6")
     ],
@@ -70,14 +73,15 @@ def test_branches_of_a_tree_are_read_as_texts_of_their_own(choice: str):
 
 @each
 def test_packed_rows_have_the_bits_of_rows_of_their_own(choice: str):
-    """Beside the maps: a product of more rows may be another kernel's, so these rows are as many."""
+    """As many rows, since a product of more may be another kernel's, in another order, so that others precede."""
     model, pieces = model_of(choice).float(), drawn(5, 5, 5)
     packed = row_of(pieces, [-1, -1, -1])
-    apart = torch.stack([*pieces, *drawn(5)])[:3]
-    rows = Inputs(apart, torch.arange(5).expand(3, -1), visibility_of(torch.zeros(3, 5, dtype=torch.int64)))
+    rows = Inputs(
+        torch.stack(pieces[::-1]), torch.arange(5).expand(3, -1), visibility_of(torch.zeros(3, 5, dtype=torch.int64))
+    )
     packed = Inputs(packed.tokens[:, :15], packed.position[:, :15], visibility_of(packed.visibility.piece[:, :15]))
     with torch.no_grad():
-        assert torch.equal(model.hidden(packed)[0], model.hidden(rows).flatten(0, 1))
+        assert torch.equal(model.hidden(packed)[0], model.hidden(rows).flip(0).flatten(0, 1))
 
 
 @each

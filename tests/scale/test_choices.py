@@ -18,9 +18,10 @@ CHOICES = {
     "alibi": ["layers=[{positions={kind='alibi'}}, {positions={kind='alibi'}, distance=3}]", "mlp.activation=relu2"],
     "sinks": ["attention.sinks=learned", "layers=[{distance=3}, {}]"],
     "sinks, alibi": ["attention.sinks=learned", "layers=[{positions={kind='alibi'}}]"],
-    "shared keys": ["attention.sharing=2", "num_layers=4", "layers=[{distance=3}, {distance=3}, {}, {}]"],
-    "smear": ["embedding.smear={}"],
-    "value embeddings": ["value_embeddings.every=1"],
+    "shared keys, smear, value embeddings": [
+        *("attention.sharing=2", "num_layers=4", "layers=[{distance=3}, {distance=3}, {}, {}]"),
+        *("value_embeddings.every=1", "embedding.smear={}"),
+    ],
     "global positions": ["layers=[{distance=2, num_global=2}, {distance=1, num_global=1}]"],
     "latent": ["layers=[{kind='latent', latent_width=3, query_width=5, rotary_width=2}, {}]"],
     "learned scales": ["residual.kind=learned"],

@@ -73,6 +73,7 @@ def test_a_fault_is_seen_in_every_model(found, mutation):
     [
         ("decoder", "turns"),
         ("decoder", "shards"),
+        ("shared-keys", "2"),
         *[pytest.param("decoder", one, marks=pytest.mark.slow) for one in RUNS if one not in ("turns", "shards")],
         *[
             pytest.param(kind, layout, marks=pytest.mark.slow)
