@@ -21,8 +21,6 @@ import platform
 import random
 import tempfile
 import time
-import weakref
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +28,6 @@ from typing import Any
 import torch
 from msgspec.structs import replace
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from thetahat.core.config import override
@@ -40,9 +36,10 @@ from thetahat.distribution.world import World
 from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig
 from thetahat.model.size import num_parameters
 from thetahat.objective.config import Causal, Conditional, Labels, Masked, ObjectiveConfig
+from thetahat.proof.speed.living import Living
+from thetahat.proof.speed.read import as_read, pieces_of
 from thetahat.recipes.quickstart import quickstart
-from thetahat.run.config import RunConfig
-from thetahat.run.cost.operations import Pieces, operations_of
+from thetahat.run.cost.operations import operations_of
 from thetahat.run.diagnosis.needed import training_memory
 from thetahat.run.prepare import Prepared, prepare
 from thetahat.run.state import first_model, first_state
@@ -164,32 +161,6 @@ KINDS = {
 }
 
 
-class Living(TorchDispatchMode):
-    """The bytes of all storages that live, and the most there were."""
-
-    def __init__(self):
-        super().__init__()
-        self.sizes, self.now, self.most = {}, 0, 0
-
-    def note(self, tensor: torch.Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if (key := storage._cdata) not in self.sizes:  # pyright: ignore[reportPrivateUsage]
-            self.sizes[key] = storage.nbytes()
-            self.now += storage.nbytes()
-            self.most = max(self.most, self.now)
-            weakref.finalize(storage, self.drop, key)
-
-    def drop(self, key: int) -> None:
-        self.now -= self.sizes.pop(key, 0)
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = function(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor):
-                self.note(leaf)
-        return out
-
-
 def records(case: Case, number: int) -> list[dict[str, str]]:
     """Documents of random words, a few thousand of them."""
     draw = random.Random(1)
@@ -257,7 +228,7 @@ def compare(case: Case, folder: Path) -> Compared:
     with Living() as living:
         state = first_state(config, vocab_size, 4, torch.device("cpu"), labels)
         for batch in batches:
-            batch.map(lambda tensor: (living.note(tensor), tensor)[1])
+            batch.map(lambda tensor: (living.note([tensor]), tensor)[1])
         step(state, batches, World())
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         step(state, batches, World())
@@ -272,31 +243,6 @@ def compare(case: Case, folder: Path) -> Compared:
         peak_bytes=living.most,
         peak_bytes_said=training_memory(model, read, vocab_size, labels).total,
     )
-
-
-def as_read(config: RunConfig, batches: Sequence[Any]) -> RunConfig:
-    """The config whose full rows are as long as those that were read, in the mean."""
-    inputs = [batch.inputs for batch in batches]
-    context = round(sum(one.tokens.numel() for one in inputs) / sum(len(one.tokens) for one in inputs))
-    source = max((one.source.inputs.tokens.shape[1] for one in inputs if one.source), default=None)
-    rows = len(inputs[0].tokens)
-    data = replace(config.data, context=context, source_context=source)
-    return replace(config, data=data, micro_batch_size=rows, batch_size=sum(len(one.tokens) for one in inputs))
-
-
-def pieces_of(batches: Sequence[Any]) -> Pieces:
-    """The mean length of what a position stands in."""
-    sources = [batch.inputs.source.inputs for batch in batches if batch.inputs.source]
-    stack = _mean_length([batch.inputs.visibility for batch in batches])
-    return Pieces(stack, _mean_length([one.visibility for one in sources]) if sources else None)
-
-
-def _mean_length(seen: Sequence[Any]) -> float | None:
-    lengths = [one.lengths for one in seen]
-    if any(one is None for one in lengths):
-        return None
-    each = [length for row in lengths for length in row]
-    return sum(length**2 for length in each) / sum(each)
 
 
 def main():

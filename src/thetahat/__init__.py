@@ -99,6 +99,7 @@ if TYPE_CHECKING:
     from thetahat.run.step import weigh as weigh
     from thetahat.run.train import train as train
     from thetahat.scoring.config import EvaluationConfig as EvaluationConfig
+    from thetahat.verbs.bench import BenchConfig as BenchConfig, bench as bench
     from thetahat.verbs.check_model import check_model as check_model
     from thetahat.verbs.choose import choose as choose
     from thetahat.verbs.classify import classify as classify
@@ -142,6 +143,7 @@ VERBS = {
     "replay": "verbs.replay",
     "info": "verbs.info",
     "cost": "verbs.cost",
+    "bench": "verbs.bench",
     "scaling": "verbs.scaling",
     "diagnose": "verbs.diagnose",
     "report": "verbs.report",
@@ -234,6 +236,7 @@ CONFIGS = {
     "InferenceConfig": "run.config",
     "Card": "run.card",
     "ExportConfig": "verbs.export",
+    "BenchConfig": "verbs.bench",
     "Sampling": "generation.sample",
     "Beam": "generation.beam",
 }

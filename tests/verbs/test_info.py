@@ -9,7 +9,6 @@ import torch
 from msgspec.structs import replace
 from safetensors.torch import load_file
 
-from benchmarks.cost import Living
 from tests.examples import SENTENCE, run_config
 from tests.verbs.test_families import LABELS, PAIRS, TEXTS
 from thetahat.cli.main import main
@@ -23,6 +22,7 @@ from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderCo
 from thetahat.model.memory import cache_bytes
 from thetahat.model.size import num_parameters
 from thetahat.objective.config import Causal, Conditional, Labels, Masked, ObjectiveConfig
+from thetahat.proof.speed.living import Living
 from thetahat.recipes.catalogue import RECIPES
 from thetahat.run.branch import branch
 from thetahat.run.prepare import prepare
@@ -78,7 +78,7 @@ def test_the_memory_of_training_is_that_of_a_step(name, tmp_path):
     with Living() as living:
         state = first_state(config, prepared.tokenizer.vocab_size, 4, torch.device("cpu"), labels)
         for batch in batches:
-            batch.map(lambda tensor: (living.note(tensor), tensor)[1])
+            batch.map(lambda tensor: (living.note([tensor]), tensor)[1])
         step(state, batches, World())
     of_run = replace(
         config, data=replace(config.data, labels=prepared.labels, vocab_size=prepared.tokenizer.vocab_size)

@@ -8,7 +8,7 @@ from typing import Any
 
 from thetahat.core.errors import ConfigError, ThetahatError
 
-OF_CONFIGS = ("train", "explain", "verify", "replay")  # commands that take all keys of a run
+OF_CONFIGS = ("train", "explain", "verify", "replay", "bench")  # commands that take all keys of a run
 ALIKE = 0.75  # of two names, from which on one may be a misspelling of the other
 
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import typer
 
 from thetahat.cli import (
+    bench,
     cache,
     chat,
     choose,
@@ -87,6 +88,7 @@ for command in (
     keys.keys,
     info.info,
     cost.cost,
+    bench.bench,
     explain.explain,
     verify.verify,
     score.score,

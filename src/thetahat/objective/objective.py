@@ -8,6 +8,7 @@ from torch import Tensor
 
 from thetahat.core.batch import Batch, Inputs
 from thetahat.core.total import Total
+from thetahat.core.work.regions import OBJECTIVE, region
 from thetahat.objective.chunked import Chunked, squares, weighed
 from thetahat.objective.log_prob import Head, Kernel, Told, reference
 
@@ -62,11 +63,12 @@ def terms(
     )
     if batch.supervised is not None:  # no logits where the loss weight is 0
         hidden_ND, targets_N, weights_N = (values[batch.supervised] for values in (hidden_ND, targets_N, weights_N))
-    if isinstance(kernel, Chunked):
-        value, told = kernel.summed(hidden_ND, model.head, targets_N, weights_N, z_loss)
-    else:
-        told = kernel(hidden_ND, model.head, targets_N)
-        value = weighed(told, weights_N, z_loss)
+    with region(OBJECTIVE):
+        if isinstance(kernel, Chunked):
+            value, told = kernel.summed(hidden_ND, model.head, targets_N, weights_N, z_loss)
+        else:
+            told = kernel(hidden_ND, model.head, targets_N)
+            value = weighed(told, weights_N, z_loss)
     told = Told(*(values.detach() for values in told))
     if note:
         note(batch, told)

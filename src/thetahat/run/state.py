@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from thetahat.core.work.threads import Workers
+from thetahat.core.work.threads import Pool, Workers
 from thetahat.distribution.pieces import fill, settle
 from thetahat.distribution.world import ALONE, World
 from thetahat.ledger.evaluated import Evaluated
@@ -35,7 +35,7 @@ class State:
     optimizer: Optimizer
     kernel: Kernel  # of the objective
     num_steps: int  # where the schedule ends
-    workers: Workers  # that read micro-batches
+    workers: Pool  # that read micro-batches
     step: int = 0  # updates made
     tokens: int = 0  # targets learned from
     seconds: float = 0.0  # of training, evaluations included

@@ -12,6 +12,7 @@ from thetahat.core.batch import Batch
 from thetahat.core.errors import DataError
 from thetahat.core.random import derived_seed
 from thetahat.core.total import Total
+from thetahat.core.work.regions import UPDATE, region
 from thetahat.distribution.pieces import gradient_of
 from thetahat.distribution.world import ALONE, Ranks, Turn
 from thetahat.model.precision import computing_in
@@ -109,7 +110,8 @@ def step(
     total = Total(*sums)
 
     # 3. the true global norm; what is not finite never reaches the parameters
-    gradient = clip_and_measure(parameters, config.optimization.clip)
+    with region(UPDATE):
+        gradient = clip_and_measure(parameters, config.optimization.clip)
     factor = learning_rate_factor(config.optimization.schedule, state.step, state.num_steps)
     holders = tuple(place for place, parameter in enumerate(parameters) if gradient_of(parameter) is not None)
     measured = Measured(state.step + 1, total, gradient, holders, factor)
@@ -120,10 +122,11 @@ def step(
     # 4. the update
     routed = experts.found()
     if verdict == "update":
-        state.optimizer.step(factor)
-        experts.update(routed)
-        if state.average:
-            state.average.update()
+        with region(UPDATE):
+            state.optimizer.step(factor)
+            experts.update(routed)
+            if state.average:
+                state.average.update()
 
     # 5. what happened
     state.step += 1

@@ -11,6 +11,7 @@ import torch
 from thetahat.core import store
 from thetahat.core.batch import Batch
 from thetahat.core.errors import NonFiniteError, StoppedError
+from thetahat.core.work.regions import DATA, region
 from thetahat.distribution import heartbeat
 from thetahat.distribution.world import World, join_world
 from thetahat.ledger.evaluated import Evaluated, better
@@ -68,20 +69,17 @@ def train(
         if run.is_new:
             _save(run)  # step 0, or that of the parent
         ending = held.enter_context(tracking(run.log is not None, config, folder, state.step))
-        clock = _Clock(state)
+        clock = Clock(state)
         with listening() as stop:
             while run.lacks_evaluation or state.step < state.num_steps:
                 done, held_out = None, None
                 if not run.lacks_evaluation:
-                    batches = run.feed.batches(state.step)
                     try:
-                        with _watched(run, batches) as (note, judge):
-                            done = step(state, batches, run.world, note, judge)
+                        done = make_step(run, clock)
                     except GoingBack as found:
                         go_back(run, found.alarms)
                         clock.tick()
                         continue
-                    _log_step(run, done, clock)
                 if run.lacks_evaluation:
                     hooks = ScoringHooks(stops=lambda: stop.number > 0, shows=evaluating or (lambda done, total: None))
                     held_out = _evaluate(run, clock, hooks, is_saved=done is None)
@@ -104,6 +102,19 @@ def train(
         ending.is_finished = not run.lacks_evaluation and state.step == state.num_steps
     if wish > 0 and (run.lacks_evaluation or state.step < state.num_steps):
         raise Interrupted(wish, f"stopped after step {state.step}; saved {folder_of(folder, state.step)}")
+
+
+def make_step(run: Running, clock: "Clock") -> StepReport:
+    """The next step of a run: its data, its update with what watches over it, and its line in the log.
+
+    Raises GoingBack where alarms undo updates.
+    """
+    with region(DATA):
+        batches = run.feed.batches(run.state.step)
+    with _watched(run, batches) as (note, judge):
+        done = step(run.state, batches, run.world, note, judge)
+    _log_step(run, done, clock)
+    return done
 
 
 @contextmanager
@@ -157,7 +168,7 @@ def _save_once(run: Running) -> None:
         _save(run)
 
 
-class _Clock:
+class Clock:
     """Measures time, and adds it to the seconds of a run."""
 
     def __init__(self, state: State) -> None:
@@ -209,7 +220,7 @@ def _averaged(state: State) -> Generator[None]:
         state.average.swap()
 
 
-def _log_step(run: Running, done: StepReport, clock: _Clock) -> None:
+def _log_step(run: Running, done: StepReport, clock: Clock) -> None:
     """Logs a step, and notes whether an evaluation is due after it."""
     state = run.state
     heartbeat.at("log", state.step)
@@ -230,7 +241,7 @@ def _log_step(run: Running, done: StepReport, clock: _Clock) -> None:
     )
 
 
-def _evaluate(run: Running, clock: _Clock, hooks: ScoringHooks, *, is_saved: bool) -> Summary | None:
+def _evaluate(run: Running, clock: Clock, hooks: ScoringHooks, *, is_saved: bool) -> Summary | None:
     """Makes the evaluation that is due, and logs it; None if a signal comes meanwhile, and then it is still due.
 
     Only a checkpoint that an uninterrupted run saves too can be the best.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar, final
+from typing import Protocol, TypeVar, final, runtime_checkable
 
 import torch
 from torch import nn
@@ -43,6 +43,20 @@ def at_once(
 def _first(waiting: deque[tuple[Task, Future[Result]]]) -> tuple[Task, Result]:
     task, result = waiting.popleft()
     return task, result.result()
+
+
+@runtime_checkable
+class Pool(Protocol):
+    """Does several tasks at once."""
+
+    @property
+    def number(self) -> int:
+        """How many."""
+        ...
+
+    def map(self, do: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """The result of each task, in order."""
+        ...
 
 
 @final

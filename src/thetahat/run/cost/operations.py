@@ -53,9 +53,15 @@ WHOLE_ROWS = Pieces()
 
 
 def operations_of(
-    model: LanguageModel, config: RunConfig, pieces: Pieces = WHOLE_ROWS, pairs: Pairs = "visible"
+    model: LanguageModel,
+    config: RunConfig,
+    pieces: Pieces = WHOLE_ROWS,
+    pairs: Pairs = "visible",
+    num_logits: int | None = None,
 ) -> Operations:
     r"""Of a step of `batch_size` full rows under a config, for a model on `meta` as it is trained.
+
+    `num_logits`: for how many positions the head computes logits; None: as many as there are targets in full rows.
 
     A matrix of N weights takes 2N a position forward, 2N for the gradient of its input, and 2N for its own where it is
     trained; attention $4 H \sum_a K_a T_a$ forward and twice that backward. The gradient of the embedding is no
@@ -66,6 +72,7 @@ def operations_of(
     share = data.source_room / data.context if isinstance(shape, EncoderDecoderConfig) else 0.0
     factorization = config.objective.factorization
     targets = min(factorization.expected_targets(config.batch_size, data.context), positions)
+    targets = targets if num_logits is None else num_logits
     stack, of_source = pieces.length or data.context, pieces.of_source or data.source_room
     seen = positions_seen(shape, stack, pairs, of_source, data.source_room, share)
     attention = positions * mixing_flops(shape, seen)
