@@ -101,7 +101,7 @@ def _show(found: "Benched") -> None:
         "seconds of a step": f"{pace.median:.4g} (a tenth below {pace.low:.4g}, a tenth above {pace.high:.4g})",
         "targets a second": f"{pace.targets_per_second:,.0f}",
         "positions a second": f"{pace.positions_per_second:,.0f}, of which {pace.padding:.1%} are padding",
-        "operations of a step": f"{pace.flops / 1e9:,.4g} GFLOP, and {pace.other_flops / 1e9:,.3g} to update or again",
+        "operations of a step": f"{pace.flops / 1e9:,.4g} GFLOP, and {pace.update_flops / 1e9:,.3g} to update",
         "utilisation": f"{found.utilisation:.1%} of the quickest product; {found.with_update:.1%} with the update",
         "memory": f"{measured}, {memory.how}{said}",
         "seconds to the first step": f"{found.preparing:.3g} to prepare, {found.first_step:.3g} for itself",

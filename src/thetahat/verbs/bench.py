@@ -134,7 +134,7 @@ class _Measuring:
             num_steps=number,
             ceiling=ceiling,
             utilisation=pace.flops / whole,
-            with_update=(pace.flops + pace.other_flops) / whole,
+            with_update=(pace.flops + pace.update_flops) / whole,
             memory=memory,
             preparing=preparing,
             first_step=first,
@@ -197,7 +197,7 @@ class _Measuring:
     def _pace(self, model: LanguageModel, rounds: list[list[float]], waited: list[float], begin: int) -> Pace:
         """Of all steps together; what they read is counted once more, of all ranks."""
         each = np.array([seconds for one in rounds for seconds in one])
-        read, flops, others = NOTHING, 0.0, 0.0
+        read, flops = NOTHING, 0.0
         for step in range(begin, begin + len(each)):
             batches = self._batches(step)
             if not batches:
@@ -205,10 +205,9 @@ class _Measuring:
             one = operations_of(model, as_read(self.config, batches), pieces_of(batches), num_logits=logits_of(batches))
             read = sum(map(counted_in, batches), start=read)
             flops += one.forward + one.backward
-            others += one.recomputed
         update = len(each) * operations_of(model, self.config).update
-        told = torch.tensor([read.positions, read.filled, read.targets, flops, others], dtype=torch.float64)
-        positions, filled, targets, flops, others = self.world.sum(told).tolist()
+        told = torch.tensor([read.positions, read.filled, read.targets, flops], dtype=torch.float64)
+        positions, filled, targets, flops = self.world.sum(told).tolist()
         seconds = float(each.sum())
         low, median, high = np.quantile(each, [0.1, 0.5, 0.9]).tolist()
         whole = len(each) * median  # a step that another program holds up counts once
@@ -222,7 +221,7 @@ class _Measuring:
             positions_per_second=positions / whole,
             padding=1 - filled / positions,
             flops=flops / len(each),
-            other_flops=(others + update) / len(each),
+            update_flops=update / len(each),
         )
 
     def _compared(self, number: int, batches: Sequence[Batch]) -> Compared:

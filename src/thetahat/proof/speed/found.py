@@ -27,7 +27,7 @@ class Pace:
     positions_per_second: float  # all that is computed, padding too
     padding: float  # share of the positions
     flops: float  # of a step: the forward and the backward pass, of what is visible
-    other_flops: float  # the update, and what is computed again
+    update_flops: float  # of the optimizer: what Muon orthogonalises
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Benched:
     num_steps: int  # that were measured
     ceiling: float  # FLOP/s of the quickest product, of one rank
     utilisation: float  # forward and backward over what the products of that time could be
-    with_update: float  # the same of all operations, the update and what is computed again too
+    with_update: float  # the same of all operations, the update too
     memory: Memory
     preparing: float  # seconds until the model and its data are there
     first_step: float  # seconds of the first step, with what is compiled in it
