@@ -78,7 +78,7 @@ KINDS = {
     ),
     "shared-layers": ("model.shares_layers=true",),
     "states": ("model.layers=state-space,linear",),  # a run of the delta rule multiplies rounding: docs/decisions.md
-    "latent": ("model.layers=[{kind='latent',latent_width=12,rotary_width=4},{}]", "model.num_kv_heads=4"),
+    "latent": ("model.layers=[{kind='latent',latent_width=12,rotary_width=4},{}]",),
     "shared-keys": (
         *("model.num_layers=4", "model.attention.sharing=2", "model.value_embeddings.every=2"),
         *("model.embedding.smear.gate_width=9", "optimization.vectors.epsilon=1e-12"),

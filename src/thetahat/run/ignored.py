@@ -79,9 +79,6 @@ def _of_latents(config: RunConfig) -> Iterator[Ignored]:
             yield Ignored("model.attention.query_key_norm", choices.query_key_norm, why, cure)
         if choices.sharing > 1:
             yield Ignored("model.attention.sharing", choices.sharing, why, "model.attention.sharing=1")
-        if model.num_kv_heads != model.num_heads:
-            cure = f"model.num_kv_heads={model.num_heads}: each head has keys and values of its own"
-            yield Ignored("model.num_kv_heads", model.num_kv_heads, why, cure)
 
 
 def _of_windows(config: RunConfig) -> Iterator[Ignored]:

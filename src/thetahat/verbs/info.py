@@ -13,7 +13,7 @@ from thetahat.core.plain import fields_as_json
 from thetahat.data.chat.template import load_template
 from thetahat.data.config import ChatConfig
 from thetahat.interop.files import Stored, headers, stored_in
-from thetahat.model.config import DecoderConfig, ModelConfig
+from thetahat.model.config import DecoderConfig, LatentMixer, ModelConfig
 from thetahat.model.cost import flops_per_token, idle_parameters, parameters_by_part
 from thetahat.run.config import RunConfig
 from thetahat.run.diagnosis.needed import Inference, Training, inference_memory, training_memory
@@ -118,6 +118,10 @@ def _shape(model: ModelConfig) -> dict[str, Any]:
     names = ["num_layers", "width", "num_heads", "num_kv_heads", "head_width", "inner_width"]
     names += ["num_encoder_layers"] if hasattr(model, "num_encoder_layers") else []
     found: dict[str, Any] = {"kind": kind_of(model)} | {name: getattr(model, name) for name in names}
+    kinds = list(dict.fromkeys(map(kind_of, model.layers)))
+    found |= {"layers": ", ".join(kinds)} if kinds != ["attention"] else {}
+    latents = sorted({mixer.latent_width for mixer in model.layers if isinstance(mixer, LatentMixer)})
+    found |= {"latent_width": latents} if latents else {}
     distances = sorted({mixer.distance for mixer in model.attentions if mixer.distance is not None})
     if model.experts is not None:
         experts = model.experts
