@@ -23,6 +23,7 @@ IGNORED = {
         "ledger.every=0 ledger.tokens=true",
         "samples.every=3",
         "mesh.turns=2",
+        "mesh.offload=true",
         "evaluation.ema=true",
         "samples.max_tokens=3",
         "samples.temperature=0",

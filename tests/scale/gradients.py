@@ -13,7 +13,7 @@ from thetahat.core.visibility import Visibility
 from thetahat.distribution import context as context_module, exchange, tensor as tensor_module
 from thetahat.distribution.mesh import MeshConfig
 from thetahat.distribution.pieces import fill, whole
-from thetahat.distribution.shard import shard
+from thetahat.distribution.shard import Policy, shard
 from thetahat.distribution.world import World, join_world
 from thetahat.model.block import Block
 from thetahat.model.build import build_model
@@ -113,7 +113,7 @@ def model_in(world: World, config, dtype, values):
         tensor_module.split(model, world.layout.tensor)
     if world.layout.shards is not None:
         units = [module for module in model.modules() if isinstance(module, Block)]
-        shard(model, units, ("hidden", "encode", "read", "decode"), world.layout.shards, None)
+        shard(model, units, ("hidden", "encode", "read", "decode"), world.layout.shards, Policy())
     allocate(model, "cpu", dtype)
     for name, parameter in model.named_parameters():
         fill(parameter, values[name])

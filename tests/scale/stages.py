@@ -12,7 +12,7 @@ from thetahat.distribution import pieces, world as world_module
 from thetahat.distribution.mesh import MeshConfig
 from thetahat.distribution.pieces import fill, gradient_of, settle, sum_over_homes
 from thetahat.distribution.pipeline import stage as stage_module
-from thetahat.distribution.shard import shard
+from thetahat.distribution.shard import Policy, shard
 from thetahat.distribution.world import World, join_world
 from thetahat.model.block import Block
 from thetahat.model.build import build_model
@@ -42,7 +42,7 @@ def stage_in(world: World, config, dtype, values):
     homes = stage_module.divide(model, world.layout.stages, dtype)
     if world.layout.shards is not None:
         units = [module for module in model.modules() if isinstance(module, Block)]
-        shard(model, units, ("hidden",), world.layout.shards, None)
+        shard(model, units, ("hidden",), world.layout.shards, Policy())
     allocate(model, "cpu", dtype)
     settle(model, homes)
     for name, parameter in model.named_parameters():

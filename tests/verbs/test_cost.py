@@ -90,9 +90,24 @@ def test_the_shards_of_a_config_are_those_of_the_estimate():
     assert str(placed.layout.mesh) == "mesh.shards=4"
 
 
+def test_what_is_offloaded_lies_on_the_host(capsys, monkeypatch):
+    keys = ("mesh.shards=4", "micro_batch_size=2")
+    plain, config = (override(find_recipe("gpt2-124m"), [*keys, *more]) for more in ([], ["mesh.offload=true"]))
+    usual, offloaded = (cost(one, on=Machines(("h100",))).estimate.placed[0].layout.memory for one in (plain, config))
+    assert usual.host == offloaded.parameters == offloaded.optimizer == 0
+    assert usual.gradients == offloaded.gradients  # of several micro-batches: whole until the last
+    one = usual.parameters + usual.optimizer
+    assert offloaded.host == one + usual.parameters  # with the gradients of its pieces
+    assert offloaded.total == usual.total - one
+    typed = ["gpt2-124m", *keys, "mesh.offload=true", "--on", "h100"]
+    shown = said(*typed, capsys=capsys, monkeypatch=monkeypatch).out
+    assert "of the host: mesh.shards=4 mesh.offload=true" in " ".join(shown.split())
+
+
 @pytest.mark.parametrize(
     ("typed", "expected"),
     [
+        (("quickstart", "mesh.offload=true", "--on", "h100"), "mesh.offload=true is for shards"),
         (("quickstart", "--on", "h1000"), "h100, h200"),
         (("quickstart", "mesh.shard=2"), "mesh.shards=N"),
         (("quickstart", "mesh.shards=x"), "mesh.shards=8"),

@@ -89,13 +89,16 @@ def cost(
         say(f"\nNext: thetahat train {' '.join(words) or 'quickstart'}")
 
 
-def _without_mesh(words: list[str]) -> tuple[list[str], dict[str, int]]:
+OFFLOAD = {f"{AXIS}offload=true": ("offload", True), f"{AXIS}offload=false": ("offload", False)}
+
+
+def _without_mesh(words: list[str]) -> tuple[list[str], dict[str, Any]]:
     """The words that are no mesh.AXIS=N, and those that are."""
     from thetahat.core.errors import ConfigError
     from thetahat.run.cost.mesh import AXES
 
-    mesh: dict[str, int] = {}
-    for word in (word for word in words if word.startswith(AXIS)):
+    mesh: dict[str, Any] = dict(OFFLOAD[word] for word in words if word in OFFLOAD)
+    for word in (word for word in words if word.startswith(AXIS) and word not in OFFLOAD):
         axis, _, number = word.removeprefix(AXIS).partition("=")
         if axis not in AXES or not number.isdigit() or int(number) < 1:
             raise ConfigError(
@@ -121,7 +124,7 @@ def _asked_about(words: list[str]) -> "tuple[str | RunConfig, RunConfig | None]"
     return name, training_of(name, pairs)
 
 
-def _on(asked: Typed, mesh: dict[str, int]) -> "Machines":
+def _on(asked: Typed, mesh: dict[str, Any]) -> "Machines":
     from thetahat.core.errors import ConfigError
     from thetahat.run.cost.mesh import Mesh
     from thetahat.verbs.cost import EVERYWHERE, Machines
@@ -211,6 +214,8 @@ def _show_placed(one: "Estimate") -> None:
         Column("else", lambda row: row.cure, None, 1),
     ]
     show_table(one.placed, columns)
+    if (laid := one.placed[-1].layout if one.placed else None) and laid.memory.host:
+        emit_words(f"Beside it each rank needs {sized(laid.memory.host)} of the host: {laid.mesh}.")
 
 
 def _brief(seconds: int | float) -> str:

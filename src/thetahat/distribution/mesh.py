@@ -41,8 +41,19 @@ class MeshConfig(Config, kw_only=True):
     and exchange more (the interleaved order).
     """
 
+    offload: bool = False
+    """Whether parameters in shards, their gradients and their optimizer state lie in the memory of the host, of which
+    the GPU gets a block when it is read; the update is made by the CPU.
+    """
+
     def __post_init__(self) -> None:
         """Raises ConfigError for axes that do not go together."""
+        if self.offload and self.pipeline > 1:
+            raise ConfigError(
+                f"mesh.offload=true with mesh.pipeline={self.pipeline}",
+                allowed="mesh.shards, mesh.context and mesh.tensor beside it",
+                cure="mesh.offload=false, or mesh.pipeline=1",
+            )
         for axis in (CONTEXT, TENSOR):
             if self.pipeline > 1 and (number := getattr(self, axis)) > 1:
                 raise ConfigError(

@@ -7,15 +7,39 @@ sums their gradients.
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 
 from thetahat.core.absent import is_absent
 from thetahat.distribution.pieces import units_of
+
+
+class Policy(NamedTuple):
+    """How pieces are held and gathered."""
+
+    products: torch.dtype | None = None  # a narrower dtype, in which units are gathered; None: in that of parameters
+    on_host: bool = False  # they lie on the host with their gradients, which is where they must get their memory
+
+    def for_unit(self) -> MixedPrecisionPolicy:
+        """Of a unit, whose matrices would be cast to that dtype to be read."""
+        if self.products is None:
+            return MixedPrecisionPolicy()
+        return MixedPrecisionPolicy(param_dtype=self.products, reduce_dtype=torch.float32, cast_forward_inputs=False)
+
+    def place(self, mesh: DeviceMesh) -> OffloadPolicy:
+        """Where pieces lie; on the host in memory from which a GPU can copy."""
+        return CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if self.on_host else OffloadPolicy()
 
 
 def shard(
@@ -23,7 +47,7 @@ def shard(
     units: Iterable[nn.Module],
     methods: Sequence[str],
     mesh: DeviceMesh,
-    products: torch.dtype | None,
+    policy: Policy,
     kept: Iterable[nn.Parameter] = (),
 ) -> None:
     """Divides the rows of all matrices of a model over the shards of a mesh, but for those that are `kept` whole.
@@ -32,16 +56,14 @@ def shard(
     (tables, the head) is whole from the call of one of `methods` of the model to the end of the backward pass, so that
     the head may be called in as many portions as a rank likes. Gradients are summed over ranks, never averaged.
     What other stages of a pipeline have is theirs.
-    Where `products` is a narrower dtype, units are gathered in it, as their matrices would be cast to it to be read.
     """
+    place = policy.place(mesh)
     ignored = {parameter for parameter in model.parameters() if parameter.ndim < 2 or is_absent(parameter)} | set(kept)
-    narrow = MixedPrecisionPolicy(param_dtype=products, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for unit in (one for one in units if not any(map(is_absent, one.parameters()))):
-        policy = narrow if products is not None else MixedPrecisionPolicy()
-        fully_shard(unit, mesh=mesh, ignored_params=ignored, mp_policy=policy)
+        fully_shard(unit, mesh=mesh, ignored_params=ignored, mp_policy=policy.for_unit(), offload_policy=place)
         if hasattr(unit, "remember"):  # a block of a decoder is asked for what it reads of a source
             register_fsdp_forward_method(unit, "remember")
-    root = fully_shard(model, mesh=mesh, ignored_params=ignored)
+    root = fully_shard(model, mesh=mesh, ignored_params=ignored, offload_policy=place)
     for module in units_of(model):  # neither setter reaches the modules inside
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)

@@ -17,16 +17,23 @@ _FUTURE = "future."  # blocks that read the stream of a decoder, and write into 
 _IN_A_BLOCK = re.compile(r".*\bblocks\.\d+\.\w+")
 
 
-def allocate(model: nn.Module, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> None:
+def allocate(
+    model: nn.Module,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    is_on_host: Callable[[Tensor], bool] | None = None,
+) -> None:
     """Gives memory to the parameters that have none, as after `build_model`; a tied weight gets it once.
 
-    They hold no values until they are initialized or loaded. What another process has stays without.
+    They hold no values until they are initialized or loaded. What another process has stays without. Those for which
+    `is_on_host` get memory of the host whatever the device is.
     """
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.is_meta and not is_absent(parameter):
-                empty = _empty_like(parameter, device, dtype)
+                place = "cpu" if is_on_host and is_on_host(parameter) else device
+                empty = _empty_like(parameter, place, dtype)
                 setattr(module, name, made.setdefault(id(parameter), nn.Parameter(empty, parameter.requires_grad)))
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thetahat.distribution.pieces import gradient_of, is_divided, piece, sum_over_pieces
-from thetahat.optimization.foreach import multiply_, norms
+from thetahat.optimization.foreach import multiply_, norms, together
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Float[Tensor, ""]:
@@ -35,7 +35,7 @@ def clip_and_measure(parameters: Iterable[nn.Parameter], max_norm: float | None)
     gradients = [piece(gradient) for _, gradient in held]
     if not gradients:
         return Clipped(torch.zeros((), dtype=torch.float64), torch.zeros(0, dtype=torch.float64))
-    each = torch.stack(list(norms(gradients, torch.float64)))
+    each = together(norms(gradients, torch.float64))
     if any(is_divided(parameter) for parameter, _ in held):
         each = sum_over_pieces(each.square(), [parameter for parameter, _ in held]).sqrt()
     norm = torch.linalg.vector_norm(each)

@@ -11,6 +11,7 @@ from thetahat.core.config import to_plain
 from thetahat.core.errors import ConfigError
 from thetahat.data.chat.template import TEMPLATES, load_template
 from thetahat.data.config import ChatConfig, as_typed
+from thetahat.distribution.mesh import MeshConfig
 from thetahat.generation.config import SamplesConfig
 from thetahat.model.config import EncoderDecoderConfig, LatentMixer, ModelConfig
 from thetahat.objective.config import BalanceConfig, Masked, ObjectiveConfig
@@ -39,7 +40,8 @@ class OfBase:
 def refuse_ignored(config: RunConfig) -> None:
     """Raises ConfigError for the first setting that differs from its default and has no effect."""
     of_model = [*_of_windows(config), *_of_latents(config), *_of_balance(config)]
-    for one in [*_of_objective(config.objective), *of_model, *_of_data(config), *_of_run(config)]:
+    of_run = [*_of_mesh(config.mesh), *_of_run(config)]
+    for one in [*_of_objective(config.objective), *of_model, *_of_data(config), *of_run]:
         raise ConfigError(f"{one.key}={one.value} has no effect: {one.why}", cure=one.cure)
 
 
@@ -127,6 +129,13 @@ def _of_chat(chat: ChatConfig) -> Iterator[Ignored]:
         yield Ignored("data.chat.date", chat.date, why, "data.chat.date=none")
 
 
+def _of_mesh(mesh: MeshConfig) -> Iterator[Ignored]:
+    if mesh.turns > 1 and mesh.pipeline == 1:
+        yield Ignored("mesh.turns", mesh.turns, "there is no pipeline", "mesh.pipeline=2, or mesh.turns=1")
+    if mesh.offload and mesh.shards == 1:
+        yield Ignored("mesh.offload", "true", "there are no shards", "mesh.shards=2, or mesh.offload=false")
+
+
 def _of_run(config: RunConfig) -> Iterator[Ignored]:
     if config.ledger.tokens and config.ledger.every == 0:
         why = "ledger.every=0 writes no ledger"
@@ -134,8 +143,6 @@ def _of_run(config: RunConfig) -> Iterator[Ignored]:
     if config.skip_steps and config.skip_steps[-1] > config.max_steps:
         why = f"max_steps={config.max_steps} ends the run before"
         yield Ignored("skip_steps", list(config.skip_steps), why, "steps that it has, or a larger max_steps")
-    if config.mesh.turns > 1 and config.mesh.pipeline == 1:
-        yield Ignored("mesh.turns", config.mesh.turns, "there is no pipeline", "mesh.pipeline=2, or mesh.turns=1")
     if config.evaluation.ema and config.optimization.ema is None:
         yield Ignored("evaluation.ema", "true", "no moving average is kept", "optimization.ema=0.999")
     if config.samples.prompts and config.objective.factorization.layout.predicts_label:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from thetahat.core.work.threads import Pool, Workers
-from thetahat.distribution.pieces import fill, settle
+from thetahat.distribution.pieces import fill, is_in_shards, settle
 from thetahat.distribution.world import ALONE, World
 from thetahat.ledger.evaluated import Evaluated
 from thetahat.model.adapters.lora import adapt, freeze
@@ -94,13 +94,13 @@ def first_model(
 
         homes = divide(model, world.layout.stages, parameter_dtype(config.dtype))
     if world.layout.shards is not None:
-        from thetahat.distribution.shard import shard  # imports FSDP, which takes a second
+        from thetahat.distribution.shard import Policy, shard  # imports FSDP, which takes a second
 
         units = [module for module in model.modules() if isinstance(module, Block)]
         products = torch.bfloat16 if config.dtype == "bfloat16" else None
         kept = [router.weight for router in routers_of(model).values()]  # they are multiplied with in float32
-        shard(model, units, _METHODS, world.layout.shards, products, kept)
-    allocate(model, device, parameter_dtype(config.dtype))
+        shard(model, units, _METHODS, world.layout.shards, Policy(products, on_host=config.mesh.offload), kept)
+    allocate(model, device, parameter_dtype(config.dtype), is_in_shards if config.mesh.offload else None)
     settle(model, homes)
     if draws:
         initialize(model, config.seed, fill, growth_of(config.model, config.transfer))

@@ -12,6 +12,18 @@ from thetahat.model.decoder import Decoder
 from thetahat.model.layers.experts import routers_of
 from thetahat.run.config import RunConfig
 
+OFFLOADING = frozenset({"cuda"})  # devices beside which the host has memory of its own
+
+
+def refuse_offload(config: RunConfig) -> None:
+    """Raises ConfigError where the memory of the host is the only one."""
+    if config.mesh.offload and config.device not in OFFLOADING:
+        raise ConfigError(
+            f"mesh.offload=true with device={config.device}: everything lies in the memory of the host anyway",
+            allowed="mesh.offload=true with device=cuda",
+            cure="mesh.offload=false",
+        )
+
 
 def refuse_tensor(config: RunConfig, model: LanguageModel, size: int) -> None:
     """Raises ConfigError if so many ranks cannot compute the products of this model together."""

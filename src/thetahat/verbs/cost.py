@@ -16,7 +16,7 @@ from thetahat.run.config import RunConfig
 from thetahat.run.cost.ceiling import measure_rates
 from thetahat.run.cost.devices import DEVICES, Device, Rates, find_device, rates_of
 from thetahat.run.cost.layout import USABLE, Layout, Task, layout_of, layouts
-from thetahat.run.cost.mesh import Mesh, whole_of
+from thetahat.run.cost.mesh import Mesh, check_mesh, whole_of
 from thetahat.run.cost.operations import Operations, Pieces, operations_of
 from thetahat.run.cost.pace import Pace, pace_of
 from thetahat.run.diagnosis.fitting import fitting_pairs
@@ -125,10 +125,11 @@ def cost(
     for name in on.gpus:
         if name != HERE:
             find_device(name)
-    laid = asked.config.mesh
-    mesh = Mesh(shards=laid.shards, pipeline=laid.pipeline)
+    mesh = Mesh.of(asked.config.mesh)
     if mesh.num_ranks > 1 and on.mesh is None and on.num_gpus in (1, mesh.num_ranks):
         on = replace(on, mesh=mesh)
+    if on.mesh is not None:
+        check_mesh(on.mesh, asked.config)
     key, values = _values(over)
     settled = partial(_estimate, on=on, piece=piece, here=_here(asked.config) if HERE in on.gpus else None)
     model = asked.on_meta()

@@ -9,6 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from thetahat.distribution.pieces import piece, sum_over_pieces
+from thetahat.optimization.foreach import together
 from thetahat.optimization.optimizer import Optimizer, Rule
 
 SAMPLE = 4096  # elements of a tensor, about: a root mean square of so many is right to 1 %
@@ -58,7 +59,7 @@ def measured(optimizer: Optimizer, before: Sequence[Tensor]) -> Float64[Tensor, 
             counts = [now.new_tensor(len(now)), (has & differs).sum().double(), has.sum().double()]
             rows.append(torch.stack([*counts, *squares, *compared]))
     parameters = [one for rule in optimizer.rules for one in rule.group.parameters.values()]
-    number, moved, has, size, change, known, surprise, below = sum_over_pieces(torch.stack(rows), parameters).unbind(1)
+    number, moved, has, size, change, known, surprise, below = sum_over_pieces(together(rows), parameters).unbind(1)
     return torch.stack(
         [
             (size / number).sqrt(),

@@ -9,6 +9,7 @@ from thetahat.core.errors import NonFiniteError
 from thetahat.distribution import heartbeat
 from thetahat.distribution.pieces import piece, sum_over_pieces, undivided
 from thetahat.distribution.world import MicroBatch
+from thetahat.optimization.foreach import together
 from thetahat.run.blame.alone import alone_in, noise_of
 from thetahat.run.blame.first import Fault, first_fault
 from thetahat.run.state import State
@@ -90,6 +91,6 @@ def check_parameters(state: State) -> None:
 def _sick_parameters(state: State) -> list[str]:
     named = list(state.model.named_parameters())
     values = [value for _, value in named]
-    counts = torch.stack([(~torch.isfinite(piece(value))).sum() for value in values])
+    counts = together([(~torch.isfinite(piece(value))).sum() for value in values])
     sick = sum_over_pieces(counts, values).tolist()
     return [name for (name, _), count in zip(named, sick, strict=True) if count]

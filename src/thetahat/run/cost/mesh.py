@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from thetahat.core.errors import ConfigError
 from thetahat.core.plain import fields_as_json
+from thetahat.distribution.mesh import MeshConfig
 from thetahat.model.build import LanguageModel
 from thetahat.model.encoder_decoder import EncoderDecoder
 from thetahat.model.memory import kept_per_position, logit_bytes, widths_of
@@ -30,6 +31,13 @@ class Mesh:
     tensor: int = 1
     pipeline: int = 1
     recomputed: int | float = 0.0  # the share of blocks that are computed once more in the backward pass
+    offload: bool = False  # parameters, gradients and optimizer state lie on the host
+
+    @staticmethod
+    def of(config: MeshConfig) -> "Mesh":
+        """The mesh of a config, with one replica."""
+        names = ("shards", "context", "tensor", "pipeline", "offload")
+        return Mesh(**{name: getattr(config, name) for name in names})
 
     @property
     def num_ranks(self) -> int:
@@ -47,7 +55,8 @@ class Mesh:
         return self.shards * self.context
 
     def __str__(self) -> str:
-        return " ".join(f"mesh.{axis}={getattr(self, axis)}" for axis in AXES if getattr(self, axis) > 1)
+        axes = [f"mesh.{axis}={getattr(self, axis)}" for axis in AXES if getattr(self, axis) > 1]
+        return " ".join([*axes, *(["mesh.offload=true"] if self.offload else [])])
 
     def to_dict(self) -> Mapping[str, int | float]:
         """What `--json` prints."""
@@ -107,11 +116,12 @@ class Share:
     gathered: int | float  # parameters of other ranks, while they are used
     activations: int | float
     logits: int | float
+    host: int | float = 0.0  # in the memory of the host: parameters, gradients and optimizer state that are offloaded
 
     @property
     def total(self) -> int | float:
-        """All of it."""
-        return sum(fields_as_json(self).values())
+        """All that lies on the device."""
+        return sum(fields_as_json(self).values()) - self.host
 
     def to_dict(self) -> dict[str, int | float]:
         """What `--json` prints."""
@@ -146,6 +156,9 @@ def check_mesh(mesh: Mesh, config: RunConfig) -> None:
                 f"mesh.{axis}: {number} parts do not divide {name}={whole}",
                 cure=f"a divisor, or {name}={number * -(-whole // number)}",
             )
+    if mesh.offload and (mesh.shards == 1 or mesh.pipeline > 1):
+        cure = "mesh.pipeline=1" if mesh.pipeline > 1 else "mesh.shards=8"
+        raise ConfigError("mesh.offload=true is for shards, and for no pipeline", cure=f"{cure}, or no mesh.offload")
     if mesh.pipeline > model.num_layers:
         few = f"mesh.pipeline={mesh.pipeline}: model.num_layers={model.num_layers} are fewer than stages"
         raise ConfigError(few, cure=f"mesh.pipeline={model.num_layers}")
@@ -163,8 +176,9 @@ def share_of(whole: Whole, mesh: Mesh, config: RunConfig) -> Share:
     Blocks are divided by tensor and pipeline and cut into shards x context parts; what is around them by tensor. While
     a block is used it is gathered, and the next one beside it, in the dtype of products; what is around the blocks
     stays gathered in full from the forward to the end of the backward pass, and the keys and values of a layer are
-    those of the whole context. Tensor parallelism divides activations and logits
-    (sequence parallel); a pipeline of p stages keeps at most p micro-batches.
+    those of the whole context. Tensor parallelism divides activations and logits (sequence parallel); a pipeline of p
+    stages keeps at most p micro-batches. What is offloaded lies on the host, and gradients that are not summed yet do
+    not: with several micro-batches a step these are whole, else those of a block.
     """
     model, data = config.model, config.data
     passes = num_micro_batches(mesh, config)
@@ -186,15 +200,19 @@ def share_of(whole: Whole, mesh: Mesh, config: RunConfig) -> Share:
     states = (in_flight * of_blocks + whole.around_kept) * positions / mesh.tensor
     logits = (whole.logits * min(positions, whole.chunk or positions) + whole.summed) / mesh.tensor
     gradients, logits = summed * whole.full * whole.trained, logits if mesh.pipeline == 1 else 0.0
+    host = held * (whole.full + whole.full * whole.trained + whole.state * whole.trained) if mesh.offload else 0.0
+    if mesh.offload and passes == 1:  # the gradient of a block goes to the host when it is summed
+        gradients = blocks / layers * whole.full * whole.trained
     if passes == 1:  # as the gradients come, the activations go
         is_behind = gradients > states + logits
         gradients, states, logits = (gradients, 0.0, 0.0) if is_behind else (0.0, states, logits)
     return Share(
-        parameters=held * whole.full,
+        parameters=0.0 if mesh.offload else held * whole.full,
         gradients=gradients,
-        optimizer=held * whole.state * whole.trained,
+        optimizer=0.0 if mesh.offload else held * whole.state * whole.trained,
         gathered=gathered,
         activations=states,
+        host=host,
         logits=logits,  # of a pipeline none: the last stage has one micro-batch, the first has as many as stages
     )
 

@@ -14,6 +14,7 @@ from thetahat.diagnosis.signals.regions import Regions
 from thetahat.diagnosis.signals.updates import NUM_VALUES, joined, measured, samples, updates_of
 from thetahat.distribution.pieces import home_of, is_piece, is_sharded, piece, reading
 from thetahat.distribution.world import World
+from thetahat.optimization.foreach import together
 from thetahat.run.state import State
 
 
@@ -76,7 +77,7 @@ class Inside:
         if world.size == 1:
             return None
         parameters = self._parameters()
-        sums = torch.stack([checksum(piece(one)) for one in parameters])
+        sums = together([checksum(piece(one)) for one in parameters])
         slots = torch.zeros(world.size, len(sums), dtype=torch.int64, device=sums.device)
         slots[world.rank] = sums
         everyones = world.sum_of_all(slots)
