@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
+from thetahat.model.attention.window import chunk_size, suits_windows
 from thetahat.model.config import (
     Alibi,
     AttendingMixer,
@@ -56,7 +57,8 @@ def kept_per_position(
     a ReLU); a norm over w numbers keeps its input and, of the RMS kind, what it divided: $\text{full} \cdot (1 + 1) w$.
     A cap or a bias of the scores keeps them whole, H T numbers twice. In an encoder-decoder a position of the target
     has its share of the source that the encoder read: `source_context` / `context`. With `masks`, as on a CPU, a layer
-    whose window is shorter than the row keeps its mask, $\text{product} \cdot T$, beside the relation, T bytes.
+    whose window is shorter than the row keeps its mask, a number for each key of a chunk or of the row, beside the
+    relation, a byte for each.
     """
     sizes = widths_of(dtype)
     reads = isinstance(config, EncoderDecoderConfig)
@@ -205,10 +207,19 @@ def _of_cross(config: TransformerConfig, sizes: Widths, source_context: int) -> 
 
 def _masks(config: TransformerConfig, sizes: Widths, context: int) -> float:
     """What windows hide, as the kernel reads it."""
-    mixers = config.attentions_of(config.num_layers)
-    reach = [(one.distance, one.num_global) for one in mixers if one.distance is not None]
-    hiding = [(distance, num_global) for distance, num_global in reach if distance + num_global < context - 1]
-    return float(sizes.product * context * len(hiding) + context * len(set(hiding)))
+    windows = [one for one in config.attentions_of(config.num_layers) if one.distance is not None]
+    hiding = [one for one in windows if (one.distance or 0) + one.num_global < context - 1]
+    read = {one: _keys_read(config, one, context) for one in hiding}
+    return float(sizes.product * sum(read[one] for one in hiding) + sum(read.values()))
+
+
+def _keys_read(config: TransformerConfig, mixer: AttendingMixer, context: int) -> int:
+    """Keys of a query in the mask that the kernel reads: those of its chunk, or all of the row."""
+    choices, distance = config.attention, mixer.distance or 0
+    is_plain = choices.cap is None and choices.relative is None and not isinstance(mixer.positions, Alibi)
+    if is_plain and suits_windows(context, distance, mixer.num_global):
+        return chunk_size(distance) + distance + mixer.num_global
+    return context
 
 
 def _scores(config: TransformerConfig, sizes: Widths, context: int) -> float:

@@ -19,6 +19,7 @@ from thetahat.model.attention.kernels import (
     attend_scored,
     attend_under,
 )
+from thetahat.model.attention.window import attend_in_window, is_one_text, suits_windows
 
 _PLAIN = Scores()
 FEW = 32  # positions a call: with fewer, calls cost more than a mask that is mostly false
@@ -131,8 +132,8 @@ def runs_of(visibility: Visibility, lengths: tuple[int, ...], scores: Scores = _
     runs: list[Run] = []
     start = 0
     for number, length in groups_of(visibility, lengths):
-        within = _part(visibility, slice(start, start + number * length), number)
-        runs.append(Run(number, length, _attend_whole(within, scores)))
+        alone = _part(visibility, slice(start, start + number * length), number)
+        runs.append(Run(number, length, _attend_near(alone, visibility, scores)))
         start += number * length
     return runs
 
@@ -154,7 +155,7 @@ def _part(visibility: Visibility, where: slice, number: int) -> Visibility:
     is_open: Bool[Tensor, "B T"] | None = None if visibility.is_open is None else rows(visibility.is_open)
     is_open = None if is_open is None or not bool(is_open.any()) else is_open
     is_one = visibility.ancestors is None or bool((piece == piece[:, :1]).all())
-    alone = replace(
+    return replace(
         visibility,
         piece=piece,
         ancestors=None if is_one else visibility.ancestors,
@@ -165,6 +166,13 @@ def _part(visibility: Visibility, where: slice, number: int) -> Visibility:
         num_global=0,
         position=None if visibility.position is None else rows(visibility.position),
     )
-    if visibility.distance is None:
-        return alone
-    return alone.within(visibility.distance, _positions(alone), num_global=visibility.num_global)
+
+
+def _attend_near(alone: Visibility, visibility: Visibility, scores: Scores) -> Attend:
+    """Attention of neighbours that see themselves alone, within the window of the rows that they are of."""
+    distance, num_global, length = visibility.distance, visibility.num_global, alone.piece.shape[1]
+    if distance is None:
+        return _attend_whole(alone, scores)
+    if scores == _PLAIN and suits_windows(length, distance, num_global) and is_one_text(alone):
+        return attend_in_window(length, distance, num_global, is_causal=alone.is_causal)
+    return _attend_whole(alone.within(distance, _positions(alone), num_global=num_global), scores)
