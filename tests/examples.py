@@ -20,7 +20,7 @@ from thetahat.generation.rows import begin_decoding
 from thetahat.generation.sample import draw
 from thetahat.generation.writing import Ends, Writing
 from thetahat.model.build import LanguageModel, build_model
-from thetahat.model.config import DecoderConfig
+from thetahat.model.config import DecoderConfig, TransformerConfig
 from thetahat.model.decoder import Decoder
 from thetahat.model.init import initialize
 from thetahat.objective.config import ObjectiveConfig
@@ -30,6 +30,12 @@ from thetahat.run.state import State, first_state
 
 TINY = DecoderConfig(num_layers=2, width=6, num_heads=4, num_kv_heads=2, head_width=4, inner_width=5)
 SMALL = DecoderConfig(num_layers=3, width=48, num_heads=4, num_kv_heads=2, head_width=16, inner_width=96)
+
+
+def shape_of(config):
+    """What it has in common with the other kinds of models."""
+    return {name: getattr(config, name) for name in TransformerConfig.__struct_fields__}
+
 
 SENTENCE = "the whale, the sea and the captain; a ship that sails at night under cold stars, and no one knows why"
 WORDS = SENTENCE.split()

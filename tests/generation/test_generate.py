@@ -5,9 +5,8 @@ from functools import cache
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
-from msgspec.structs import asdict
 
-from tests.examples import TINY, beam_ids, lively, sampled_ids
+from tests.examples import TINY, beam_ids, lively, sampled_ids, shape_of
 from tests.oracles import beam as oracle
 from thetahat.core.batch import Inputs, Source
 from thetahat.core.errors import ConfigError
@@ -20,7 +19,7 @@ from thetahat.model.build import build_model
 from thetahat.model.config import EncoderConfig, EncoderDecoderConfig
 from thetahat.model.decoder import Decoder
 
-SHAPE = asdict(TINY)
+SHAPE = shape_of(TINY)
 CONFIGS = {"decoder": TINY, "encoder-decoder": EncoderDecoderConfig(**SHAPE, num_encoder_layers=1)}
 PROMPTS = [[3, 1, 4], [1, 5, 9, 2, 6, 5, 3], [5], [8, 9, 7, 9], [10, 10]]
 GREEDY = Sampling(temperature=0, max_tokens=9)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.examples import TINY, lively
+from tests.examples import TINY, lively, shape_of
 from tests.model.test_composed import VOCABULARY, hold_logits, inputs_of
 from thetahat.core.batch import Inputs
 from thetahat.core.config import override
@@ -14,7 +14,7 @@ from thetahat.core.errors import ConfigError
 from thetahat.core.visibility import Visibility
 from thetahat.model.attention.cache import Cache
 from thetahat.model.build import LanguageModel, build_model
-from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig, ModelConfig, TransformerConfig
+from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig, ModelConfig
 from thetahat.model.cost import parameters_by_part
 from thetahat.model.init import initialize
 from thetahat.model.law import laws_of
@@ -78,7 +78,7 @@ CHOICES = {
         *("residual.kind=learned", "residual.begins=0.7", "residual.per=branch", "placement=sandwich"),
     ],
 }
-SHAPE: dict[str, Any] = {name: getattr(TINY, name) for name in TransformerConfig.__struct_fields__} | {"num_layers": 2}
+SHAPE: dict[str, Any] = shape_of(TINY) | {"num_layers": 2}
 KINDS: dict[str, ModelConfig] = {
     "decoder": DecoderConfig(**SHAPE),
     "encoder": EncoderConfig(**SHAPE),

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.examples import SMALL, TINY
+from tests.examples import SMALL, TINY, shape_of
 from tests.interop.hub import CONFIGS
 from thetahat.core.batch import Inputs, Source
 from thetahat.core.config import override
@@ -18,7 +18,7 @@ from thetahat.model.decoder import Decoder
 from thetahat.model.init import initialize
 from thetahat.model.size import num_parameters
 
-WIDE = asdict(replace(SMALL, width=40))  # no two shapes alike
+WIDE = shape_of(replace(SMALL, width=40))  # no two shapes alike
 ENCODER, PAIR = EncoderConfig(**WIDE), EncoderDecoderConfig(**WIDE, num_encoder_layers=2)
 
 

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
-from msgspec.structs import asdict
 
-from tests.examples import TINY, lively
+from tests.examples import TINY, lively, shape_of
 from tests.oracles import encoder as encoder_oracle, encoder_decoder as pair_oracle
 from tests.oracles.decoder import Settings, one_copy, value_and_gradient
 from thetahat.core.batch import Inputs, Source
@@ -22,7 +21,7 @@ from thetahat.model.attention.kernels import attend_apart, attend_under
 from thetahat.model.build import build_model
 from thetahat.model.config import DecoderConfig, EncoderConfig, EncoderDecoderConfig, ModelConfig
 
-SHAPE = asdict(TINY)
+SHAPE = shape_of(TINY)
 NAMES = ("num_layers", "num_heads", "num_kv_heads", "head_width", "rope_base", "norm_epsilon", "ties_embeddings")
 SOURCES, TARGETS = [[3, 1, 4, 1, 5], [9, 2, 6]], [[0, 5, 3, 5], [0, 8, 9, 7, 9, 1]]
 PLACES = {"a row each": [0, 1], "one row": [0, 0]}

@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 import torch
 from hypothesis import given, strategies as st
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
-from tests.examples import SMALL, lively, sampled_ids
+from tests.examples import SMALL, lively, sampled_ids, shape_of
 from tests.model.test_decoder import arrays_of, settings_of
 from tests.oracles.decoder import token_log_probs as oracle_log_probs
 from thetahat.core.errors import NonFiniteError
@@ -137,7 +137,7 @@ def test_a_cloze_is_right_where_the_model_would_write_it():
 
 
 def test_an_encoder_answers_by_pseudo_log_likelihood_and_batching_changes_nothing():
-    model = lively(build_model(EncoderConfig(**asdict(SHAPE)), TOKENIZER.vocab_size))
+    model = lively(build_model(EncoderConfig(**shape_of(SHAPE)), TOKENIZER.vocab_size))
     policy = Policy(48, 24, dtype="float64", factorization=Masked())
     together, rows = answered(asked_of(ITEMS, WHOLE), model, policy)
     assert sum(row.num_tokens for row in rows) == sum(row.num_tokens for row in answered(asked_of(ITEMS))[1])
@@ -148,7 +148,7 @@ def test_an_encoder_answers_by_pseudo_log_likelihood_and_batching_changes_nothin
 
 
 def test_an_encoder_decoder_reads_the_context_as_its_source():
-    model = lively(build_model(EncoderDecoderConfig(**asdict(SHAPE), num_encoder_layers=1), TOKENIZER.vocab_size))
+    model = lively(build_model(EncoderDecoderConfig(**shape_of(SHAPE), num_encoder_layers=1), TOKENIZER.vocab_size))
     policy = Policy(48, 24, dtype="float64", factorization=Conditional())
     (first, _), rows = answered(asked_of(ITEMS[:2], PAIR), model, policy)
     assert {row.num_tokens for row in rows if row.part == "choice-1" and row.id == "q0"} == {
