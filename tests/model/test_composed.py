@@ -7,7 +7,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from tests.examples import TINY, lively
+from tests.examples import TINY, lively, shape_of
 from tests.model.test_families import arrays_of, laid, pairs
 from tests.oracles.composed import Composed, bucket
 from thetahat.core.batch import Inputs
@@ -122,7 +122,7 @@ KINDS = {"decoder": DecoderConfig, "encoder": EncoderConfig, "encoder-decoder": 
 
 
 def model_of(kind, choice):
-    shape = {name: getattr(TINY, name) for name in TINY.__struct_fields__} | {"num_layers": 2} | CHOICES[choice]
+    shape = shape_of(TINY) | {"num_layers": 2} | CHOICES[choice]
     config = KINDS[kind](**shape, **({"num_encoder_layers": 2} if kind == "encoder-decoder" else {}))
     return lively(build_model(config, VOCABULARY))
 

@@ -130,7 +130,7 @@ def test_a_cache_has_latents_and_the_rotated_key_alone(mixer: Any):
     [
         (["layers=[{kind='latent',rotary_width=3}]"], "rotary_width=4"),
         (["layers=[{kind='latent',latent_width=0}]"], "latent_width"),
-        (["layers=[{kind='latent',positions={share=0.5}}]"], "positions.share=1"),
+        (["layers=[{kind='latent',positions={kind='rotary',share=0.5}}]"], "positions.share=1"),
         (["layers=[{kind='latent',num_global=3}]"], "without a distance"),
         (["layers=latent", "attention.has_bias=true"], "has_bias=false"),
         (["layers=latent,attention", "shares_layers=true"], "model.layers are not all alike"),

@@ -212,7 +212,11 @@ def test_rates_begin_as_they_are_declared():
     [
         (EncoderConfig, ["layers=delta"], "it reads from left to right alone"),
         (EncoderDecoderConfig, ["layers=state-space"], "it reads from left to right alone"),
-        (DecoderConfig, ["layers=3x mamba"], "'3x mamba' does not fit.*attention, linear, delta, state-space, or"),
+        (
+            DecoderConfig,
+            ["layers=3x mamba"],
+            "'3x mamba' does not fit.*attention, linear, delta, state-space, latent, or",
+        ),
         (DecoderConfig, ["layers=delta,attention", "shares_layers=true"], "not all alike: delta and attention"),
         (
             DecoderConfig,
@@ -243,7 +247,7 @@ def test_what_cannot_be_is_refused(kind, keys, what):
 def test_a_pattern_that_is_none_is_answered_with_the_nearest(typed, meant):
     with pytest.raises(ConfigError) as raised:
         override(DecoderConfig(), [f"layers={typed}"])
-    assert "attention, linear, delta, state-space, or several of them as in '3x " in str(raised.value)
+    assert "attention, linear, delta, state-space, latent, or several of them as in '3x " in str(raised.value)
     assert raised.value.cure == meant
 
 

@@ -72,16 +72,20 @@ def test_branches_of_a_tree_are_read_as_texts_of_their_own(choice: str):
 
 
 @each
-def test_packed_rows_have_the_bits_of_rows_of_their_own(choice: str):
-    """As many rows, since a product of more may be another kernel's, in another order, so that others precede."""
+def test_packed_rows_have_the_bits_of_rows_of_their_own_whatever_precedes(choice: str):
+    """As many rows at the same places, since another kernel may take a product of others, in another order."""
     model, pieces = model_of(choice).float(), drawn(5, 5, 5)
-    packed = row_of(pieces, [-1, -1, -1])
-    rows = Inputs(
-        torch.stack(pieces[::-1]), torch.arange(5).expand(3, -1), visibility_of(torch.zeros(3, 5, dtype=torch.int64))
-    )
-    packed = Inputs(packed.tokens[:, :15], packed.position[:, :15], visibility_of(packed.visibility.piece[:, :15]))
+    seen = visibility_of(torch.arange(3).repeat_interleave(5)[None])
+    place = torch.arange(5).repeat(3)[None]
+
+    def packed(*pieces: torch.Tensor) -> torch.Tensor:
+        return model.hidden(Inputs(torch.cat(pieces)[None], place, seen))[0]
+
+    rows = Inputs(torch.stack(pieces), place.view(3, 5), visibility_of(torch.zeros(3, 5, dtype=torch.int64)))
     with torch.no_grad():
-        assert torch.equal(model.hidden(packed)[0], model.hidden(rows).flip(0).flatten(0, 1))
+        found = packed(*pieces)
+        assert torch.equal(found, model.hidden(rows).flatten(0, 1))
+        assert torch.equal(found[5:], packed((pieces[0] + 1) % VOCABULARY, *pieces[1:])[5:])
 
 
 @each

@@ -216,4 +216,4 @@ def pattern_near(text: str, kinds: Sequence[str]) -> str:
 
 def allowed_patterns(kinds: Sequence[str]) -> str:
     """What such a list may be, in words."""
-    return f"{', '.join(kinds)}, or several of them as in '3x {kinds[-1]}, {kinds[0]}', or a list of tables"
+    return f"{', '.join(kinds)}, or several of them as in '3x {kinds[1]}, {kinds[0]}', or a list of tables"
