@@ -19,7 +19,7 @@ from tests.faults.conftest import Bed, outcome, verified
 pytestmark = pytest.mark.multi
 RUNNER = Path(__file__).parents[1] / "struck.py"
 PLACES = {  # what a rank calls there, and the number of the call; while the first rank seals, the others wait for it
-    "forward": ("log_likelihood", 12, 12),
+    "forward": ("terms", 12, 12),
     "backward": ("backward", 12, 12),
     "evaluation": ("score_corpus", 1, 1),
     "save": ("write_tensors", 2, 2),
