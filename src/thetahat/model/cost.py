@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from torch import nn
 
 from thetahat.model.adapters.lora import LowRank
+from thetahat.model.attention.window import mean_keys, suits_windows
 from thetahat.model.build import LanguageModel, build_model
-from thetahat.model.config import AttendingMixer, DecoderConfig, EncoderConfig, EncoderDecoderConfig, ModelConfig
+from thetahat.model.config import Alibi, AttendingMixer, DecoderConfig, EncoderConfig, EncoderDecoderConfig, ModelConfig
 from thetahat.model.decoder import Decoder
 from thetahat.model.encoder_decoder import EncoderDecoder
 from thetahat.model.layers.experts import Experts, Router
@@ -16,8 +18,9 @@ from thetahat.model.recurrence.count import recurrent_flops
 from thetahat.model.stack import Stack
 
 Pairs = Literal["all", "window", "visible"]
-"""Which pairs of positions count in attention: all of a piece, as an unfused kernel multiplies them; those within the
-window of a layer, as is the convention; or those alone that are visible, as a fused kernel does.
+"""Which pairs of positions count in attention: all that a CPU multiplies, those of a piece or, where a window is
+read a chunk at a time, of a chunk; those within the window of a layer, as is the convention; or those alone that are
+visible, as a fused kernel does.
 """
 
 
@@ -110,15 +113,17 @@ def positions_seen(
     both_ways = isinstance(config, EncoderConfig)
     if isinstance(config, DecoderConfig):
         mixers += config.num_future * config.of_future.attentions_of(1)
-    seen = [_seen(mixer, piece, pairs, both_ways=both_ways) for mixer in mixers]
+    is_scored = config.attention.cap is not None or config.attention.relative is not None
+    seen = [_seen(mixer, piece, pairs, both_ways=both_ways, is_scored=is_scored) for mixer in mixers]
     if isinstance(config, EncoderDecoderConfig):
         encoder = config.attentions_of(config.num_encoder_layers)
-        seen += [share * _seen(mixer, source_piece, pairs, both_ways=True) for mixer in encoder]
+        of_source = partial(_seen, piece=source_piece, pairs=pairs, both_ways=True, is_scored=is_scored)
+        seen += [share * of_source(mixer) for mixer in encoder]
         seen += [source] * config.num_layers
     return seen
 
 
-def _seen(mixer: AttendingMixer, piece: int | float, pairs: Pairs, *, both_ways: bool) -> int | float:
+def _seen(mixer: AttendingMixer, piece: int | float, pairs: Pairs, *, both_ways: bool, is_scored: bool) -> int | float:
     r"""The mean over a piece of n positions, with a distance d of which each sees $w = \min(n, d + 1)$ to one side.
 
     Visible are causally $w - w (w - 1) / 2n$, and in both directions $2w - 1 - w (w - 1) / n$. With global positions,
@@ -126,7 +131,7 @@ def _seen(mixer: AttendingMixer, piece: int | float, pairs: Pairs, *, both_ways:
     """
     distance = mixer.distance
     if pairs == "all":
-        return piece
+        return piece if distance is None or is_scored else _multiplied(mixer, piece, both_ways=both_ways)
     width = min(piece, 1 + distance) if distance is not None else piece
     if pairs == "window":
         near = 2 * width - 1 if both_ways and distance is not None else width
@@ -134,6 +139,14 @@ def _seen(mixer: AttendingMixer, piece: int | float, pairs: Pairs, *, both_ways:
     far = min(mixer.num_global, piece - width)
     lost = width * (width - 1) / piece - 2 * (far * (far + 1) / 2 + far * (piece - width - far)) / piece
     return 2 * width - 1 - lost if both_ways else width - lost / 2
+
+
+def _multiplied(mixer: AttendingMixer, piece: int | float, *, both_ways: bool) -> int | float:
+    """Where a window is read a chunk at a time on a CPU; elsewhere all are multiplied."""
+    distance, num_global = mixer.distance or 0, mixer.num_global
+    if isinstance(mixer.positions, Alibi) or not suits_windows(round(piece), distance, num_global):
+        return piece
+    return mean_keys(round(piece), distance, num_global, is_causal=not both_ways)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from thetahat.model.attention.window import chunk_size, suits_windows
+from thetahat.model.attention.window import chunk_size, keys_read, suits_windows
 from thetahat.model.config import (
     Alibi,
     AttendingMixer,
@@ -210,7 +210,9 @@ def _masks(config: TransformerConfig, sizes: Widths, context: int) -> float:
     windows = [one for one in config.attentions_of(config.num_layers) if one.distance is not None]
     hiding = [one for one in windows if (one.distance or 0) + one.num_global < context - 1]
     read = {one: _keys_read(config, one, context) for one in hiding}
-    return float(sizes.product * sum(read[one] for one in hiding) + sum(read.values()))
+    copied = 2.0 * config.num_kv_heads * config.head_width  # keys and values, where chunks of them are put together
+    again = [copied * (read[one] / chunk_size(one.distance or 0) - 1) for one in hiding if read[one] < context]
+    return float(sizes.product * (sum(read[one] for one in hiding) + sum(again)) + sum(read.values()))
 
 
 def _keys_read(config: TransformerConfig, mixer: AttendingMixer, context: int) -> int:
@@ -218,7 +220,7 @@ def _keys_read(config: TransformerConfig, mixer: AttendingMixer, context: int) -
     choices, distance = config.attention, mixer.distance or 0
     is_plain = choices.cap is None and choices.relative is None and not isinstance(mixer.positions, Alibi)
     if is_plain and suits_windows(context, distance, mixer.num_global):
-        return chunk_size(distance) + distance + mixer.num_global
+        return keys_read(distance, mixer.num_global)
     return context
 
 
