@@ -46,10 +46,12 @@ class Chunked:
 
         The gradient of this sum is made on the way forward, a chunk at a time, while its logits are there: three
         products with the head, two where the head is frozen. The backward pass multiplies it by a number. As in Hsu et
-        al., Liger Kernel, 2024 (arXiv 2410.10989). A head that is no module cannot list its parameters, and costs four.
+        al., Liger Kernel, 2024 (arXiv 2410.10989). A head that is no module cannot list its parameters, and costs four;
+        so does one on several ranks, which may read gathered parameters in the place of its own.
         """
-        parameters = [one for one in head.parameters() if one.requires_grad] if isinstance(head, nn.Module) else []
-        if torch.is_grad_enabled() and isinstance(head, nn.Module) and (hidden.requires_grad or parameters):
+        own = head if isinstance(head, nn.Module) and not torch.distributed.is_initialized() else None
+        parameters = [one for one in own.parameters() if one.requires_grad] if own is not None else []
+        if torch.is_grad_enabled() and own is not None and (hidden.requires_grad or parameters):
             value, *told = cast(
                 list[Tensor], _Summed.apply((self, head, z_loss), targets, weights, hidden, *parameters)
             )

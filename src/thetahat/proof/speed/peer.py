@@ -18,7 +18,6 @@ from thetahat.interop.config import family_for
 from thetahat.interop.write import WriteConfig, write_folder
 from thetahat.model.config import DecoderConfig, Dtype
 from thetahat.model.precision import computing_in
-from thetahat.objective.config import Causal
 from thetahat.objective.objective import log_likelihood
 from thetahat.run.config import RunConfig
 from thetahat.run.state import State
@@ -33,7 +32,8 @@ def check_peer(config: RunConfig) -> str:
         raise ConfigError("--peer runs transformers, which is not installed", cure="pip install transformers")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("--peer is one process, and there are several ranks", cure="the same without torchrun")
-    if not isinstance(config.objective.factorization, Causal) or not isinstance(config.model, DecoderConfig):
+    asked = config.objective.factorization
+    if not asked.is_left_to_right or asked.opens_prompts or not isinstance(config.model, DecoderConfig):
         raise ConfigError(
             "--peer reads from left to right alone",
             allowed="model.kind=decoder with objective.factorization.kind=causal",
