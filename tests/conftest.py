@@ -9,6 +9,10 @@ import hypothesis
 import pytest
 import torch
 
+from tests.shapes import check_shapes
+
+check_shapes()
+
 hypothesis.settings.register_profile("default", deadline=None, derandomize=True, max_examples=30, database=None)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000, database=None)
 
