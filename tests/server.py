@@ -19,7 +19,11 @@ IMPORTED = (
     "torch",
     "torch._dynamo",
     "pyarrow.parquet",
-    "thetahat.cli.train",
+    "scipy.special",
+    "pydantic.type_adapter",  # which typer asks what a word is
+    "thetahat.cli.main",
+    "thetahat.cli.show",
+    "thetahat.recipes.catalogue",
     "thetahat.run.train",
     "thetahat.verbs.score",
 )
