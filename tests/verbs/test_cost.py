@@ -52,6 +52,25 @@ def test_what_is_said_on_a_terminal_and_as_json(capsys, monkeypatch):
     assert training_memory(model, config, config.data.vocab_size, 0).total > room
 
 
+@pytest.mark.parametrize(("recipe", "gpu"), [("gpt2-124m", "h100"), ("gpt2-124m", "l4"), ("translation", "l4")])
+def test_one_row_more_than_there_is_room_for_has_none(recipe, gpu):
+    config = find_recipe(recipe)
+    (placed,) = cost(config, on=Machines((gpu,))).estimate.placed
+    model = look_at(config).on_meta()
+
+    def needed(rows):
+        more = replace(config, micro_batch_size=rows, batch_size=rows)
+        return training_memory(model, more, config.data.vocab_size, 0).total
+
+    assert needed(placed.most_rows) <= placed.room < needed(placed.most_rows + 1)
+
+
+def test_where_a_row_has_no_room_there_are_none():
+    config = override(find_recipe("gpt2-124m"), ["data.context=65536", "model.width=8192", "model.inner_width=32768"])
+    (placed,) = cost(config, on=Machines(("l4",))).estimate.placed
+    assert placed.most_rows == 0
+
+
 def test_a_key_is_changed_and_drawn(tmp_path, capsys, monkeypatch):
     typed = ["quickstart", "--on", "h100", "--over", "data.context=64,128,256"]
     shown = said(*typed, "--plot", capsys=capsys, monkeypatch=monkeypatch).out

@@ -205,6 +205,7 @@ def _show_placed(one: "Estimate") -> None:
         Column("fits", lambda row: "yes" if row.fits else "no"),
         Column("needs", lambda row: "-" if row.needed == float("inf") else sized(row.needed)),
         Column("room", lambda row: sized(row.room)),
+        Column("for rows", lambda row: row.most_rows, ",", 1),
         Column("tokens/s", lambda row: row.tokens_per_second, ",.0f"),
         Column("step", lambda row: None if row.seconds is None else _brief(row.seconds), ""),
         Column("of peak", lambda row: row.utilisation, ".0%"),

@@ -19,7 +19,7 @@ from thetahat.run.cost.layout import USABLE, Layout, Task, layout_of, layouts
 from thetahat.run.cost.mesh import Mesh, check_mesh, whole_of
 from thetahat.run.cost.operations import Operations, Pieces, operations_of
 from thetahat.run.cost.pace import Pace, pace_of
-from thetahat.run.diagnosis.fitting import fitting_pairs
+from thetahat.run.diagnosis.fitting import fitting_pairs, most_rows
 from thetahat.run.diagnosis.needed import Inference, Training, inference_memory, training_memory
 from thetahat.run.machine import free_memory, resolve
 from thetahat.verbs.asked import Asked, look_at
@@ -52,6 +52,7 @@ class Placed:
     num_gpus: int
     needed: int | float  # bytes of one GPU
     room: int | float  # bytes that tensors may take
+    most_rows: int | None  # at once, for which one GPU has room; None where there are several
     cure: str  # what to type where it does not fit
     pace: Pace | None  # of one GPU; None where there are several
     layout: Layout | None  # of several GPUs; None where none fits
@@ -227,12 +228,14 @@ def _placed(asked: Asked, device: Device, on: Machines, piece: int | float | Non
         memory = _needs(asked, config)
         cure = "" if memory <= room else _cure(asked, task, room)
         mfu = 3 * task.operations.forward / task.pace.seconds / device.peak[config.dtype]
-        return _timed(Placed(device.name, 1, memory, room, cure, task.pace, *_NOT_TIMED, mfu, None, None, writes), task)
+        rows = _most_rows(asked, config, room)
+        placed = Placed(device.name, 1, memory, room, rows, cure, task.pace, *_NOT_TIMED, mfu, None, None, writes)
+        return _timed(placed, task)
     best = layout_of(task, on.mesh) if on.mesh else next(iter(layouts(task, num_gpus, 1)), None)
     needed = best.memory.total if best else float("inf")
     cure = "" if needed <= room else "more GPUs, or fewer rows and a shorter context on each"
     mfu = best.utilisation if best else None
-    placed = Placed(device.name, num_gpus, needed, room, cure, None, best, None, None, mfu, None, None, writes)
+    placed = Placed(device.name, num_gpus, needed, room, None, cure, None, best, None, None, mfu, None, None, writes)
     return _timed(placed, task)
 
 
@@ -265,7 +268,8 @@ def _placed_here(asked: Asked, rates: Rates, free: int, piece: int | float | Non
     cure = "" if needed <= free else _fewer(asked, config, free)
     mfu = 3 * task.operations.forward / task.pace.seconds / rates.products
     writes = rates.bandwidth / (asks.parameters + asks.cache)
-    return _timed(Placed(HERE, 1, needed, free, cure, task.pace, *_NOT_TIMED, mfu, None, None, writes), task)
+    rows = _most_rows(asked, config, free)
+    return _timed(Placed(HERE, 1, needed, free, rows, cure, task.pace, *_NOT_TIMED, mfu, None, None, writes), task)
 
 
 def _needs(asked: Asked, config: RunConfig) -> int:
@@ -276,6 +280,11 @@ def _needs(asked: Asked, config: RunConfig) -> int:
 def _fewer(asked: Asked, config: RunConfig, room: int | float) -> str:
     """What to change of a config so that one process has room for it."""
     return fitting_pairs(config, lambda one: _needs(replace(asked, config=one), one), int(room))
+
+
+def _most_rows(asked: Asked, config: RunConfig, room: int | float) -> int:
+    """How many rows one process has room for at once."""
+    return most_rows(config, lambda one: _needs(replace(asked, config=one), one), int(room))
 
 
 def _cure(asked: Asked, task: Task, room: int | float) -> str:

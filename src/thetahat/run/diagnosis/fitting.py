@@ -10,6 +10,27 @@ SHORTEST = 32  # positions of a context that is proposed
 CHUNK = 1024  # targets whose logits exist at once, in a proposal
 
 
+MOST_ROWS = 1 << 20  # rows at once that are looked for
+
+
+def most_rows(config: RunConfig, needs: Callable[[RunConfig], int], free: int) -> int:
+    """The most rows at once that need no more than `free` bytes by what `needs` says of a config, whatever the batch.
+
+    0 where a single row has no room. More rows need no less, so halving the interval finds the number.
+    """
+
+    def fits(rows: int) -> bool:
+        return needs(replace(config, micro_batch_size=rows, batch_size=max(rows, config.batch_size))) <= free
+
+    fewest, least_beyond = 0, 1
+    while least_beyond <= MOST_ROWS and fits(least_beyond):
+        fewest, least_beyond = least_beyond, 2 * least_beyond
+    while least_beyond - fewest > 1:
+        middle = (fewest + least_beyond) // 2
+        fewest, least_beyond = (middle, least_beyond) if fits(middle) else (fewest, middle)
+    return fewest
+
+
 def fitting_pairs(config: RunConfig, needs: Callable[[RunConfig], int], free: int) -> str:
     """The KEY=VALUE pairs that change least and need no more than `free` bytes by what `needs` says of a config.
 
