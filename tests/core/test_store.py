@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import posix
 import random
 import resource
 import shutil
@@ -18,6 +19,12 @@ from thetahat.core import store
 from thetahat.core.errors import DamagedError, DiskFullError, FolderError, ModelError
 
 CONTENT = {"model.bin": bytes(range(256)) * 20, "empty": b"", "below/state.json": b'{"step": 3}', "below/deep/x": b"x"}
+
+
+@pytest.fixture(autouse=True)
+def _flushed(monkeypatch):
+    """Here files are flushed in truth."""
+    monkeypatch.setattr(os, "fsync", posix.fsync)
 
 
 def fill(folder, content=CONTENT):
