@@ -67,8 +67,7 @@ def from_toml(text: str, kind: type[Some], *, name: str = "the config") -> Some:
 
 def from_plain(plain: Plain, kind: type[Some]) -> Some:
     """Checks every key and value; the error shows the value, what is allowed and the nearest known key."""
-    for path in _paths(plain):
-        _check_key(path, kind, _value_at(plain, path))
+    _check_keys(plain, kind, (), kind)
     plain = _with_kinds(plain, kind)
     try:
         return msgspec.convert(plain, kind)
@@ -193,6 +192,15 @@ def _check_key(path: Sequence[str], root: Any, value: Any) -> None:
         if name not in known and items(hint) is None:
             raise _unknown(path, depth, sorted(known), (root, value))
         hint = known.get(name, items(hint))
+
+
+def _check_keys(plain: Plain, hint: Any, above: tuple[str, ...], root: Any) -> None:
+    known, held = fields(hint), items(hint)
+    for name, value in plain.items():
+        if name not in known and held is None:
+            raise _unknown((*above, name), len(above), sorted(known), (root, value))
+        if isinstance(value, dict):
+            _check_keys(cast(Plain, value), known.get(name, held), (*above, name), root)
 
 
 def _unknown(path: Sequence[str], depth: int, siblings: Sequence[str], given: tuple[Any, Any]) -> ConfigError:
@@ -373,13 +381,6 @@ def _listed(text: str, hint: Any) -> Any:
         return [text] if str in item else text
     parts = (text[1:-1] if is_bracketed else text).split(",")
     return [part.strip().strip("\"'") for part in parts if part.strip()]
-
-
-def _paths(plain: Plain, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for name, value in plain.items():
-        yield (*above, name)
-        if isinstance(value, dict):
-            yield from _paths(cast(Plain, value), (*above, name))
 
 
 def _leaves(plain: Plain, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -34,9 +34,10 @@ _MEANT = r"(\d*)[ x*,]*([a-z][a-z_-]+)"  # 2x,delta or 2 delta or 2*delta
 
 def alternatives(hint: Any) -> list[Any]:
     """The types that a value may have, with unions opened and annotations taken off."""
-    if get_origin(hint) is Annotated:
+    origin = get_origin(hint)
+    if origin is Annotated:
         return alternatives(get_args(hint)[0])
-    if get_origin(hint) in (Union, types.UnionType):
+    if origin in (Union, types.UnionType):
         return [kind for argument in get_args(hint) for kind in alternatives(argument)]
     return [hint]
 
@@ -54,9 +55,10 @@ def tag(variant: type[msgspec.Struct]) -> str:
 def fields(hint: Any) -> dict[str, Any]:
     """The keys one level below, over all variants, with the type of each."""
     found: dict[str, Any] = {}
-    for variant in variants(hint):
+    kinds = variants(hint)
+    for variant in kinds:
         if tag(variant):
-            found["kind"] = Literal[tuple(tag(other) for other in variants(hint))]
+            found["kind"] = Literal[tuple(map(tag, kinds))]
         found |= _own_fields(variant)
     return found
 
