@@ -16,6 +16,7 @@ The estimate is asked for the shape of the batch that was read: rows, positions,
 
 import argparse
 import json
+import math
 import os
 import platform
 import random
@@ -220,6 +221,22 @@ class Compared:
     peak_bytes_said: int
 
 
+def handed_on(change: Any, states: Any, *_: Any, **__: Any) -> int:
+    """Operations of states that are handed on: a product a chunk where the change of a state is a matrix."""
+    return 0 if change[-1] == 1 else 2 * math.prod(change) * states[-1]
+
+
+def handed_back(states: Any, change: Any, *_: Any, **__: Any) -> int:
+    """Those of their gradient."""
+    return handed_on(change, states)
+
+
+HANDED_ON = {  # products within one operation
+    torch.ops.thetahat.states_before: handed_on,
+    torch.ops.thetahat.states_before_backward: handed_back,
+}
+
+
 def compare(case: Case, folder: Path) -> Compared:
     """One step of a case, measured, and another one, counted."""
     prepared = prepared_of(case, folder)
@@ -230,7 +247,7 @@ def compare(case: Case, folder: Path) -> Compared:
         for batch in batches:
             batch.map(lambda tensor: (living.note([tensor]), tensor)[1])
         step(state, batches, World())
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with FlopCounterMode(display=False, custom_mapping=HANDED_ON) as counter, sdpa_kernel(SDPBackend.MATH):
         step(state, batches, World())
     read = as_read(config, batches)
     model = first_model(read, vocab_size, torch.device("meta"), labels, draws=False)

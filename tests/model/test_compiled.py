@@ -23,9 +23,9 @@ for kind in ("delta", "state-space", "[{kind='linear',decay='learned'}]"):
     initialize(model, 0)
     block = model.block(0)
     compiled = torch.compile(block, fullgraph=True, backend="eager")
-    for lengths in ([70, 58], [30, 80, 18], [65, 5, 58]):
+    for lengths in ([70, 58], [128], [30, 80, 18], [1] * 128):
         piece = torch.cat([torch.full((length,), number) for number, length in enumerate(lengths)])[None]
-        way = chunks_of(visibility_of(piece), sizes_of(model.config, model.config.mixer(0)).reach)
+        way = chunks_of(visibility_of(piece), sizes_of(model.config, model.config.mixer(0)).reach).for_any_number()
         x = torch.randn(1, 128, 16, generator=torch.Generator().manual_seed(1))
         found = [torch.autograd.grad(run(x, way).sum(), list(block.parameters())) for run in (block, compiled)]
         assert all(map(torch.equal, *found)), kind
@@ -35,7 +35,7 @@ for kind in ("delta", "state-space", "[{kind='linear',decay='learned'}]"):
 
 @pytest.mark.slow
 def test_a_block_with_a_state_is_one_graph_and_has_the_gradient_of_what_is_not_compiled():
-    """The numbers of chunks are no constants: rounds of 2, 3 and 3 chunks, each with one behind it."""
+    """Neither the number of chunks nor that of rounds is a constant: rounds of 2 and 2, 1 and 1, 3 and 1, of 128."""
     told = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
     assert told.returncode == 0, told.stderr[-3000:]
-    assert {int(line.rsplit(" ", 1)[1]) for line in told.stdout.splitlines()} == {2}
+    assert {int(line.rsplit(" ", 1)[1]) for line in told.stdout.splitlines()} == {1}

@@ -1,6 +1,7 @@
 """Embeddings to hidden states: what a decoder, an encoder and both sides of an encoder-decoder have in common."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar, NamedTuple, cast
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from thetahat.core.batch import Inputs
+from thetahat.core.work.eager import is_compiled
 from thetahat.model.attention.attention import Memory, Shared, Way
 from thetahat.model.attention.cache import Cache, LayerCache
 from thetahat.model.attention.choice import compile_visibility
@@ -189,13 +191,16 @@ class Stack(nn.Module):
                 reach = sizes_of(config, mixer).reach
                 if reach not in chunks:
                     piece = inputs.visibility.piece
-                    chunks[reach] = chunks_behind(piece, reach) if cache else chunks_of(inputs.visibility, reach)
+                    found = chunks_behind(piece, reach) if cache else chunks_of(inputs.visibility, reach)
+                    chunks[reach] = found.for_any_number() if is_compiled(self.block(0)) else found
                 ways[mixer] = chunks[reach]
         return ways
 
     def _attends(self, inputs: Inputs, dtype: torch.dtype, cache: Cache | None) -> dict[AttendingMixer, Attend]:
         """The kernel for each kind of layer; layers share one where they see alike, and add alike to the scores."""
         visibility, found = inputs.visibility, dict[AttendingMixer, Attend]()
+        if visibility.piece.device.type == "cpu" and is_compiled(self.block(0)):
+            visibility = replace(visibility, lengths=None)  # else each batch had kernels, and a graph, of its own
         made: dict[tuple[int | None, int, bool, int], Attend] = {}
         if self.relative_embedding is not None or self.slopes is not None:
             visibility = visibility.at(inputs.position)

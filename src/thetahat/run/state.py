@@ -12,7 +12,6 @@ from thetahat.model.adapters.lora import adapt, freeze
 from thetahat.model.adapters.rows import train_new_rows
 from thetahat.model.block import Block
 from thetahat.model.build import LanguageModel, build_model
-from thetahat.model.decoder import Decoder
 from thetahat.model.init import allocate, initialize
 from thetahat.model.layers.experts import routers_of
 from thetahat.model.precision import parameter_dtype
@@ -132,8 +131,9 @@ def first_state(
 def state_with(model: LanguageModel, config: RunConfig, num_steps: int, device: torch.device) -> State:
     """The state at step 0 of a model whose parameters are drawn, or will be loaded."""
     if config.compile:
-        for block in [*model.blocks, *(model.future if isinstance(model, Decoder) else ())]:
-            block.compile()
+        for block in model.modules():
+            if isinstance(block, Block):
+                block.compile()
     kernel = build_kernel(config.objective, compiles=config.compile)
     optimizer = build_optimizer(model, config.optimization, growth_of(config.model, config.transfer))
     workers = Workers(config.num_at_once, max(config.threads // config.num_at_once, 1))

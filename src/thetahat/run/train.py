@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from thetahat.core import store
 from thetahat.core.batch import Batch
 from thetahat.core.errors import NonFiniteError, StoppedError
+from thetahat.core.work.eager import as_written
 from thetahat.core.work.regions import DATA, region
 from thetahat.distribution import heartbeat
 from thetahat.distribution.world import World, join_world
@@ -197,7 +198,8 @@ def evaluate(run: Running, hooks: ScoringHooks) -> tuple[Summary | None, dict[st
         return None, {}
     state.model.eval()
     policy = card_of(state.config, labels).policy(state.config.inference)
-    with _averaged(state):
+    on_cpu = state.device.type == "cpu"  # where what is scored lies in rows of many lengths, each a graph of its own
+    with _averaged(state), as_written(state.model) if on_cpu else nullcontext():
         try:
             likelihoods = score_corpus(state.model, run.evaluated, policy, run.world, state.device, hooks)
         finally:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from thetahat.core.batch import Batch
 from thetahat.core.transfer import later, onto
-from thetahat.core.work.threads import at_once, is_compiled, of_threads
+from thetahat.core.work.eager import is_compiled
+from thetahat.core.work.threads import at_once, of_threads
 from thetahat.data.corpus.corpus import Corpus, Ints
 from thetahat.data.order.pack import Pieces, enumerate_counts
 from thetahat.data.order.plan import gather, plan_scoring

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Protocol, TypeVar, final, runtime_checkable
 
 import torch
-from torch import nn
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -84,9 +83,3 @@ def of_threads(number: int) -> Generator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def is_compiled(model: object) -> bool:
-    """Whether a part of it is, so that one thread alone may call it: torch traces for the whole process."""
-    parts = model.modules() if isinstance(model, nn.Module) else ()
-    return any(part._compiled_call_impl is not None for part in parts)  # pyright: ignore[reportPrivateUsage]

@@ -1,5 +1,6 @@
 """Pieces cut into chunks: where a recurrence starts, and in which order states are handed on."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -9,9 +10,7 @@ from torch import Tensor
 
 from thetahat.core.visibility import Span, Visibility
 from thetahat.model.recurrence.count import CHUNK
-
-Round = Int[Tensor, " _"]
-"""Chunks whose states before them are known at once: for each, which chunk of the round before it goes on from."""
+from thetahat.model.recurrence.rounds import Rounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +29,15 @@ class Chunks:
     in_window: Bool[Tensor, "U w"]
     home: Int[Tensor, "B T"]  # where each position lies in U x W
     is_read: Bool[Tensor, "B T"]  # padding is not
-    rounds: tuple[Round, ...]  # the first goes on from nothing, or with a cache from the rows' states
+    rounds: Rounds  # in which order chunks go on from others
     mine: Int[Tensor, " t"] | None = None  # the columns of this process, where others read the rest of its rows
     gathered: Callable[[Tensor], Tensor] | None = None  # [B 1 t D] of this process -> [B 1 T D] of all
+
+    def for_any_number(self) -> "Chunks":
+        """The same, told to torch's compiler as of any number of chunks and rounds: else each would be a graph."""
+        for tensor in (self.place, self.is_there, self.window, self.in_window, self.rounds.before, self.rounds.edges):
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)  # pyright: ignore[reportPrivateUsage]
+        return self
 
     def whole(self, x: Float[Tensor, "B t D"]) -> Float[Tensor, "B T D"]:
         """Whole rows, of which this process has some positions: each process reads all of them."""
@@ -61,8 +66,7 @@ def chunks_of(visibility: Visibility, reach: int) -> Chunks:
     """How a layer that sees `reach` positions before each by a convolution reads these rows."""
     row = visibility.row
     found = _cut(row.found_spans(), reach, tuple(row.piece.shape))
-    place, window, home = (one.to(row.piece.device, non_blocking=True) for one in found[:3])
-    rounds = tuple(one.to(row.piece.device, non_blocking=True) for one in found[3])
+    place, window, home, before = (one.to(row.piece.device, non_blocking=True) for one in found[:4])
     whole = visibility.whole
     return Chunks(
         place.clamp(min=0),
@@ -71,7 +75,7 @@ def chunks_of(visibility: Visibility, reach: int) -> Chunks:
         window >= 0,
         home.clamp(min=0),
         home >= 0,
-        rounds,
+        Rounds(before, found[4]),
         whole and whole.mine,
         whole and whole.gathered,
     )
@@ -99,16 +103,16 @@ def chunks_behind(piece: Int[Tensor, "B T"], reach: int) -> Chunks:
         (seen < width).expand(-1, rows, -1).flatten(0, 1),
         home,
         is_read,
-        (torch.arange(rows, device=device),) * number,
+        Rounds(torch.arange(rows, device=device).repeat(number), torch.arange(number + 1) * rows, num_last=rows),
     )
 
 
 def _cut(
     spans: Sequence[Span], reach: int, shape: tuple[int, ...]
-) -> tuple[Int[Tensor, "U W"], Int[Tensor, "U w"], Int[Tensor, "B T"], tuple[Round, ...]]:
+) -> tuple[Int[Tensor, "U W"], Int[Tensor, "U w"], Int[Tensor, "B T"], Int[Tensor, " U"], Int[Tensor, " r"]]:
     """Places of chunks, of what they see and of positions in chunks, -1 where there is none; and the rounds."""
     chunks = _Chunked(spans, reach)
-    which, offset, _ = (torch.tensor(column) for column in zip(*chunks.in_order(), strict=True))
+    which, offset, before = (torch.tensor(column) for column in zip(*chunks.in_order(), strict=True))
     column = offset[:, None] + torch.arange(-reach, CHUNK)
     start, length = (torch.tensor([span[axis] for span in spans])[which, None] for axis in (0, 1))
     window = torch.where(column < length, start + column, -1)
@@ -119,8 +123,8 @@ def _cut(
     is_there = place >= 0
     home = torch.full((shape[0] * shape[1],), -1)
     home[place[is_there]] = is_there.flatten().nonzero()[:, 0]
-    rounds = tuple(torch.tensor([before for *_, before in one]) for one in chunks.rounds)
-    return place, window, home.view(*shape), rounds
+    edges = torch.tensor([0, *itertools.accumulate(map(len, chunks.rounds))])
+    return place, window, home.view(*shape), before, edges
 
 
 class _Chunked:

@@ -71,9 +71,9 @@ def recurrent_numbers(config: TransformerConfig, mixer: RecurrentMixer) -> float
         case LinearMixer(decay="fixed"):
             each = CHUNK + 4 * key + 9 * value + states + 3
         case LinearMixer():
-            each = CHUNK + 4 * key + 10 * value + 2 * states + 5
+            each = CHUNK + 4 * key + 10 * value + states + 5
         case DeltaMixer():
-            each = CHUNK + 6 * key + 9 * value + 2 * states + key * key / CHUNK + (10 if mixer.has_decay else 8)
+            each = CHUNK + 6 * key + 9 * value + states + key * key / CHUNK + (10 if mixer.has_decay else 8)
         case StateSpaceMixer():
             each = CHUNK + 10 * value + 2 * states + 4
     return heads * each + conv * (3 + reach / CHUNK)

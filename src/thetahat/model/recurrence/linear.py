@@ -69,7 +69,7 @@ class LinearAttention(nn.Module):
 
     def _mixed(
         self, q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, way: Chunks, before: Tensor | None
-    ) -> tuple[Float[Tensor, "U W H O"], Tensor]:
+    ) -> tuple[Float[Tensor, "U W H O"], Tensor | None]:
         if self.decay != "none":
             return decayed_sum(q, k * k.shape[-1] ** -0.5, v, log_decay, way.rounds, before)
         is_there = way.is_there[..., None, None]

@@ -4,18 +4,15 @@ For each head $S_t = \lambda_t (I - \beta_t k_t k_t^\top) S_{t-1} + \beta_t k_t 
 what $\beta$ does; $o_t = S_t^\top q_t$. A position with k = 0 and $\lambda$ = 1 leaves the state as it is.
 """
 
-from collections.abc import Callable, Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thetahat.model.recurrence.chunks import Round
 from thetahat.model.recurrence.pairs import decay_between, read_within, solve_within
+from thetahat.model.recurrence.rounds import Rounds, State, hand_on
 
 Keys = Float[Tensor, "U W H K"]
 Values = Float[Tensor, "U W H O"]
-State = Float[Tensor, "_ H K O"]
 
 
 def decayed_sum(
@@ -23,10 +20,10 @@ def decayed_sum(
     k: Float[Tensor, "U W G K"],
     v: Values,
     log_decay: Float[Tensor, "U W H"] | None,
-    rounds: Sequence[Round],
+    rounds: Rounds,
     start: State | None = None,
-) -> tuple[Values, State]:
-    r"""$S_t = \lambda_t S_{t-1} + k_t v_t^\top$, read as $S_t^\top q_t$, and the states behind the last round.
+) -> tuple[Values, State | None]:
+    r"""$S_t = \lambda_t S_{t-1} + k_t v_t^\top$, read as $S_t^\top q_t$, and the states that a cache keeps.
 
     Within a chunk $\sum_{j \le i} \frac{\Lambda_i}{\Lambda_j} (q_i^\top k_j) v_j$ with $\Lambda$ the product of decays:
     Dao and Gu, Transformers are SSMs, 2024 (arXiv 2405.21060, section 6). Without decays $\lambda = 1$. Queries and
@@ -35,7 +32,7 @@ def decayed_sum(
     total = v.new_zeros(v.shape[:3]) if log_decay is None else log_decay.cumsum(1)
     end = total[:, -1:]
     added = torch.einsum("uwhk,uwho->uhko", k, v * (end - total).exp()[..., None])
-    before, last = _handed_on(end.exp().transpose(1, 2)[..., None], added, torch.mul, rounds, start)
+    before, last = hand_on(end.exp().transpose(1, 2)[..., None], added, rounds, start)
     q_head, k_head, v_head, total_head = (x.transpose(1, 2) for x in (q, k, v, total))
     between = decay_between(total_head[:1, :1] if log_decay is None else total_head)
     within = read_within(q_head, k_head, v_head, total_head, between)
@@ -47,9 +44,9 @@ def delta_rule(
     k: Keys,
     v: Values,
     rates: tuple[Float[Tensor, "U W H"], Float[Tensor, "U W H"]],
-    rounds: Sequence[Round],
+    rounds: Rounds,
     start: State | None = None,
-) -> tuple[Values, State]:
+) -> tuple[Values, State | None]:
     r"""$S_t = \lambda_t (I - \beta_t k_t k_t^\top) S_{t-1} + \beta_t k_t v_t^\top$; rates: $\beta$ and $\ln \lambda$.
 
     What position i adds is $u_i k_i^\top$ with $u_i$ less what the chunk has added under its key before: a triangular
@@ -64,23 +61,6 @@ def delta_rule(
     u, w = solve_within(k, beta, both, total, between).split([v.shape[-1], k.shape[-1]], -1)
     kept = (k * (end - total).exp()[..., None]).mT  # [U H K W]
     change = torch.diag_embed(end.exp().expand(*end.shape[:-1], k.shape[-1])) - kept @ w
-    before, last = _handed_on(change, kept @ u, torch.matmul, rounds, start)
+    before, last = hand_on(change, kept @ u, rounds, start)
     out = read_within(q, k, u - w @ before, total, between) + (q * grown) @ before
     return out.transpose(1, 2), last
-
-
-def _handed_on(
-    change: Tensor,
-    added: Tensor,
-    by: Callable[[Tensor, Tensor], Tensor],
-    rounds: Sequence[Round],
-    start: State | None,
-) -> tuple[State, State]:
-    """The states before each chunk, and those behind the chunks of the last round, each changed `by` and added to."""
-    sizes = [len(one) for one in rounds]
-    before: list[State] = []
-    state = torch.zeros_like(added[: sizes[0]]) if start is None else start
-    for turn, (changes, more) in enumerate(zip(change.split(sizes), added.split(sizes), strict=True)):
-        before.append(state if turn == 0 else state.index_select(0, rounds[turn]))
-        state = by(changes, before[-1]) + more
-    return torch.cat(before), state
