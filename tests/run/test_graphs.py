@@ -6,6 +6,15 @@ import subprocess
 import sys
 
 import pytest
+from torch import nn
+
+from tests.examples import SENTENCE, run_config
+from thetahat.core.work import phases
+from thetahat.core.work.eager import is_compiled
+from thetahat.data.config import DataConfig
+from thetahat.objective.config import ObjectiveConfig
+from thetahat.run import train as loop
+from thetahat.scoring.config import EvaluationConfig
 
 SHAPE = (
     "model.num_layers=3 model.width=32 model.num_heads=2 model.head_width=16 model.inner_width=32 data.vocab_size=300 "
@@ -83,3 +92,30 @@ def test_batches_of_other_pieces_are_read_by_the_graphs_of_the_first_ones(tmp_pa
     assert {name: breaks for name, _, breaks in found if breaks} == {}
     assert {name: graphs[-1] for name, graphs, _ in found} == {name: number for name, (*_, number) in CASES.items()}
     assert {name: graphs for name, graphs, _ in found if graphs[2] != graphs[-1]} == {}
+
+
+def test_the_first_step_says_that_it_compiles_and_an_evaluation_on_a_cpu_is_of_what_is_written(tmp_path, monkeypatch):
+    """Nothing is compiled here: blocks are only told so."""
+    seen = []
+
+    def noting(name):
+        plain = getattr(loop, name)
+
+        def note(first, *others):
+            model = first if isinstance(first, nn.Module) else first.model
+            seen.append((name, phases.current() and phases.current().name, is_compiled(model)))
+            return plain(first, *others)
+
+        monkeypatch.setattr(loop, name, note)
+
+    monkeypatch.setattr(nn.Module, "compile", lambda self: setattr(self, "_compiled_call_impl", self._call_impl))
+    noting("step")
+    noting("score_corpus")
+    (tmp_path / "text.txt").write_text(f"{SENTENCE} " * 40)
+    data = DataConfig(
+        train=str(tmp_path / "text.txt"), context=32, over_long="split", vocab_size=270, held_out="tail:0.1"
+    )
+    usual = {"objective": ObjectiveConfig(kernel="reference"), "evaluation": EvaluationConfig(every=1)}
+    list(loop.train(run_config(data=data, compile=True, max_steps=2, **usual), tmp_path / "run"))
+    evaluated = ("score_corpus", None, False)
+    assert seen == [("step", "compiling blocks", True), evaluated, ("step", None, True), evaluated]

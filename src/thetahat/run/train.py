@@ -12,6 +12,7 @@ from thetahat.core import store
 from thetahat.core.batch import Batch
 from thetahat.core.errors import NonFiniteError, StoppedError
 from thetahat.core.work.eager import as_written
+from thetahat.core.work.phases import phase
 from thetahat.core.work.regions import DATA, region
 from thetahat.distribution import heartbeat
 from thetahat.distribution.world import World, join_world
@@ -112,7 +113,8 @@ def make_step(run: Running, clock: "Clock") -> StepReport:
     """
     with region(DATA):
         batches = run.feed.batches(run.state.step)
-    with _watched(run, batches) as (note, judge):
+    compiles = run.state.config.compile and not clock.has_ticked
+    with _watched(run, batches) as (note, judge), phase("compiling blocks") if compiles else nullcontext():
         done = step(run.state, batches, run.world, note, judge)
     _log_step(run, done, clock)
     return done
@@ -173,12 +175,12 @@ class Clock:
     """Measures time, and adds it to the seconds of a run."""
 
     def __init__(self, state: State) -> None:
-        self.state, self.last, self.evaluation = state, time.perf_counter(), 0.0
+        self.state, self.last, self.evaluation, self.has_ticked = state, time.perf_counter(), 0.0, False
 
     def tick(self) -> float:
         """Seconds since the last call."""
         now = time.perf_counter()
-        spent, self.last = now - self.last, now
+        spent, self.last, self.has_ticked = now - self.last, now, True
         self.state.seconds += spent
         return spent
 
