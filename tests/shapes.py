@@ -28,8 +28,7 @@ def checked(defined):
     hints = defined.__annotations__
     if not hints:
         return defined
-    if any(isinstance(hint, str) for hint in hints.values()):
-        defined.__annotations__ = {name: resolved(hint, defined) for name, hint in hints.items()}
+    defined.__annotations__ = {name: resolved(hint, defined) for name, hint in hints.items()}
     typed = beartype(defined)
     is_shaped = any(map(mentions_a_shape, defined.__annotations__.values()))
     defined.__annotations__ = hints
@@ -49,12 +48,14 @@ CONTEXT = jaxtyping.jaxtyped("context")
 
 
 def resolved(hint, defined):
-    """What a name in quotes means here; anything, where that is defined later or for the type checker only."""
-    if not isinstance(hint, str):
-        return hint
+    """With what names in quotes mean here; anything, where one is defined later or for the type checker only."""
+
+    def holder(value): ...
+
+    holder.__annotations__ = {"value": hint}
     try:
-        return get_type_hints(type("", (), {"__annotations__": {"hint": hint}}), defined.__globals__)["hint"]
-    except NameError:
+        return get_type_hints(holder, defined.__globals__, include_extras=True)["value"]
+    except (NameError, AttributeError, TypeError):
         return Any
 
 

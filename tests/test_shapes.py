@@ -38,7 +38,7 @@ class Pair:
 
 
 @checked
-def plain(number: int, word: "Nothing | None" = None) -> str:
+def plain(number: int, word: "Nothing | None" = None, several: tuple["Nothing", ...] = ()) -> str:
     return str(number) if number else number
 
 
@@ -68,4 +68,4 @@ def test_what_fits_passes_and_letters_are_forgotten_after_a_call():
     assert product(ONES.mT, ONES).shape == (2, 2)
     assert turned(ONES, 1).shape == (2, 3)
     assert len(Pair(torch.ones(3), torch.ones(3)).one) == 3
-    assert plain(7, ONES) == "7"
+    assert plain(7, ONES, 8) == "7"
