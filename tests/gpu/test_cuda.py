@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -59,6 +60,23 @@ def test_the_likelihood_on_cuda_is_that_of_the_cpu(tmp_path):
     list(train(config, tmp_path / "run"))
     on_gpu, on_cpu = (score(load(str(tmp_path / "run"), (f"device={d}",))).summary for d in ("cuda", "cpu"))
     assert on_gpu.bits_per_byte == pytest.approx(on_cpu.bits_per_byte, rel=1e-5)
+
+
+def test_a_step_waits_for_the_device_once(tmp_path):
+    """Once for what decides its update; tests/run/test_waiting.py has when."""
+    data = DataConfig(held_out="none", context=64, over_long="split", vocab_size=512)
+    config = run_config(SMALL, data=data, device=DEVICE, dtype="float32", batch_size=8, max_steps=6)
+    waits = []
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            for _ in train(override(config, ["diagnosis.every=0"]), tmp_path / "run"):
+                waits.append(sum("synchronizing CUDA operation" in str(one.message) for one in seen))
+                seen.clear()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert waits[2:-1] == [1] * 3  # the first step prepares, the last one saves
 
 
 def test_compiled_training_follows_eager_training(tmp_path):

@@ -12,6 +12,7 @@ from thetahat.core.batch import Batch
 from thetahat.core.errors import DataError
 from thetahat.core.random import derived_seed
 from thetahat.core.total import Total
+from thetahat.core.transfer import later
 from thetahat.core.work.regions import UPDATE, region
 from thetahat.distribution.pieces import gradient_of
 from thetahat.distribution.world import ALONE, Ranks, Turn
@@ -35,7 +36,7 @@ class Weighed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What a step did; tensors stay on the device until they are read."""
+    """What a step did; `total`, `gradient_norm` and `z_loss` are on the host, the rest is on the device."""
 
     step: int  # updates made, this one included
     total: Total  # over the global batch, at the parameters before the update
@@ -106,15 +107,15 @@ def step(
         totals.append(torch.stack([found.total.log_prob, found.total.weight, found.z_loss]))
     world.sum_gradients(parameters)
     zero = torch.zeros(3, dtype=torch.float64, device=state.device)
-    *sums, squares = world.sum_of_turns(totals, zero).unbind()
-    total = Total(*sums)
+    sums = world.sum_of_turns(totals, zero)
 
     # 3. the true global norm; what is not finite never reaches the parameters
     with region(UPDATE):
         gradient = clip_and_measure(parameters, config.optimization.clip)
     factor = learning_rate_factor(config.optimization.schedule, state.step, state.num_steps)
     holders = tuple(place for place, parameter in enumerate(parameters) if gradient_of(parameter) is not None)
-    measured = Measured(state.step + 1, total, gradient, holders, factor)
+    measured = Measured(state.step + 1, Total(*sums[:2]), gradient, holders, factor)
+    told = later(torch.cat([sums, gradient.norm.to(sums)[None]]))  # so that its reader need not wait for the update
     verdict = judge.judge(measured) if judge else _plain(measured)
     if verdict == "fail":
         raise non_finite_error(state, [*world.micro_batches(batches)], divisor)
@@ -131,8 +132,10 @@ def step(
     # 5. what happened
     state.step += 1
     state.tokens += num_tokens
-    mean, ahead = squares / total.weight if config.objective.z_loss else None, further.found()
-    return StepReport(state.step, total, num_tokens, gradient.norm, factor, verdict == "skip", routed, mean, ahead)
+    log_prob, total_weight, squares, norm = told()
+    mean, ahead = squares / total_weight if config.objective.z_loss else None, further.found()
+    total = Total(log_prob, total_weight)
+    return StepReport(state.step, total, num_tokens, norm, factor, verdict == "skip", routed, mean, ahead)
 
 
 @final

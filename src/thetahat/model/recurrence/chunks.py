@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from thetahat.core.transfer import onto
 from thetahat.core.visibility import Span, Visibility
 from thetahat.model.recurrence.count import CHUNK
 from thetahat.model.recurrence.rounds import Rounds
@@ -66,7 +67,7 @@ def chunks_of(visibility: Visibility, reach: int) -> Chunks:
     """How a layer that sees `reach` positions before each by a convolution reads these rows."""
     row = visibility.row
     found = _cut(row.found_spans(), reach, tuple(row.piece.shape))
-    place, window, home, before = (one.to(row.piece.device, non_blocking=True) for one in found[:4])
+    place, window, home, before = (onto(one, row.piece.device) for one in found[:4])
     whole = visibility.whole
     return Chunks(
         place.clamp(min=0),

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from thetahat.core.transfer import onto
 from thetahat.core.visibility import Visibility
 from thetahat.model.law import BIAS, Law
 from thetahat.model.recurrence.state import LayerState
@@ -42,7 +43,7 @@ class Smear(nn.Module):
 
 def _before(x: Float[Tensor, "B t D"], visibility: Visibility) -> Float[Tensor, "B t D"]:
     """What stands before each position; 0: nothing. Where others have read some positions of a row, they are asked."""
-    place = _places(visibility.row).to(x.device, non_blocking=True)
+    place = onto(_places(visibility.row), x.device)
     if visibility.whole is not None:
         x, place = visibility.whole.gathered(x[:, None])[:, 0], place[:, visibility.whole.mine]
     found = x.flatten(0, 1).index_select(0, place.clamp(min=0).flatten()).unflatten(0, place.shape)

@@ -27,13 +27,14 @@ class Routed:
 
     def to_dict(self) -> dict[str, float | int]:
         """The numbers of a line of metrics.jsonl: of loads, those of the layer where they are most uneven."""
-        shares = self.loads.double() / self.loads.sum(1, keepdim=True).clamp(min=1)
+        loads = self.loads.cpu()  # the one wait for them
+        shares = loads.double() / loads.sum(1, keepdim=True).clamp(min=1)
         num_experts = shares.shape[1]
         entropy = torch.special.entr(shares).sum(1) / torch.tensor(float(num_experts)).log()
         found: dict[str, float | int] = {
             "expert_load": float(shares.max() * num_experts),  # 1: all alike
             "expert_entropy": float(entropy.min()),  # of a share of 1
-            "dead_experts": int((self.loads == 0).sum()),
+            "dead_experts": int((loads == 0).sum()),
         }
         penalties = {"sequence_balance": self.sequence_balance, "router_z": self.router_z}
         return found | {name: float(value) for name, value in penalties.items() if value is not None}
