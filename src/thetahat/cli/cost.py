@@ -173,6 +173,7 @@ def _show_operations(one: "Estimate") -> None:
         (f"forward: attention over {one.context:,} positions", each.attention),
         ("forward: head", each.head),
         ("backward", each.backward),
+        ("backward: logits of chunks again", each.again),
         ("update", each.update),
         ("all", each.total),
     ]

@@ -26,6 +26,8 @@ NORMS = {"pre": 2, "post": 2, "sandwich": 4, "branch": 2, "parallel": 2, "none":
 """Norms of a block without attention to a source, by their placement."""
 LOGITS = 2
 """Copies of the logits at the beginning of the backward pass: themselves, and their gradient."""
+SHARED_LOGITS = 4
+"""The same of a part of the vocabulary that ranks share: those below the largest, their exponentials, two gradients."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,13 @@ def kept_per_position(
     return kept
 
 
+def kept_in_blocks(config: ModelConfig, dtype: Dtype, context: int, source_context: int = 0) -> float:
+    """Those of `kept_per_position` that belong to the blocks of the stack that the head reads."""
+    sizes = widths_of(dtype)
+    cross = _of_cross(config, sizes, source_context) if isinstance(config, EncoderDecoderConfig) else 0.0
+    return sum(_of_layers(config, sizes, context, config.num_layers)) + config.num_layers * cross
+
+
 def saved_per_position(config: ModelConfig, dtype: Dtype, context: int, num_recomputed: int) -> float:
     r"""Bytes of `kept_per_position` that are not kept where so many layers are computed again in the backward pass.
 
@@ -115,7 +124,7 @@ def _around(config: TransformerConfig, sizes: Widths, context: int) -> float:
     kept += 8 + (0.0 if config.placement == "post" else _norm(config, config.width, sizes))
     kept += _norm(config, narrow or config.width, sizes) if config.embedding.has_norm else 0
     kept += _of_smear(config, config.embedding.smear, sizes) if config.embedding.smear else 0
-    return kept + (sizes.product * narrow if narrow else 0) + _dropped(config, sizes, 1)
+    return kept + (sizes.product * narrow if narrow else 0) + _dropped(config, sizes.full)
 
 
 def _of_smear(config: TransformerConfig, smear: SmearConfig, sizes: Widths) -> float:
@@ -138,7 +147,8 @@ def _experts(config: TransformerConfig, experts: ExpertsConfig, sizes: Widths) -
     number, chosen = experts.num_experts, experts.num_chosen
     kept = sizes.product * chosen * (_network(config, experts.inner_width or config.inner_width) + 2 * config.width)
     kept += (sizes.full + 8) * (number + 3 * chosen)
-    kept += sizes.num_casts * config.width * (sizes.full - (0 if experts.shared_width else 2) * sizes.product)
+    readers = 0 if experts.shared_width else 1 + config.mlp.is_gated
+    kept += sizes.num_casts * config.width * (sizes.full - readers * sizes.product)
     return kept + sizes.product * (_network(config, experts.shared_width) if experts.shared_width else 0)
 
 
@@ -147,7 +157,7 @@ def _of_layer(config: TransformerConfig, layer: int, sizes: Widths, context: int
     kept = NORMS[config.placement] * _norm(config, config.width, sizes)
     if config.placement == "parallel":
         kept -= sizes.full * config.width  # both norms read the same states
-    num_casts = sizes.num_casts * (1 if _reads(config, layer) else 3)
+    num_casts = sizes.num_casts * ((0 if _reads(config, layer) else 2) + config.mlp.is_gated)
     inputs = 2 * config.width + num_casts * config.width  # of the mixer's maps, and of the network's
     kept += sizes.product * inputs
     match mixer:
@@ -162,7 +172,7 @@ def _of_layer(config: TransformerConfig, layer: int, sizes: Widths, context: int
         kept += sizes.product * _network(config, config.inner_width)
     else:
         kept += _experts(config, experts, sizes)
-    return kept + _dropped(config, sizes, 2) + _scaled(config, sizes, 2)
+    return kept + _dropped(config, 2 * sizes.product) + _scaled(config, sizes, 2)
 
 
 def _of_attention(config: TransformerConfig, sizes: Widths, context: int, *, is_reader: bool) -> float:
@@ -202,7 +212,7 @@ def _of_cross(config: TransformerConfig, sizes: Widths, source_context: int) -> 
     kept += source_context  # the mask
     if config.attention.query_key_norm != "none":
         kept += _norm(config, queries, sizes)
-    return kept + _sinks(config, sizes, 0) + _dropped(config, sizes, 1) + _scaled(config, sizes, 1)
+    return kept + _sinks(config, sizes, 0) + _dropped(config, sizes.product) + _scaled(config, sizes, 1)
 
 
 def _masks(config: TransformerConfig, sizes: Widths, context: int) -> float:
@@ -259,9 +269,9 @@ def _scaled(config: TransformerConfig, sizes: Widths, times: int) -> float:
     return float(times * sizes.product * config.width) if isinstance(config.residual, LearnedScaleConfig) else 0.0
 
 
-def _dropped(config: TransformerConfig, sizes: Widths, times: int) -> float:
-    """What dropout keeps: which numbers were set to 0."""
-    return float(times * sizes.full * config.width) if config.dropout else 0.0
+def _dropped(config: TransformerConfig, width: int) -> float:
+    """What dropout keeps: which numbers were set to 0, as wide as these."""
+    return float(width * config.width) if config.dropout else 0.0
 
 
 def kept_of_matrices(num_weights: int, dtype: Dtype) -> int:

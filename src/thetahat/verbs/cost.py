@@ -40,6 +40,11 @@ class Machines:
     mesh: Mesh | None = None  # None: the quickest layout that fits
     utilisation: int | float | None = None  # of the peak, in place of the usual shares of products and attention
 
+    @property
+    def num_ranks(self) -> int:
+        """GPUs that train together."""
+        return self.mesh.num_ranks if self.mesh else self.num_gpus
+
 
 EVERYWHERE = Machines()
 
@@ -198,7 +203,7 @@ def _estimate(
         batch_size=config.batch_size,
         num_parameters=sum(one.numel() for one in model.parameters()),
         flops_per_token=flops_per_token(asked.model, asked.num_rows, config.data.context),
-        operations=operations_of(model, config, Pieces(piece, piece)),
+        operations=operations_of(model, config, Pieces(piece, piece), num_ranks=on.num_ranks),
         memory=training_memory(model, config, asked.num_rows, len(asked.labels)),
         inference=inference_memory(model, config.data.context),
         placed=tuple(
@@ -214,14 +219,14 @@ def _task(asked: Asked, device: Device, on: Machines, piece: int | float | None)
     assert config is not None
     outputs = len(asked.labels) or asked.num_rows
     memory = training_memory(model, config, asked.num_rows, len(asked.labels))
-    operations = operations_of(model, config, Pieces(piece, piece))
+    operations = operations_of(model, config, Pieces(piece, piece), num_ranks=on.num_ranks)
     pace = pace_of(config, operations, memory, outputs, rates_of(device, config.dtype, on.utilisation))
     return Task(config, whole_of(model, config, outputs, memory), operations, pace, device)
 
 
 def _placed(asked: Asked, device: Device, on: Machines, piece: int | float | None) -> Placed:
     task, room = _task(asked, device, on, piece), USABLE * device.memory
-    config, num_gpus = task.config, on.mesh.num_ranks if on.mesh else on.num_gpus
+    config, num_gpus = task.config, on.num_ranks
     asks = inference_memory(asked.on_meta(), config.data.context)
     writes = device.bandwidth / (asks.parameters + asks.cache)
     if num_gpus == 1:

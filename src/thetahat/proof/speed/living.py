@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from thetahat.distribution.pieces import piece
+
 
 @final
 class Tally:
@@ -20,9 +22,10 @@ class Tally:
         self._sizes: dict[int, int] = {}
         self._lock = RLock()  # a finalizer may run while its own thread counts
 
+    @torch.no_grad()
     def note(self, tensors: Iterable[Tensor]) -> None:
-        """Counts tensors that are there, each storage once."""
-        for storage in (tensor.untyped_storage() for tensor in tensors):
+        """Counts tensors that are there, each storage once; of one that ranks share, the piece that is here."""
+        for storage in (piece(tensor).untyped_storage() for tensor in tensors):
             key = storage._cdata  # pyright: ignore
             with self._lock:
                 if key in self._sizes:

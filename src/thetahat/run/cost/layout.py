@@ -115,7 +115,7 @@ def _waits(task: Task, mesh: Mesh, traffic: Traffic, passes: int) -> Iterator[tu
     layers = task.config.model.num_layers / mesh.pipeline
     inner = {"tensor": 1, "context": mesh.tensor, "shards": mesh.tensor, "replicas": mesh.tensor * mesh.num_parts}
     ranks = {"tensor": mesh.tensor, "context": mesh.context, "shards": mesh.num_parts, "replicas": mesh.replicas}
-    calls = {"tensor": 8 * passes * layers, "context": 2 * passes * layers, "shards": (2 * passes + 1) * layers}
+    calls = {"tensor": 4 * passes * layers, "context": 2 * passes * layers, "shards": (2 * passes + 1) * layers}
     for axis, within in inner.items():
         bytes_each = getattr(traffic, axis)
         latency = calls.get(axis, 1.0) * _latency(task.device, within, ranks[axis]) if ranks[axis] > 1 else 0.0

@@ -9,8 +9,18 @@ from thetahat.core.errors import ConfigError
 from thetahat.core.plain import fields_as_json
 from thetahat.distribution.mesh import MeshConfig
 from thetahat.model.build import LanguageModel
+from thetahat.model.config import ModelConfig
+from thetahat.model.cost import idle_parameters, matrix_weights
 from thetahat.model.encoder_decoder import EncoderDecoder
-from thetahat.model.memory import kept_per_position, logit_bytes, widths_of
+from thetahat.model.memory import (
+    LOGITS,
+    SHARED_LOGITS,
+    kept_in_blocks,
+    kept_of_matrices,
+    kept_per_position,
+    logit_bytes,
+    widths_of,
+)
 from thetahat.run.config import RunConfig
 from thetahat.run.diagnosis.needed import Training, summed_bytes
 
@@ -73,8 +83,7 @@ class Whole:
     state: int | float  # bytes of a trained parameter beside gradient and parameter: optimizer, average
     full: int  # bytes of a parameter
     product: int  # bytes of a number in products
-    block_kept: int | float  # bytes that a position keeps in a block for the backward pass
-    around_kept: int | float  # the same of what belongs to no block
+    copies: int  # bytes of matrices in the dtype of products, where they are kept until the backward pass
     logits: int | float  # bytes of logits for a position, at the beginning of the backward pass
     chunk: int  # targets whose logits exist at once; 0: all
     summed: int  # bytes of the gradient of the head while chunks are added to it; 0: of all at once
@@ -86,10 +95,6 @@ def whole_of(model: LanguageModel, config: RunConfig, num_outputs: int, memory: 
     stacks = [model, model.encoder] if isinstance(model, EncoderDecoder) else [model]
     blocks = sum(one.numel() for stack in stacks for one in stack.blocks.parameters())
     num_parameters = memory.parameters // sizes.full
-    group = config.model.attention.sharing  # of layers, of which only the first keeps keys and values
-    experts = config.model.experts and replace(config.model.experts, num_dense=0)
-    shapes = [replace(config.model, num_layers=n * group, experts=experts) for n in (1, 2)]
-    one, two = (kept_per_position(shape, config.dtype, data.context, data.source_room) for shape in shapes)
     share = config.objective.factorization.expected_targets(1, data.context) / data.context
     return Whole(
         blocks=blocks,
@@ -98,8 +103,7 @@ def whole_of(model: LanguageModel, config: RunConfig, num_outputs: int, memory: 
         state=(memory.optimizer + memory.average) / (memory.gradients / sizes.full),
         full=sizes.full,
         product=sizes.product,
-        block_kept=(two - one) / group,
-        around_kept=2 * one - two,
+        copies=kept_of_matrices(matrix_weights(model) + idle_parameters(model), config.dtype),
         logits=min(share, 1.0) * logit_bytes(num_outputs, 1, config.dtype),
         chunk=config.objective.chunk_size,
         summed=summed_bytes(model, config.dtype) if config.objective.chunk_size else 0,
@@ -134,7 +138,7 @@ class Traffic:
 
     shards: int | float = 0.0  # parameters gathered, gradients scattered
     replicas: int | float = 0.0  # gradients summed
-    tensor: int | float = 0.0  # states gathered and scattered around the matrices of a layer
+    tensor: int | float = 0.0  # states summed around the matrices of a layer
     context: int | float = 0.0  # keys and values gathered, their gradients scattered
     pipeline: int | float = 0.0  # states handed on, their gradients handed back
 
@@ -176,9 +180,10 @@ def share_of(whole: Whole, mesh: Mesh, config: RunConfig) -> Share:
     Blocks are divided by tensor and pipeline and cut into shards x context parts; what is around them by tensor. While
     a block is used it is gathered, and the next one beside it, in the dtype of products; what is around the blocks
     stays gathered in full from the forward to the end of the backward pass, and the keys and values of a layer are
-    those of the whole context. Tensor parallelism divides activations and logits (sequence parallel); a pipeline of p
-    stages keeps at most p micro-batches. What is offloaded lies on the host, and gradients that are not summed yet do
-    not: with several micro-batches a step these are whole, else those of a block.
+    those of the whole context. Tensor parallelism divides logits and what heads and inner columns keep, but not what is
+    kept of the residual stream (`_kept`); a pipeline of p stages keeps at most p micro-batches. What is offloaded lies
+    on the host, and gradients that are not summed yet do not: with several micro-batches a step these are whole, else
+    those of a block.
     """
     model, data = config.model, config.data
     passes = num_micro_batches(mesh, config)
@@ -193,12 +198,12 @@ def share_of(whole: Whole, mesh: Mesh, config: RunConfig) -> Share:
         gathered += 2 * model.num_kv_heads * model.head_width * whole.product * data.context / mesh.tensor
     rows = -(-config.batch_size // mesh.num_data)
     positions = min(config.micro_batch_size or rows, rows) * data.context / mesh.context
-    again = mesh.recomputed
-    of_blocks = layers * ((1 - again) * whole.block_kept + again * whole.full * model.width)
-    of_blocks += whole.block_kept if again else 0.0
-    in_flight = min(mesh.pipeline, passes)
-    states = (in_flight * of_blocks + whole.around_kept) * positions / mesh.tensor
-    logits = (whole.logits * min(positions, whole.chunk or positions) + whole.summed) / mesh.tensor
+    (in_block, out_of_blocks), again = _kept(config, mesh.tensor), mesh.recomputed
+    of_blocks = layers * ((1 - again) * in_block + again * whole.full * model.width) + (in_block if again else 0.0)
+    states = (min(mesh.pipeline, passes) * of_blocks + out_of_blocks) * positions
+    states += whole.copies / mesh.tensor / mesh.pipeline if mesh.num_parts == 1 else 0.0  # else they are gathered
+    at_once = whole.logits * (SHARED_LOGITS / LOGITS if mesh.tensor > 1 else 1)
+    logits = (at_once * min(positions, whole.chunk or positions) + whole.summed) / mesh.tensor
     gradients, logits = summed * whole.full * whole.trained, logits if mesh.pipeline == 1 else 0.0
     host = held * (whole.full + whole.full * whole.trained + whole.state * whole.trained) if mesh.offload else 0.0
     if mesh.offload and passes == 1:  # the gradient of a block goes to the host when it is summed
@@ -217,13 +222,41 @@ def share_of(whole: Whole, mesh: Mesh, config: RunConfig) -> Share:
     )
 
 
+def _kept(config: RunConfig, tensor: int) -> tuple[float, float]:
+    """Bytes that a position keeps for the backward pass on one of so many ranks of a product: in a block, and around.
+
+    Each rank has all of the residual stream, and so of what norms, dropout and matrices read of it. Heads and inner
+    columns are divided: what they keep is that of a model which has no others.
+    """
+    data, shape = config.data, _of_rank(config.model, tensor)
+    kept = kept_per_position(shape, config.dtype, data.context, data.source_room)
+    in_blocks = kept_in_blocks(shape, config.dtype, data.context, data.source_room)
+    return in_blocks / shape.num_layers, kept - in_blocks
+
+
+def _of_rank(model: ModelConfig, tensor: int) -> ModelConfig:
+    """The heads and inner columns of the rank that has most, of a shape that is otherwise the same."""
+    experts = model.experts
+    if experts is not None:
+        inner = -(-(experts.inner_width or model.inner_width) // tensor)
+        experts = replace(experts, inner_width=inner, shared_width=-(-experts.shared_width // tensor))
+    return replace(
+        model,
+        num_heads=model.num_heads // tensor,
+        num_kv_heads=model.num_kv_heads // tensor,
+        inner_width=-(-model.inner_width // tensor),
+        experts=experts,
+    )
+
+
 def traffic_of(whole: Whole, mesh: Mesh, config: RunConfig) -> Traffic:
     r"""With n ranks an all-gather or a reduce-scatter of b bytes receives b (n - 1) / n, an all-reduce twice that.
 
     Parameters are gathered for the forward and for the backward pass of each micro-batch, what is around the blocks
-    once for both, and gradients scattered once a step. A layer under tensor parallelism gathers and scatters its states
+    once for both, and gradients scattered once a step. A layer under tensor parallelism sums its states over ranks
     twice in each direction, and in the forward pass once more where it is computed again. Context parallelism gathers
-    keys and values, and scatters their gradients. Each stage hands its states on, and gets their gradients.
+    keys and values, and scatters their gradients. Each stage hands its states on, and gets their gradients. States are
+    exchanged in the dtype of parameters, keys and values in that of products.
     """
     model, passes = config.model, num_micro_batches(mesh, config)
     layers = model.num_layers / mesh.pipeline
@@ -237,11 +270,11 @@ def traffic_of(whole: Whole, mesh: Mesh, config: RunConfig) -> Traffic:
     gathers = passes * (2 * blocks * whole.product + around * whole.full)
     scatters = (blocks + around) * whole.full * whole.trained
     cut = (blocks + around) * whole.full * whole.trained / mesh.num_parts
-    states, groups = whole.product * model.width, 2 * model.num_kv_heads * model.head_width * whole.product
+    states, groups = whole.full * model.width, 2 * model.num_kv_heads * model.head_width * whole.product
     return Traffic(
         shards=(gathers + scatters) * one_way(mesh.num_parts),
         replicas=2 * cut * one_way(mesh.replicas),
-        tensor=layers * 8 * again * read * states * one_way(mesh.tensor),
+        tensor=layers * 4 * 2 * again * read * states * one_way(mesh.tensor),
         context=layers * 2 * again * read * (mesh.context - 1) * groups / mesh.tensor,
-        pipeline=2 * read * states / mesh.tensor if mesh.pipeline > 1 else 0.0,
+        pipeline=2 * read * states if mesh.pipeline > 1 else 0.0,
     )

@@ -24,6 +24,7 @@ class Operations:
     attention: int | float  # forward: scores, sums over values, and what layers with a state do to it
     head: int | float  # forward: logits of targets
     backward: int | float
+    again: int | float  # logits in chunks that several ranks compute once more on the way back (objective/chunked.py)
     update: int | float  # of the optimizer: what Muon orthogonalises; all else is no product of matrices
 
     @property
@@ -34,7 +35,7 @@ class Operations:
     @property
     def total(self) -> int | float:
         """Of the step."""
-        return self.forward + self.backward + self.update
+        return self.forward + self.backward + self.again + self.update
 
     def to_dict(self) -> dict[str, int | float]:
         """What `--json` prints."""
@@ -58,10 +59,13 @@ def operations_of(
     pieces: Pieces = WHOLE_ROWS,
     pairs: Pairs = "visible",
     num_logits: int | None = None,
+    *,
+    num_ranks: int = 1,
 ) -> Operations:
     r"""Of a step of `batch_size` full rows under a config, for a model on `meta` as it is trained.
 
     `num_logits`: for how many positions the head computes logits; None: as many as there are targets in full rows.
+    `num_ranks`: of several, the head in chunks has four products in the place of three.
 
     A matrix of N weights takes 2N a position forward, 2N for the gradient of its input, and 2N for its own where it is
     trained; attention $4 H \sum_a K_a T_a$ forward and twice that backward. The gradient of the embedding is no
@@ -91,6 +95,7 @@ def operations_of(
         attention=attention,
         head=head,
         backward=backward,
+        again=head if num_ranks > 1 and config.objective.chunk_size else 0.0,
         update=_update(model, config),
     )
 
