@@ -11,6 +11,7 @@ import torch
 from tests.examples import SMALL, run_config
 from thetahat.core.config import override
 from thetahat.data.config import DataConfig
+from thetahat.model.float8 import product, scaled
 from thetahat.recipes.catalogue import find_recipe
 from thetahat.run.log.metrics import TIMES
 from thetahat.run.train import train
@@ -92,3 +93,19 @@ def test_compiled_training_follows_eager_training(tmp_path):
         found[name] = [json.loads(line)["log_likelihood_per_token"] for line in lines if "tokens_per_second" in line]
     assert found["compiled"] == pytest.approx(found["eager"], rel=1e-4)
     assert found["both"] == pytest.approx(found["eager"], rel=1e-4)
+
+
+def test_products_in_float8_are_those_of_a_cpu():
+    draw = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(37, 64, generator=draw), torch.randn(48, 64, generator=draw)
+    here, there = (product(scaled(x.to(d)), scaled(weight.to(d)), torch.bfloat16) for d in ("cpu", DEVICE))
+    torch.testing.assert_close(there.cpu(), here, rtol=2**-7, atol=1e-3)
+
+
+def test_a_compiled_run_in_float8_learns_as_one_in_bfloat16(tmp_path):
+    told = []
+    for keys in ([], ["float8=true"]):
+        config = override(find_recipe("quickstart"), ["device=cuda", "dtype=bfloat16", "compile=true", *keys])
+        config = override(config, ["max_steps=40", "data.held_out=none", "evaluation.every=0"])
+        told.append([one.step.total.mean().item() for one in train(config, tmp_path / f"run{len(told)}")][-1])
+    assert told[1] == pytest.approx(told[0], rel=0.02)

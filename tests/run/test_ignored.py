@@ -22,6 +22,7 @@ IGNORED = {
         "data.tokenizer_bytes=1000 data.tokenizer=tokenizer.json",
         "ledger.every=0 ledger.tokens=true",
         "samples.every=3",
+        "float8=true",
         "mesh.turns=2",
         "mesh.offload=true",
         "evaluation.ema=true",
@@ -57,6 +58,7 @@ IGNORED = {
 READ = {
     "quickstart": [
         "objective.normalization=length objective.length_exponent=0.3",
+        "float8=true dtype=bfloat16",
         "ledger.tokens=true",
         "samples.prompts=Once samples.every=3",
         "optimization.ema=0.9 evaluation.ema=true",

@@ -60,6 +60,7 @@ NAMES: Mapping[str, str | tuple[str, ...]] = {
     "evaluation.batch_size={value}": ("per_device_eval_batch_size", "eval_batch_size"),
     # devices, dtypes, memory
     "dtype=bfloat16": ("bf16", "bfloat16", "use_bf16"),
+    "float8=true dtype=bfloat16": ("fp8", "use_fp8", "fp8_training"),
     FLOAT16: ("fp16", "float16", "half"),
     "dtype={value}, float32, bfloat16 or float64": ("precision", "torch_dtype", "mixed_precision", "model_dtype"),
     "device=cpu": ("use_cpu", "no_cuda", "cpu"),

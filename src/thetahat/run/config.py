@@ -169,6 +169,8 @@ class RunConfig(Config, kw_only=True):
     """Where to train; auto: on a GPU if there is one."""
     dtype: Dtype = "float32"
     """The dtype of matrix products; parameters, gradients and optimizer state stay float32 under bfloat16."""
+    float8: bool = False
+    """Whether maps of blocks multiply in float8 in training, a scale a row; gradients of matrices stay in bfloat16."""
     threads: Threads = 0
     """Threads of the CPU; 0: all cores that this process may use. Results depend on it, so the number is kept."""
     deterministic: bool = False

@@ -137,6 +137,9 @@ def _of_mesh(mesh: MeshConfig) -> Iterator[Ignored]:
 
 
 def _of_run(config: RunConfig) -> Iterator[Ignored]:
+    if config.float8 and config.dtype != "bfloat16":
+        why = f"of products in {config.dtype} none is made in float8"
+        yield Ignored("float8", "true", why, "dtype=bfloat16, or float8=false")
     if config.ledger.tokens and config.ledger.every == 0:
         why = "ledger.every=0 writes no ledger"
         yield Ignored("ledger.tokens", "true", why, "ledger.every=1, or ledger.tokens=false")

@@ -1,6 +1,7 @@
 """What changes during a run."""
 
 from dataclasses import dataclass
+from logging import getLogger
 
 import torch
 
@@ -12,6 +13,7 @@ from thetahat.model.adapters.lora import adapt, freeze
 from thetahat.model.adapters.rows import train_new_rows
 from thetahat.model.block import Block
 from thetahat.model.build import LanguageModel, build_model
+from thetahat.model.float8 import multiply_in_float8
 from thetahat.model.init import allocate, initialize
 from thetahat.model.layers.experts import routers_of
 from thetahat.model.precision import parameter_dtype
@@ -43,6 +45,7 @@ class State:
 
 
 _CPU = torch.device("cpu")
+logger = getLogger("thetahat")
 
 
 def model_on_meta(config: RunConfig, vocab_size: int, num_labels: int = 0) -> LanguageModel:
@@ -130,6 +133,8 @@ def first_state(
 
 def state_with(model: LanguageModel, config: RunConfig, num_steps: int, device: torch.device) -> State:
     """The state at step 0 of a model whose parameters are drawn, or will be loaded."""
+    if config.float8 and (left_out := multiply_in_float8(model)):
+        logger.info("float8=true leaves out %s, whose widths are no multiples of 16", ", ".join(left_out))
     if config.compile:
         for block in model.modules():
             if isinstance(block, Block):

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import torch
+
 from thetahat.core.errors import ConfigError
 from thetahat.distribution.mesh import Stages
 from thetahat.distribution.pipeline.schedule import groups_of
@@ -12,6 +14,7 @@ from thetahat.model.decoder import Decoder
 from thetahat.model.layers.experts import routers_of
 from thetahat.run.config import RunConfig
 
+_WITH_FLOAT8 = (8, 9)  # compute capability
 OFFLOADING = frozenset({"cuda"})  # devices beside which the host has memory of its own
 
 
@@ -23,6 +26,25 @@ def refuse_offload(config: RunConfig) -> None:
             allowed="mesh.offload=true with device=cuda",
             cure="mesh.offload=false",
         )
+
+
+def refuse_float8(config: RunConfig) -> None:
+    """Raises ConfigError where products in float8 are not to be had: on older GPUs, and where ranks hold a model."""
+    if not config.float8:
+        return
+    if config.device == "cuda" and torch.cuda.get_device_capability() < _WITH_FLOAT8:
+        raise ConfigError(
+            f"float8=true, and {torch.cuda.get_device_name()} does not multiply in it",
+            allowed="GPUs from Ada and Hopper on",
+            cure="float8=false",
+        )
+    for name in ("shards", "context", "tensor", "pipeline"):
+        if (size := getattr(config.mesh, name)) > 1:
+            raise ConfigError(
+                f"float8=true with mesh.{name}={size}",
+                allowed="ranks that have a whole model each",
+                cure=f"float8=false, or mesh.{name}=1",
+            )
 
 
 def refuse_tensor(config: RunConfig, model: LanguageModel, size: int) -> None:

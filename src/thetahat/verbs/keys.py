@@ -22,6 +22,7 @@ CHAPTERS: Mapping[str, str] = {
     "threads": "README.md#the-run-folder",
     "deterministic": "docs/01-the-objective.md#what-rounding-does",
     "dtype": "docs/01-the-objective.md#what-rounding-does",
+    "float8": "docs/01-the-objective.md#what-rounding-does",
     "compile": "docs/01-the-objective.md#what-rounding-does",
     "data": "docs/01-the-objective.md#the-dataset",
     "data.train": "docs/08-data.md#where-it-lies",

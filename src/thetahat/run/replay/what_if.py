@@ -69,8 +69,9 @@ def as_made(again: Again) -> Outcome:
 
 def in_other_dtype(again: Again) -> Outcome:
     """The step with its products in bfloat16, where they are in float32, and the other way round."""
-    dtype = OTHER[again.state.config.dtype]
-    return what_if(again, Change(changes=(f"dtype={dtype}",)))
+    config = again.state.config
+    rest = ("float8=false",) if config.float8 else ()
+    return what_if(again, Change(changes=(f"dtype={OTHER[config.dtype]}", *rest)))
 
 
 def what_if(again: Again, change: Change) -> Outcome:

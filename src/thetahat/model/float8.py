@@ -1,0 +1,113 @@
+"""Maps of blocks that multiply in float8 in training, each row scaled by itself."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple, cast, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from thetahat.core.errors import ConfigError
+from thetahat.model.block import Block
+from thetahat.model.precision import product_dtype
+
+# pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
+
+FORMAT = torch.float8_e4m3fn
+LARGEST = torch.finfo(FORMAT).max  # 448
+MULTIPLE = 16  # of rows and columns of a matrix: kernels read 16 bytes at once
+_SMALLEST = 2.0**-96  # the largest number of a row counts as this at least, so that rows of zeros stay zeros
+
+
+class Scaled(NamedTuple):
+    """Rows of float8, and what each is multiplied by."""
+
+    values: Tensor  # [N C], of FORMAT
+    scale: Float[Tensor, "N 1"]  # float32, powers of two
+
+    def exact(self) -> Float[Tensor, "N C"]:
+        """The rows that are meant, in float64."""
+        return self.values.double() * self.scale
+
+
+def scaled(x: Float[Tensor, "N C"]) -> Scaled:
+    r"""Each row as $s_i q_i$, rounded once: $s_i$ is the smallest power of two with $\max_c |x_{ic}| \le 448\,s_i$.
+
+    A row has its scale from itself alone, so it is the same in every batch. What is not finite stays so.
+    """
+    largest = x.abs().amax(-1, keepdim=True).float().clamp(min=_SMALLEST)
+    scale = (largest / LARGEST).log2().ceil().exp2()
+    return Scaled((x / scale).to(FORMAT), scale)
+
+
+def product(a: Scaled, b: Scaled, dtype: torch.dtype) -> Float[Tensor, "N R"]:
+    r"""$\sum_c a_{ic}\,b_{rc}$, summed in float32 and rounded to `dtype`, which is bfloat16 on a GPU."""
+    if not len(a.values):
+        return a.scale.new_zeros(0, len(b.values), dtype=dtype)
+    return torch._scaled_mm(a.values, b.values.t(), scale_a=a.scale, scale_b=b.scale.t(), out_dtype=dtype)
+
+
+class _Product(torch.autograd.Function):
+    r"""$y = x W^\top$ and $\partial x = \partial y\,W$ of scaled rows; $\partial W = \partial y^\top x$ as it is.
+
+    The last sums over positions: with scales it would depend on which positions are read at once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(scaled(x), scaled(weight), x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        gradient, (reads, learns) = gradients[0], ctx.needs_input_grad
+        of_x = product(scaled(gradient), scaled(weight.t().contiguous()), x.dtype) if reads else None
+        return of_x, (gradient.t() @ x).to(weight.dtype) if learns else None
+
+
+@final
+class Float8Linear(nn.Linear):
+    """A map with the products of `_Product` in training, where they would be of bfloat16; else the plain map."""
+
+    def forward(self, input: Float[Tensor, "*axes C"]) -> Float[Tensor, "*axes R"]:
+        dtype = product_dtype(input)
+        if not self.training or dtype != torch.bfloat16:
+            return linear(input, self.weight, self.bias)
+        flat = input.to(dtype).flatten(0, -2)
+        made: Tensor = _Product.apply(flat, self.weight)  # pyright: ignore[reportAssignmentType]
+        bias = cast(Tensor | None, self.bias)
+        return (made if bias is None else made + bias.to(dtype)).unflatten(0, input.shape[:-1])
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+def multiply_in_float8(model: nn.Module) -> list[str]:
+    """Puts a Float8Linear with the same parameters in the place of each map of the blocks; returns who was left out.
+
+    Those are maps to or from a width that is no multiple of 16. The head, tables, norms and routers are no such maps.
+    """
+    left_out, taken = list[str](), 0
+    for prefix, block in model.named_modules():
+        maps = block.named_modules() if isinstance(block, Block) else ()
+        for name, one in [(name, one) for name, one in maps if isinstance(one, nn.Linear)]:
+            if one.in_features % MULTIPLE or one.out_features % MULTIPLE:
+                left_out.append(f"{prefix}.{name}")
+                continue
+            parent, _, last = name.rpartition(".")
+            setattr(block.get_submodule(parent), last, _as_float8(one))
+            taken += 1
+    if not taken:
+        raise ConfigError(
+            "float8=true, and no map of a block is to and from widths that are multiples of 16",
+            allowed="for example model.width=64 model.inner_width=192 model.head_width=16",
+            cure="float8=false",
+        )
+    return left_out
+
+
+def _as_float8(one: nn.Linear) -> Float8Linear:
+    made = Float8Linear(one.in_features, one.out_features, bias=False, device="meta")
+    made.weight, made.bias = one.weight, one.bias
+    return made.train(one.training)
