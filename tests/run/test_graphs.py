@@ -27,9 +27,16 @@ DECODER = ["data.train=texts.jsonl", "model.num_kv_heads=2", *SMALL]
 PAIRS = ["data.train=pairs.jsonl", "model.num_encoder_layers=2", "model.num_kv_heads=2", *SMALL]
 WINDOW = "model.layers=[{kind='attention',distance=20},{kind='attention'}]"
 STATES = "model.layers=[{kind='delta'},{kind='state-space'},{kind='linear',decay='learned'}]"
+KINDS = (
+    *("kind='delta'", "kind='delta',has_decay=false", "kind='delta',conv=7", "kind='state-space'"),
+    *("kind='state-space',conv=7", "kind='linear'", "kind='linear',decay='fixed'", "kind='linear',decay='learned'"),
+    *("kind='latent',latent_width=16,rotary_width=8", "kind='attention'"),
+)
+MANY = f"model.layers=[{','.join(f'{{{kind}}}' for kind in KINDS)}]"
 CASES = {  # recipe, KEY=VALUE, and the graphs: one for each kind of block, one for the kernel of the objective
     "packed": ("quickstart", DECODER, 2),
     "windows": ("quickstart", [*DECODER, WINDOW, "model.attention.sinks=learned"], 2),
+    "ten kinds of layers": ("quickstart", [*DECODER, MANY, "model.num_layers=10"], 11),
     "states": ("quickstart", [*DECODER, STATES], 4),
     "tables and shared keys": (
         "quickstart",

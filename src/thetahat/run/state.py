@@ -136,9 +136,7 @@ def state_with(model: LanguageModel, config: RunConfig, num_steps: int, device: 
     if config.float8 and (left_out := multiply_in_float8(model)):
         logger.info("float8=true leaves out %s, whose widths are no multiples of 16", ", ".join(left_out))
     if config.compile:
-        for block in model.modules():
-            if isinstance(block, Block):
-                block.compile()
+        _compile(model)
     kernel = build_kernel(config.objective, compiles=config.compile)
     optimizer = build_optimizer(model, config.optimization, growth_of(config.model, config.transfer))
     workers = Workers(config.num_at_once, max(config.threads // config.num_at_once, 1))
@@ -146,3 +144,18 @@ def state_with(model: LanguageModel, config: RunConfig, num_steps: int, device: 
     if (decay := config.optimization.ema) is not None:
         state.average = MovingAverage({name: p for name, p in model.named_parameters() if p.requires_grad}, decay)
     return state
+
+
+MOST_GRAPHS = 64
+"""Of blocks: as many as they are kinds, for each kind of batch, with a gradient and without. What is beyond torch's own
+limit of 8 would run without a compiler.
+"""
+
+
+def _compile(model: LanguageModel) -> None:
+    """Has each block compiled alone, when it is called."""
+    dynamo = torch._dynamo.config  # pyright: ignore[reportPrivateUsage]
+    dynamo.recompile_limit = max(dynamo.recompile_limit, MOST_GRAPHS)
+    for block in model.modules():
+        if isinstance(block, Block):
+            block.compile()
