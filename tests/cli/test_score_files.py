@@ -28,7 +28,7 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("score")
     train = ["train", *SMALL, "max_steps=2", "batch_size=4", "threads=1", "evaluation.every=0", "--out", "run", "-q"]
     finished(place, *train)
-    records = [{"text": text, "source": "ab"[i % 2]} for i, text in enumerate(texts_of(800))]
+    records = [{"text": text, "source": "ab"[i % 2]} for i, text in enumerate(texts_of(400))]
     (place / "many.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return place
 
@@ -59,7 +59,7 @@ def test_an_interrupted_score_goes_on_and_its_ledger_is_that_of_one_that_was_not
     parts = list(journal.rglob("answers.safetensors"))
     assert parts
     known = sum(len(load_file(part)["group"]) for part in parts)
-    assert 0 < known < 800
+    assert 0 < known < 400
     finished(place, *words, str(out))
     assert read_ledger(out) == read_ledger(place / "whole.parquet")
     assert list(tmp_path.iterdir()) == [out]
