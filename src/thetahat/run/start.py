@@ -49,7 +49,7 @@ from thetahat.run.log.metrics import (
 from thetahat.run.log.rewinds import Rewind, comparable, last_made, note_rewind, read_rewinds, skipped_steps
 from thetahat.run.prepare import Prepared, prepare, refuse_shared_input, special_tokens
 from thetahat.run.state import State, divided_on_meta, first_model, state_with
-from thetahat.run.together import refuse_float8, refuse_offload
+from thetahat.run.together import refuse_float8
 from thetahat.run.track.sink import check_installed
 from thetahat.run.writing.samples import Samples
 
@@ -81,7 +81,6 @@ def check_layout(config: RunConfig, world: World) -> None:
     The model is divided without memory. Of a tokenizer that is trained later, the vocabulary is the one asked for.
     """
     refuse_shared_input(config, world)
-    refuse_offload(config)
     refuse_float8(config)
     if world.layout.tensor is None and world.layout.stages is None:
         return

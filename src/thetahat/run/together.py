@@ -19,7 +19,10 @@ OFFLOADING = frozenset({"cuda"})  # devices beside which the host has memory of 
 
 
 def refuse_offload(config: RunConfig) -> None:
-    """Raises ConfigError where the memory of the host is the only one."""
+    """Raises ConfigError where the memory of the host is the only one.
+
+    A rank asks before it joins the others: who ends when they have met takes the store of the slower ones with it.
+    """
     if config.mesh.offload and config.device not in OFFLOADING:
         raise ConfigError(
             f"mesh.offload=true with device={config.device}: everything lies in the memory of the host anyway",

@@ -35,6 +35,7 @@ from thetahat.run.signals import STOPPING, Interrupted, Stop, listening
 from thetahat.run.start import Running, check_layout, corpora_noted, fingerprints, go_back, start_or_resume
 from thetahat.run.state import State
 from thetahat.run.step import Judge, Skipping, StepReport, step
+from thetahat.run.together import refuse_offload
 from thetahat.run.track.child import tracking
 from thetahat.scoring.likelihood import Abandoned, ScoringHooks, ledger_rows, score_corpus
 
@@ -57,6 +58,7 @@ def train(
     """
     started = time.perf_counter()
     folder, config = choose_folder(config, folder, fresh=fresh), resolved(config)
+    refuse_offload(config)
     device, world = set_up(config), join_world(config.device, config.mesh)
     with ExitStack() as held:
         held.enter_context(heartbeat.naming_lost_ranks(config.heartbeat))
