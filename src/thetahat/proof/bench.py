@@ -49,7 +49,7 @@ class Bench:
         still = replace(config.model, dropout=0.0)
         free = replace(config.optimization, clip=None)
         self.prepared = prepared
-        self.config = replace(config, dtype=dtype, compile=False, model=still, optimization=free)
+        self.config = replace(config, dtype=dtype, float8=False, compile=False, model=still, optimization=free)
         self.vocab_size = prepared.tokenizer.vocab_size
         self.device = torch.device(config.device)
         self.corpus = prepared.train
