@@ -10,13 +10,14 @@ from safetensors.torch import load_file
 from tests.examples import SENTENCE, run_config
 from thetahat.core.errors import ConfigError, ModelError
 from thetahat.data.config import ChatConfig, DataConfig
+from thetahat.data.tokens.tokenizer import train_tokenizer
 from thetahat.model.adapters.config import LoRAConfig
 from thetahat.model.adapters.lora import merge
 from thetahat.model.adapters.rows import HeadWithRows, train_new_rows
-from thetahat.model.config import DecoderConfig, EncoderConfig
+from thetahat.model.config import DecoderConfig, EncoderConfig, ValueEmbeddingConfig
 from thetahat.model.layers.head import Head
 from thetahat.objective.config import Labels, Masked, ObjectiveConfig
-from thetahat.run.base import parameters_of as parameters_of_stored
+from thetahat.run.base import new_tokens, parameters_of as parameters_of_stored
 from thetahat.run.folder.files import MODEL
 from thetahat.run.folder.stored import find_model
 from thetahat.run.log.metrics import TIMES
@@ -262,3 +263,24 @@ def test_a_run_with_masks_and_dropout_goes_on_to_the_same_bits(tmp_path, texts, 
         for text in ((tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "broken"))
     ]
     assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "stays"),
+    [
+        ({"adapter": LoRAConfig(rank=2)}, True),
+        ({"adapter": LoRAConfig(rank=2, also=("*.value_embedding.weight",))}, False),
+        ({"frozen": ("blocks.*",)}, True),
+        ({"frozen": ("embedding.*",)}, False),
+    ],
+)
+@pytest.mark.parametrize("has_tables", [True, False])
+def test_rows_of_frozen_value_embeddings_are_not_said_to_be_trained(changes, stays, has_tables):
+    tables = ValueEmbeddingConfig(every=1) if has_tables else None
+    tokenizer = train_tokenizer([SENTENCE], 270).with_special_tokens(["<a>"])
+    known = tokenizer.vocab_size - 1
+    shape = DecoderConfig(**SHAPE, value_embeddings=tables)
+    config = run_config(shape, base="runs/base", base_vocab_size=known, **changes)
+    told = new_tokens(config, tokenizer)
+    assert told.startswith("new tokens <a>: their rows are trained")
+    assert told.endswith("stay where they begin") == (stays and has_tables)

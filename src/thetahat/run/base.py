@@ -1,6 +1,7 @@
 """Starting from a trained model (`base`): its shape, tokenizer and parameters; tokens or an adapter may be added."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -74,7 +75,19 @@ def new_tokens(config: RunConfig, tokenizer: Tokenizer) -> str:
     numbers = range(config.base_vocab_size, tokenizer.vocab_size)
     names = ", ".join(named.get(number, str(number)) for number in numbers)
     where = " beside the adapter" if config.adapter else " beside what is frozen" if config.frozen else ""
-    return f"new tokens {names}: their rows are trained{where}, and begin at the mean of the base's"
+    kept = "; those of frozen value embeddings stay where they begin" if _keeps_values(config) else ""
+    return f"new tokens {names}: their rows are trained{where}, and begin at the mean of the base's{kept}"
+
+
+def _keeps_values(config: RunConfig) -> bool:
+    """Whether a table of value embeddings is frozen: beside it no rows are trained."""
+    tables = [f"blocks.{layer}.attention.value_embedding.weight" for layer in config.model.value_layers]
+
+    def matches(name: str, patterns: Sequence[str]) -> bool:
+        return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+    also = config.adapter.also if config.adapter else ("*",)
+    return any(matches(name, config.frozen) or not matches(name, also) for name in tables)
 
 
 @torch.no_grad()

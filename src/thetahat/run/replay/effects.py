@@ -55,7 +55,8 @@ def effects(state: State, batches: Sequence[MicroBatch], start: Parameters, repo
     $\mathrm{share}_i = \langle g_i, G \rangle / \lVert G \rVert^2$ with $g_i$ the gradient of i's part $L_i$ of the
     objective and $G = \sum_i g_i$, so that shares sum to 1; a negative one pulled against the step. Each $g_i$ is
     computed from the sequence alone, with the dropout that it had in the step: all together cost about two steps. What
-    the shares sum to says how exact they are. The state is left as the step left it.
+    the shares sum to says how exact they are. Of a step with tokens behind the next one, a z-loss or a balance of
+    experts G has these, too, and no $g_i$ has: shares then sum to something else. The state is left as it was.
 
     Pruthi et al., Estimating Training Data Influence by Tracing Gradient Descent, 2020 (arXiv 2002.08484).
     """
