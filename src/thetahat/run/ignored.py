@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from thetahat.core.config import to_plain
+from thetahat.core.config import kind_of, to_plain
 from thetahat.core.errors import ConfigError
 from thetahat.data.chat.template import TEMPLATES, load_template
 from thetahat.data.config import ChatConfig, as_typed
@@ -39,7 +39,7 @@ class OfBase:
 
 def refuse_ignored(config: RunConfig) -> None:
     """Raises ConfigError for the first setting that differs from its default and has no effect."""
-    of_model = [*_of_windows(config), *_of_latents(config), *_of_balance(config)]
+    of_model = [*_of_layers(config), *_of_windows(config), *_of_latents(config), *_of_balance(config)]
     of_run = [*_of_mesh(config.mesh), *_of_run(config)]
     for one in [*_of_objective(config.objective), *of_model, *_of_data(config), *of_run]:
         raise ConfigError(f"{one.key}={one.value} has no effect: {one.why}", cure=one.cure)
@@ -67,6 +67,17 @@ def _of_balance(config: RunConfig) -> Iterator[Ignored]:
         elif name == "bias_rate" and not experts.has_bias:
             why = "model.experts.has_bias=false, so that routers have no bias to move"
             yield Ignored(key, value, why, "model.experts.has_bias=true, or leave it out")
+
+
+def _of_layers(config: RunConfig) -> Iterator[Ignored]:
+    """Of a list that is repeated over the depth, what stands behind the last layer. Those of a base are its own."""
+    model = config.model
+    depth = max(model.num_layers, model.num_encoder_layers if isinstance(model, EncoderDecoderConfig) else 0)
+    if not config.base and len(model.layers) > depth:
+        tail = ",".join(map(kind_of, model.layers[depth:]))
+        why = f"the list has {len(model.layers)} layers, and model.num_layers={depth}"
+        cure = f"model.num_layers={len(model.layers)}, or a list of at most {depth}"
+        yield Ignored("model.layers", f"...,{tail}", why, cure)
 
 
 def _of_latents(config: RunConfig) -> Iterator[Ignored]:
