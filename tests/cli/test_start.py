@@ -10,7 +10,7 @@ HEAVY = ("torch", "numpy", "pyarrow", "tokenizers", "scipy", "safetensors")
 PARSER = ("pydantic",)  # of values; a flag has none
 UNUSED = (
     *("torch._dynamo", "torch._inductor", "torch.distributed.fsdp", "torch.distributed.tensor", "sympy"),
-    *("transformers", "matplotlib", "bokeh", "plotext", "jinja2", "fsspec", "tensorboard", "scipy"),
+    *("transformers", "matplotlib", "bokeh", "plotext", "jinja2", "fsspec", "tensorboard"),
 )
 """What neither training nor scoring text of a local file uses on a CPU: the first line alone takes three seconds."""
 FLAGS_ONLY = ("--help", "recipes", "recipes --json", "templates", "optimizers")
