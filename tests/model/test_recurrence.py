@@ -89,14 +89,14 @@ def test_pieces_and_trees_are_read_as_texts_of_their_own(mixer, forest, seed):
 
 
 @each_mixer
-def test_packed_rows_have_the_bits_of_rows_of_their_own(mixer):
-    """Of the layer beside its maps: a product of more rows may be another kernel's."""
+def test_packed_texts_have_the_same_bits_whatever_stands_beside_them(mixer):
+    """Of the layer beside its maps. Alone a text may meet another kernel, whose sums go in another order."""
     (_, reach), lengths = layer_of(mixer), [70, 5, 128, 64, 1, 33]
     sizes = sizes_of(TINY, mixer)
     x = draws(1, sum(lengths) + 3, 3 * sizes.heads * sizes.key, seed=1).float()
+    way = chunks_of(tree(lengths, [-1] * len(lengths)), reach)
 
-    def mixed(seen, x):
-        way = chunks_of(seen, reach)
+    def mixed(x):
         q, k, v = way.lay_windows(x)[:, reach:].unflatten(-1, (sizes.heads, -1)).chunk(3, -1)
         rate = way.lay(x[..., : sizes.heads].sigmoid())
         if isinstance(mixer, StateSpaceMixer):
@@ -105,9 +105,13 @@ def test_packed_rows_have_the_bits_of_rows_of_their_own(mixer):
             return way.restore(delta_rule(q, k, v, (rate, -rate), way.rounds)[0].flatten(2))
         return way.restore(decayed_sum(q, k, v, -rate, way.rounds)[0].flatten(2))
 
-    packed = mixed(tree(lengths, [-1] * len(lengths)), x)[0].split([*lengths, 3])
-    for one, text in zip(packed, x[0].split([*lengths, 3])[:-1], strict=False):
-        assert torch.equal(one, mixed(visibility_of(torch.zeros(1, len(text), dtype=torch.int64)), text[None])[0])
+    found = mixed(x)[0].split([*lengths, 3])
+    for number in range(len(lengths)):
+        others = [one if place == number else -one for place, one in enumerate(x[0].split([*lengths, 3]))]
+        changed = mixed(torch.cat(others)[None])[0].split([*lengths, 3])
+        assert torch.equal(found[number], changed[number])
+        beside = (number + 1) % len(lengths)
+        assert not torch.equal(found[beside], changed[beside])
 
 
 @each_mixer
