@@ -177,9 +177,13 @@ def gradients_of(model):
 
 
 def largest(ours, theirs):
-    """The largest relative error over tensors; all but zero gradients are held against the whole one."""
+    """The largest relative error over tensors; all but zero gradients are held against the whole one.
+
+    So is a single number, whose gradient is a sum over all positions in which most may cancel.
+    """
     scale = sum(float(one.norm()) ** 2 for one in theirs.values()) ** 0.5
-    return max(float((ours[name] - one).norm()) / max(float(one.norm()), 1e-3 * scale) for name, one in theirs.items())
+    least = {name: scale if one.numel() == 1 else 1e-3 * scale for name, one in theirs.items()}
+    return max(float((ours[name] - one).norm()) / max(float(one.norm()), least[name]) for name, one in theirs.items())
 
 
 def _average(here):
