@@ -44,5 +44,7 @@ def test_gradients_in_every_layout_are_those_of_one_process(found, size):
     ],
 )
 def test_a_fault_is_seen_in_every_model(found, mutation, layout):
-    errors = found(2, mutation)
-    assert all(error > 1e9 for name, error in errors.items() if name.split()[1] == layout), errors
+    errors = {name: error for name, error in found(2, mutation).items() if name.split()[1] == layout}
+    if mutation == "leak":  # through a mask, which states do not read
+        errors = {name: error for name, error in errors.items() if not name.startswith("states")}
+    assert {name: error for name, error in errors.items() if not error > 1e9} == {}
