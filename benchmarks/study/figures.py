@@ -51,7 +51,7 @@ def ticked(place: Any, values: list[int], axis: str = "x") -> None:
 def mixers(results: Path) -> Figure:
     """Bits per byte by position, relative to attention in windows of its training; and recall by number of pairs."""
     told = json.loads((results / "study_mixers.json").read_text())
-    recall_path = results / "study_recall.json"
+    recall_path = results / "study_recall_long.json"
     recall = json.loads(recall_path.read_text()) if recall_path.is_file() else {}
     figure, (left, *others) = places(2 if recall else 1, 3.4)
     edges = told["edges"]
@@ -176,7 +176,7 @@ def depth(results: Path) -> Figure:
         place.minorticks_off()
         place.set_xlabel("layers (width)")
     left.set_title("held out, bits per byte", loc="left", fontsize=9)
-    right.set_title("training, tokens a second", loc="left", fontsize=9)
+    right.set_title("training, tokens a second of one thread", loc="left", fontsize=9)
     right.set_ylim(0)
     return figure
 

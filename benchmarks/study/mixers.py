@@ -38,7 +38,7 @@ EDGES = (0, 16, 64, 128, 256, 512, 1024, 2048)  # of positions
 DISTANCES = (1, 16, 64, 256, 2048)  # to where a pair stood before
 NUM_HELD, BEGINNING = 32, 3500  # documents that are scored, and characters of each
 SHAPE = {"model.width": 48, "model.num_heads": 3, "model.num_kv_heads": 3, "model.inner_width": 144}
-TRAINING = {**SHAPE, "data.context": CONTEXT, "batch_size": 2, "max_steps": 240}
+TRAINING = {**SHAPE, "data.context": CONTEXT, "batch_size": 2, "max_steps": 1000}
 
 
 def long_documents(data: Path, work: Path, beginning: int = BEGINNING) -> tuple[Path, Path]:
