@@ -9,8 +9,9 @@ A Qwen3 of 14M parameters in float32 with AdamW, on DATA (a folder with `books`,
 
 Trainer reads ragged texts in three ways: padded to the longest of a batch, its default; padded, and drawn by length;
 and packed into one row by `DataCollatorWithFlattening`, with positions that begin anew. `thetahat` packs them, and asks
-for the same number of documents a step. Counted are targets, never padding. Each measurement is a process of its own,
-and the first five steps are not counted. Before that both compute the likelihood of the same documents.
+for about the same number of documents a step, in rows that its threads can share evenly. Counted are targets, never
+padding. Each measurement is a process of its own, and the first five steps are not counted. Before that both compute
+the likelihood of the same documents.
 """
 
 import argparse
@@ -56,8 +57,8 @@ SHAPE = {
 }
 TASKS: dict[str, dict[str, Any]] = {
     "full": {"data.context": 512, "batch_size": 8, "data.over_long": "split"},
-    "dialogues": {"data.context": 1024, "data.over_long": "drop"},
-    "short": {"data.context": 1024, "data.over_long": "drop"},
+    "dialogues": {"data.context": 512, "data.over_long": "drop"},
+    "short": {"data.context": 128, "data.over_long": "drop"},
 }
 DOCUMENTS = {"full": 8, "dialogues": 16, "short": 64}  # of a step of Trainer
 WAYS = {"full": ["ours", "padded"], "dialogues": ["ours", "padded", "by length", "packed"]}
@@ -85,7 +86,9 @@ def config(task: str, train: Path, steps: int) -> th.RunConfig:
         return made
     data = th.prepare(made)  # rows that hold as many documents as a batch of Trainer
     targets = float(data.train.lengths.sum() - len(data.train.lengths))
-    rows = max(1, round(DOCUMENTS[task] * targets / len(data.train.lengths) / made.data.context))
+    rows = DOCUMENTS[task] * targets / len(data.train.lengths) / made.data.context
+    threads = len(os.sched_getaffinity(0))
+    rows = threads * max(1, round(rows / threads))  # as many for each thread
     return th.override(made, [f"batch_size={rows}"])
 
 
