@@ -1,6 +1,6 @@
 """What each mixer costs by the length of a text: time and memory of a gradient, and of a token that is generated.
 
-    python benchmarks/mixer_length.py [--longest 16384] [--out benchmarks/results/mixer_length.json]
+    python -m benchmarks.mixer_length [--longest 16384] [--out benchmarks/results/mixer_length.json]
 
 A decoder of two layers of one mixer, one text of T tokens, one thread, float32.
 
