@@ -81,7 +81,7 @@ def step(
     micro-batches and ranks, so the result does not depend on how the batch was cut. `note` is told the log-probability
     of each token, at the parameters before the update; `judge` may leave the update out.
     """
-    config, parameters = state.config, list(state.model.parameters())
+    config = state.config
 
     # 1. weigh the global batch, before any gradient exists
     weight, num_tokens = weigh(batches, world)
@@ -105,17 +105,13 @@ def step(
         penalty = experts.penalty(read, noted)
         turn.backward(-(found.value + gain) / divisor + penalty)  # the one sign flip: optimizers go downhill
         totals.append(torch.stack([found.total.log_prob, found.total.weight, found.z_loss]))
-    world.sum_gradients(parameters)
-    zero = torch.zeros(3, dtype=torch.float64, device=state.device)
-    sums = world.sum_of_turns(totals, zero)
+    world.sum_gradients(list(state.model.parameters()))
+    sums = world.sum_of_turns(totals, torch.zeros(3, dtype=torch.float64, device=state.device))
 
     # 3. the true global norm; what is not finite never reaches the parameters
-    with region(UPDATE):
-        gradient = clip_and_measure(parameters, config.optimization.clip)
-    factor = learning_rate_factor(config.optimization.schedule, state.step, state.num_steps)
-    holders = tuple(place for place, parameter in enumerate(parameters) if gradient_of(parameter) is not None)
-    measured = Measured(state.step + 1, Total(*sums[:2]), gradient, holders, factor)
-    told = later(torch.cat([sums, gradient.norm.to(sums)[None]]))  # so that its reader need not wait for the update
+    measured = _measured(state, Total(*sums[:2]))
+    factor, reached = measured.learning_rate_factor, torch.cat([sums, measured.gradient.norm.to(sums)[None]])
+    told = later(reached)  # so that its reader need not wait for the update
     verdict = judge.judge(measured) if judge else _plain(measured)
     if verdict == "fail":
         raise non_finite_error(state, [*world.micro_batches(batches)], divisor)
@@ -171,6 +167,16 @@ def _at_once(state: State, turns: Sequence[Turn], divisor: float, note: Note | N
             note(turn.micro.batch, *told)
         totals.append(sums)
     return totals
+
+
+def _measured(state: State, total: Total) -> Measured:
+    """Clips the gradient, and says what its update is decided by."""
+    config, parameters = state.config.optimization, list(state.model.parameters())
+    with region(UPDATE):
+        gradient = clip_and_measure(parameters, config.clip)
+    factor = learning_rate_factor(config.schedule, state.step, state.num_steps)
+    holders = tuple(place for place, parameter in enumerate(parameters) if gradient_of(parameter) is not None)
+    return Measured(state.step + 1, total, gradient, holders, factor)
 
 
 def _plain(measured: Measured) -> Verdict:

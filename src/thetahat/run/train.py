@@ -30,6 +30,7 @@ from thetahat.run.folder.files import folder_of
 from thetahat.run.folder.folder import choose_folder
 from thetahat.run.log.report import Report, evaluation_line, step_line
 from thetahat.run.log.rewinds import SKIP_STEPS, skipped_steps
+from thetahat.run.log.samples import Sample
 from thetahat.run.machine import set_up
 from thetahat.run.signals import STOPPING, Interrupted, Stop, listening
 from thetahat.run.start import Running, check_layout, corpora_noted, fingerprints, go_back, start_or_resume
@@ -91,21 +92,31 @@ def train(
                 _stop(run)
                 if run.ledger.is_full(state.step):
                     run.ledger.write(state.step, world)
-                wish = _agree(
-                    stop, max_minutes is not None and time.perf_counter() - started >= 60 * max_minutes, world
-                )
+                is_late = max_minutes is not None and time.perf_counter() - started >= 60 * max_minutes
+                wish = _agree(stop, is_late, world)
                 is_due = done is not None and (wish or watch.saves(state.step, state.num_steps))
                 saved = _save(run) if is_due else None
-                times = state.seconds, state.tokens
-                alarms = tuple(run.watch.alarms) if run.watch else ()
-                of, spent = run.held_out_of, clock.take_evaluation()
-                yield Report(done, state.num_steps, *times, held_out, saved, of, spent, alarms, samples)
+                yield _report(run, clock, done, held_out, saved, samples)
                 if wish:
                     break
             world.leave()  # while signals are heard: torchrun sends one to the ranks that are left
         ending.is_finished = not run.lacks_evaluation and state.step == state.num_steps
     if wish > 0 and (run.lacks_evaluation or state.step < state.num_steps):
         raise Interrupted(wish, f"stopped after step {state.step}; saved {folder_of(folder, state.step)}")
+
+
+def _report(
+    run: Running,
+    clock: "Clock",
+    done: StepReport | None,
+    held_out: Summary | None,
+    saved: Path | None,
+    samples: tuple[Sample, ...],
+) -> Report:
+    """What an iteration did, with its alarms and the time that an evaluation took."""
+    state, alarms = run.state, tuple(run.watch.alarms) if run.watch else ()
+    so_far, spent = (state.seconds, state.tokens), clock.take_evaluation()
+    return Report(done, state.num_steps, *so_far, held_out, saved, run.held_out_of, spent, alarms, samples)
 
 
 def make_step(run: Running, clock: "Clock") -> StepReport:

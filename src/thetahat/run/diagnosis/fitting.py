@@ -8,8 +8,6 @@ from thetahat.run.config import RunConfig
 
 SHORTEST = 32  # positions of a context that is proposed
 CHUNK = 1024  # targets whose logits exist at once, in a proposal
-
-
 MOST_ROWS = 1 << 20  # rows at once that are looked for
 
 
