@@ -30,6 +30,7 @@ from thetahat.run.step import step
 
 NUM_SEQUENCES = 8
 MAX_POSITIONS = 128  # of a sequence: longer sums have larger rounding errors
+NEARBY = 2.0**-12  # by how much of themselves parameters are moved to round otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,22 @@ class Bench:
         return Bench(replace(self.config, objective=plain), self.prepared, self.config.dtype)
 
     @torch.no_grad()
-    def state(self, world: World = ALONE) -> State:
-        """Step 0, with the parameters of the base where there is one, in pieces where the world says so."""
+    def state(self, world: World = ALONE, draw: int = 0) -> State:
+        """Step 0, with the parameters of the base where there is one, in pieces where the world says so.
+
+        With a draw other than 0 they are moved by it, in one process.
+        """
         state = first_state(self.config, self.vocab_size, 1, self.device, len(self.prepared.labels), world=world)
         if self.config.base:
             for name, parameter in state.model.named_parameters():
                 fill(parameter, self._first[name])
+        if draw:
+            chance = generator(self.config.seed, "verify nearby", draw)
+            for parameter in state.model.parameters():
+                factor = 1 + NEARBY * torch.empty(parameter.shape, dtype=torch.float64).uniform_(
+                    -1, 1, generator=chance
+                )
+                parameter.copy_((parameter.double() * factor.to(parameter.device)).float())  # the same in every dtype
         return state
 
     @cached_property
@@ -108,9 +119,11 @@ class Bench:
         """As many sequences in a row as the longest leaves room for."""
         return lay(self.pieces, self.longest, "best-fit")
 
-    def outcome(self, batches: Sequence[Batch], world: World = ALONE, chunk_size: int | None = None) -> Outcome:
+    def outcome(
+        self, batches: Sequence[Batch], world: World = ALONE, chunk_size: int | None = None, draw: int = 0
+    ) -> Outcome:
         """Runs the trainer's step from the beginning on these micro-batches; its gradient is left on the parameters."""
-        state = self.state(world)
+        state = self.state(world, draw)
         if chunk_size is not None:
             state.kernel = Chunked(chunk_size)
         report = step(state, batches, world)
