@@ -1,5 +1,7 @@
 """How tensors of theirs are joined of ours, and parted."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, strategies as st
@@ -29,6 +31,23 @@ def test_heads_stand_one_behind_the_other_with_their_queries_keys_and_values():
     (entry,) = entries([Link("qkv", QKV, "heads")], shapes, 2)
     query, key, value = torch.arange(4), torch.arange(4) + 10, torch.arange(4) + 20
     assert entry.join([query, key, value]).tolist() == [0, 1, 10, 11, 20, 21, 2, 3, 12, 13, 22, 23]
+
+
+@given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 3), st.sampled_from(["rotary", "rotary_heads"]))
+def test_what_is_rotated_stands_last_in_pairs_and_comes_back(num_heads, num_pairs, plain, layout):
+    """Ours: the first of all pairs, the second of all, what is not rotated; theirs: what is not, and pairs."""
+    number = num_heads if layout == "rotary_heads" else 1
+    ours = [[("first", j) for j in range(num_pairs)] + [("second", j) for j in range(num_pairs)]] * number
+    theirs = [[("plain", j) for j in range(plain)] + [(at, j) for j in range(num_pairs) for at in ("first", "second")]]
+    ours = [(head, *row) for head in range(number) for row in ours[0] + [("plain", j) for j in range(plain)]]
+    theirs = [(head, *row) for head in range(number) for row in theirs[0]]
+    link = Link("q", "blocks.*.attention.query", layout)
+    (entry,) = entries([link], {"blocks.0.attention.query.weight": (len(ours), 1)}, num_heads)
+    entry = replace(entry, rotary_width=2 * num_pairs)
+    numbers = torch.arange(len(ours))[:, None]
+    joined = entry.join([numbers])
+    assert [ours[row] for row in joined[:, 0].tolist()] == theirs
+    assert torch.equal(entry.split(joined)[0], numbers)
 
 
 def test_a_parameter_without_a_place_is_named():

@@ -29,7 +29,7 @@ CHOICES = {
     "global positions": [f"layers=[{GLOBAL}, {{}}]"],
     "global positions of several windows": [f"layers=[{GLOBAL}, {{distance=3, num_global=1}}]", "attention.cap=1.5"],
     "global positions, alibi, sinks": ["layers=[{positions={kind='alibi'}, distance=1, num_global=3}]", SINKS],
-    "latent": ["layers=[{kind='latent', latent_width=6, rotary_width=4}]"],
+    "latent": ["layers=[{kind='latent', latent_width=6, rotary_width=4, norm_epsilon=0.1}]"],
     "latent queries and windows": [
         "layers=[{kind='latent', latent_width=6, query_width=5, rotary_width=2, distance=2, num_global=1}, {}]",
         "attention.has_output_bias=true",

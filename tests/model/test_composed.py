@@ -52,6 +52,11 @@ EXPERTS = {
     "experts of softmax": {"scores": "softmax", "has_bias": False, "scale": 1.5},
     "one expert of its own scores": {"num_chosen": 1, "normalizes": False, "inner_width": 7},
     "all experts, and a shared one": {"num_chosen": 3, "shared_width": 4},
+    "groups of experts": {"num_experts": 8, "num_groups": 4, "num_chosen_groups": 2, "num_chosen": 3},
+    "groups of experts by their best": {
+        **{"num_experts": 6, "num_groups": 3, "num_chosen_groups": 2, "num_chosen": 3, "group_score": "best"},
+        **{"scores": "softmax", "has_bias": False, "normalizes": False},
+    },
     "experts behind a dense layer": {"num_dense": 1, "scores": "softmax", "normalizes": False},
 }
 CHOICES = {
@@ -105,7 +110,7 @@ CHOICES = {
     },
     **{f"{name} ungated": {"mlp": MLPConfig(is_gated=False, activation=name)} for name in ("relu", "gelu")},
     "gelu_tanh gated": {"mlp": MLPConfig(activation="gelu_tanh")},
-    **{name: {"experts": ExpertsConfig(num_experts=3, **one)} for name, one in EXPERTS.items()},
+    **{name: {"experts": ExpertsConfig(**{"num_experts": 3} | one)} for name, one in EXPERTS.items()},
     "learned positions": {"embedding": EmbeddingConfig(positions=LearnedPositions(number=12))},
     "offset positions": {"embedding": EmbeddingConfig(positions=LearnedPositions(number=12, offset=2))},
     "sinusoidal positions": {"embedding": EmbeddingConfig(positions=SinusoidalPositions())},

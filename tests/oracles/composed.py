@@ -173,14 +173,14 @@ class Composed:
     def latent(self, name: str, x: Array, mixer: Plain, *, bias_of: str, sees_later: bool) -> Array:
         """Equations 9 to 19 of DeepSeek-V2."""
         heads, turned, width = self.config["num_heads"], mixer["rotary_width"], self.config["head_width"]
-        asking = x
+        asking, epsilon = x, mixer.get("norm_epsilon")
         if "query_width" in mixer:
-            asking = self.norm(f"{name}query_latent_norm", self.linear(f"{name}query_latent", x))
+            asking = self.norm(f"{name}query_latent_norm", self.linear(f"{name}query_latent", x), epsilon)
         q = self.linear(f"{name}query", asking).reshape(len(x), heads, turned + width)
         q_turned, shared = q[..., :turned], self.linear(f"{name}rotary_key", x)[:, None]
         if mixer["positions"]["kind"] == "rotary":
             q_turned, shared = (self.rotated(one, mixer["positions"]) for one in (q_turned, shared))
-        latent = self.norm(f"{name}latent_norm", self.linear(f"{name}latent", x))
+        latent = self.norm(f"{name}latent_norm", self.linear(f"{name}latent", x), epsilon)
         k, v = (self.linear(f"{name}{what}", latent).reshape(len(x), heads, width) for what in ("key", "value"))
         q, k = np.concatenate([q_turned, q[..., turned:]], -1), np.concatenate([shared.repeat(heads, 1), k], -1)
         read = self.attended(name, [q, k, v], mixer, bias_of=bias_of, sees_later=sees_later)
@@ -263,7 +263,7 @@ class Composed:
         sigmoid = choices["scores"] == "sigmoid"
         scores = 1 / (1 + np.exp(-logits)) if sigmoid else np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         compared = scores + self.parameters.get(f"{name}router.bias", 0)
-        every = [sorted(range(len(row)), key=lambda i: (-row[i], i))[: choices["num_chosen"]] for row in compared]
+        every = [self.best(row.tolist(), choices) for row in compared]
         for position, chosen in enumerate(every):
             divisor = sum(scores[position, i] for i in chosen) if choices["normalizes"] else 1
             for i in chosen:
@@ -272,14 +272,22 @@ class Composed:
         self.routes.append((name, logits, scores, every))
         return found + self.network(f"{name}shared.", x) if choices["shared_width"] else found
 
+    def best(self, row: list[float], choices: Plain) -> list[int]:
+        """The experts of one position: of its best groups, each judged by its best scores, the best."""
+        size, number = len(row) // choices["num_groups"], 2 if choices["group_score"] == "pair" else 1
+        groups = [list(range(start, start + size)) for start in range(0, len(row), size)]
+        groups.sort(key=lambda group: -sum(sorted((row[i] for i in group), reverse=True)[:number]))
+        allowed = [i for group in groups[: choices["num_chosen_groups"]] for i in group]
+        return sorted(allowed, key=lambda i: (-row[i], i))[: choices["num_chosen"]]
+
     def network(self, name: str, x: Array) -> Array:
         choices, f = self.config["mlp"], ACTIVATIONS[self.config["mlp"]["activation"]]
         up = self.linear(f"{name}up", x)
         return self.linear(f"{name}down", f(self.linear(f"{name}gate", x)) * up if choices["is_gated"] else f(up))
 
-    def norm(self, name: str, x: Array) -> Array:
+    def norm(self, name: str, x: Array, epsilon: float | None = None) -> Array:
         kind, gain = self.config["norm"], self.parameters[f"{name}.gain"]
-        epsilon = self.config["norm_epsilon"]
+        epsilon = self.config["norm_epsilon"] if epsilon is None else epsilon
         if kind["kind"] == "rms":
             return x / np.sqrt((x**2).mean(-1, keepdims=True) + epsilon) * (gain + kind["adds_one"])
         centred = x - x.mean(-1, keepdims=True)

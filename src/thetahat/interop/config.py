@@ -13,9 +13,10 @@ from thetahat.interop.family import ASSUMED, BOOKKEEPING, GENERATION, Family
 from thetahat.interop.fields import MOST_LAYERS, Fields, MisfitError, Part, Plain, nested, refused
 from thetahat.interop.layers import resolved
 from thetahat.model.config import (
-    AttentionMixer,
+    AttendingMixer,
     DecoderConfig,
     EncoderDecoderConfig,
+    LatentMixer,
     Mixer,
     ModelConfig,
     Rotary,
@@ -132,15 +133,23 @@ def canonical(config: ModelConfig) -> ModelConfig:
     if isinstance(config, EncoderDecoderConfig):
         depth = max(depth, config.num_encoder_layers)
     mixers = [_resolved(config.mixer(layer), config) for layer in range(depth)]
-    attentions = [mixer for mixer in mixers if isinstance(mixer, AttentionMixer)]
+    attentions = [mixer for mixer in mixers if isinstance(mixer, AttendingMixer)]
     rotated = [(mixer, mixer.positions) for mixer in attentions if isinstance(mixer.positions, Rotary)]
     far = [positions for mixer, positions in rotated if mixer.distance is None] or [one for _, one in rotated]
     base = far[0].base if far else None
     scale, residual = config.attention.scale, config.residual
+    widths = set(map(config.key_width, attentions)) or {config.head_width}
+    if isinstance(config, EncoderDecoderConfig):
+        widths.add(config.head_width)  # of attention to the source
+    usual_scale = widths.pop() ** -0.5 if len(widths) == 1 else None
     experts = config.experts
     if experts is not None and experts.inner_width == config.inner_width:
         experts = replace(experts, inner_width=None)
     others: Plain = {"num_future": 0} if isinstance(config, DecoderConfig) else {}
+    attention = replace(config.attention, scale=None if scale == usual_scale else scale)
+    if all(isinstance(mixer, LatentMixer) for mixer in mixers) and not isinstance(config, EncoderDecoderConfig):
+        others |= {"num_kv_heads": config.num_heads}
+        attention = replace(attention, query_key_norm="head", sharing=1)
     return replace(
         config,
         **others,
@@ -149,12 +158,14 @@ def canonical(config: ModelConfig) -> ModelConfig:
         rope_base=base or 10_000.0,
         layers=_shortest([_unresolved(mixer, base) for mixer in mixers]),
         residual=SumConfig(scale=residual.scale) if isinstance(residual, SumConfig) else residual,
-        attention=replace(config.attention, scale=None if scale == config.head_width**-0.5 else scale),
+        attention=attention,
     )
 
 
 def _resolved(mixer: Mixer, config: ModelConfig) -> Mixer:
-    if not isinstance(mixer, AttentionMixer) or not isinstance(mixer.positions, Rotary):
+    if isinstance(mixer, LatentMixer) and mixer.norm_epsilon == config.norm_epsilon:
+        mixer = replace(mixer, norm_epsilon=None)
+    if not isinstance(mixer, AttendingMixer) or not isinstance(mixer.positions, Rotary):
         return mixer
     return replace(mixer, positions=_plain(resolved(mixer.positions, config)))
 
@@ -169,7 +180,7 @@ def _plain(rotary: Rotary) -> Rotary:
 
 
 def _unresolved(mixer: Mixer, base: float | None) -> Mixer:
-    if not isinstance(mixer, AttentionMixer) or not isinstance(mixer.positions, Rotary):
+    if not isinstance(mixer, AttendingMixer) or not isinstance(mixer.positions, Rotary):
         return mixer
     if mixer.positions.base != base:
         return mixer

@@ -31,7 +31,7 @@ from thetahat.interop.files import (
     tensors,
 )
 from thetahat.interop.made import Made
-from thetahat.interop.names import Entry, Link, entries
+from thetahat.interop.names import Entry, Link, entries_of
 from thetahat.model.build import build_model
 from thetahat.model.config import ModelConfig
 
@@ -113,9 +113,9 @@ def open_folder(path: Path) -> HubFolder:
     has_head = _has_head(family, plain, named)
     config = _untied(family, read_config(plain, has_head=has_head), named)
     vocab_size = _vocab_size(plain)
-    found = entries(family.links, _shapes(config, vocab_size, len(named)), config.num_heads)
-    passengers = [name for name in named if _matches(name, family.passengers)]
+    found = entries_of(family.links, _shapes(config, vocab_size, len(named)), config)
     used = _checked(path, family, found, named)
+    passengers = [name for name in named if name not in used and _matches(name, family.passengers)]
     _check_copies(path, family, config, used, named)
     _check_zeros(path, family, named)
     around = around_in(path, plain, {name: value for name, value in plain.items() if is_inert(family, name)})

@@ -11,6 +11,7 @@ from thetahat.core.config import kind_of, to_plain
 from thetahat.core.errors import ModelError
 from thetahat.interop.fields import MOST_LAYERS, Fields, MisfitError, Plain, refused
 from thetahat.model.config import (
+    AttendingMixer,
     AttentionMixer,
     LinearScaling,
     Llama3Scaling,
@@ -71,7 +72,7 @@ class Layers:
     def read(self, fields: Fields) -> Plain:  # noqa: D102
         num_layers = fields.number("num_hidden_layers", most=MOST_LAYERS)
         slides, distance = _windows(self.windows, fields, num_layers)
-        kinds = _rotaries(self.rope, fields)
+        kinds = rotaries(self.rope, fields)
         plain = self.unrotated(fields, num_layers) if self.unrotated else [False] * num_layers
         mixers = [
             {
@@ -94,7 +95,7 @@ class Layers:
         distances = {mixer.distance for mixer in mixers} - {None}
         if len(distances) > 1:
             raise MisfitError(f"windows of {len(distances)} widths")
-        written = _written_rotaries(self.rope, config, mixers)
+        written = written_rotaries(self.rope, config, mixers)
         if self.windows:
             written |= self.windows.writes(slides, min(cast("set[int]", distances), default=None))
             if self.windows.has_types:
@@ -127,7 +128,7 @@ def _are_types(types: Any, num_layers: int) -> bool:
     return len(listed) == num_layers and all(kind in (FULL, SLIDING) for kind in listed)
 
 
-def _rotaries(names: RopeNames, fields: Fields) -> dict[str, Plain]:
+def rotaries(names: RopeNames, fields: Fields) -> dict[str, Plain]:
     """The rotary positions of layers of each kind. Where both spellings are there, they must say the same."""
     old = _old_rotaries(names, fields)
     new = fields.get("rope_parameters")
@@ -214,7 +215,7 @@ def _scaling(kind: str, given: Plain, fields: Fields) -> Plain | None:
     return scaling | {
         "beta_fast": given.get("beta_fast") or 32.0,
         "beta_slow": given.get("beta_slow") or 1.0,
-        "attention_factor": _attention_factor(factor, given),
+        "attention_factor": _attention_factor(float(factor), given),
         "truncates": given.get("truncate") is not False,
     }
 
@@ -229,7 +230,7 @@ def _attention_factor(factor: float, given: Plain) -> float | None:
     return (0.1 * scale * log(factor) + 1) / (0.1 * scale_all * log(factor) + 1)
 
 
-def _written_rotaries(names: RopeNames, config: ModelConfig, mixers: Sequence[AttentionMixer]) -> Plain:
+def written_rotaries(names: RopeNames, config: ModelConfig, mixers: Sequence[AttendingMixer]) -> Plain:
     """All spellings: `rope_parameters` is what version 5 reads, the others what everyone else does."""
     full = _shared(config, [mixer for mixer in mixers if mixer.distance is None or not names.local])
     near = _shared(config, [mixer for mixer in mixers if mixer.distance is not None]) if names.local else full
@@ -246,7 +247,7 @@ def _written_rotaries(names: RopeNames, config: ModelConfig, mixers: Sequence[At
     return written | {names.local: near.base, "rope_parameters": tables}
 
 
-def _shared(config: ModelConfig, mixers: Sequence[AttentionMixer]) -> Rotary | None:
+def _shared(config: ModelConfig, mixers: Sequence[AttendingMixer]) -> Rotary | None:
     """The one rotary that these layers have, as far as they have any."""
     found = {resolved(mixer.positions, config) for mixer in mixers if isinstance(mixer.positions, Rotary)}
     if len(found) > 1:

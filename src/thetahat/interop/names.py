@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, final
 
 import torch
 from torch import Tensor
 
 from thetahat.core.errors import ModelError
+from thetahat.model.config import LatentMixer, ModelConfig
 
-Storage = Literal["rows", "transposed", "heads", "row"]
+Storage = Literal["rows", "transposed", "heads", "row", "rotary", "rotary_heads"]
 _NUMBER = re.compile(r"(?<=\bblocks\.)\d+(?=\.)|(?<=\bexperts\.)\d+(?=\.)")
 
 
@@ -22,8 +23,9 @@ class Link:
     `*` is the number of a layer, and a second one that of an expert.
 
     `rows`: ours, one below the other. `transposed`: so, and matrices are [in, out]. `heads`: row blocks in turn, a
-    head at a time. `row`: a vector [V] of ours is [1 V] of theirs. Where the name of ours ends in weight or bias, it is
-    a parameter and no module, and so is theirs.
+    head at a time. `row`: a vector [V] of ours is [1 V] of theirs. `rotary`: what is rotated stands last in theirs, in
+    pairs of neighbours, and first in ours, in halves; `rotary_heads`: so in each head. Where the name of ours ends in
+    weight or bias, it is a parameter and no module, and so is theirs.
     """
 
     theirs: str
@@ -45,11 +47,17 @@ class Entry:
     stored: Storage
     num_heads: int
     keeps_dtype: bool = False
+    rotary_width: int = 0
 
     @property
     def is_plain(self) -> bool:
         """Whether it is one of ours as it is."""
         return self.stored == "rows" and len(self.ours) == 1
+
+    @property
+    def num_rotated(self) -> int:
+        """How many times something that is rotated stands in it."""
+        return {"rotary": 1, "rotary_heads": self.num_heads}.get(self.stored, 0)
 
     def split(self, tensor: Tensor) -> list[Tensor]:
         """Ours, as views of theirs where that is possible."""
@@ -60,6 +68,10 @@ class Entry:
             tensor = by_head.transpose(0, 1).flatten(0, 2)
         elif self.stored == "row":
             tensor = tensor[0]
+        elif self.num_rotated:
+            by_part = tensor.unflatten(0, (self.num_rotated, -1))
+            plain, pairs = by_part.split([by_part.shape[1] - self.rotary_width, self.rotary_width], 1)
+            tensor = torch.cat([pairs[:, 0::2], pairs[:, 1::2], plain], 1).flatten(0, 1)
         return list(tensor.split(self.rows))
 
     def join(self, tensors: Sequence[Tensor]) -> Tensor:
@@ -70,7 +82,19 @@ class Entry:
         if self.stored == "heads":
             by_part = joined.unflatten(0, (len(self.ours), self.num_heads, -1))
             return by_part.transpose(0, 1).flatten(0, 2)
+        if self.num_rotated:
+            by_part = joined.unflatten(0, (self.num_rotated, -1))
+            halves, plain = by_part.split([self.rotary_width, by_part.shape[1] - self.rotary_width], 1)
+            pairs = halves.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+            return torch.cat([plain, pairs], 1).flatten(0, 1)
         return joined[None] if self.stored == "row" else joined
+
+
+def entries_of(links: Iterable[Link], shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> list[Entry]:
+    """Every tensor of theirs for a model of this config, whose parameters have these names and shapes."""
+    widths = {mixer.rotary_width for mixer in config.layers if isinstance(mixer, LatentMixer)}
+    found = entries(links, shapes, config.num_heads)
+    return [replace(entry, rotary_width=next(iter(widths))) if entry.num_rotated else entry for entry in found]
 
 
 def entries(links: Iterable[Link], shapes: Mapping[str, tuple[int, ...]], num_heads: int) -> list[Entry]:

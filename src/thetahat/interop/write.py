@@ -25,7 +25,7 @@ from thetahat.interop.config import family_for, write_config
 from thetahat.interop.family import Family
 from thetahat.interop.files import INDEX, WEIGHTS
 from thetahat.interop.made import Made, metas, write_file
-from thetahat.interop.names import Entry, entries
+from thetahat.interop.names import Entry, entries_of
 from thetahat.model.config import EncoderDecoderConfig, ModelConfig
 
 _TOKENIZER_CLASS = "PreTrainedTokenizerFast"
@@ -82,9 +82,11 @@ def _theirs(
     """All tensors of a folder."""
     shapes = {name: tuple(one.shape) for name, one in metas(parameters).items()}
     vocab_size = shapes["embedding.weight"][0]
-    found = {entry.theirs: entry for entry in entries(family.links, shapes, config.num_heads)}
+    found = {entry.theirs: entry for entry in entries_of(family.links, shapes, config)}
+    table = metas(parameters)
+    dtypes = {name: table[entry.ours[0]].dtype for name, entry in found.items() if entry.keeps_dtype}
     makes: dict[str, Callable[[], Tensor]] = {
-        name: partial(_joined, entry, parameters, dtype) for name, entry in found.items()
+        name: partial(_joined, entry, parameters, dtypes.get(name, dtype)) for name, entry in found.items()
     }
     of = {name: entry.shape for name, entry in found.items()}
     for name in family.doubles:
@@ -92,7 +94,7 @@ def _theirs(
             makes[name], of[name] = makes[first], of[first]
     for name in family.zeros:
         makes[name], of[name] = partial(torch.zeros, 1, vocab_size, dtype=dtype), (1, vocab_size)
-    described = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in of.items()}
+    described = {name: torch.empty(shape, dtype=dtypes.get(name, dtype), device="meta") for name, shape in of.items()}
     makes |= {name: partial(passengers.__getitem__, name) for name in passengers}
     return Made(makes, described | dict(metas(passengers)))
 

@@ -39,7 +39,8 @@ class OfBase:
 
 def refuse_ignored(config: RunConfig) -> None:
     """Raises ConfigError for the first setting that differs from its default and has no effect."""
-    of_model = [*_of_layers(config), *_of_windows(config), *_of_latents(config), *_of_balance(config)]
+    of_model = [*_of_layers(config), *_of_windows(config), *_of_latents(config), *_of_experts(config)]
+    of_model += _of_balance(config)
     of_run = [*_of_mesh(config.mesh), *_of_run(config)]
     for one in [*_of_objective(config.objective), *of_model, *_of_data(config), *of_run]:
         raise ConfigError(f"{one.key}={one.value} has no effect: {one.why}", cure=one.cure)
@@ -67,6 +68,19 @@ def _of_balance(config: RunConfig) -> Iterator[Ignored]:
         elif name == "bias_rate" and not experts.has_bias:
             why = "model.experts.has_bias=false, so that routers have no bias to move"
             yield Ignored(key, value, why, "model.experts.has_bias=true, or leave it out")
+
+
+def _of_experts(config: RunConfig) -> Iterator[Ignored]:
+    """Groups of experts, none of which is left out."""
+    experts, key = config.model.experts, "model.experts"
+    if experts is None or config.base:
+        return
+    if experts.num_groups == 1 and experts.group_score != type(experts)().group_score:
+        cure = f"{key}.num_groups=2, or leave it out"
+        yield Ignored(f"{key}.group_score", experts.group_score, "experts stand in one group", cure)
+    if experts.num_groups == experts.num_chosen_groups > 1:
+        why = f"{key}.num_chosen_groups={experts.num_chosen_groups} chooses all groups"
+        yield Ignored(f"{key}.num_groups", experts.num_groups, why, f"{key}.num_chosen_groups=1, or leave both out")
 
 
 def _of_layers(config: RunConfig) -> Iterator[Ignored]:

@@ -7,6 +7,7 @@ from thetahat.interop.families.albert import ALBERT
 from thetahat.interop.families.bart import BART, MARIAN, MBART
 from thetahat.interop.families.bert import BERT
 from thetahat.interop.families.bloom import BLOOM
+from thetahat.interop.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from thetahat.interop.families.distilbert import DISTILBERT
 from thetahat.interop.families.electra import ELECTRA
 from thetahat.interop.families.experts import GLM4_MOE, MIXTRAL, OLMOE, QWEN3_MOE
@@ -28,7 +29,7 @@ from thetahat.interop.families.t5 import MT5, T5
 
 FAMILIES = (
     *(LLAMA, QWEN2, QWEN3, MISTRAL, GPT2, GPT_NEOX, PHI3, OLMO2, SMOLLM3, GEMMA2, GEMMA3, GRANITE, BLOOM),
-    *(MIXTRAL, QWEN3_MOE, OLMOE, GLM4_MOE),
+    *(MIXTRAL, QWEN3_MOE, OLMOE, GLM4_MOE, DEEPSEEK_V3, DEEPSEEK_V2),
     *(BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, ELECTRA, ALBERT, MODERNBERT, T5, MT5, BART, MBART, MARIAN),
 )
 """All of them."""

@@ -44,6 +44,12 @@ def _links(layer: str, gate: str, up: str, down: str) -> tuple[Link, ...]:
 
 OF_EXPERTS = _links("model.layers.*.mlp", "gate_proj", "up_proj", "down_proj")
 
+CORRECTION = Link("model.layers.*.mlp.gate.e_score_correction_bias", "blocks.*.mlp.router.bias", keeps_dtype=True)
+SHARED = tuple(
+    Link(f"model.layers.*.mlp.shared_experts.{name}_proj", f"blocks.*.mlp.shared.{name}")
+    for name in ("gate", "up", "down")
+)
+
 
 def _scored(scores: str, **others: Any) -> Fixed:
     """How scores are found; what is not named has its default, which is written nowhere."""
@@ -156,11 +162,7 @@ GLM4_MOE = replace(
     ),
     links=(
         *(*BEFORE, *GATE_UP, DOWN, *QUERY_KEY_NORMS, *OF_EXPERTS),
-        Link("model.layers.*.mlp.gate.e_score_correction_bias", "blocks.*.mlp.router.bias", keeps_dtype=True),
-        *(
-            Link(f"model.layers.*.mlp.shared_experts.{name}_proj", f"blocks.*.mlp.shared.{name}")
-            for name in ("gate", "up", "down")
-        ),
+        *(CORRECTION, *SHARED),
     ),
     assumed={"n_group": 1, "topk_group": 1},
     inert=(*INERT, "num_nextn_predict_layers"),

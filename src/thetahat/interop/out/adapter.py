@@ -13,7 +13,7 @@ from thetahat.core.errors import ModelError
 from thetahat.core.store import write_json
 from thetahat.interop.config import family_for
 from thetahat.interop.family import Family
-from thetahat.interop.names import Entry, entries
+from thetahat.interop.names import Entry, entries_of
 from thetahat.model.adapters.config import LoRAConfig
 from thetahat.model.adapters.lora import LowRank
 from thetahat.model.config import DecoderConfig, EncoderDecoderConfig, ModelConfig
@@ -82,7 +82,7 @@ def _entries(family: Family, model: nn.Module, config: ModelConfig) -> list[Entr
     """The tensors of the base, by the names that they have where nothing is adapted."""
     named = dict(model.named_parameters())
     shapes = {name.replace(".base.", "."): tuple(value.shape) for name, value in named.items() if ".lora_" not in name}
-    return entries(family.links, shapes, config.num_heads)
+    return entries_of(family.links, shapes, config)
 
 
 def joined_product(entry: Entry, parts: Sequence[Product | None]) -> Product:

@@ -45,11 +45,11 @@ class LatentAttention(nn.Module):
         self.query_latent = self.query_latent_norm = None
         if mixer.query_width is not None:
             self.query_latent = nn.Linear(config.width, mixer.query_width, bias=False)
-            self.query_latent_norm = norm_of(config, mixer.query_width)
+            self.query_latent_norm = norm_of(config, mixer.query_width, mixer.norm_epsilon)
         queries = inside + config.num_heads * mixer.rotary_width
         self.query = nn.Linear(mixer.query_width or config.width, queries, bias=False)
         self.latent = nn.Linear(config.width, mixer.latent_width, bias=False)
-        self.latent_norm = norm_of(config, mixer.latent_width)
+        self.latent_norm = norm_of(config, mixer.latent_width, mixer.norm_epsilon)
         self.rotary_key = nn.Linear(config.width, mixer.rotary_width, bias=False)
         self.key, self.value = (nn.Linear(mixer.latent_width, inside, bias=False) for _ in range(2))
         self.output = nn.Linear(inside, config.width, bias=choices.has_output_bias)

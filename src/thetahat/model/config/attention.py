@@ -17,7 +17,7 @@ class AttentionConfig(Config, kw_only=True):
     has_output_bias: bool = False
     """Whether the output projection has a bias."""
     scale: Positive | None = None
-    """What scores are multiplied by; none: 1 / sqrt(head_width)."""
+    """What scores are multiplied by; none: 1 / sqrt of the width of a key."""
     cap: Positive | None = None
     """The soft cap c of scores, c tanh(score / c); none: no cap."""
     sinks: Literal["none", "zero", "learned"] = "none"

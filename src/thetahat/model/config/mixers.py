@@ -7,7 +7,7 @@ from msgspec import Meta
 from thetahat.core.config import Config
 from thetahat.core.errors import ConfigError
 from thetahat.model.config.positions import Alibi, Rotary, Unrotated
-from thetahat.model.config.values import Count
+from thetahat.model.config.values import Count, Positive
 
 
 class _Attends(Config, kw_only=True):
@@ -48,6 +48,8 @@ class LatentMixer(_Attends, kw_only=True, tag="latent", tag_field="kind"):
     """Width of the latent that queries are made of; none: they are made of the states."""
     rotary_width: Count = 16
     """Width of what is rotated: of each head's query beside the head's width, and of one key for all heads."""
+    norm_epsilon: Positive | None = None
+    """What the norms of latents add to the mean square; none: model.norm_epsilon."""
 
     def __post_init__(self) -> None:
         _Attends.__post_init__(self)

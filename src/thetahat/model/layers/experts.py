@@ -29,6 +29,8 @@ class Routing(NamedTuple):
 class Router(nn.Module):
     r"""Chooses the k experts of the highest $s_i + b_i$, with scores $s = f(R\,x)$; of equal ones the first.
 
+    Where experts stand in groups, it first chooses groups, and then experts of these alone.
+
     Their weights are $c\,s_i$, or $c\,s_i / \sum_{j \in \mathrm{chosen}} s_j$, of scores alone: the bias b has no
     gradient (Wang et al., Auxiliary-Loss-Free Load Balancing, 2024, arXiv 2408.15664), and is moved by the step. f is
     the softmax over experts (Fedus et al., Switch Transformers, 2021, arXiv 2101.03961) or the sigmoid (DeepSeek-V3,
@@ -48,7 +50,7 @@ class Router(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             logits = linear(x.to(wide), self.weight.to(wide))
         scores = logits.sigmoid() if config.scores == "sigmoid" else logits.softmax(-1)
-        compared = scores.detach() if self.bias is None else scores.detach() + self.bias
+        compared = _of_best_groups(scores.detach() if self.bias is None else scores.detach() + self.bias, config)
         chosen = compared.sort(dim=-1, descending=True, stable=True).indices[:, : config.num_chosen]
         weights = scores.gather(-1, chosen)
         weights = weights / weights.sum(-1, keepdim=True) if config.normalizes else weights
@@ -56,6 +58,21 @@ class Router(nn.Module):
 
     if TYPE_CHECKING:
         __call__ = forward
+
+
+def _of_best_groups(compared: Float[Tensor, "N E"], config: ExpertsConfig) -> Float[Tensor, "N E"]:
+    """The scores, and less than any score outside the groups that each position chooses.
+
+    A group's score is its highest (DeepSeek-V2, 2024, arXiv 2405.04434, section 2.2.2), or the sum of its two highest
+    (DeepSeek-V3, 2024, arXiv 2412.19437, section 2.1.2).
+    """
+    if config.num_groups == 1:
+        return compared
+    grouped = compared.unflatten(-1, (config.num_groups, -1))
+    score = grouped.topk(2 if config.group_score == "pair" else 1, -1).values.sum(-1)
+    others = score.sort(dim=-1, descending=True, stable=True).indices[:, config.num_chosen_groups :]
+    is_other = torch.zeros_like(score, dtype=torch.bool).scatter(-1, others, value=True)
+    return grouped.masked_fill(is_other[..., None], -torch.inf).flatten(-2)
 
 
 @final

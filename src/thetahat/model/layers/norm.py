@@ -80,12 +80,15 @@ class LayerNorm(nn.Module):
         __call__ = forward
 
 
-def norm_of(config: TransformerConfig, width: int) -> RMSNorm | RMSNormAroundOne | LayerNorm:
-    """A norm of the model's kind, over so many numbers."""
+def norm_of(
+    config: TransformerConfig, width: int, epsilon: float | None = None
+) -> RMSNorm | RMSNormAroundOne | LayerNorm:
+    """A norm of the model's kind, over so many numbers; of the model's epsilon where none is given."""
+    epsilon = config.norm_epsilon if epsilon is None else epsilon
     match config.norm:
         case RMSNormConfig(adds_one=False):
-            return RMSNorm(width, config.norm_epsilon)
+            return RMSNorm(width, epsilon)
         case RMSNormConfig():
-            return RMSNormAroundOne(width, config.norm_epsilon)
+            return RMSNormAroundOne(width, epsilon)
         case LayerNormConfig():
-            return LayerNorm(width, config.norm_epsilon, has_bias=config.norm.has_bias)
+            return LayerNorm(width, epsilon, has_bias=config.norm.has_bias)
