@@ -146,9 +146,9 @@ def test_where_nothing_is_near_nothing_is_guessed(monkeypatch, capsys):
 def test_what_is_advised_exists():
     policy = "diagnosis.policies.no-improvement"
     known = {*known_keys(RunConfig), "data.columns.text", "data.columns.prompt", policy}
-    lists = [told for told in NAMES if "[{" in told]
+    lists = [told for told in NAMES if "[{kind" in told]
     assert all(override(find_recipe("quickstart"), [told.replace("{value}", "8")]) for told in lists)
-    plain = [re.sub(r"\[\{.*\}\]", "", told) for told in NAMES]
+    plain = [re.sub(r"\[\{kind.*\}\]", "", told) for told in NAMES]
     named = {key for told in plain for key in re.findall(r"([a-z_.0-9][a-z_.0-9-]*)=", told)}
     named |= {
         key for told in plain for key in re.findall(r"\b((?:optimization|data|model)\.[a-z_.0-9]+[a-z0-9]\b)", told)
