@@ -11,6 +11,7 @@ from thetahat.core.batch import Inputs
 from thetahat.core.config import override
 from thetahat.core.errors import ConfigError
 from thetahat.core.visibility import Visibility, visibility_of
+from thetahat.distribution.mesh import MeshConfig
 from thetahat.generation.rows import begin_decoding
 from thetahat.model.adapters.config import LoRAConfig
 from thetahat.model.adapters.lora import adapt
@@ -19,7 +20,7 @@ from thetahat.model.config import AttentionMixer, DecoderConfig, LatentMixer
 from thetahat.model.memory import cache_bytes
 from thetahat.model.transfer.config import TransferConfig
 from thetahat.model.transfer.rule import fitted
-from thetahat.run.together import refuse_tensor
+from thetahat.run.together import refuse_division
 
 VOCABULARY = 11
 LATENT = LatentMixer(latent_width=6, query_width=5, rotary_width=4)
@@ -144,6 +145,6 @@ def test_what_cannot_be_is_refused(pairs: list[str], what: str):
 def test_ranks_do_not_divide_it_and_rates_do_not_carry_over():
     config = run_config(replace(TINY, layers=(LATENT,)))
     with pytest.raises(ConfigError, match=r"(?s)latent attention.*mesh\.shards"):
-        refuse_tensor(config, build_model(config.model, VOCABULARY), 2)
+        refuse_division(config, build_model(config.model, VOCABULARY), MeshConfig(tensor=2))
     with pytest.raises(ConfigError, match=r"model\.layers=latent"):
         fitted(config.model, TransferConfig(width=3, num_layers=2))

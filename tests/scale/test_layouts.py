@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from tests.commands import ended, started, worlds
 from tests.scale.conftest import KINDS, batches, distance, held_out, lines, names, newest, tensors, trained, written
 from thetahat.run.folder.tensors import load_tensors
 
@@ -134,58 +133,12 @@ def test_a_trained_state_has_the_same_files_in_every_layout(bench, alone):
     assert files["1"] == files["3"] == files["shards-tensor"]
 
 
-def test_ranks_that_do_not_fit_the_mesh_are_refused(bench):
-    command = ["train", "tiny.toml", "--out", "odd", "mesh.shards=3"]
-    done = [ended(one) for one in [started(bench, *command, environment=world) for world in worlds(2)]]
-    assert [one.returncode for one in done] == [2, 2]
-    assert "mesh.shards=3 needs a multiple of 3 ranks, and 2 ranks were started" in done[0].stderr
-    alone = ended(started(bench, *command))
-    assert alone.returncode == 2
-    assert "torchrun --nproc-per-node 3" in alone.stderr
-
-
 @pytest.mark.slow
 def test_dropout_is_the_same_on_all_ranks_of_a_product(bench):
     keys = ("model.dropout=0.2", "max_steps=6")
     whole = trained(bench, "dropout", 1, *keys)
     run = trained(bench, "dropout-tensor", 2, *keys, "mesh.tensor=2")
     assert distance(tensors(run), tensors(whole))[0] < 1e-12
-
-
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize(
-    ("keys", "told"),
-    [
-        (["mesh.tensor=2", "model.num_kv_heads=1"], "allowed: mesh.tensor=1"),
-        pytest.param(["mesh.tensor=2", "model.inner_width=1"], "leaves a rank nothing of 1 inner columns", marks=SLOW),
-        pytest.param(
-            ["mesh.tensor=2", "model.attention.query_key_norm=joined"],
-            "allowed: model.attention.query_key_norm=head",
-            marks=SLOW,
-        ),
-        pytest.param(
-            ["mesh.tensor=2", "mesh.shards=2"], "mesh.shards=2 mesh.tensor=2 needs a multiple of 4 ranks", marks=SLOW
-        ),
-    ],
-)
-def test_what_ranks_cannot_compute_together_is_refused_before_anything_is_read_or_written(bench, keys, told):
-    command = ["train", "tiny.toml", "--out", "above/refused", "data.train=nowhere.jsonl", *keys]
-    done = [ended(one) for one in [started(bench, *command, environment=world) for world in worlds(2)]]
-    assert [one.returncode for one in done] == [2, 2]
-    assert told in done[0].stderr
-    assert not (bench / "above").exists()
-
-
-@SLOW
-def test_new_rows_that_ranks_cannot_divide_are_refused_before_anything_is_read(bench):
-    if not (bench / "base").exists():
-        trained(bench, "base", 1, "max_steps=3")
-    keys = [*KINDS["new-rows"], "mesh.tensor=2", "data.train=nowhere.jsonl"]
-    done = [ended(one) for one in [started(bench, "train", "tiny.toml", *keys, environment=w) for w in worlds(2)]]
-    assert [one.returncode for one in done] == [2, 2]
-    assert "rows of new tokens are trained beside a frozen table" in done[0].stderr
 
 
 def test_a_run_in_pieces_is_taken_back_to_its_beginning(bench):

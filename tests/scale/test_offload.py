@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.distributed.fsdp import CPUOffloadPolicy
 
-from tests.commands import ended, started, worlds
 from tests.examples import run_config
 from tests.scale.conftest import batches, distance, held_out, names, tensors, trained
 from thetahat.core.config import override
@@ -58,18 +57,6 @@ def test_a_run_whose_pieces_are_offloaded_equals_that_of_one_process(bench, size
     assert distance(tensors(run), tensors(whole))[0] < 1e-12
     assert batches(run) == batches(whole)
     assert held_out(run) == pytest.approx(held_out(whole), rel=1e-13)
-
-
-@pytest.mark.multi
-@pytest.mark.parametrize("rank", [0, 1])
-def test_it_is_refused_where_the_host_is_the_device(bench, rank):
-    """By each rank alone: one that had met the other could end first, and the other would say that it is lost."""
-    command = ["train", "tiny.toml", "data.train=nowhere.jsonl", "mesh.shards=2", "mesh.offload=true"]
-    done = ended(started(bench, *command, environment=worlds(2)[rank]))
-    assert done.returncode == 2
-    if rank == 0:
-        assert "mesh.offload=true with device=cpu" in done.stderr
-        assert "try: mesh.offload=false" in done.stderr
 
 
 def test_it_is_refused_beside_a_pipeline():

@@ -5,7 +5,6 @@ import json
 import pytest
 import torch
 
-from tests.commands import ended, started, worlds
 from tests.scale.conftest import KINDS, batches, distance, held_out, lines, names, tensors, trained, written
 from tests.scale.stages import LAYOUTS, NAMES, distances
 from thetahat.distribution.launch import launch
@@ -166,26 +165,6 @@ def test_a_step_of_a_pipeline_differs_by_its_rounding(bench, dtype):
         run = trained(bench, f"step-{dtype}-{layout}", RUNS[layout][0], *RUNS[layout][1], *keys)
         ours, theirs = (next(line["gradient_norm"] for line in lines(one) if "step" in line) for one in (run, whole))
         assert ours == pytest.approx(theirs, rel=1e-5 if dtype == "float32" else 2e-2)
-
-
-@pytest.mark.parametrize(
-    ("verb", "keys", "told"),
-    [
-        ("train", ["model.num_layers=1"], "allowed: mesh.pipeline=1 mesh.turns=1"),
-        ("verify", ["mesh.turns=2"], "model.num_layers=2: mesh.turns=2 needs 4"),
-        pytest.param("train", ["model.shares_layers=true"], "allowed: model.shares_layers=false", marks=SLOW),
-        pytest.param("train", ["mesh.context=2"], "mesh.pipeline=2 with mesh.context=2", marks=SLOW),
-        pytest.param("train", list(KINDS["encoder"]), "allowed: model.kind=decoder", marks=SLOW),
-        pytest.param("train", list(KINDS["encoder-decoder"]), "allowed: model.kind=decoder", marks=SLOW),
-    ],
-)
-def test_what_a_pipeline_cannot_do_is_refused_before_anything_is_read_or_written(bench, verb, keys, told):
-    out = ["--out", "beside/refused"] if verb == "train" else []
-    command = [verb, "tiny.toml", *out, "data.train=nowhere.jsonl", "mesh.pipeline=2", *keys]
-    done = [ended(one) for one in [started(bench, *command, environment=world) for world in worlds(2)]]
-    assert [one.returncode for one in done] == [2, 2]
-    assert told in done[0].stderr
-    assert not (bench / "beside").exists()
 
 
 def test_a_stage_names_the_sequences_and_the_module_that_are_not_finite(bench):

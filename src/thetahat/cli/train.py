@@ -100,6 +100,10 @@ def _find(words: list[str], place: Place, limits: list[str]) -> tuple[Any, Path]
         config, out = find_config([*words, *limits]), place.out
     from thetahat.run.folder.folder import choose_folder  # needs torch, which a mistyped key does not wait for
 
+    if place.fresh:
+        from thetahat.run.start import check
+
+        check(config)  # before ranks meet, which they do to choose
     return config, choose_folder(config, out, fresh=place.fresh)
 
 

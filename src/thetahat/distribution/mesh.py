@@ -95,13 +95,9 @@ class Layout:
     stages: Stages | None = None  # of the pipeline of this rank; None: each rank has all layers
 
 
-def lay_out(config: MeshConfig, rank: int, size: int, device: str) -> Layout:
-    """The place of a rank among pipeline x replicas x shards x context x tensor, of which the last follow each other.
-
-    So ranks that exchange most lie on one machine, where it has as many. Raises ConfigError for ranks that do not fit.
-    """
-    together = config.shards * config.context * config.tensor * config.pipeline
-    if size % together:
+def refuse_ranks(config: MeshConfig, size: int) -> None:
+    """Raises ConfigError where so many ranks do not fit the mesh."""
+    if size % (together := _together(config)):
         sizes = {name: getattr(config, name) for name in (SHARDS, CONTEXT, TENSOR, PIPELINE)}
         keys = " ".join(f"mesh.{name}={number}" for name, number in sizes.items() if number > 1)
         started = "1 rank was" if size == 1 else f"{size} ranks were"
@@ -109,12 +105,25 @@ def lay_out(config: MeshConfig, rank: int, size: int, device: str) -> Layout:
             f"{keys} needs a multiple of {together} ranks, and {started} started",
             cure=f"torchrun --nproc-per-node {together} -m thetahat ..., or other numbers",
         )
+
+
+def _together(config: MeshConfig) -> int:
+    """Ranks that have one model."""
+    return config.shards * config.context * config.tensor * config.pipeline
+
+
+def lay_out(config: MeshConfig, rank: int, size: int, device: str) -> Layout:
+    """The place of a rank among pipeline x replicas x shards x context x tensor, of which the last follow each other.
+
+    So ranks that exchange most lie on one machine, where it has as many. Raises ConfigError for ranks that do not fit.
+    """
+    refuse_ranks(config, size)
     stages = None if config.pipeline == 1 else _stages(config, rank, size)
     rank, size = rank % (size // config.pipeline), size // config.pipeline  # among those of a stage
     reader = Share(rank // config.tensor, size // config.tensor)
     data = Share(reader.rank // config.context, reader.size // config.context)
     context = Share(reader.rank % config.context, config.context)
-    if together == 1:
+    if _together(config) == 1:
         return Layout(data, context, reader)
     from torch.distributed.device_mesh import init_device_mesh
 

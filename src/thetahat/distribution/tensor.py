@@ -27,6 +27,26 @@ NORMS = frozenset({"query_norm", "key_norm"})  # over the width of a head, with 
 Change = Callable[[Tensor], Tensor]  # of a parameter, for the time of a call
 
 
+def refuse_empty(model: nn.Module, size: int) -> None:
+    """Raises ConfigError where one of so many ranks would have nothing of what `split` divides."""
+    matrices = {READERS: 0, WRITERS: 1}
+    lengths = [cast(nn.Embedding, model.embedding).num_embeddings]
+    for name, module in model.named_modules():
+        for names, axis in matrices.items():
+            if name.rpartition(".")[2] in names:
+                lengths.append(cast(Tensor, getattr(module, "base", module).weight).shape[axis])
+    for length in lengths:
+        _refuse_nothing(length, size)
+
+
+def _refuse_nothing(length: int, size: int) -> None:
+    if not share_of(length, size - 1, size)[1]:
+        raise ConfigError(
+            f"mesh.tensor={size} leaves a rank nothing of {length} inner columns or tokens",
+            cure="a smaller mesh.tensor, or mesh.shards",
+        )
+
+
 def split(model: nn.Module, mesh: DeviceMesh) -> None:
     """Divides the products of a model over the ranks of a mesh of one axis, which then read each batch together.
 
@@ -124,11 +144,7 @@ class _Split:
 
     def _part_of(self, whole: Tensor, axis: int) -> nn.Parameter:
         shape, size = list(whole.shape), self.mesh.size()
-        if not share_of(shape[axis], size - 1, size)[1]:
-            raise ConfigError(
-                f"mesh.tensor={size} leaves a rank nothing of {shape[axis]} inner columns or tokens",
-                cure="a smaller mesh.tensor, or mesh.shards",
-            )
+        _refuse_nothing(shape[axis], size)
         shape[axis] = share_of(shape[axis], self.mesh.get_local_rank(), size)[1]
         local = torch.empty(shape, dtype=whole.dtype, device="meta")
         stride = whole.stride()

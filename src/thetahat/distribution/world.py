@@ -18,7 +18,7 @@ from thetahat.core.errors import ConfigError, ThetahatError
 from thetahat.distribution import heartbeat
 from thetahat.distribution.context import cut
 from thetahat.distribution.group import join_group
-from thetahat.distribution.mesh import Layout, MeshConfig, Share, lay_out
+from thetahat.distribution.mesh import Layout, MeshConfig, Share, lay_out, refuse_ranks
 from thetahat.distribution.pieces import expect_backward, is_in_shards, piece, stage_of, sum_over_homes, whole
 
 T = TypeVar("T")
@@ -312,24 +312,30 @@ _WHOLE = MeshConfig()
 
 def join_world(device: str, mesh: MeshConfig = _WHOLE) -> World:
     """The world that `torchrun` describes in the environment, with gloo on CPUs and nccl on GPUs; else one process."""
-    size = _described_size()
+    size = described_size()
+    refuse_ranks(mesh, size)  # before ranks meet
     if size == 1:
         return World(layout=lay_out(mesh, 0, 1, device))
     if device == "cuda":
-        local = int(os.environ.get("LOCAL_RANK", "0"))
-        if local >= torch.cuda.device_count():
-            raise ConfigError(
-                f"rank {local} of this machine has no GPU: it has {torch.cuda.device_count()}",
-                cure=f"torchrun --nproc-per-node {max(torch.cuda.device_count(), 1)}, or device=cpu",
-            )
-        torch.cuda.set_device(local)
+        take_gpu()
     if not dist.is_initialized():
         join_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     heartbeat.begin(dist.get_rank(), size)
     return World(dist.get_rank(), size, lay_out(mesh, dist.get_rank(), size, device))
 
 
-def _described_size() -> int:
+def take_gpu() -> None:
+    """Makes the GPU of this rank the one that `cuda` means; raises ConfigError where the machine has fewer GPUs."""
+    local = int(os.environ.get("LOCAL_RANK", "0")) if described_size() > 1 else 0
+    if local >= (number := torch.cuda.device_count()):
+        raise ConfigError(
+            f"rank {local} of this machine has no GPU: it has {number}",
+            cure=f"torchrun --nproc-per-node {max(number, 1)}, or device=cpu",
+        )
+    torch.cuda.set_device(local)
+
+
+def described_size() -> int:
     """WORLD_SIZE of the environment; raises ConfigError if the variables that go with it are missing."""
     described = os.environ.get("WORLD_SIZE", "1")
     if not (described.isascii() and described.isdigit() and int(described) > 0):

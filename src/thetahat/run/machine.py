@@ -10,6 +10,7 @@ import torch
 from msgspec.structs import replace
 
 from thetahat.core.errors import ConfigError
+from thetahat.distribution.world import take_gpu
 from thetahat.run.config import InferenceConfig, RunConfig
 
 Machine = TypeVar("Machine", RunConfig, InferenceConfig)
@@ -51,11 +52,13 @@ def _numbers(path: Path) -> dict[str, int]:
 
 
 def set_up(config: RunConfig | InferenceConfig) -> torch.device:
-    """Sets threads and determinism for this process, and returns the device."""
+    """Sets threads, determinism and the GPU of this process, and returns the device."""
     torch.set_num_threads(config.threads)
     if config.deterministic or torch.are_deterministic_algorithms_enabled():
         torch.use_deterministic_algorithms(config.deterministic)  # imports the compiler, which takes more than a second
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    index = torch.cuda.current_device() if config.device == "cuda" else None
-    return torch.device(config.device, index) if index is not None else torch.device(config.device)
+    if config.device != "cuda":
+        return torch.device(config.device)
+    take_gpu()
+    return torch.device("cuda", torch.cuda.current_device())

@@ -30,13 +30,15 @@ from thetahat.data.read.named.kind import holds_objects
 from thetahat.data.read.record import Record
 from thetahat.data.read.source import Mixed, Records, divide
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from thetahat.distribution.mesh import Share
-from thetahat.distribution.world import ALONE, World
+from thetahat.distribution.mesh import Share, refuse_ranks
+from thetahat.distribution.world import ALONE, World, described_size
 from thetahat.objective.factorization import factor
 from thetahat.run.base import base_tokenizer
 from thetahat.run.card import Card, card_of
 from thetahat.run.config import RunConfig
 from thetahat.run.folder.checkpoint import TOKENIZER
+from thetahat.run.state import model_on_meta
+from thetahat.run.together import refuse_division, refuse_float8, refuse_offload
 
 logger = getLogger("thetahat")
 SAMPLE = "tokenizer_sample.json"  # what of the data the tokenizer beside it was trained on
@@ -107,7 +109,7 @@ def prepare(config: RunConfig, folder: Path | None = None, world: World = ALONE)
 
     The first rank does the work and writes it to the cache, from which the others read it.
     """
-    refuse_shared_input(config, world)
+    refuse_shared_input(config, world.size)
     with phase("preparing"):
         return _prepare(config, folder, world)
 
@@ -135,12 +137,37 @@ def _prepare(config: RunConfig, folder: Path | None, world: World) -> Prepared:
     return Prepared(config, tokenizer, train, order, held_out, num_steps, labels)
 
 
-def refuse_shared_input(config: RunConfig, world: World) -> None:
+def check_layout(config: RunConfig) -> None:
+    """Raises ConfigError where the ranks that are started cannot share the data or the model, by the config alone.
+
+    Each rank asks before it joins the others: who ends when they have met takes the store of slower ones with it, and
+    these would say that it is lost. The model is built without memory. Of a tokenizer that is trained later, the
+    vocabulary is the one asked for.
+    """
+    size, mesh = described_size(), config.mesh
+    refuse_ranks(mesh, size)
+    refuse_shared_input(config, size)
+    refuse_offload(config)
+    refuse_float8(config)
+    if size == 1:
+        return
+    num_tokens, specials = config.base_vocab_size or config.data.vocab_size, special_tokens(config)
+    if mesh.tensor == mesh.pipeline == 1:
+        pass  # whatever the vocabulary is
+    elif config.base:
+        num_tokens = base_tokenizer(config, specials).vocab_size
+    elif config.data.tokenizer:
+        num_tokens = load_tokenizer(Path(config.data.tokenizer)).with_special_tokens(specials).vocab_size
+    model = model_on_meta(config, num_tokens, int(config.objective.factorization.layout.predicts_label))
+    refuse_division(config, model, mesh)
+
+
+def refuse_shared_input(config: RunConfig, size: int) -> None:
     """Raises ConfigError where several ranks would read standard input."""
     keys = [key for key, place in config.data.places.items() if "-" in named(place)]
-    if keys and world.size > 1:
+    if keys and size > 1:
         raise ConfigError(
-            f"{keys[0]}=-: standard input has one reader, not {world.size} ranks",
+            f"{keys[0]}=-: standard input has one reader, not {size} ranks",
             cure=f"write it to a file: {keys[0]}=PATH",
         )
 

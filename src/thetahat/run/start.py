@@ -12,14 +12,13 @@ from thetahat.core.errors import FolderError, ModelError, StoppedError, Thetahat
 from thetahat.core.work.phases import phase
 from thetahat.data.corpus.corpus import Corpus
 from thetahat.data.corpus.subset import part_of_corpus
-from thetahat.data.tokens.tokenizer import load_tokenizer
 from thetahat.diagnosis.alarms.again import Again
 from thetahat.diagnosis.alarms.alarm import Alarm
 from thetahat.distribution import heartbeat
 from thetahat.distribution.pieces import is_sharded
 from thetahat.distribution.world import ALONE, World
 from thetahat.model.stack import recompute
-from thetahat.run.base import base_tokenizer, load_base, new_tokens, resolved
+from thetahat.run.base import load_base, new_tokens, resolved
 from thetahat.run.branch import inherit, parent_checkpoint, place, take_tokenizer
 from thetahat.run.config import RunConfig
 from thetahat.run.diagnosis.begin import begin_watch
@@ -47,9 +46,8 @@ from thetahat.run.log.metrics import (
     steps_after,
 )
 from thetahat.run.log.rewinds import Rewind, comparable, last_made, note_rewind, read_rewinds, skipped_steps
-from thetahat.run.prepare import Prepared, prepare, refuse_shared_input, special_tokens
-from thetahat.run.state import State, divided_on_meta, first_model, state_with
-from thetahat.run.together import refuse_float8
+from thetahat.run.prepare import Prepared, check_layout, prepare
+from thetahat.run.state import State, first_model, state_with
 from thetahat.run.track.sink import check_installed
 from thetahat.run.writing.samples import Samples
 
@@ -75,26 +73,19 @@ class Running:
     held_out_of: int | None  # documents that are held out, where that is a part; None: it is all
 
 
-def check_layout(config: RunConfig, world: World) -> None:
-    """Raises ConfigError where these ranks cannot share the data or the model, before anything is read or written.
+def check(config: RunConfig) -> RunConfig:
+    """The config as this machine and its base fill it in; raises ConfigError for what it cannot have here.
 
-    The model is divided without memory. Of a tokenizer that is trained later, the vocabulary is the one asked for.
+    It is asked before ranks meet, and reads neither data nor parameters.
     """
-    refuse_shared_input(config, world)
-    refuse_float8(config)
-    if world.layout.tensor is None and world.layout.stages is None:
-        return
-    num_tokens, specials = config.data.vocab_size, special_tokens(config)
-    if config.base:
-        num_tokens = base_tokenizer(config, specials).vocab_size
-    elif config.data.tokenizer:
-        num_tokens = load_tokenizer(Path(config.data.tokenizer)).with_special_tokens(specials).vocab_size
-    divided_on_meta(config, num_tokens, int(config.objective.factorization.layout.predicts_label), world)
+    config = resolved(config)
+    check_installed(config.track)
+    check_layout(config)
+    return config
 
 
 def start_or_resume(config: RunConfig, folder: Path, device: torch.device, world: World) -> Running | None:
     """The run at its newest whole checkpoint, or at step 0; None if it is finished."""
-    check_installed(config.track)
     world.first_does(lambda: enter(folder, config))
     newest = find_newest(folder, config, world)
     progress: Mapping[str, Any] = read_progress(newest) if newest else _NOTHING

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from logging import getLogger
 
 import torch
+from msgspec.structs import replace
 
 from thetahat.core.work.threads import Pool, Workers
+from thetahat.distribution.mesh import MeshConfig
 from thetahat.distribution.pieces import fill, is_in_shards, settle
 from thetahat.distribution.world import ALONE, World
 from thetahat.ledger.evaluated import Evaluated
@@ -23,7 +25,7 @@ from thetahat.objective.log_prob import Kernel
 from thetahat.optimization.average import MovingAverage
 from thetahat.optimization.optimizer import Optimizer, build_optimizer
 from thetahat.run.config import RunConfig
-from thetahat.run.together import refuse_pipeline, refuse_tensor
+from thetahat.run.together import refuse_division
 
 
 @dataclass
@@ -67,13 +69,13 @@ def model_on_meta(config: RunConfig, vocab_size: int, num_labels: int = 0) -> La
 def divided_on_meta(config: RunConfig, vocab_size: int, num_labels: int, world: World) -> LanguageModel:
     """The same, as ranks that compute each product together have it; raises ConfigError where they cannot."""
     model = model_on_meta(config, vocab_size, num_labels)
+    stages = world.layout.stages
+    mesh = MeshConfig(pipeline=stages.share.size, turns=stages.turns) if stages else MeshConfig()
+    refuse_division(config, model, replace(mesh, tensor=world.product.size))
     if world.layout.tensor is not None:
         from thetahat.distribution.tensor import split  # imports DTensor
 
-        refuse_tensor(config, model, world.product.size)
         split(model, world.layout.tensor)
-    if world.layout.stages is not None:
-        refuse_pipeline(config, model, world.layout.stages)
     return model
 
 

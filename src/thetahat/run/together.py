@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from thetahat.core.errors import ConfigError
-from thetahat.distribution.mesh import Stages
+from thetahat.distribution.mesh import MeshConfig
 from thetahat.distribution.pipeline.schedule import groups_of
 from thetahat.model.adapters.rows import EmbeddingWithRows, HeadWithRows
 from thetahat.model.build import LanguageModel
@@ -50,10 +50,16 @@ def refuse_float8(config: RunConfig) -> None:
             )
 
 
-def refuse_tensor(config: RunConfig, model: LanguageModel, size: int) -> None:
-    """Raises ConfigError if so many ranks cannot compute the products of this model together."""
-    for what, allowed, cure in _obstacles(config, model, size):
-        raise ConfigError(f"mesh.tensor={size}, and {what}", allowed=allowed, cure=cure)
+def refuse_division(config: RunConfig, model: LanguageModel, mesh: MeshConfig) -> None:
+    """Raises ConfigError if ranks cannot compute the products of this model together, or have its layers in turn."""
+    if mesh.tensor > 1:
+        for what, allowed, cure in _obstacles(config, model, mesh.tensor):
+            raise ConfigError(f"mesh.tensor={mesh.tensor}, and {what}", allowed=allowed, cure=cure)
+        from thetahat.distribution.tensor import refuse_empty  # imports DTensor
+
+        refuse_empty(model, mesh.tensor)
+    for what, allowed, cure in _in_the_way(config, model, mesh) if mesh.pipeline > 1 else ():
+        raise ConfigError(f"mesh.pipeline={mesh.pipeline}, and {what}", allowed=allowed, cure=cure)
 
 
 def _obstacles(config: RunConfig, model: LanguageModel, size: int) -> Iterator[tuple[str, str, str]]:
@@ -79,22 +85,16 @@ def _obstacles(config: RunConfig, model: LanguageModel, size: int) -> Iterator[t
 _SHARDS = "mesh.shards in the place of mesh.tensor"
 
 
-def refuse_pipeline(config: RunConfig, model: LanguageModel, stages: Stages) -> None:
-    """Raises ConfigError if the layers of this model cannot lie on the ranks of a pipeline."""
-    for what, allowed, cure in _in_the_way(config, model, stages):
-        raise ConfigError(f"mesh.pipeline={stages.share.size}, and {what}", allowed=allowed, cure=cure)
-
-
-def _in_the_way(config: RunConfig, model: LanguageModel, stages: Stages) -> Iterator[tuple[str, str, str]]:
+def _in_the_way(config: RunConfig, model: LanguageModel, mesh: MeshConfig) -> Iterator[tuple[str, str, str]]:
     """What is in the way, what is allowed, and what to type."""
-    shape, size = config.model, stages.share.size
+    shape, size = config.model, mesh.pipeline
     attentions = shape.attention_layers(shape.num_layers)
     if not isinstance(model, Decoder):
         yield "the model is no decoder", "model.kind=decoder", _SHARDED
         return
-    if shape.num_layers < (needed := size * stages.turns):
+    if shape.num_layers < (needed := size * mesh.turns):
         most = f"mesh.pipeline={min(size, shape.num_layers)} mesh.turns=1"
-        yield f"model.num_layers={shape.num_layers}: mesh.turns={stages.turns} needs {needed}", most, most
+        yield f"model.num_layers={shape.num_layers}: mesh.turns={mesh.turns} needs {needed}", most, most
     for group in groups_of(shape.num_layers, needed):
         apart = [layer for layer in group if layer in attentions and shape.keys_of(layer) not in group]
         if apart:

@@ -20,7 +20,6 @@ from thetahat.ledger.evaluated import Evaluated, better
 from thetahat.ledger.summary import Summary, summarize
 from thetahat.objective.log_prob import Told
 from thetahat.objective.objective import Note
-from thetahat.run.base import resolved
 from thetahat.run.blame.blame import check_parameters
 from thetahat.run.card import card_of
 from thetahat.run.config import RunConfig
@@ -33,10 +32,9 @@ from thetahat.run.log.rewinds import SKIP_STEPS, skipped_steps
 from thetahat.run.log.samples import Sample
 from thetahat.run.machine import set_up
 from thetahat.run.signals import STOPPING, Interrupted, Stop, listening
-from thetahat.run.start import Running, check_layout, corpora_noted, fingerprints, go_back, start_or_resume
+from thetahat.run.start import Running, check, corpora_noted, fingerprints, go_back, start_or_resume
 from thetahat.run.state import State
 from thetahat.run.step import Judge, Skipping, StepReport, step
-from thetahat.run.together import refuse_offload
 from thetahat.run.track.child import tracking
 from thetahat.scoring.likelihood import Abandoned, ScoringHooks, ledger_rows, score_corpus
 
@@ -58,12 +56,11 @@ def train(
     While what is held out is scored, `evaluating` is told how many of its targets are done, and of how many.
     """
     started = time.perf_counter()
-    folder, config = choose_folder(config, folder, fresh=fresh), resolved(config)
-    refuse_offload(config)
+    checked = check(config)
+    folder, config = choose_folder(config, folder, fresh=fresh), checked
     device, world = set_up(config), join_world(config.device, config.mesh)
     with ExitStack() as held:
         held.enter_context(heartbeat.naming_lost_ranks(config.heartbeat))
-        check_layout(config, world)
         world.first_does(lambda: store.make_folder(folder.parent))
         world.first_does(lambda: held.enter_context(store.holding(folder)))
         run = start_or_resume(config, folder, device, world)

@@ -35,9 +35,9 @@ from thetahat.run.cost.operations import operations_of
 from thetahat.run.diagnosis.needed import training_memory
 from thetahat.run.diagnosis.watch import GoingBack
 from thetahat.run.machine import set_up
-from thetahat.run.start import Running, check_layout, start_or_resume
+from thetahat.run.prepare import check_layout
+from thetahat.run.start import Running, start_or_resume
 from thetahat.run.state import model_on_meta
-from thetahat.run.together import refuse_offload
 from thetahat.run.train import Clock, make_step
 
 WARM = 2  # steps before those that are measured, beside the first
@@ -76,11 +76,10 @@ def bench(config: RunConfig, how: BenchConfig = _AS_IT_IS) -> Benched:
     config = resolved(replace(config, track=(), prompt=""))
     if how.peer:
         check_peer(config)
-    refuse_offload(config)
+    check_layout(config)
     device, world = set_up(config), join_world(config.device, config.mesh)
     with ExitStack() as held:
         held.enter_context(heartbeat.naming_lost_ranks(config.heartbeat))
-        check_layout(config, world)
         folder = held.enter_context(_throw_away(world))
         run = start_or_resume(config, folder, device, world)
         assert run is not None

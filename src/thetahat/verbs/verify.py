@@ -29,8 +29,7 @@ from thetahat.proof.literal import prefix_by_prefix
 from thetahat.run.base import resolved
 from thetahat.run.config import RunConfig
 from thetahat.run.machine import set_up
-from thetahat.run.prepare import prepare
-from thetahat.run.start import check_layout
+from thetahat.run.prepare import check_layout, prepare
 
 BOUNDS: dict[Dtype, float] = {"float64": 1e-12, "float32": 2e-6, "bfloat16": 3e-2}
 """The largest relative error that rounding explains, unless the plain step's own rounding says more."""
@@ -79,8 +78,8 @@ def verify(config: RunConfig, *, ranks: Sequence[int] = (2, 3)) -> Iterator[Equi
     ranks are compared with one process instead, on their devices and in the layout of `mesh`; each yields the same.
     """
     config = resolved(config)
+    check_layout(config)
     world = join_world(set_up(config).type, config.mesh)
-    check_layout(config, world)
     dtypes: list[Dtype] = list(dict.fromkeys(("float64", config.dtype)))
     with TemporaryDirectory() as name:
         folder = Path(name)
