@@ -62,12 +62,15 @@ def test_a_run_in_pieces_equals_that_of_one_process(bench, alone, kind, layout):
     assert written(run) == written(whole)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_two_ranks_in_pieces_have_the_bits_of_two_whole_ones(bench, dtype):
-    """Sums of two have no order."""
-    keys = (f"dtype={dtype}", "max_steps=6")
-    whole = trained(bench, f"whole-{dtype}", 2, *keys)
-    pieces = trained(bench, f"pieces-{dtype}", 2, *keys, "mesh.shards=2")
+FLOAT8 = ("dtype=bfloat16", "float8=true", "model.inner_width=32")
+
+
+@pytest.mark.parametrize("products", [("dtype=float32",), ("dtype=bfloat16",), FLOAT8], ids="-".join)
+def test_two_ranks_in_pieces_have_the_bits_of_two_whole_ones(bench, products):
+    """Sums of two have no order, and shards are gathered in the numbers that float8 is made of."""
+    keys, name = (*products, "max_steps=6"), "-".join(products)
+    whole = trained(bench, f"whole-{name}", 2, *keys)
+    pieces = trained(bench, f"pieces-{name}", 2, *keys, "mesh.shards=2")
     ours, theirs = tensors(pieces), tensors(whole)
     assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
     for name in ("model.safetensors", "optimizer.safetensors", "average.safetensors"):
@@ -84,6 +87,16 @@ def test_bfloat16_differs_by_its_rounding(bench, layout):
     for dtype, bound in (("float32", 1e-5), ("bfloat16", 2e-2)):
         found = gradient_norm(trained(bench, f"{dtype}-{layout}", size, f"dtype={dtype}", "max_steps=1", *mesh))
         assert found == pytest.approx(exact, rel=bound)
+
+
+def test_ranks_that_share_rows_or_layers_multiply_in_float8_as_one_does(bench):
+    """Scales are those of one process; what is rounded is not, so some numbers of float8 tip."""
+    first = (*FLOAT8, "max_steps=1")
+    exact = gradient_norm(trained(bench, "float8", 1, *first))
+    assert abs(gradient_norm(trained(bench, "no-float8", 1, *first, "float8=false")) / exact - 1) > 0.02
+    for axis in ("context", "pipeline"):
+        run = trained(bench, f"float8-{axis}", 2, *first, f"mesh.{axis}=2")
+        assert gradient_norm(run) == pytest.approx(exact, rel=0.01)
 
 
 def gradient_norm(run):

@@ -13,6 +13,7 @@ from thetahat.run.start import check
 
 NOWHERE = ["data.train=nowhere.jsonl", "data.held_out=none"]
 PIPELINE = "mesh.pipeline=2"
+FLOAT8 = ["dtype=bfloat16", "float8=true"]
 REFUSED = {
     "mesh.shards=3": (["mesh.shards=3"], "mesh.shards=3 needs a multiple of 3 ranks, and 2 ranks were started"),
     "two axes": (["mesh.tensor=2", "mesh.shards=2"], "mesh.shards=2 mesh.tensor=2 needs a multiple of 4 ranks"),
@@ -31,7 +32,8 @@ REFUSED = {
     "shared layers": ([PIPELINE, "model.shares_layers=true"], "allowed: model.shares_layers=false"),
     "encoder": ([PIPELINE, *KINDS["encoder"]], "allowed: model.kind=decoder"),
     "encoder-decoder": ([PIPELINE, *KINDS["encoder-decoder"]], "allowed: model.kind=decoder"),
-    "float8 in a pipeline": ([PIPELINE, "dtype=bfloat16", "float8=true"], "float8=true with mesh.pipeline=2"),
+    "float8 in parts of rows": (["mesh.tensor=2", *FLOAT8], "float8=true with mesh.tensor=2"),
+    "float8 of odd widths": (["model.width=24", *FLOAT8], "no map of a block is to and from widths"),
     "frozen": (['frozen=["nothing.*"]'], "matches no parameter of this model"),
     "trackers": (["track=trackio"], "trackio"),
 }

@@ -50,19 +50,20 @@ def product(a: Scaled, b: Scaled, dtype: torch.dtype) -> Float[Tensor, "N R"]:
 class _Product(torch.autograd.Function):
     r"""$y = x W^\top$ and $\partial x = \partial y\,W$ of scaled rows; $\partial W = \partial y^\top x$ as it is.
 
-    The last sums over positions: with scales it would depend on which positions are read at once.
+    The last sums over positions: with scales it would depend on which positions are read at once. W is rounded to the
+    dtype of x first, in which shards are gathered, so that ranks in shards have the bits of whole ones.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(scaled(x), scaled(weight), x.dtype)
+        return product(scaled(x), scaled(weight.to(x.dtype)), x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         gradient, (reads, learns) = gradients[0], ctx.needs_input_grad
-        of_x = product(scaled(gradient), scaled(weight.t().contiguous()), x.dtype) if reads else None
+        of_x = product(scaled(gradient), scaled(weight.to(x.dtype).t().contiguous()), x.dtype) if reads else None
         return of_x, (gradient.t() @ x).to(weight.dtype) if learns else None
 
 
@@ -83,28 +84,37 @@ class Float8Linear(nn.Linear):
         __call__ = forward
 
 
-def multiply_in_float8(model: nn.Module) -> list[str]:
-    """Puts a Float8Linear with the same parameters in the place of each map of the blocks; returns who was left out.
+def maps_of(model: nn.Module) -> dict[str, nn.Linear]:
+    """The maps of the blocks, by name. The head, tables, norms and routers are no such maps."""
+    blocks = [(prefix, block) for prefix, block in model.named_modules() if isinstance(block, Block)]
+    named = [(f"{prefix}.{name}", one) for prefix, block in blocks for name, one in block.named_modules()]
+    return {name: one for name, one in named if isinstance(one, nn.Linear)}
 
-    Those are maps to or from a width that is no multiple of 16. The head, tables, norms and routers are no such maps.
+
+def multiply_in_float8(model: nn.Module) -> None:
+    """Puts a Float8Linear with the same parameters in the place of each map to and from multiples of 16.
+
+    Their parameters must be whole: what divides them comes afterwards. Raises ConfigError where there is no such map.
     """
-    left_out, taken = list[str](), 0
-    for prefix, block in model.named_modules():
-        maps = block.named_modules() if isinstance(block, Block) else ()
-        for name, one in [(name, one) for name, one in maps if isinstance(one, nn.Linear)]:
-            if one.in_features % MULTIPLE or one.out_features % MULTIPLE:
-                left_out.append(f"{prefix}.{name}")
-                continue
-            parent, _, last = name.rpartition(".")
-            setattr(block.get_submodule(parent), last, _as_float8(one))
-            taken += 1
-    if not taken:
+    fitting = {name: one for name, one in maps_of(model).items() if not _is_odd(one)}
+    for name, one in fitting.items():
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, _as_float8(one))
+    if not fitting:
         raise ConfigError(
             "float8=true, and no map of a block is to and from widths that are multiples of 16",
             allowed="for example model.width=64 model.inner_width=192 model.head_width=16",
             cure="float8=false",
         )
-    return left_out
+
+
+def left_out_of(model: nn.Module) -> list[str]:
+    """Maps to or from a width that is no multiple of 16."""
+    return [name for name, one in maps_of(model).items() if _is_odd(one)]
+
+
+def _is_odd(one: nn.Linear) -> bool:
+    return bool(one.in_features % MULTIPLE or one.out_features % MULTIPLE)
 
 
 def _as_float8(one: nn.Linear) -> Float8Linear:

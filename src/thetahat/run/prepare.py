@@ -32,6 +32,7 @@ from thetahat.data.read.source import Mixed, Records, divide
 from thetahat.data.tokens.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from thetahat.distribution.mesh import Share, refuse_ranks
 from thetahat.distribution.world import ALONE, World, described_size
+from thetahat.model.float8 import multiply_in_float8
 from thetahat.objective.factorization import factor
 from thetahat.run.base import base_tokenizer
 from thetahat.run.card import Card, card_of
@@ -160,6 +161,8 @@ def check_layout(config: RunConfig) -> None:
         num_tokens = load_tokenizer(Path(config.data.tokenizer)).with_special_tokens(specials).vocab_size
     model = model_on_meta(config, num_tokens, int(config.objective.factorization.layout.predicts_label))
     refuse_division(config, model, mesh)
+    if config.float8:
+        multiply_in_float8(model)
 
 
 def refuse_shared_input(config: RunConfig, size: int) -> None:

@@ -15,7 +15,7 @@ from thetahat.model.adapters.lora import adapt, freeze
 from thetahat.model.adapters.rows import train_new_rows
 from thetahat.model.block import Block
 from thetahat.model.build import LanguageModel, build_model
-from thetahat.model.float8 import multiply_in_float8
+from thetahat.model.float8 import left_out_of, multiply_in_float8
 from thetahat.model.init import allocate, initialize
 from thetahat.model.layers.experts import routers_of
 from thetahat.model.precision import parameter_dtype
@@ -93,6 +93,8 @@ def first_model(
     Without `draws` they have no values yet, and all of them must be loaded. No rank ever holds more than its pieces.
     """
     model, homes = divided_on_meta(config, vocab_size, num_labels, world), {}
+    if config.float8:
+        multiply_in_float8(model)
     if world.layout.stages is not None:
         from thetahat.distribution.pipeline.stage import divide
 
@@ -135,7 +137,7 @@ def first_state(
 
 def state_with(model: LanguageModel, config: RunConfig, num_steps: int, device: torch.device) -> State:
     """The state at step 0 of a model whose parameters are drawn, or will be loaded."""
-    if config.float8 and (left_out := multiply_in_float8(model)):
+    if config.float8 and (left_out := left_out_of(model)):
         logger.info("float8=true leaves out %s, whose widths are no multiples of 16", ", ".join(left_out))
     if config.compile:
         _compile(model)

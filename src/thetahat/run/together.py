@@ -32,7 +32,7 @@ def refuse_offload(config: RunConfig) -> None:
 
 
 def refuse_float8(config: RunConfig) -> None:
-    """Raises ConfigError where products in float8 are not to be had: on older GPUs, and where ranks hold a model."""
+    """Raises ConfigError where products in float8 are not to be had: on older GPUs, and of a rank's part of a row."""
     if not config.float8:
         return
     if config.device == "cuda" and torch.cuda.get_device_capability() < _WITH_FLOAT8:
@@ -41,13 +41,12 @@ def refuse_float8(config: RunConfig) -> None:
             allowed="GPUs from Ada and Hopper on",
             cure="float8=false",
         )
-    for name in ("shards", "context", "tensor", "pipeline"):
-        if (size := getattr(config.mesh, name)) > 1:
-            raise ConfigError(
-                f"float8=true with mesh.{name}={size}",
-                allowed="ranks that have a whole model each",
-                cure=f"float8=false, or mesh.{name}=1",
-            )
+    if config.mesh.tensor > 1:
+        raise ConfigError(
+            f"float8=true with mesh.tensor={config.mesh.tensor}: a rank would scale its part of a row by itself",
+            allowed="mesh.shards, mesh.context and mesh.pipeline beside it",
+            cure="float8=false, or mesh.tensor=1",
+        )
 
 
 def refuse_division(config: RunConfig, model: LanguageModel, mesh: MeshConfig) -> None:
