@@ -19,10 +19,10 @@ terminal: `thetahat keys data` all keys below `data`, `thetahat keys --find WORD
 by `python docs/keys.py` from the text beside each key, as it is.
 
 Defaults are those of the config; a recipe, and so `thetahat train` without a name, sets some of them
-(`thetahat keys data --of quickstart` shows its values). `[]` stands for each item of a list, which is set as a whole:
-`model.layers='[{distance = 128}, {}]'`. Keys with † may also be set when a trained model is asked (`thetahat score`,
-`compare`, `generate`, ...), where `batch_size` is short for `evaluation.batch_size`, and `context` limits the positions
-that are read.
+(`thetahat keys data --of quickstart` shows its values). `[]` stands for each item of a list, which is set as a whole,
+`model.layers='[{distance = 128}, {}]'`, or item by item, by numbers from 0: `model.layers.0.distance=128`. Keys with †
+may also be set when a trained model is asked (`thetahat score`, `compare`, `generate`, ...), where `batch_size` is
+short for `evaluation.batch_size`, and `context` limits the positions that are read.
 """
 
 

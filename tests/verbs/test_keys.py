@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from thetahat.core.config import _value
+from thetahat.core.config.typed import value_of
 from thetahat.core.errors import ConfigError
 from thetahat.core.schema import hint_at, known_keys
 from thetahat.run.config import InferenceConfig, RunConfig
@@ -27,7 +27,7 @@ def test_a_default_is_what_may_be_typed():
     typed = [key for key in KEYS if key.default not in ("", REQUIRED) and "[]." not in key.key]
     for key in typed:
         hint = hint_at(RunConfig, key.key.split("."))
-        msgspec.convert(_value(key.default, hint), hint)
+        msgspec.convert(value_of(key.default, hint), hint)
     assert len(typed) > 100
 
 

@@ -1,9 +1,9 @@
 """Settings that cannot take effect. Each is an error, so that a config says exactly what ran."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from msgspec.structs import replace
 
@@ -13,7 +13,7 @@ from thetahat.data.chat.template import TEMPLATES, load_template
 from thetahat.data.config import ChatConfig, as_typed
 from thetahat.distribution.mesh import MeshConfig
 from thetahat.generation.config import SamplesConfig
-from thetahat.model.config import EncoderDecoderConfig, LatentMixer, ModelConfig
+from thetahat.model.config import AttendingMixer, EncoderDecoderConfig, LatentMixer, ModelConfig
 from thetahat.objective.config import BalanceConfig, Masked, ObjectiveConfig
 from thetahat.run.config import RunConfig
 
@@ -112,13 +112,16 @@ def _of_windows(config: RunConfig) -> Iterator[Ignored]:
     """Those of a base were chosen for its own context."""
     model, data = config.model, config.data
     room = max(data.context, data.source_room if isinstance(model, EncoderDecoderConfig) else 0)
-    for mixer in () if config.base else model.attentions:
+    for number, mixer in enumerate(() if config.base else model.layers):
+        if not isinstance(mixer, AttendingMixer):
+            continue
         if mixer.distance is not None and mixer.distance + mixer.num_global >= room - 1:
             key, most = "data.context" if room == data.context else "data.source_context", room - 2 - mixer.num_global
             why = f"of {key}={room} positions none is farther from another"
             why += f", but for num_global={mixer.num_global} that all see" if mixer.num_global else ""
-            cure = f"a distance of at most {most}, none, or a larger {key}" if most > 0 else f"none, or a larger {key}"
-            yield Ignored("model.layers[].distance", mixer.distance, why, cure)
+            own = f"model.layers.{number}.distance"
+            cure = f"{own}=none, or a larger {key}"
+            yield Ignored(own, mixer.distance, why, f"{own}={most}, {cure}" if most > 0 else cure)
 
 
 def _of_data(config: RunConfig) -> Iterator[Ignored]:
@@ -200,15 +203,27 @@ def refuse_beside_base(config: RunConfig, base: OfBase, typed: Mapping[str, Any]
 
     `typed` are the keys and values of the command line and of a config file, not those of a recipe.
     """
-    decided = {f"model.{name}": value for name, value in to_plain(base.model).items() if name != "dropout"}
+    decided = {"model": to_plain(base.model)}
     for key, value in typed.items():
-        if key in decided and value != decided[key]:
-            _refuse(config, key, value, decided[key])
+        if key.startswith("model.") and key != "model.dropout":
+            theirs = _value_at(decided, key.split("."))
+            if value != theirs:
+                _refuse(config, key, value, "none" if theirs is None else theirs)
     if "data.tokenizer" in typed and config.data.tokenizer is not None:
         _refuse(config, "data.tokenizer", config.data.tokenizer, "none: the base brings its own")
     asked = base.asked_vocab_size or base.vocab_size
     if "data.vocab_size" in typed and config.data.vocab_size not in {base.vocab_size, asked}:
         _refuse(config, "data.vocab_size", config.data.vocab_size, asked)
+
+
+def _value_at(plain: Any, path: Sequence[str]) -> Any:
+    """What a config says at a path, which may name items of lists by their numbers; None: nothing."""
+    for name in path:
+        if isinstance(plain, list):
+            plain = dict(enumerate(cast("list[Any]", plain))).get(int(name) if name.isdigit() else -1)
+        else:
+            plain = cast("dict[str, Any]", plain).get(name) if isinstance(plain, dict) else None
+    return plain
 
 
 def _refuse(config: RunConfig, key: str, value: object, theirs: object) -> None:

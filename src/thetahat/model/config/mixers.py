@@ -25,9 +25,9 @@ class _Attends(Config, kw_only=True):
     def __post_init__(self) -> None:
         if self.num_global and self.distance is None:
             raise ConfigError(
-                f"model.layers has num_global={self.num_global} without a distance, and then all positions are seen",
+                f"num_global={self.num_global} without a distance, and then all positions are seen",
                 allowed="num_global beside distance",
-                cure=f"a distance, as in model.layers=[{{distance=128,num_global={self.num_global}}}], or num_global=0",
+                cure="distance=128, or num_global=0",
             )
 
 
@@ -55,14 +55,14 @@ class LatentMixer(_Attends, kw_only=True, tag="latent", tag_field="kind"):
         _Attends.__post_init__(self)
         if self.rotary_width % 2:
             raise ConfigError(
-                f"model.layers has rotary_width={self.rotary_width}, which is odd, and rotary positions rotate pairs",
+                f"rotary_width={self.rotary_width} is odd, and rotary positions rotate pairs",
                 cure=f"rotary_width={self.rotary_width + 1}",
             )
         if isinstance(self.positions, Rotary) and self.positions.share != 1:
             raise ConfigError(
-                f"model.layers has kind=latent with positions.share={self.positions.share}: what is rotated is apart",
+                f"positions.share={self.positions.share} with kind=latent: what is rotated is apart",
                 allowed="positions.share=1",
-                cure="rotary_width for the width of what is rotated",
+                cure="positions.share=1, and rotary_width=N for the width of what is rotated",
             )
 
 
