@@ -16,7 +16,7 @@ from thetahat.generation.sample import Sampling
 from thetahat.interop.names import Entry
 from thetahat.interop.out.adapter import joined_product
 from thetahat.model.adapters.config import LoRAConfig
-from thetahat.model.config import AttentionConfig
+from thetahat.model.config import AttentionConfig, LatentMixer
 from thetahat.verbs.export import ExportConfig, export
 from thetahat.verbs.generate import answer
 from thetahat.verbs.load import load
@@ -25,7 +25,9 @@ from thetahat.verbs.score import score
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
 PLAIN = replace(DECODER, attention=AttentionConfig(query_key_norm="none"))
-SHAPES = {"qwen3": DECODER, "gpt2": GPT2, "phi3": PLAIN}
+LATENT = replace(DECODER, layers=(LatentMixer(latent_width=8, query_width=12, rotary_width=4),))
+SHAPES = {"qwen3": DECODER, "gpt2": GPT2, "phi3": PLAIN, "deepseek_v3": LATENT}
+OF_ATTENTION = LoRAConfig(rank=3, alpha=12.0, targets=("*.attention.query", "*.value", "*.latent", "*.output"))
 LORA = LoRAConfig(rank=3, alpha=12.0, targets=("*.query", "*.value", "*.up", "*.down"))
 
 
@@ -65,10 +67,11 @@ def in_peft(base, adapter):
 
 
 @pytest.mark.parametrize(
-    "family", ["qwen3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "phi3"))]
+    "family", ["qwen3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpt2", "phi3", "deepseek_v3"))]
 )
 def test_peft_gives_the_same_likelihoods_and_words(place, tmp_path, family):
-    base, run = adapted(place, family)
+    adapter = OF_ATTENTION if family == "deepseek_v3" else LORA  # PEFT takes networks of its experts for parameters
+    base, run = adapted(place, family, adapter)
     assert export(str(run), tmp_path / "adapter", ExportConfig(adapter=True)).family == family
     model = in_peft(base, tmp_path / "adapter")  # warnings are errors: no key is missing
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
