@@ -218,9 +218,10 @@ def test_what_one_thread_reads_that_fails_fails_the_step():
         ([], 2),
         (["threads=3"], 3),
         (["threads=1"], 1),
-        (["threads=64"], 4),  # 4,096 positions
-        (["threads=64", "micro_batch_size=8"], 2),
-        (["batch_size=4"], 1),
+        (["threads=64"], 8),  # gradients
+        (["threads=64", "micro_batch_size=6"], 6),  # rows
+        (["threads=64", "data.context=96"], 6),  # 1,536 positions
+        (["batch_size=2", "data.context=128"], 1),
         (["batch_size=1", "data.context=4096"], 1),
         (["model.dropout=0.1"], 1),
         (["model.experts.num_experts=4"], 1),

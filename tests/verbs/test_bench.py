@@ -13,7 +13,7 @@ from thetahat.core.errors import ConfigError, ModelError
 from thetahat.core.work.regions import DATA, OBJECTIVE, UPDATE
 from thetahat.core.work.threads import Workers
 from thetahat.proof.speed import kinds
-from thetahat.proof.speed.ceilings import Ceiling
+from thetahat.proof.speed.ceilings import Ceiling, narrower
 from thetahat.proof.speed.found import Benched, Memory, Pace, with_notes
 from thetahat.proof.speed.kinds import STEP, shares_of
 from thetahat.proof.speed.living import Living
@@ -182,6 +182,14 @@ def test_documents_that_would_see_each_other_are_refused(config):
     with pytest.raises(ConfigError, match="several") as error:
         check_rows(prepare(packed).batches(0))
     assert error.value.cure == "data.packing=none"
+
+
+def test_another_dtype_is_pointed_out_where_its_products_are_much_quicker(config):
+    state = first_state(resolve(config), 300, 1, torch.device("cpu"))
+    assert "dtype=bfloat16" in str(narrower(state, 1.0))
+    assert narrower(state, 1e30) is None
+    state.config = override(state.config, ["dtype=bfloat16"])
+    assert narrower(state, 1.0) is None
 
 
 def test_too_few_steps_are_refused_and_fewer_are_said(config):

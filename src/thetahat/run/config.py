@@ -32,8 +32,10 @@ Device = Literal["auto", "cpu", "cuda"]
 Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 Threads = Annotated[int, Meta(ge=0, le=1024)]  # of the CPU; 0: all
 
-LEAST_AT_ONCE = 1024
+LEAST_AT_ONCE = 256
 """Positions that a thread reads at once: adding its gradient to the others' then takes some per cent of its time."""
+MOST_AT_ONCE = 8
+"""Micro-batches that are read at once: each has a gradient of its own, as large as the parameters."""
 FIXED = (
     "model",
     "transfer",
@@ -327,7 +329,7 @@ class RunConfig(Config, kw_only=True):
         if any(self.objective.future):
             return 1
         rows = min(self.micro_batch_size or self.batch_size, self.batch_size)
-        return max(1, min(self.threads, rows, rows * self.data.context // LEAST_AT_ONCE))
+        return max(1, min(self.threads, rows, rows * self.data.context // LEAST_AT_ONCE, MOST_AT_ONCE))
 
     @property
     def watch(self) -> WatchConfig:

@@ -21,7 +21,7 @@ from thetahat.core.work.regions import region
 from thetahat.distribution import heartbeat
 from thetahat.distribution.world import World, join_world
 from thetahat.model.build import LanguageModel
-from thetahat.proof.speed.ceilings import COPY, SUM, joined, measure_once, shapes_of
+from thetahat.proof.speed.ceilings import COPY, SUM, joined, measure_once, narrower, shapes_of
 from thetahat.proof.speed.found import Benched, Compared, Memory, Pace, machine_of, with_notes
 from thetahat.proof.speed.kinds import STEP, Share, shares_of
 from thetahat.proof.speed.living import Living
@@ -125,6 +125,8 @@ class _Measuring:
         shares = self._profiled(how.trace)
         ceilings = joined(rounds)
         ceiling = max(one.best for one in ceilings if one.what not in {COPY, SUM})
+        if (advice := narrower(self.run.state, ceiling)) is not None:
+            self.notes.append(advice)
         whole = pace.median * ceiling * self.world.size
         found = Benched(
             name=self.config.recipe,

@@ -17,6 +17,7 @@ SQUARE = {"cpu": 1024, "cuda": 8192}  # rows and columns of the large product
 MOST_SHAPES = 5  # of products of a model, those with most operations
 SHORTEST = 0.1  # seconds that each is repeated
 SUMMED = 1 << 24  # numbers that ranks sum
+WORTH = 1.5  # times as quick: from which on another dtype is pointed out
 
 Shape = tuple[int, int, int]  # rows, inputs, outputs
 
@@ -67,6 +68,20 @@ def measure_once(state: State, shapes: Sequence[Shape], world: World) -> dict[st
     if world.size > 1:
         found[SUM] = _sum_rate(device, world)
     return {name: float(rate) for name, rate in found.items()}
+
+
+def narrower(state: State, quickest: float) -> str | None:
+    """Says so where products in bfloat16 are much quicker than `quickest`, FLOP/s in the float32 of the config."""
+    if state.config.dtype != "float32":
+        return None
+    side = SQUARE[state.device.type]
+    rate = product_rate(state.device, "bfloat16", (side, side, side), SHORTEST)
+    if rate < WORTH * quickest:
+        return None
+    return (
+        f"products in bfloat16 are {rate / quickest:.1f} times as quick here: dtype=bfloat16 rounds what layers hand "
+        "on to 8 bits, and keeps parameters, gradients and log-probabilities in float32"
+    )
 
 
 def joined(rounds: Sequence[dict[str, float]]) -> tuple[Ceiling, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,40 @@ class Entries:
 
     numbers: Float64[np.ndarray, "n 6"]
     tokens: Float32[np.ndarray, " N"]  # as many as NUM_TOKENS says, row by row; or none
+
+
+@final
+class Waiting:
+    """Rows that wait to be written, in two arrays that are made twice as long when they are full.
+
+    Arrays of a row or two would lie scattered among the large ones that a step makes and frees. The C library could
+    not join what is free around them, and the process would grow with every step.
+    """
+
+    def __init__(self) -> None:
+        self._numbers, self._tokens = np.empty((1024, 6)), np.empty(1024, np.float32)
+        self._num_rows = self._num_tokens = 0
+
+    @property
+    def entries(self) -> Entries:
+        """All of them; the arrays are views, which the next `append` may change."""
+        return Entries(self._numbers[: self._num_rows], self._tokens[: self._num_tokens])
+
+    def append(self, entries: Entries) -> None:
+        """Copies further rows behind the others."""
+        first, others = self._num_rows, self._num_tokens
+        self._num_rows, self._num_tokens = first + len(entries.numbers), others + len(entries.tokens)
+        self._numbers, self._tokens = _long(self._numbers, self._num_rows), _long(self._tokens, self._num_tokens)
+        self._numbers[first : self._num_rows], self._tokens[others : self._num_tokens] = entries.numbers, entries.tokens
+
+
+def _long(array: np.ndarray, length: int) -> np.ndarray:
+    """The array itself where it has this length, else a copy that is at least twice as long."""
+    if length <= len(array):
+        return array
+    longer = np.empty((max(2 * len(array), length), *array.shape[1:]), array.dtype)
+    longer[: len(array)] = array
+    return longer
 
 
 def joined(entries: Sequence[Entries]) -> Entries:

@@ -25,9 +25,9 @@ from thetahat.objective.log_prob import Told
 from thetahat.objective.objective import Note
 from thetahat.objective.weights import part_weights
 from thetahat.run.config import RunConfig
-from thetahat.run.log.entries import NUM_TOKENS, NUMBER, STEP, Entries, columns_of, joined, merged
+from thetahat.run.log.entries import NUM_TOKENS, NUMBER, STEP, Entries, Waiting, columns_of, joined, merged
 
-MOST_HELD = 32 * 2**20  # bytes that are kept on the device
+MOST_HELD = {"cpu": 0, "cuda": 32 * 2**20}  # bytes of sums that are kept on the device
 MOST_WAITING = 2**26  # positions since the last part file; with more, another is written between two checkpoints
 
 logger = getLogger("thetahat")
@@ -47,8 +47,8 @@ class _Held:
 class TrainingLedger:
     """Sums each step's log-probabilities by part, and writes them as a part file at each checkpoint.
 
-    Training does not read it. The sums of a step stay on the device until they are written, or until there are
-    MOST_HELD bytes of them. Part files that a checkpoint names are complete before the checkpoint appears.
+    Training does not read it. The sums of a step stay on a GPU until they are written, or until there are MOST_HELD
+    bytes of them. Part files that a checkpoint names are complete before the checkpoint appears.
     """
 
     def __init__(self, folder: Path, config: RunConfig, corpus: Corpus, listed: Mapping[str, str]) -> None:
@@ -58,7 +58,7 @@ class TrainingLedger:
         self._corpus = corpus
         self._held: list[_Held] = []
         self._num_held = 0  # bytes
-        self._entries: list[Entries] = []
+        self._waiting = Waiting()
         self._written = max((last_step(name) for name in listed), default=config.first_step)
 
     def settle(self) -> None:
@@ -101,18 +101,18 @@ class TrainingLedger:
         tokens = (part, told.log_prob.to(torch.float32)) if self._config.ledger.tokens else None
         self._held.append(_Held(step, batch.parts, sums, tokens))
         self._num_held += sum(tensor.nbytes for tensor in (sums, *(tokens or ())))
-        if self._num_held > MOST_HELD:
+        if self._num_held > MOST_HELD[part.device.type]:
             self._to_host()
 
     def forget(self, step: int) -> None:
         """Drops what was noted of later steps than this one: they were not made."""
         self._to_host()
-        kept: list[Entries] = []
-        for one in self._entries:
-            is_kept = one.numbers[:, STEP] <= step
-            tokens = np.repeat(is_kept, one.numbers[:, NUM_TOKENS].astype(np.int64)) if len(one.tokens) else []
-            kept.append(Entries(one.numbers[is_kept], one.tokens[tokens] if len(one.tokens) else one.tokens))
-        self._entries = kept
+        noted, self._waiting = self._waiting.entries, Waiting()
+        is_kept = noted.numbers[:, STEP] <= step
+        tokens = noted.tokens
+        if len(tokens):
+            tokens = tokens[np.repeat(is_kept, noted.numbers[:, NUM_TOKENS].astype(np.int64))]
+        self._waiting.append(Entries(noted.numbers[is_kept], tokens))
 
     def is_full(self, step: int) -> bool:
         """Whether the rows should be written before the next checkpoint; the same on all ranks."""
@@ -125,11 +125,11 @@ class TrainingLedger:
         if not every or step // every == self._written // every:
             return
         self._to_host()
-        mine = joined(self._entries)
+        mine = self._waiting.entries
         numbers, tokens = (world.gather(torch.from_numpy(values)) for values in (mine.numbers, mine.tokens))
         everyones = [Entries(*(one.numpy() for one in pair)) for pair in zip(numbers, tokens, strict=True)]
         world.first_does(lambda: self._publish(merged(joined(everyones)), step))
-        self._entries, self._written = [], step
+        self._waiting, self._written = Waiting(), step
 
     def _publish(self, entries: Entries, step: int) -> None:
         name = part_name(self._written + 1, step)
@@ -157,7 +157,7 @@ class TrainingLedger:
             sums = torch.cat([one.sums for one in held], 1).cpu().numpy().T
             has_targets = (known[:, NUMBER] >= 0) & (sums[:, 0] > 0)
             numbers = np.concatenate([known, sums], 1)[has_targets]
-            self._entries.append(Entries(numbers, _tokens(held) if self._config.ledger.tokens else _NO_TOKENS))
+            self._waiting.append(Entries(numbers, _tokens(held) if self._config.ledger.tokens else _NO_TOKENS))
 
 
 def training_policy(config: RunConfig, during: Literal["training", "one step"]) -> Policy:
