@@ -89,6 +89,7 @@ GRID = {
     "sandwich, no query-key norm": Case(
         MEDIUM, [*TIED, "model.placement=sandwich", "model.attention.query_key_norm=none"]
     ),
+    "float8": Case(LARGE, [*UNTIED, *ADAMW, "dtype=bfloat16", "float8=true"]),
     "ALiBi": Case(MEDIUM, [*TIED, "model.layers=[{positions={kind='alibi'}}]"]),
     "ALiBi, bfloat16, squared ReLU": Case(
         MEDIUM,

@@ -1,5 +1,6 @@
 """What is said of a step before it is made: operations and memory are those of a step; layouts, paces, what fits."""
 
+import dataclasses
 import math
 
 import pytest
@@ -35,6 +36,21 @@ def test_operations_and_memory_are_those_of_a_step(name, tmp_path, monkeypatch):
     assert found.parameters_said == found.parameters
     assert found.flops_said == pytest.approx(found.flops, rel=0.02)
     assert found.peak_bytes_said == pytest.approx(found.peak_bytes, rel=0.10)
+
+
+def test_matrices_in_float8_leave_no_copies_for_the_backward_pass(tmp_path, monkeypatch):
+    monkeypatch.setenv("THETAHAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("THETAHAT_WORKERS", "1")
+    case = GRID["float8"]
+    found = []
+    for name, pairs in (("eighth", case.pairs), ("plain", [*case.pairs, "float8=false"])):
+        (tmp_path / name).mkdir()
+        found.append(compare(dataclasses.replace(case, pairs=pairs), tmp_path / name))
+    eighth, plain = found
+    saved = plain.peak_bytes_said - eighth.peak_bytes_said
+    assert saved == 2 * 6 * (4 * 192 * 192 + 3 * 192 * 512)
+    assert plain.peak_bytes - eighth.peak_bytes == pytest.approx(saved, rel=0.01)
+    assert eighth.flops == plain.flops
 
 
 @pytest.mark.parametrize(("distance", "num_global"), [(None, 0), (3, 0), (40, 0), (3, 2), (2, 7), (1, 40)])

@@ -52,6 +52,20 @@ def test_what_is_said_on_a_terminal_and_as_json(capsys, monkeypatch):
     assert training_memory(model, config, config.data.vocab_size, 0).total > room
 
 
+def test_float8_saves_copies_of_matrices_and_its_times_are_not_said(capsys, monkeypatch):
+    words = ("gpt2-124m", "--on", "h100")
+    told = said(*words, "float8=true", capsys=capsys, monkeypatch=monkeypatch).out
+    assert "Times are those of products in bfloat16" in told
+    assert "Times are" not in said(*words, capsys=capsys, monkeypatch=monkeypatch).out
+    plain = find_recipe("gpt2-124m")
+    ours, theirs = (cost(override(plain, pairs), on=Machines(("h100",))).estimate for pairs in (["float8=true"], []))
+    width, inner = plain.model.width, plain.model.inner_width
+    matrices = plain.model.num_layers * (4 * width**2 + (3 if plain.model.mlp.is_gated else 2) * width * inner)
+    assert theirs.memory.activations - ours.memory.activations == 2 * matrices
+    assert ours.placed[0].seconds == theirs.placed[0].seconds
+    assert ours.placed[0].needed == theirs.placed[0].needed - 2 * matrices
+
+
 @pytest.mark.parametrize(("recipe", "gpu"), [("gpt2-124m", "h100"), ("gpt2-124m", "l4"), ("translation", "l4")])
 def test_one_row_more_than_there_is_room_for_has_none(recipe, gpu):
     config = find_recipe(recipe)

@@ -216,6 +216,8 @@ def _show_placed(one: "Estimate") -> None:
         Column("else", lambda row: row.cure, None, 1),
     ]
     show_table(one.placed, columns)
+    if one.is_float8:
+        emit_words("Times are those of products in bfloat16: how quick training in float8 is, was not measured.")
     if (laid := one.placed[-1].layout if one.placed else None) and laid.memory.host:
         emit_words(f"Beside it each rank needs {sized(laid.memory.host)} of the host: {laid.mesh}.")
 

@@ -10,6 +10,7 @@ from torch.nn.functional import linear
 from thetahat.core.errors import ConfigError
 from thetahat.model.block import Block
 from thetahat.model.precision import product_dtype
+from thetahat.model.stack import Stack
 
 # pyright: reportPrivateUsage=false, reportPrivateImportUsage=false
 
@@ -111,6 +112,15 @@ def multiply_in_float8(model: nn.Module) -> None:
 def left_out_of(model: nn.Module) -> list[str]:
     """Maps to or from a width that is no multiple of 16."""
     return [name for name, one in maps_of(model).items() if _is_odd(one)]
+
+
+def numbers_in_float8(model: nn.Module) -> int:
+    """Numbers in the matrices of the other maps: of a shared layer as often as it is read."""
+    number = sum(one.weight.numel() for one in maps_of(model).values() if not _is_odd(one))
+    for stack in (one for one in model.modules() if isinstance(one, Stack)):
+        in_blocks = sum(one.weight.numel() for one in maps_of(stack.blocks).values() if not _is_odd(one))
+        number += (stack.num_layers // len(stack.blocks) - 1) * in_blocks
+    return number
 
 
 def _is_odd(one: nn.Linear) -> bool:

@@ -87,6 +87,7 @@ class Estimate:
     memory: Training
     inference: Inference
     placed: tuple[Placed, ...]
+    is_float8: bool  # whether maps multiply in float8: memory is theirs, and times are those of products in bfloat16
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,7 @@ def _estimate(
             for name in on.gpus
             if name != HERE or here
         ),
+        is_float8=config.float8,
     )
 
 
@@ -220,7 +222,8 @@ def _task(asked: Asked, device: Device, on: Machines, piece: int | float | None)
     outputs = len(asked.labels) or asked.num_rows
     memory = training_memory(model, config, asked.num_rows, len(asked.labels))
     operations = operations_of(model, config, Pieces(piece, piece), num_ranks=on.num_ranks)
-    pace = pace_of(config, operations, memory, outputs, rates_of(device, config.dtype, on.utilisation))
+    moved = training_memory(model, changed(config, float8=False), asked.num_rows, len(asked.labels))
+    pace = pace_of(config, operations, moved, outputs, rates_of(device, config.dtype, on.utilisation))
     return Task(config, whole_of(model, config, outputs, memory), operations, pace, device)
 
 

@@ -10,19 +10,17 @@ from thetahat.core.plain import fields_as_json
 from thetahat.distribution.mesh import MeshConfig
 from thetahat.model.build import LanguageModel
 from thetahat.model.config import ModelConfig
-from thetahat.model.cost import idle_parameters, matrix_weights
 from thetahat.model.encoder_decoder import EncoderDecoder
 from thetahat.model.memory import (
     LOGITS,
     SHARED_LOGITS,
     kept_in_blocks,
-    kept_of_matrices,
     kept_per_position,
     logit_bytes,
     widths_of,
 )
 from thetahat.run.config import RunConfig
-from thetahat.run.diagnosis.needed import Training, summed_bytes
+from thetahat.run.diagnosis.needed import Training, kept_copies, summed_bytes
 
 AXES = ("replicas", "shards", "context", "tensor", "pipeline")
 
@@ -103,7 +101,7 @@ def whole_of(model: LanguageModel, config: RunConfig, num_outputs: int, memory: 
         state=(memory.optimizer + memory.average) / (memory.gradients / sizes.full),
         full=sizes.full,
         product=sizes.product,
-        copies=kept_of_matrices(matrix_weights(model) + idle_parameters(model), config.dtype),
+        copies=kept_copies(model, config),
         logits=min(share, 1.0) * logit_bytes(num_outputs, 1, config.dtype),
         chunk=config.objective.chunk_size,
         summed=summed_bytes(model, config.dtype) if config.objective.chunk_size else 0,

@@ -11,6 +11,7 @@ from thetahat.model.attention.latent import LatentAttention
 from thetahat.model.build import LanguageModel
 from thetahat.model.config import DecoderConfig, Dtype, EncoderConfig, EncoderDecoderConfig
 from thetahat.model.cost import idle_parameters, matrix_weights
+from thetahat.model.float8 import numbers_in_float8
 from thetahat.model.layers.mlp import MLP
 from thetahat.model.memory import (
     cache_bytes,
@@ -101,8 +102,7 @@ def training_memory(
         gradients=full * sum(sizes.values()) * _gradients(config),
         optimizer=full * sum(SLOTS[kinds[name]] * size for name, size in sizes.items()),
         average=full * sum(sizes.values()) if rules.ema is not None else 0,
-        activations=round((kept - unread) * positions)
-        + kept_of_matrices(matrix_weights(model) + idle_parameters(model), config.dtype),
+        activations=round((kept - unread) * positions) + kept_copies(model, config),
         logits=logit_bytes(
             num_labels or vocab_size, min(targets, chunk or targets), config.dtype, 0 if chunk else num_future
         )
@@ -118,6 +118,12 @@ def _gradients(config: RunConfig) -> int:
     number = config.num_at_once
     is_more = number > 1 and (config.micro_batch_size or config.batch_size) < config.batch_size
     return number + is_more
+
+
+def kept_copies(model: LanguageModel, config: RunConfig) -> int:
+    """Bytes of matrices in the dtype of products, until the backward pass; what is in float8 is made again instead."""
+    number = matrix_weights(model) + idle_parameters(model)
+    return kept_of_matrices(number - numbers_in_float8(model) if config.float8 else number, config.dtype)
 
 
 def summed_bytes(model: LanguageModel, dtype: Dtype, num_future: int = 0) -> int:
