@@ -7,7 +7,7 @@ import torch
 from msgspec.structs import replace
 
 from tests.objective.layouts import SYMBOLS
-from tests.scale.gradients import MODELS, alone, batch_of, largest
+from tests.scale.gradients import MODELS, batch_of, known, largest
 from thetahat.distribution import pieces, world as world_module
 from thetahat.distribution.mesh import MeshConfig
 from thetahat.distribution.pieces import fill, gradient_of, settle, sum_over_homes
@@ -80,7 +80,7 @@ def _distance(here, name, dtype, way):
         sum(float(batch.weight()) for batch in batches),
         build_kernel(ObjectiveConfig(chunk_size=5), compiles=False),
     )
-    values, truth, bound = alone(config, dtype, batches, kernel, weight)
+    values, truth, bound = known(f"{name} {way}", config, dtype, batches, kernel, weight)
     ours, mine = stage_in(here, config, dtype, values), batches[here.data.rank * number :][:number]
     (_in_turns if way == "in turns" else _together)(here, ours, mine, kernel, weight)
     found = dict(zip(values, map(gradient_of, ours.parameters()), strict=True))
