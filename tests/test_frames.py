@@ -24,7 +24,7 @@ def test_from_the_command_line_to_log_softmax_in_seven_frames(tmp_path, monkeypa
     monkeypatch.setattr(chunked, "reference", stop_here)
     (tmp_path / "text.txt").write_text("to be or not to be " * 200)
     small = [f"data.train={tmp_path}/text.txt", "data.held_out=none", "data.vocab_size=260", "data.context=32"]
-    words = [*small, "max_steps=1", "diagnosis.preflight=off", "--out", str(tmp_path / "run"), "--quiet"]
+    words = [*small, "max_steps=1", "threads=1", "diagnosis.preflight=off", "--out", str(tmp_path / "run"), "--quiet"]
     monkeypatch.setattr(sys, "argv", ["thetahat", "train", *words])
     with pytest.raises(SystemExit) as ended:
         main()

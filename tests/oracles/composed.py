@@ -274,7 +274,7 @@ class Composed:
 
     def best(self, row: list[float], choices: Plain) -> list[int]:
         """The experts of one position: of its best groups, each judged by its best scores, the best."""
-        size, number = len(row) // choices["num_groups"], 2 if choices["group_score"] == "pair" else 1
+        size, number = len(row) // choices["num_groups"], 2 if choices["group_score"] == "best-two" else 1
         groups = [list(range(start, start + size)) for start in range(0, len(row), size)]
         groups.sort(key=lambda group: -sum(sorted((row[i] for i in group), reverse=True)[:number]))
         allowed = [i for group in groups[: choices["num_chosen_groups"]] for i in group]

@@ -170,7 +170,7 @@ def _written_groups(experts: ExpertsConfig) -> Plain:
 
 def _read_of_v3(fields: Fields) -> Plain:
     normalizes = {"normalizes": fields.get("norm_topk_prob", default=True)}
-    return normalizes | _grouped(fields, 8, 4, "pair")
+    return normalizes | _grouped(fields, 8, 4, "best-two")
 
 
 def _written_of_v3(experts: ExpertsConfig) -> Plain:

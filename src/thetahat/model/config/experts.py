@@ -39,7 +39,7 @@ class ExpertsConfig(Config, kw_only=True):
     """
     num_chosen_groups: Count = 1
     """How many groups each position chooses, those of the highest scores; of equal ones the first."""
-    group_score: Literal["pair", "best"] = "pair"
+    group_score: Literal["best-two", "best"] = "best-two"
     """The score of a group: the sum of its two highest scores, biases included (DeepSeek-V3), or its highest
     (DeepSeek-V2).
     """
@@ -59,7 +59,7 @@ class ExpertsConfig(Config, kw_only=True):
 
     def _check_groups(self) -> None:
         number, chosen = self.num_groups, self.num_chosen_groups
-        least = 2 if self.group_score == "pair" and number > 1 else 1
+        least = 2 if self.group_score == "best-two" and number > 1 else 1
         fitting = [
             n for n in range(1, self.num_experts + 1) if self.num_experts % n == 0 and self.num_experts >= n * least
         ]

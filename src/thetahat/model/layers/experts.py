@@ -69,7 +69,7 @@ def _of_best_groups(compared: Float[Tensor, "N E"], config: ExpertsConfig) -> Fl
     if config.num_groups == 1:
         return compared
     grouped = compared.unflatten(-1, (config.num_groups, -1))
-    score = grouped.topk(2 if config.group_score == "pair" else 1, -1).values.sum(-1)
+    score = grouped.topk(2 if config.group_score == "best-two" else 1, -1).values.sum(-1)
     others = score.sort(dim=-1, descending=True, stable=True).indices[:, config.num_chosen_groups :]
     is_other = torch.zeros_like(score, dtype=torch.bool).scatter(-1, others, value=True)
     return grouped.masked_fill(is_other[..., None], -torch.inf).flatten(-2)
